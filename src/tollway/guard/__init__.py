@@ -1,0 +1,1 @@
+"""Pure services anyone above may call: API keys, passwords, tokens, and (later) masking, encryption, audit."""

@@ -1,0 +1,113 @@
+"""The database: one SQL, two engines. SQLite (WAL, synchronous=FULL) by default, PostgreSQL by URL.
+
+Why a SQLite from a wheel: versions before 3.51.3 can corrupt a WAL file written from several connections, and the one
+inside a Python build is often older. We refuse to start on it. Why FULL: with NORMAL, acknowledged commits are lost on
+power failure. Tables live with the rooms that own them, all on `metadata`; across rooms only ids travel.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from tollway.kit.errors import Unavailable
+
+MINIMUM_SQLITE = (3, 51, 3)
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+_WRITE = "tollway_write"
+
+
+class Database:
+    """A pool of connections to one database, handed out as short read or write transactions.
+
+    `with db.read() as conn` sees a snapshot; `with db.write() as conn` is all or nothing and, on SQLite, takes the
+    single writer's place at once (BEGIN IMMEDIATE) so that it never fails half-way for a lock.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = sa.make_url(normalise_url(url))
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.engine = _sqlite_engine(self.url) if self.is_sqlite else _postgres_engine(self.url)
+        self._writer = self.engine.execution_options(**{_WRITE: True})
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A read transaction; nothing written in it is kept."""
+        with self.engine.connect() as conn:
+            yield conn
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A write transaction: committed at the end of the block, rolled back on any exception."""
+        with self._writer.begin() as conn:
+            yield conn
+
+    def insert(self, table: sa.Table) -> Any:
+        """An INSERT that knows `on_conflict_do_nothing` and `on_conflict_do_update`, in this engine's dialect."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    def version(self) -> str:
+        """The engine's name and version, for `doctor`."""
+        with self.read() as conn:
+            if self.is_sqlite:
+                return f"SQLite {conn.exec_driver_sql('select sqlite_version()').scalar_one()}"
+            return f"PostgreSQL {conn.exec_driver_sql('show server_version').scalar_one()}"
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.engine.dispose()
+
+
+def normalise_url(url: str) -> str:
+    """`postgres://…` and `postgresql://…` mean the psycopg driver; a bare path means SQLite."""
+    for prefix in ("postgres://", "postgresql://"):
+        if url.startswith(prefix):
+            return "postgresql+psycopg://" + url.removeprefix(prefix)
+    return url if "://" in url else f"sqlite:///{url}"
+
+
+def check_sqlite_version(found: tuple[int, ...]) -> None:
+    """Refuse a SQLite with the known WAL bug (fixed in 3.51.3)."""
+    if found < MINIMUM_SQLITE:
+        shown = ".".join(map(str, found))
+        raise Unavailable(
+            f"SQLite {shown} can corrupt the database (a bug in its write-ahead log, fixed in 3.51.3).",
+            code="unsafe_sqlite",
+            hint="Run `pip install -U pysqlite3`, or set TOLLWAY_DATABASE_URL to a PostgreSQL server.",
+        )
+
+
+def _sqlite_engine(url: sa.URL) -> sa.Engine:
+    import pysqlite3
+
+    check_sqlite_version(pysqlite3.sqlite_version_info)
+    if url.database and url.database != ":memory:":
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(
+        url, module=pysqlite3, connect_args={"check_same_thread": False, "timeout": 30}, pool_size=8, max_overflow=8
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _on_connect(raw: Any, _record: Any) -> None:
+        raw.isolation_level = None  # we say BEGIN ourselves, below
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "mmap_size=0", "busy_timeout=30000"):
+            raw.execute(f"PRAGMA {pragma}").fetchall()
+
+    @sa.event.listens_for(engine, "begin")
+    def _on_begin(conn: sa.Connection) -> None:
+        conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get(_WRITE) else "BEGIN")
+
+    return engine
+
+
+def _postgres_engine(url: sa.URL) -> sa.Engine:
+    return sa.create_engine(url, pool_size=8, max_overflow=8, pool_pre_ping=True)

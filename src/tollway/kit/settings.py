@@ -1,0 +1,127 @@
+"""Every setting there is, in one table: name, kind, default, help. Read once, then frozen.
+
+Order of authority: flag > `TOLLWAY_*` environment > `tollway.toml` in the home > default. `Settings.source(name)` says
+where a value came from; `tollway config show` prints it.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tollway.kit.errors import BadRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table. `kind` is the Python type its text is parsed to."""
+
+    name: str
+    kind: type
+    default: Any
+    help: str
+    secret: bool = False
+
+
+TABLE = (
+    Setting("host", str, "127.0.0.1", "Address to listen on. Anything but a loopback address opens the shop to the network."),
+    Setting("port", int, 8080, "TCP port to listen on."),
+    Setting("public_url", str, "", "How buyers reach this shop, e.g. https://api.example.com; empty: http://host:port."),
+    Setting("database_url", str, "", "PostgreSQL URL; empty: SQLite in the home directory.", secret=True),
+    Setting("log_level", str, "info", "debug, info, warning or error."),
+    Setting("currency", str, "USD", "Currency of new plans and of the machine's price (ISO 4217)."),
+    Setting("machine_price_per_hour", str, "", "What this machine costs an hour, in `currency`; empty: cores x a cloud list price."),
+    Setting("body_bytes_max", int, 4 * 1024 * 1024, "Largest request body accepted; larger ones get 413."),
+    Setting("connections_max", int, 1000, "Open client connections; further ones are closed at once."),
+    Setting("header_timeout_s", float, 5.0, "A client must have sent its headers by then."),
+    Setting("body_timeout_s", float, 15.0, "A client must have sent its body by then."),
+    Setting("call_timeout_s", float, 300.0, "A call that has not finished by then is stopped."),
+    Setting("queue_max", int, 256, "Calls that may wait for a replica of one model; further ones get 503."),
+    Setting("queue_timeout_s", float, 60.0, "A call that waited this long for a replica gets 503."),
+    Setting("replica_slots", int, 8, "Calls one replica works on at the same time."),
+    Setting("replica_threads", int, 0, "CPU threads of a replica; 0: the machine's cores less one, at least one."),
+    Setting("replica_context_tokens", int, 32768, "Tokens of context a replica keeps for all its slots together."),
+    Setting("output_tokens_default", int, 1024, "Bound on the answer when the caller names none."),
+    Setting("refresh_s", float, 0.25, "How often the gateway looks for changed keys, plans and wallets."),
+    Setting("session_hours", int, 12, "How long a console session lasts without a new login."),
+)
+_BY_NAME = {setting.name: setting for setting in TABLE}
+
+
+class Settings:
+    """The frozen settings of one process: `settings.port`, `settings.home`. Raises BadRequest listing all problems."""
+
+    def __init__(
+        self,
+        home: Path,
+        flags: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.home = home
+        self._values: dict[str, Any] = {}
+        self._sources: dict[str, str] = {}
+        environment = os.environ if environment is None else environment
+        problems: list[str] = []
+        filed = _read_file(home / "tollway.toml", problems)
+        for setting in TABLE:
+            candidates = (
+                ((flags or {}).get(setting.name), f"--{setting.name.replace('_', '-')}"),
+                (environment.get(f"TOLLWAY_{setting.name.upper()}"), f"TOLLWAY_{setting.name.upper()}"),
+                (filed.get(setting.name), "tollway.toml"),
+                (setting.default, "default"),
+            )
+            raw, source = next((value, source) for value, source in candidates if value is not None)
+            try:
+                self._values[setting.name] = setting.kind(raw)
+                self._sources[setting.name] = source
+            except (TypeError, ValueError):
+                problems.append(f"{setting.name} = {raw!r} ({source}) is not {setting.kind.__name__}")
+        if problems:
+            raise BadRequest("These settings cannot be used: " + "; ".join(problems) + ".", hint="See `tollway config show`.")
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["_values"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def source(self, name: str) -> str:
+        """Where the value of `name` came from: a flag, a variable, the file, or the default."""
+        return self._sources[name]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The whole table with values and sources, secrets covered; for `config show`."""
+        return [
+            {
+                "name": setting.name,
+                "value": "(set)" if setting.secret and self._values[setting.name] else self._values[setting.name],
+                "source": self._sources[setting.name],
+                "help": setting.help,
+            }
+            for setting in TABLE
+        ]
+
+    @property
+    def url_of_database(self) -> str:
+        """The configured database, or the SQLite file in the home."""
+        return self._values["database_url"] or f"sqlite:///{self.home / 'tollway.db'}"
+
+    @property
+    def url(self) -> str:
+        """The address to show people, without a trailing slash."""
+        return (self._values["public_url"] or f"http://{self._values['host']}:{self._values['port']}").rstrip("/")
+
+
+def _read_file(path: Path, problems: list[str]) -> dict[str, Any]:
+    """The home's tollway.toml; unknown names are problems, so that a typo is not silently ignored."""
+    if not path.exists():
+        return {}
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(f"{path} is not valid TOML: {error}")
+        return {}
+    problems.extend(f"{path} sets {name!r}, which is not a setting" for name in found if name not in _BY_NAME)
+    return found

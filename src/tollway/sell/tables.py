@@ -1,0 +1,204 @@
+"""The tables of the selling side: who the buyers are, what is sold, what was used, what is owed.
+
+Times are epoch milliseconds UTC (`*_ms`), money is micros or picos (see kit.money), ids are typed text (kit.ids).
+Usage events are immutable facts; `usage_daily` is their exact rollup, written in the same transaction.
+"""
+
+import sqlalchemy as sa
+
+from tollway.kit.db import metadata
+
+Id = sa.String(40)
+
+# One counter that every change to keys, plans, subscriptions or wallets moves: gateways watch it (see access).
+revision = sa.Table("revision", metadata, sa.Column("name", sa.String(20), primary_key=True), sa.Column("value", sa.BigInteger, nullable=False))
+
+organization = sa.Table(
+    "organization",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False, unique=True),
+    sa.Column("billing_email", sa.String(320), nullable=False, server_default=""),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("suspended_ms", sa.BigInteger),
+)
+
+# A person who signs in to the console. Operators have no organization; members have one.
+member = sa.Table(
+    "member",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("org_id", Id, sa.ForeignKey("organization.id"), index=True),
+    sa.Column("email", sa.String(320), nullable=False, unique=True),
+    sa.Column("password_hash", sa.String(200), nullable=False),
+    sa.Column("role", sa.String(20), nullable=False),  # operator | owner | member
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+)
+
+session = sa.Table(
+    "session",
+    metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),  # HMAC of the cookie: a stolen database opens no console
+    sa.Column("member_id", Id, sa.ForeignKey("member.id"), nullable=False, index=True),
+    sa.Column("csrf", sa.String(64), nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("expires_ms", sa.BigInteger, nullable=False),
+)
+
+api_key = sa.Table(
+    "api_key",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("org_id", Id, sa.ForeignKey("organization.id"), nullable=False, index=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("hint", sa.String(30), nullable=False),  # what may be shown: tw_live_ab…wxyz
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),
+    sa.Column("scopes", sa.JSON, nullable=False),  # ["inference", "usage"]
+    sa.Column("models", sa.JSON),  # null: every model of the plan
+    sa.Column("rpm", sa.BigInteger),  # null: the plan's limit
+    sa.Column("tpm", sa.BigInteger),
+    sa.Column("concurrency", sa.BigInteger),
+    sa.Column("expires_ms", sa.BigInteger),
+    sa.Column("revoked_ms", sa.BigInteger),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+)
+
+plan = sa.Table(
+    "plan",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("name", sa.String(60), nullable=False, unique=True),  # slug: "starter"
+    sa.Column("title", sa.String(200), nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("archived_ms", sa.BigInteger),
+)
+
+# Immutable once written: a change of price is a new version.
+plan_version = sa.Table(
+    "plan_version",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("plan_id", Id, sa.ForeignKey("plan.id"), nullable=False, index=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("terms", sa.JSON, nullable=False),  # catalog.Terms
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("plan_id", "version"),
+)
+
+subscription = sa.Table(
+    "subscription",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("org_id", Id, sa.ForeignKey("organization.id"), nullable=False, index=True),
+    sa.Column("plan_version_id", Id, sa.ForeignKey("plan_version.id"), nullable=False, index=True),
+    sa.Column("started_ms", sa.BigInteger, nullable=False),
+    sa.Column("ended_ms", sa.BigInteger),
+    # At most one running subscription per organization.
+    sa.Index("uq_subscription_running", "org_id", unique=True, sqlite_where=sa.text("ended_ms IS NULL"), postgresql_where=sa.text("ended_ms IS NULL")),
+)
+
+# input_tokens excludes cached_tokens: the pools are disjoint, so parts sum to the whole.
+usage_event = sa.Table(
+    "usage_event",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("request_id", sa.String(64), nullable=False),
+    sa.Column("org_id", Id, nullable=False),
+    sa.Column("key_id", Id, nullable=False),
+    sa.Column("subscription_id", Id, nullable=False),
+    sa.Column("plan_version_id", Id, nullable=False),
+    sa.Column("model", sa.String(120), nullable=False),
+    sa.Column("model_version", sa.String(60), nullable=False),
+    sa.Column("operation", sa.String(40), nullable=False),  # chat | completion | embedding
+    sa.Column("status", sa.String(20), nullable=False),  # ok | aborted (the client left; what was generated counts)
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("input_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cached_tokens", sa.BigInteger, nullable=False),
+    sa.Column("output_tokens", sa.BigInteger, nullable=False),
+    sa.Column("price_picos", sa.BigInteger, nullable=False),
+    sa.Column("prefill_us", sa.BigInteger, nullable=False),  # engine time, this call's share of batched steps
+    sa.Column("decode_us", sa.BigInteger, nullable=False),
+    sa.Column("first_token_us", sa.BigInteger),  # from arrival to the first piece; null when not streamed
+    sa.Column("duration_us", sa.BigInteger, nullable=False),
+    sa.Column("streamed", sa.Boolean, nullable=False),
+    sa.Index("ix_usage_event_org_at", "org_id", "at_ms"),
+    sa.Index("ix_usage_event_at", "at_ms"),
+)
+
+usage_daily = sa.Table(
+    "usage_daily",
+    metadata,
+    sa.Column("org_id", Id, primary_key=True),
+    sa.Column("day", sa.String(10), primary_key=True),
+    sa.Column("key_id", Id, primary_key=True),
+    sa.Column("model", sa.String(120), primary_key=True),
+    sa.Column("plan_version_id", Id, primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("input_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cached_tokens", sa.BigInteger, nullable=False),
+    sa.Column("output_tokens", sa.BigInteger, nullable=False),
+    sa.Column("price_picos", sa.BigInteger, nullable=False),
+    sa.Column("prefill_us", sa.BigInteger, nullable=False),
+    sa.Column("decode_us", sa.BigInteger, nullable=False),
+    sa.Index("ix_usage_daily_day", "day"),
+)
+
+ledger_transaction = sa.Table(
+    "ledger_transaction",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("cause", sa.String(120), nullable=False, unique=True),  # why money moved; the same cause moves it once
+    sa.Column("kind", sa.String(40), nullable=False),  # top_up | usage | invoice | payment | grant | correction
+    sa.Column("memo", sa.String(400), nullable=False, server_default=""),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+)
+
+ledger_entry = sa.Table(
+    "ledger_entry",
+    metadata,
+    sa.Column("transaction_id", Id, sa.ForeignKey("ledger_transaction.id"), primary_key=True),
+    sa.Column("line", sa.Integer, primary_key=True),
+    sa.Column("account", sa.String(40), nullable=False),
+    sa.Column("org_id", Id, nullable=False),  # "" for the operator's own accounts
+    sa.Column("currency", sa.String(3), nullable=False),
+    sa.Column("amount_micros", sa.BigInteger, nullable=False),  # debit positive, credit negative
+    sa.Index("ix_ledger_entry_account_org", "account", "org_id"),
+)
+
+# A projection of ledger_entry, kept in the same transaction; `ledger.audit` proves that it is the sum.
+ledger_balance = sa.Table(
+    "ledger_balance",
+    metadata,
+    sa.Column("account", sa.String(40), primary_key=True),
+    sa.Column("org_id", Id, primary_key=True),
+    sa.Column("currency", sa.String(3), primary_key=True),
+    sa.Column("amount_micros", sa.BigInteger, nullable=False),
+)
+
+# What usage cost in picos beyond the whole micros already taken from the wallet; always below one micro.
+wallet_carry = sa.Table(
+    "wallet_carry",
+    metadata,
+    sa.Column("org_id", Id, primary_key=True),
+    sa.Column("carry_picos", sa.BigInteger, nullable=False),
+)
+
+invoice = sa.Table(
+    "invoice",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("number", sa.String(40), unique=True),  # given when finalised, without gaps
+    sa.Column("org_id", Id, sa.ForeignKey("organization.id"), nullable=False, index=True),
+    sa.Column("subscription_id", Id, nullable=False),
+    sa.Column("plan_version_id", Id, nullable=False),
+    sa.Column("period", sa.String(7), nullable=False),  # 2026-01
+    sa.Column("currency", sa.String(3), nullable=False),
+    sa.Column("status", sa.String(20), nullable=False),  # draft | finalised | paid | void
+    sa.Column("lines", sa.JSON, nullable=False),  # billing.Line, frozen when finalised
+    sa.Column("total_micros", sa.BigInteger, nullable=False),
+    sa.Column("due_micros", sa.BigInteger, nullable=False),  # total less what the wallet already paid
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("finalised_ms", sa.BigInteger),
+    sa.Column("paid_ms", sa.BigInteger),
+    sa.UniqueConstraint("subscription_id", "period"),
+)

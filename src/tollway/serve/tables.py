@@ -1,0 +1,33 @@
+"""The tables of the serving side: what is on offer and what the machines were busy with.
+
+A model is the name a buyer calls; a deployment says which package version or upstream answers it. `replica_hour` is the
+cost record: how long each replica was busy, idle or broken within each UTC hour, so that the books can close.
+"""
+
+import sqlalchemy as sa
+
+from tollway.kit.db import metadata
+
+model = sa.Table(
+    "model",
+    metadata,
+    sa.Column("name", sa.String(120), primary_key=True),
+    sa.Column("kind", sa.String(20), nullable=False),  # chat | embedding
+    sa.Column("title", sa.String(200), nullable=False, server_default=""),
+    sa.Column("engine", sa.String(20), nullable=False),  # llama_cpp | upstream
+    sa.Column("version", sa.String(60), nullable=False),  # package version, or "upstream"
+    sa.Column("upstream", sa.JSON),  # {"url", "model", "key"} for engine "upstream"
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("retired_ms", sa.BigInteger),
+)
+
+replica_hour = sa.Table(
+    "replica_hour",
+    metadata,
+    sa.Column("model", sa.String(120), primary_key=True),
+    sa.Column("model_version", sa.String(60), primary_key=True),
+    sa.Column("hour_ms", sa.BigInteger, primary_key=True),  # start of the hour
+    sa.Column("busy_us", sa.BigInteger, nullable=False),  # shared out to calls, to the microsecond
+    sa.Column("failed_us", sa.BigInteger, nullable=False),  # shared out to calls that were not billed
+    sa.Column("idle_us", sa.BigInteger, nullable=False),
+)
