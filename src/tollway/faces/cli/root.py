@@ -1,0 +1,101 @@
+"""The `tollway` command: which commands there are, loaded only when used, and what an error looks like.
+
+Keeping each command's module out of the start is what makes `tollway --help` answer in a blink: it imports no database,
+no web framework, no engine. A test keeps it so.
+"""
+
+import importlib
+import json
+import sys
+from typing import Any, Final
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command as to_command
+
+from tollway.kit.errors import TollwayError
+
+RUN, SERVE, SELL, LOOK = "Run the shop", "Serve models", "Sell them", "See how it goes"
+
+# name -> (module, panel of the help, one line)
+COMMANDS: Final = {
+    "up": ("up", RUN, "Start the shop: gateway, console and models."),
+    "status": ("status", RUN, "What is running, and today's business."),
+    "login": ("login", RUN, "The console's address and a new operator password."),
+    "config": ("config", RUN, "Every setting, its value and where that came from."),
+    "doctor": ("doctor", RUN, "Check this machine and say how to fix what is wrong."),
+    "model": ("model", SERVE, "Import, add, list, verify and retire models."),
+    "deploy": ("deploy", SERVE, "Make a model version the one that buyers reach."),
+    "org": ("org", SELL, "Organizations: who buys."),
+    "member": ("member", SELL, "People who sign in to the console."),
+    "key": ("key", SELL, "API keys: issue, list, revoke."),
+    "plan": ("plan", SELL, "Plans: what is sold, in versions."),
+    "price": ("price", SELL, "The prices of a plan."),
+    "subscription": ("subscription", SELL, "Which organization is on which plan."),
+    "wallet": ("wallet", SELL, "Prepaid money: balance, top-up, grant."),
+    "invoice": ("invoice", SELL, "Draft, finalise, pay, void, PDF."),
+    "usage": ("usage", LOOK, "What was used, by day, model, key or organization."),
+    "economics": ("economics", LOOK, "Unit cost and margin; what the machine cost and earned."),
+    "audit": ("audit", LOOK, "Prove that the books balance."),
+    "version": ("version", LOOK, "Versions of Tollway and of what it stands on."),
+    "completion": ("completion", LOOK, "The line that makes your shell complete commands."),
+}
+
+
+class Root(TyperGroup):
+    """Knows all commands by name and loads the one that is asked for; for the help, names are enough."""
+
+    _for_help = False
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module, panel, line = COMMANDS[cmd_name]
+        if self._for_help:
+            return TyperGroup(name=cmd_name, help=line, rich_help_panel=panel)
+        command = to_command(importlib.import_module(f"tollway.faces.cli.{module}").app)
+        command.name, command.help = cmd_name, command.help or line
+        return command
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self._for_help = True
+        super().format_help(ctx, formatter)
+        self._for_help = False
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[arg-type]  # what a typo is compared with
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=Root,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Turn a model into a subscription API, and see whether it makes money.",
+    epilog="Start with: tollway up      Every command takes --home DIR and --json.",
+)
+
+
+@app.callback()
+def _root() -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit with its code. Errors are three lines on stderr: what, why, what to do; no traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(args=arguments, prog_name="tollway")
+    except TollwayError as error:
+        print(f"Error: {error.message}", file=sys.stderr)  # noqa: T201
+        if error.hint:
+            print(f"Do this: {error.hint}", file=sys.stderr)  # noqa: T201
+        if "--json" in arguments:
+            body = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+            print(json.dumps(body, ensure_ascii=False))  # noqa: T201
+        sys.exit(error.exit_code)

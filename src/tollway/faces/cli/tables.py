@@ -1,0 +1,71 @@
+"""Rows, money, times and counts as people read them: right-aligned figures, UTC, an exact amount with its currency."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from tollway.kit.clock import from_ms
+from tollway.kit.money import PICOS_PER_MICRO, format_micros
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], empty: str = "Nothing yet.") -> Table | str:
+    """A table of `rows`; `columns` maps keys to headings. Numbers stand to the right. No rows: one sentence."""
+    if not rows:
+        return empty
+    drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for key, heading in columns.items():
+        drawn.add_column(heading, justify="right" if _numeric(rows, key) else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*[_cell(row.get(key)) for key in columns])
+    return drawn
+
+
+def record(fields: Mapping[str, Any]) -> Table:
+    """One thing: its fields below each other."""
+    drawn = Table(box=None, show_header=False, pad_edge=False)
+    drawn.add_column(style="bold")
+    drawn.add_column(overflow="fold")
+    for name, value in fields.items():
+        drawn.add_row(name, _cell(value))
+    return drawn
+
+
+def money(micros: int | None, currency: str) -> str:
+    """`$12.50`, exact; a dash for nothing known."""
+    return "-" if micros is None else format_micros(micros, currency)
+
+
+def money_of_picos(picos: int, currency: str) -> str:
+    """Rated usage, cut to whole micros for the eye (the books keep the rest)."""
+    return format_micros(picos // PICOS_PER_MICRO, currency)
+
+
+def moment(at_ms: int | None) -> str:
+    """`2026-01-31 14:05 UTC`, or a dash."""
+    return "-" if at_ms is None else from_ms(at_ms).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def share(value: float | None) -> str:
+    """A share of one as a percentage."""
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _numeric(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
+    values = [row.get(key) for row in rows]
+    return any(isinstance(value, int) and not isinstance(value, bool) for value in values) or all(
+        isinstance(value, str) and value[:1] in "$€£¥-0123456789" and value[-1:].isdigit() for value in values
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return str(value).replace("[", "\\[")
