@@ -34,7 +34,7 @@ struct piece { char text[512]; size_t length; size_t id_at; };
 
 static struct piece json_reply, sse_head, sse[PIECES];
 static const char MODELS[] =
-    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 83\r\n\r\n"
+    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 85\r\n\r\n"
     "{\"object\":\"list\",\"data\":[{\"id\":\"mock\",\"object\":\"model\",\"created\":1,\"owned_by\":\"me\"}]}";
 static const char TOO_ODD[] =
     "HTTP/1.1 411 Length Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";

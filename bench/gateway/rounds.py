@@ -1,0 +1,119 @@
+"""The rounds: every party gets the same blocks of load, one after another, several times over."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bench.gateway import peers
+from bench.rig.figures import Figure
+from bench.rig.load import Block, Target, measure
+from bench.rig.processes import Rig, talk
+
+BUSY, ALONE, SLOW_STREAMS = 32, 1, 64
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long blocks last. A block of a slow peer is longer, so that it holds enough calls."""
+
+    rounds: int
+    seconds: float
+    slow_peer_seconds: float
+    warmup: float
+    slow_peer_warmup: float
+
+
+FULL = Pace(rounds=5, seconds=2.5, slow_peer_seconds=4.0, warmup=0.5, slow_peer_warmup=1.5)
+QUICK = Pace(rounds=3, seconds=1.0, slow_peer_seconds=2.0, warmup=0.3, slow_peer_warmup=1.0)
+
+# (target, streamed, connections): what one round consists of
+PLAN = (
+    ("direct", False, BUSY),
+    ("nginx", False, BUSY),
+    ("gateway", False, BUSY),
+    ("litellm", False, BUSY),
+    ("direct", True, BUSY),
+    ("nginx", True, BUSY),
+    ("gateway", True, BUSY),
+    ("litellm", True, BUSY),
+    ("direct", False, ALONE),
+    ("gateway", False, ALONE),
+    ("direct", True, ALONE),
+    ("gateway", True, ALONE),
+)
+
+Round = Mapping[tuple[str, bool, int], Block]
+
+
+def run_block(rig: Rig, pace: Pace, target: Target, sse: bool, conns: int) -> Block:
+    """One block at the pace its target needs."""
+    heavy = target.name == "litellm"
+    block = measure(
+        rig,
+        target,
+        conns=conns,
+        sse=sse,
+        seconds=pace.slow_peer_seconds if heavy else pace.seconds,
+        warmup=pace.slow_peer_warmup if heavy else pace.warmup,
+    )
+    talk(block.row())
+    return block
+
+
+def run(rig: Rig, pace: Pace, targets: Mapping[str, Target]) -> list[Round]:
+    """All rounds; the order is turned round every other time, so that drift of the machine favours nobody."""
+    rounds: list[Round] = []
+    for number in range(pace.rounds):
+        talk(f"round {number + 1} of {pace.rounds}")
+        plan = [step for step in PLAN if step[0] in targets]
+        blocks: dict[tuple[str, bool, int], Block] = {}
+        for name, sse, conns in plan if number % 2 == 0 else reversed(plan):
+            blocks[name, sse, conns] = run_block(rig, pace, targets[name], sse, conns)
+        if "gateway-slow" in targets:
+            for name in ("direct-slow", "gateway-slow"):
+                blocks[name, True, SLOW_STREAMS] = run_block(rig, pace, targets[name], True, SLOW_STREAMS)
+        rounds.append(blocks)
+    return rounds
+
+
+def _rates(rounds: list[Round], top: tuple[str, bool, int], bottom: tuple[str, bool, int]) -> list[float]:
+    return [r[top].rate / r[bottom].rate for r in rounds if top in r and bottom in r and r[bottom].rate]
+
+
+def _added(rounds: list[Round], sse: bool, what: str) -> list[float]:
+    """The gateway minus the mock reached directly, at one connection."""
+    pairs = [(r.get(("gateway", sse, ALONE)), r.get(("direct", sse, ALONE))) for r in rounds]
+    return [float(g.result[what]) - float(d.result[what]) for g, d in pairs if g and d]
+
+
+def figures(rounds: list[Round]) -> list[Figure]:
+    """The figures these rounds allow: one ratio or difference per round, the median counts."""
+    json_busy, sse_busy = ("gateway", False, BUSY), ("gateway", True, BUSY)
+    litellm, direct = f"litellm {peers.LITELLM}", "mock upstream, direct"
+    nginx = f"nginx {peers.nginx_version()}" if any(("nginx", False, BUSY) in r for r in rounds) else "nginx"
+    slow_share = _rates(rounds, ("gateway-slow", True, SLOW_STREAMS), ("direct-slow", True, SLOW_STREAMS))
+    found = [
+        Figure("gateway_json_vs_nginx", _rates(rounds, json_busy, ("nginx", False, BUSY)), "ratio", 0.06, nginx),
+        Figure("gateway_json_vs_litellm", _rates(rounds, json_busy, ("litellm", False, BUSY)), "x", 15, litellm),
+        Figure("gateway_stream_vs_litellm", _rates(rounds, sse_busy, ("litellm", True, BUSY)), "x", 30, litellm),
+        Figure("gateway_slow_streams_vs_direct", slow_share, "ratio", 0.8, direct),
+        Figure("gateway_added_p50_ms", _added(rounds, False, "latency_p50_ms"), "ms", 1.0, direct, at_least=False),
+        Figure("gateway_added_p99_ms", _added(rounds, False, "latency_p99_ms"), "ms", 3.0, direct, at_least=False),
+        Figure("gateway_ttft_added_ms", _added(rounds, True, "ttft_p50_ms"), "ms", 1.0, direct, at_least=False),
+    ]
+    return [figure for figure in found if figure.values]
+
+
+def answered(rounds: list[Round]) -> int:
+    """How many calls the gateway answered in all blocks, warm-up and drain included."""
+    return sum(int(b.result["answered"]) for r in rounds for (name, _, _), b in r.items() if name.startswith("gateway"))
+
+
+def failures(rounds: list[Round]) -> list[str]:
+    """Blocks in which something was not answered as it should be."""
+    return [
+        f"{b.target} {'sse' if b.sse else 'json'} c={b.conns}: {b.result['errors']} errors, "
+        f"{b.result['unfinished']} unfinished: {b.result['first_error']}"
+        for r in rounds
+        for b in r.values()
+        if b.result["errors"] or b.result["unfinished"]
+    ]
