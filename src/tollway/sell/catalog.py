@@ -1,0 +1,314 @@
+"""What is sold: plans, their immutable versions, and who is subscribed to which. For the console, the CLI, the flows.
+
+A change of terms is a new version; subscriptions stay on the version they began with until they are moved. An
+organization has at most one running subscription. Terms are checked as a whole: all problems are reported at once.
+"""
+
+import re
+from typing import Any, Literal
+
+import msgspec
+import sqlalchemy as sa
+
+from tollway.kit.errors import BadRequest, Conflict, NotFound
+from tollway.kit.ids import new_id
+from tollway.kit.money import EXPONENTS
+from tollway.sell import revision, tables
+
+METERS = ("input_tokens", "cached_tokens", "output_tokens", "requests")
+Meter = Literal["input_tokens", "cached_tokens", "output_tokens", "requests"]
+_NAME = r"^[a-z0-9](?:[a-z0-9-]{0,58}[a-z0-9])?$"
+_MOST = 10**15  # a price or fee beyond a billion is a slip of the keyboard
+_MOST_UNITS = 10**15
+
+
+class Charge(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields=True, kw_only=True):
+    """The price of one meter: `price_micros` per 1,000,000 units after `included` free units a month.
+
+    `model` is an exact model name or "*" for every model without a charge of its own.
+    """
+
+    meter: Meter
+    model: str = "*"
+    price_micros: int
+    included: int = 0
+
+
+class Limits(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields=True, kw_only=True):
+    """What one organization may take at most; None means no limit."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    monthly_tokens: int | None = None
+
+
+class Terms(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields=True, kw_only=True):
+    """All that a plan version promises. Hash and equality are by content, and the hash is kept: rating caches by it.
+
+    `overage` says what pays for usage beyond the included units: the prepaid wallet, the invoice, or nothing (refuse).
+    `aborted` says whether a call that the client left is billed for what was generated.
+    """
+
+    currency: str = "USD"
+    flat_fee_micros: int = 0
+    overage: Literal["wallet", "invoice", "refuse"] = "wallet"
+    charges: tuple[Charge, ...] = ()
+    limits: Limits = Limits()
+    models: tuple[str, ...] = ("*",)
+    aborted: Literal["bill", "free"] = "bill"
+
+    def check(self) -> list[str]:
+        """Everything that is wrong with these terms, in words; empty when nothing is."""
+        problems = []
+        if self.currency not in EXPONENTS:
+            problems.append(f"currency {self.currency!r} is not one of {', '.join(EXPONENTS)}")
+        if not 0 <= self.flat_fee_micros <= _MOST:
+            problems.append(f"flat_fee_micros {self.flat_fee_micros} is not between 0 and {_MOST}")
+        seen: set[tuple[str, str]] = set()
+        for place, charge in enumerate(self.charges, start=1):
+            where = f"charge {place} ({charge.meter}, {charge.model})"
+            problems += [f"{where}: {problem}" for problem in _check_charge(charge, seen)]
+        problems += [
+            f"limit {name} must be at least 1, or absent for no limit"
+            for name, value in msgspec.structs.asdict(self.limits).items()
+            if value is not None and value < 1
+        ]
+        if not self.models or any(not name.strip() for name in self.models):
+            problems.append('models must name at least one model, or be ["*"] for all')
+        return problems
+
+
+class PlanVersion(msgspec.Struct, frozen=True):
+    """One version of a plan, as sold."""
+
+    id: str
+    plan_id: str
+    plan_name: str
+    title: str
+    version: int
+    terms: Terms
+    created_ms: int
+    archived_ms: int | None = None
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    """An organization on a plan version, from `started_ms` until `ended_ms` (None: still running)."""
+
+    id: str
+    org_id: str
+    plan_version_id: str
+    started_ms: int
+    ended_ms: int | None
+
+
+def parse_terms(given: Any) -> Terms:
+    """Terms from plain data (a parsed JSON or TOML document), checked. Raises BadRequest with every problem."""
+    try:
+        terms = msgspec.convert(given, Terms)
+    except msgspec.ValidationError as error:
+        raise BadRequest(
+            f"These terms cannot be read: {error}.", code="invalid_terms", hint="Amounts are whole micros."
+        ) from error
+    _require_sound(terms)
+    return terms
+
+
+def create_plan(conn: sa.Connection, now_ms: int, name: str, title: str, terms: Terms) -> PlanVersion:
+    """A new plan with version 1. `name` is its slug ("starter"), unique for ever."""
+    if not re.match(_NAME, name):
+        raise BadRequest(
+            f"{name!r} cannot be the name of a plan.",
+            param="name",
+            hint="Use 1 to 60 small letters, digits and hyphens.",
+        )
+    _require_sound(terms)
+    if conn.execute(sa.select(tables.plan.c.id).where(tables.plan.c.name == name)).first():
+        raise Conflict(
+            f"There is already a plan {name!r}.", hint="A change of terms is a new version of it: revise the plan."
+        )
+    plan_id = new_id("plan", now_ms)
+    conn.execute(tables.plan.insert().values(id=plan_id, name=name, title=title.strip() or name, created_ms=now_ms))
+    return _add_version(conn, now_ms, plan_id, 1, terms)
+
+
+def revise_plan(conn: sa.Connection, now_ms: int, name: str, terms: Terms) -> PlanVersion:
+    """The next version of a plan. Running subscriptions stay on theirs. The same terms again change nothing."""
+    _require_sound(terms)
+    row = conn.execute(sa.select(tables.plan).where(tables.plan.c.name == name).with_for_update()).first()
+    if row is None:
+        raise _no_plan(name)
+    if row.archived_ms is not None:
+        raise Conflict(f"The plan {name!r} is archived.", hint="Create a plan with another name.")
+    newest = get_plan(conn, name)
+    if newest.terms == terms:
+        return newest
+    if newest.terms.currency != terms.currency:
+        raise BadRequest(
+            f"The plan {name!r} is sold in {newest.terms.currency}; its currency cannot change.",
+            param="currency",
+            hint="Create another plan for another currency.",
+        )
+    return _add_version(conn, now_ms, row.id, newest.version + 1, terms)
+
+
+def list_plans(conn: sa.Connection, *, archived: bool = False) -> list[PlanVersion]:
+    """The newest version of each plan on offer (with `archived`, also of those no longer sold), oldest plan first."""
+    newest: dict[str, PlanVersion] = {}
+    for version in _versions(conn):
+        if archived or version.archived_ms is None:
+            newest[version.plan_id] = version
+    return sorted(newest.values(), key=lambda version: version.plan_id)
+
+
+def get_plan(conn: sa.Connection, name: str, version: int | None = None) -> PlanVersion:
+    """One version of a plan, the newest unless told otherwise. Raises NotFound."""
+    found = [one for one in _versions(conn, tables.plan.c.name == name) if version in (None, one.version)]
+    if not found:
+        raise _no_plan(name, version)
+    return found[-1]
+
+
+def get_plan_version(conn: sa.Connection, plan_version_id: str) -> PlanVersion:
+    """A plan version by its id. Raises NotFound."""
+    found = _versions(conn, tables.plan_version.c.id == plan_version_id)
+    if not found:
+        raise NotFound(f"There is no plan version {plan_version_id!r}.", code="plan_not_found")
+    return found[0]
+
+
+def plan_versions(conn: sa.Connection) -> dict[str, PlanVersion]:
+    """Every version of every plan, by id: what old events and subscriptions still need."""
+    return {version.id: version for version in _versions(conn)}
+
+
+def archive_plan(conn: sa.Connection, now_ms: int, name: str) -> None:
+    """Take a plan off the shelf. Running subscriptions go on; nobody new can subscribe."""
+    plan = tables.plan
+    done = conn.execute(
+        plan.update().where(plan.c.name == name, plan.c.archived_ms.is_(None)).values(archived_ms=now_ms)
+    )
+    if done.rowcount == 0:
+        get_plan(conn, name)  # archived already: nothing to do; unknown: says so
+    revision.touch(conn)
+
+
+def subscribe(conn: sa.Connection, now_ms: int, org_id: str, plan_version_id: str) -> Subscription:
+    """Put an organization on a plan version, ending what it had. On the same version already: nothing changes."""
+    organization = tables.organization
+    locked = sa.select(organization.c.id).where(organization.c.id == org_id).with_for_update()
+    if conn.execute(locked).first() is None:
+        raise NotFound(f"There is no organization {org_id!r}.", code="organization_not_found")
+    version = get_plan_version(conn, plan_version_id)
+    running = running_subscription(conn, org_id)
+    if running is not None and running.plan_version_id == plan_version_id:
+        return running
+    if version.archived_ms is not None:
+        raise Conflict(f"The plan {version.plan_name!r} is no longer sold.", hint="Choose another plan.")
+    if running is not None:
+        _end(conn, now_ms, running)
+    fresh = Subscription(new_id("sub", now_ms), org_id, plan_version_id, now_ms, None)
+    conn.execute(tables.subscription.insert().values(**msgspec.structs.asdict(fresh)))
+    revision.touch(conn)
+    return fresh
+
+
+def cancel(conn: sa.Connection, now_ms: int, org_id: str) -> Subscription:
+    """End the running subscription of an organization now. Raises Conflict when there is none."""
+    running = running_subscription(conn, org_id)
+    if running is None:
+        raise Conflict("This organization has no running subscription.", hint="Subscribe it to a plan first.")
+    ended = _end(conn, now_ms, running)
+    revision.touch(conn)
+    return ended
+
+
+def running_subscription(conn: sa.Connection, org_id: str) -> Subscription | None:
+    """What the organization is subscribed to now, or None."""
+    columns = tables.subscription.c
+    row = conn.execute(
+        sa.select(tables.subscription).where(columns.org_id == org_id, columns.ended_ms.is_(None))
+    ).first()
+    return None if row is None else Subscription(**row._mapping)
+
+
+def get_subscription(conn: sa.Connection, subscription_id: str) -> Subscription:
+    """A subscription, running or ended. Raises NotFound."""
+    row = conn.execute(sa.select(tables.subscription).where(tables.subscription.c.id == subscription_id)).first()
+    if row is None:
+        raise NotFound(f"There is no subscription {subscription_id!r}.", code="subscription_not_found")
+    return Subscription(**row._mapping)
+
+
+def list_subscriptions(conn: sa.Connection, org_id: str | None = None) -> list[Subscription]:
+    """All subscriptions (of one organization), running and ended, oldest first."""
+    query = sa.select(tables.subscription).order_by(tables.subscription.c.started_ms, tables.subscription.c.id)
+    if org_id is not None:
+        query = query.where(tables.subscription.c.org_id == org_id)
+    return [Subscription(**row._mapping) for row in conn.execute(query)]
+
+
+def _check_charge(charge: Charge, seen: set[tuple[str, str]]) -> list[str]:
+    problems = []
+    if not 0 <= charge.price_micros <= _MOST:
+        problems.append(f"price_micros {charge.price_micros} is not between 0 and {_MOST}")
+    if not 0 <= charge.included <= _MOST_UNITS:
+        problems.append(f"included {charge.included} is not between 0 and {_MOST_UNITS}")
+    if not charge.model.strip():
+        problems.append('model is empty; "*" means every model')
+    if (charge.meter, charge.model) in seen:
+        problems.append("stands there twice")
+    seen.add((charge.meter, charge.model))
+    return problems
+
+
+def _require_sound(terms: Terms) -> None:
+    problems = terms.check()
+    if problems:
+        raise BadRequest("These terms cannot be sold: " + "; ".join(problems) + ".", code="invalid_terms")
+
+
+def _add_version(conn: sa.Connection, now_ms: int, plan_id: str, number: int, terms: Terms) -> PlanVersion:
+    version_id = new_id("pv", now_ms)
+    conn.execute(
+        tables.plan_version.insert().values(
+            id=version_id, plan_id=plan_id, version=number, terms=msgspec.to_builtins(terms), created_ms=now_ms
+        )
+    )
+    revision.touch(conn)
+    return get_plan_version(conn, version_id)
+
+
+def _versions(conn: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[PlanVersion]:
+    """Plan versions with their plan's name, oldest version of each plan first."""
+    version, plan = tables.plan_version, tables.plan
+    query = (
+        sa.select(version, plan.c.name.label("plan_name"), plan.c.title, plan.c.archived_ms)
+        .join(plan, plan.c.id == version.c.plan_id)
+        .where(*conditions)
+        .order_by(plan.c.id, version.c.version)
+    )
+    return [
+        PlanVersion(
+            id=row.id,
+            plan_id=row.plan_id,
+            plan_name=row.plan_name,
+            title=row.title,
+            version=row.version,
+            terms=msgspec.convert(row.terms, Terms),
+            created_ms=row.created_ms,
+            archived_ms=row.archived_ms,
+        )
+        for row in conn.execute(query)
+    ]
+
+
+def _end(conn: sa.Connection, now_ms: int, running: Subscription) -> Subscription:
+    subscription = tables.subscription
+    conn.execute(subscription.update().where(subscription.c.id == running.id).values(ended_ms=now_ms))
+    return msgspec.structs.replace(running, ended_ms=now_ms)
+
+
+def _no_plan(name: str, version: int | None = None) -> NotFound:
+    which = f"plan {name!r}" + ("" if version is None else f" version {version}")
+    return NotFound(f"There is no {which}.", code="plan_not_found", hint="`tollway plan list` shows what there is.")

@@ -1,0 +1,255 @@
+"""The truth about money: balanced, immutable transactions between named accounts. For billing, metering and the flows.
+
+Debits are positive, credits negative, and the legs of a transaction sum to zero in each currency. What caused a
+transaction is its key: the same cause moves money once, however often it is reported. Balances are sums of entries;
+`ledger_balance` keeps them at hand and `audit` proves that they agree.
+
+    account               whose         grows by    meaning
+    cash                  operator      debit       money received
+    wallet                organization  credit      prepaid, not used yet: we owe it, so -5 means 5 to spend
+    receivable            organization  debit       invoiced and not yet paid
+    revenue_usage         operator      credit      earned by usage
+    revenue_subscription  operator      credit      earned by flat fees
+    grants                operator      debit       credit given away
+    rounding              operator      either      what rounding to the minor unit won or lost
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from tollway.kit.errors import BadRequest
+from tollway.kit.ids import new_id
+from tollway.kit.money import EXPONENTS
+from tollway.sell import revision, tables
+
+OF_ORGANIZATION = frozenset({"wallet", "receivable"})
+OF_OPERATOR = frozenset({"cash", "revenue_usage", "revenue_subscription", "grants", "rounding"})
+
+
+class Leg(msgspec.Struct, frozen=True):
+    """One side of a transaction. `org_id` is "" for the operator's own accounts."""
+
+    account: str
+    org_id: str
+    currency: str
+    amount_micros: int
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A leg in the books, with the transaction it belongs to."""
+
+    transaction_id: str
+    at_ms: int
+    kind: str
+    cause: str
+    memo: str
+    account: str
+    org_id: str
+    currency: str
+    amount_micros: int
+
+
+def post(conn: sa.Connection, now_ms: int, kind: str, cause: str, legs: Sequence[Leg], memo: str = "") -> str | None:
+    """Move money once. Returns the transaction's id, or None when this cause moved it before or nothing is to move.
+
+    Legs that do not balance, or name an account that does not exist, are a bug of the caller: ValueError.
+    """
+    moving = [leg for leg in legs if leg.amount_micros]
+    _check(cause, moving)
+    if not moving:
+        return None
+    transaction_id = new_id("tx", now_ms)
+    head = _insert(conn, tables.ledger_transaction).values(
+        id=transaction_id, cause=cause, kind=kind, memo=memo[:400], at_ms=now_ms
+    )
+    if conn.execute(head.on_conflict_do_nothing(index_elements=["cause"])).rowcount == 0:
+        return None
+    rows = [
+        msgspec.structs.asdict(leg) | {"transaction_id": transaction_id, "line": line}
+        for line, leg in enumerate(moving)
+    ]
+    conn.execute(tables.ledger_entry.insert(), rows)
+    for (account, org_id, currency), amount in sorted(_sums(moving).items()):  # sorted: two writers lock in one order
+        _move_balance(conn, account, org_id, currency, amount)
+    return transaction_id
+
+
+def balance(conn: sa.Connection, account: str, org_id: str, currency: str) -> int:
+    """The balance in micros, debit positive; 0 where nothing ever moved."""
+    columns = tables.ledger_balance.c
+    query = sa.select(columns.amount_micros).where(
+        columns.account == account, columns.org_id == org_id, columns.currency == currency
+    )
+    return int(conn.execute(query).scalar() or 0)
+
+
+def wallet_micros(conn: sa.Connection, org_id: str, currency: str) -> int:
+    """What the organization has to spend."""
+    return -balance(conn, "wallet", org_id, currency)
+
+
+def wallets(conn: sa.Connection, org_id: str) -> dict[str, int]:
+    """What the organization has to spend, by currency."""
+    columns = tables.ledger_balance.c
+    query = sa.select(columns.currency, columns.amount_micros).where(
+        columns.account == "wallet", columns.org_id == org_id
+    )
+    return {row.currency: -row.amount_micros for row in conn.execute(query.order_by(columns.currency))}
+
+
+def balances(conn: sa.Connection, currency: str | None = None) -> list[Leg]:
+    """Every balance that is not zero: the trial balance. Its sum is zero in each currency."""
+    columns = tables.ledger_balance.c
+    query = sa.select(columns.account, columns.org_id, columns.currency, columns.amount_micros).where(
+        columns.amount_micros != 0
+    )
+    if currency is not None:
+        query = query.where(columns.currency == currency)
+    return [Leg(*row) for row in conn.execute(query.order_by(columns.account, columns.org_id, columns.currency))]
+
+
+def top_up(
+    conn: sa.Connection, now_ms: int, org_id: str, currency: str, micros: int, cause: str, memo: str = ""
+) -> str | None:
+    """Money came in for a wallet. None when this cause was booked before."""
+    return _fill_wallet(conn, now_ms, "top_up", "cash", org_id, currency, micros, cause, memo)
+
+
+def grant(
+    conn: sa.Connection, now_ms: int, org_id: str, currency: str, micros: int, cause: str, memo: str = ""
+) -> str | None:
+    """Credit given away, spendable like money paid in. None when this cause was booked before."""
+    return _fill_wallet(conn, now_ms, "grant", "grants", org_id, currency, micros, cause, memo)
+
+
+def entries(
+    conn: sa.Connection, org_id: str | None = None, limit: int = 100, *, account: str | None = None
+) -> list[Entry]:
+    """The newest entries (of one organization, of one account), newest first."""
+    entry, head = tables.ledger_entry.c, tables.ledger_transaction.c
+    query = (
+        sa.select(
+            entry.transaction_id,
+            head.at_ms,
+            head.kind,
+            head.cause,
+            head.memo,
+            entry.account,
+            entry.org_id,
+            entry.currency,
+            entry.amount_micros,
+        )
+        .join(tables.ledger_transaction, head.id == entry.transaction_id)
+        .order_by(head.at_ms.desc(), head.id.desc(), entry.line)
+        .limit(limit)
+    )
+    if org_id is not None:
+        query = query.where(entry.org_id == org_id)
+    if account is not None:
+        query = query.where(entry.account == account)
+    return [Entry(*row) for row in conn.execute(query)]
+
+
+def audit(conn: sa.Connection) -> list[str]:
+    """Everything that is wrong with the books, in words; empty when they close."""
+    entry, kept = tables.ledger_entry.c, tables.ledger_balance.c
+    total = sa.func.sum(entry.amount_micros)
+    problems = [
+        f"transaction {row[0]} is off by {int(row[2])} micros {row[1]}"
+        for row in conn.execute(
+            sa.select(entry.transaction_id, entry.currency, total)
+            .group_by(entry.transaction_id, entry.currency)
+            .having(total != 0)
+        )
+    ]
+    problems += [
+        f"transaction {row.id} ({row.cause}) has no entries"
+        for row in conn.execute(
+            sa.select(tables.ledger_transaction).where(
+                ~sa.exists().where(entry.transaction_id == tables.ledger_transaction.c.id)
+            )
+        )
+    ]
+    key = (entry.account, entry.org_id, entry.currency)
+    summed = {tuple(row[:3]): int(row[3]) for row in conn.execute(sa.select(*key, total).group_by(*key))}
+    stored = {
+        tuple(row[:3]): int(row[3])
+        for row in conn.execute(sa.select(kept.account, kept.org_id, kept.currency, kept.amount_micros))
+    }
+    for place in sorted(summed.keys() | stored.keys()):
+        if summed.get(place, 0) != stored.get(place, 0):
+            account, org_id, currency = place
+            problems.append(
+                f"the balance of {account} {org_id or '(operator)'} {currency} is {stored.get(place, 0)}, "
+                f"its entries sum to {summed.get(place, 0)}"
+            )
+    for currency in sorted({place[2] for place in stored}):
+        off = sum(amount for place, amount in stored.items() if place[2] == currency)
+        if off:
+            problems.append(f"all balances in {currency} sum to {off} micros, not to zero")
+    return problems
+
+
+def _check(cause: str, legs: Sequence[Leg]) -> None:
+    if not 0 < len(cause) <= 120:
+        raise ValueError(f"a cause has 1 to 120 characters, not {len(cause)}")
+    off: dict[str, int] = defaultdict(int)
+    for leg in legs:
+        if leg.account not in OF_ORGANIZATION | OF_OPERATOR:
+            raise ValueError(f"there is no account {leg.account!r}")
+        if (leg.account in OF_ORGANIZATION) != bool(leg.org_id):
+            raise ValueError(f"{leg.account} {'needs' if leg.account in OF_ORGANIZATION else 'has no'} organization")
+        off[leg.currency] += leg.amount_micros
+    for currency, amount in off.items():
+        if amount:
+            raise ValueError(f"the legs of {cause!r} are off by {amount} micros {currency}")
+
+
+def _sums(legs: Sequence[Leg]) -> dict[tuple[str, str, str], int]:
+    sums: dict[tuple[str, str, str], int] = defaultdict(int)
+    for leg in legs:
+        sums[leg.account, leg.org_id, leg.currency] += leg.amount_micros
+    return sums
+
+
+def _move_balance(conn: sa.Connection, account: str, org_id: str, currency: str, amount: int) -> None:
+    table = tables.ledger_balance
+    row = _insert(conn, table).values(account=account, org_id=org_id, currency=currency, amount_micros=amount)
+    moved = {"amount_micros": table.c.amount_micros + row.excluded.amount_micros}
+    conn.execute(row.on_conflict_do_update(index_elements=["account", "org_id", "currency"], set_=moved))
+
+
+def _fill_wallet(
+    conn: sa.Connection,
+    now_ms: int,
+    kind: str,
+    source: str,
+    org_id: str,
+    currency: str,
+    micros: int,
+    cause: str,
+    memo: str,
+) -> str | None:
+    if micros <= 0 or micros > 10**15:
+        raise BadRequest("The amount must be above zero and below a billion.", param="amount")
+    if currency not in EXPONENTS:
+        raise BadRequest(
+            f"{currency!r} is not a currency we know.",
+            param="currency",
+            hint="Use one of " + ", ".join(EXPONENTS) + ".",
+        )
+    legs = [Leg(source, "", currency, micros), Leg("wallet", org_id, currency, -micros)]
+    moved = post(conn, now_ms, kind, cause, legs, memo)
+    if moved:
+        revision.touch(conn)
+    return moved
+
+
+def _insert(conn: sa.Connection, table: sa.Table) -> Any:
+    """An INSERT that knows ON CONFLICT, in this connection's dialect."""
+    return sqlite.insert(table) if conn.dialect.name == "sqlite" else postgresql.insert(table)
