@@ -67,7 +67,8 @@ def post(conn: sa.Connection, now_ms: int, kind: str, cause: str, legs: Sequence
     head = _insert(conn, tables.ledger_transaction).values(
         id=transaction_id, cause=cause, kind=kind, memo=memo[:400], at_ms=now_ms
     )
-    if conn.execute(head.on_conflict_do_nothing(index_elements=["cause"])).rowcount == 0:
+    fresh = head.on_conflict_do_nothing(index_elements=["cause"]).returning(tables.ledger_transaction.c.id)
+    if conn.execute(fresh).first() is None:  # not rowcount: it is unknown for such an INSERT on PostgreSQL
         return None
     rows = [
         msgspec.structs.asdict(leg) | {"transaction_id": transaction_id, "line": line}
