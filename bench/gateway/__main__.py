@@ -129,6 +129,9 @@ def main() -> int:
     except Missing as missing:
         talk(f"bench: {missing}")
         return 2
+    except (RuntimeError, OSError, subprocess.SubprocessError) as wrong:
+        talk(f"bench: {wrong}")
+        return 3
     except Overtime as overtime:
         talk(f"bench: {overtime}")
         return 4

@@ -23,7 +23,7 @@ class Pace:
 
 
 FULL = Pace(rounds=5, seconds=2.5, slow_peer_seconds=4.0, warmup=0.5, slow_peer_warmup=1.5)
-QUICK = Pace(rounds=3, seconds=1.0, slow_peer_seconds=2.0, warmup=0.3, slow_peer_warmup=1.0)
+QUICK = Pace(rounds=3, seconds=1.0, slow_peer_seconds=1.8, warmup=0.3, slow_peer_warmup=0.8)
 
 # (target, streamed, connections): what one round consists of
 PLAN = (

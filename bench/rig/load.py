@@ -95,9 +95,17 @@ def generator_command(target: Target, conns: int, sse: bool, seconds: float, war
 
 
 def measure(
-    rig: Rig, target: Target, *, conns: int, sse: bool, seconds: float, warmup: float, body: Sequence[str] | None = None
+    rig: Rig,
+    target: Target,
+    *,
+    conns: int,
+    sse: bool,
+    seconds: float,
+    warmup: float,
+    body: Sequence[str] | None = None,
+    pinned: bool = True,
 ) -> Block:
-    """Runs one block on the load core and returns what it gave."""
+    """Runs one block (on the load core, when pinned) and returns what it gave."""
     command = generator_command(target, conns, sse, seconds, warmup)
     command += body if body is not None else ["--body", chat_body(target.model, sse)]
     began, busy, own, served = time.monotonic(), _busy_ticks(), _own_seconds(rig), target.child.cpu_seconds()
@@ -108,7 +116,7 @@ def measure(
         timeout=seconds + warmup + 60,
         env=plain_environment(),
         check=False,
-        preexec_fn=lambda: os.sched_setaffinity(0, {cores()[1]}),
+        preexec_fn=(lambda: os.sched_setaffinity(0, {cores()[1]})) if pinned else None,
     )
     if done.returncode:
         raise RuntimeError(f"the load generator failed on {target.name}: {done.stderr.strip()}")

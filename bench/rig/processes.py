@@ -163,9 +163,14 @@ class Rig:
         raise Overtime(f"the bench took more than {self.limit_s:.0f} s and was stopped")
 
     def start(
-        self, name: str, command: Sequence[str | Path], core: int | None = None, env: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        core: int | None = None,
+        env: Mapping[str, str] | None = None,
+        pipes: bool = False,
     ) -> Child:
-        """Starts a process pinned to `core`, its output in a log file."""
+        """Starts a process pinned to `core`, its output in a log file; with `pipes`, stdin and stdout are ours."""
         log = self.folder / f"{name}.log"
         parent = os.getpid()
 
@@ -179,9 +184,9 @@ class Rig:
         with log.open("wb") as sink:
             process = subprocess.Popen(
                 [str(part) for part in command],
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
+                stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if pipes else sink,
+                stderr=sink,
                 env=plain_environment(env),
                 cwd=self.folder,
                 start_new_session=True,
@@ -201,6 +206,10 @@ class Rig:
         for child in children:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.process.wait(max(0.1, end - time.monotonic()))
+            for pipe in (child.process.stdin, child.process.stdout):
+                if pipe:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
             for pid in members[child.name]:
                 stat = _stat(pid)
                 if stat and stat[0] != "Z" and int(stat[3]) in (child.pid, pid):  # its session is ours: not a reused id

@@ -1,0 +1,1 @@
+"""The whole path with a real language model, against the same engine called in process."""
