@@ -1,0 +1,91 @@
+"""What every engine has in common: the port that replicas and the fleet are written against."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+
+class Caps(msgspec.Struct, frozen=True, kw_only=True):
+    """What can be asked of a model on this engine. What is False here must be refused by name, never ignored."""
+
+    chat: bool = False
+    completions: bool = False
+    embeddings: bool = False
+    json_schema: bool = False  # response_format json_object and json_schema, enforced by a grammar
+    tools: bool = False  # the chat template has a place for tools
+    logprobs: bool = False
+    logit_bias: bool = False
+    reasoning: bool = False  # reasoning_effort, verbosity
+    seed: bool = False
+    cancel: bool = False  # leaving a stream stops the generation
+    tokenize: bool = False  # exact prompt counts: POST /apply-template and /tokenize, without prefix
+    token_timings: bool = False  # `timings_per_token` puts the engine's own counts on every chunk
+    slots: int = 1  # calls it works on at the same time; more wait inside, unseen: never send more
+    context_tokens: int = 0  # the longest prompt + answer of one call; 0: not known
+    cache_tokens: int = 0  # tokens all running calls together may hold; 0: not known
+    embedding_dimensions: int = 0
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an engine answers: `unix:/path` or `http(s)://host:port`; `prefix` stands before OpenAI's paths."""
+
+    url: str
+    prefix: str = "/v1"
+    key: str = ""
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """How to start an engine's process: the command, and what it reads as the first line of its standard input."""
+
+    argv: tuple[str, ...]
+    first_line: bytes
+
+
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """A real, tiny inference: POST `body` to `path` (no prefix) and get 200."""
+
+    path: str
+    body: dict[str, Any]
+
+
+class Engine(Protocol):
+    """One model on one engine."""
+
+    @property
+    def name(self) -> str:
+        """Of the engine: `llama_cpp`, `upstream`."""
+        ...
+
+    @property
+    def model(self) -> str:
+        """What this engine calls the model in request bodies."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Which weights answer: a package version, or "upstream"."""
+        ...
+
+    @property
+    def caps(self) -> Caps:
+        """What it can do."""
+        ...
+
+    @property
+    def probe(self) -> Probe:
+        """The call that proves it works."""
+        ...
+
+    @property
+    def pulse(self) -> str:
+        """A path (no prefix) whose GET answers 200 only while inference itself is alive; cheap enough for every 2 s."""
+        ...
+
+    def launch(self, socket: Path) -> Launch | None:
+        """How to start a process that will listen on `socket`. None: nothing to start."""
+        ...
+
+    def address(self, socket: Path) -> Address:
+        """Where it will answer."""
+        ...

@@ -1,0 +1,76 @@
+"""The engine that is somebody else's: any OpenAI-compatible server by URL (vLLM, another Tollway, a cloud)."""
+
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from tollway.kit.errors import BadRequest
+from tollway.serve.engines.port import Address, Caps, Launch, Probe
+
+
+class UpstreamServer:
+    """A model behind a base URL such as `http://10.0.0.5:8000/v1`. There is no process to start.
+
+    What an upstream can do cannot be asked of it: by default it is taken to know OpenAI's parameters, and its own 400
+    is passed on. Pass `caps` to say otherwise.
+    """
+
+    name = "upstream"
+    version = "upstream"
+    pulse = "/models"
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        kind: Literal["chat", "embedding"] = "chat",
+        key: str = "",
+        slots: int = 256,
+        context_tokens: int = 0,
+        caps: Caps | None = None,
+    ) -> None:
+        parts = urlsplit(url)
+        if not (parts.scheme in ("http", "https") and parts.hostname) and not url.startswith("unix:/"):
+            raise BadRequest(
+                f"{url!r} is not the URL of a server.", code="invalid_upstream", hint="For example http://host:8000/v1."
+            )
+        self.model = model
+        base, prefix = (url, "/v1") if url.startswith("unix:") else (f"{parts.scheme}://{parts.netloc}", parts.path)
+        self._address = Address(url=base, prefix=prefix.rstrip("/"), key=key)
+        self.caps = caps or _assumed(kind, slots, context_tokens)
+        self.probe = _probe_of(kind, model)
+
+    def __repr__(self) -> str:
+        return f"UpstreamServer({self._address.url}, {self.model})"
+
+    def launch(self, socket: Path) -> Launch | None:
+        return None
+
+    def address(self, socket: Path) -> Address:
+        return self._address
+
+
+def _assumed(kind: str, slots: int, context_tokens: int) -> Caps:
+    chat = kind == "chat"
+    return Caps(
+        chat=chat,
+        completions=chat,
+        embeddings=not chat,
+        json_schema=chat,
+        tools=chat,
+        logprobs=chat,
+        logit_bias=chat,
+        reasoning=chat,
+        seed=chat,
+        cancel=True,
+        slots=slots,
+        context_tokens=context_tokens,
+    )
+
+
+def _probe_of(kind: str, model: str) -> Probe:
+    if kind == "embedding":
+        return Probe(path="/embeddings", body={"model": model, "input": ["."]})
+    messages = [{"role": "user", "content": "."}]
+    return Probe(path="/chat/completions", body={"model": model, "messages": messages, "max_tokens": 1, "stream": True})

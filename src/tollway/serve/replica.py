@@ -1,0 +1,340 @@
+"""A replica: one engine with one model loaded, kept alive.
+
+    replica = Replica(engine, clock, on_state=notice)
+    await replica.start()              # returns once a real inference has answered
+    Pool(replica.address…)             # the address stays the same over restarts
+    await replica.stop()
+
+    starting --probe answered--> ready --drain()--> draining --stop()--> dead
+        ^                          |
+        +--- exit or no pulse -----+      (waits 0.1 s, doubling to 10 s; starts afresh after 60 s of health)
+
+A replica that dies takes only the calls inside it along. One that hangs is found by its pulse, a request answered by
+the inference loop itself, and killed. For an engine without a process only the probe and the pulse remain.
+
+The supervising task must run in a thread that lives as long as the service: the kernel ends the process with the
+thread that started it.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from tollway.kit import log
+from tollway.kit.clock import Clock
+from tollway.kit.errors import Unavailable
+from tollway.serve.engines import Address, Caps, Engine
+from tollway.serve.wire import Pool, WireError
+
+_LOG: Final = log.get("serve")
+_FOLDER: Final = "tollway-replica-"
+_NOISE_BYTES: Final = 8 * 1024
+_PASSED_ON: Final = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "PYTHONPATH",
+    "PYTHONDONTWRITEBYTECODE",
+)
+
+
+class State(StrEnum):
+    """Where a replica stands; only `ready` takes calls."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    DEAD = "dead"
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How patient the supervisor is."""
+
+    ready_within_s: float = 120.0
+    pulse_every_s: float = 2.0
+    upstream_pulse_every_s: float = 10.0
+    pulse_within_s: float = 20.0  # one step of a large model on a busy machine takes seconds
+    backoff_first_s: float = 0.1
+    backoff_most_s: float = 10.0
+    settled_after_s: float = 60.0
+    stop_within_s: float = 3.0
+
+
+class Failed(Exception):
+    """This life of the replica is over; the text says why."""
+
+
+Notice = Callable[["Replica", State], None]
+
+
+class Replica:
+    """Supervises one engine. Not thread-safe: use it from one event loop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        *,
+        name: str = "",
+        pace: Pace | None = None,
+        on_state: Notice | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.engine = engine
+        self.name = name or engine.model
+        self.state = State.DEAD
+        self.restarts = 0
+        self.load_seconds = 0.0
+        self.last_failure = ""
+        self._clock = clock
+        self._pace = pace or Pace()
+        self._on_state = on_state
+        self._own_folder = folder is None
+        self._folder = folder
+        self._process: asyncio.subprocess.Process | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._turn = asyncio.Event()  # set whenever a life becomes ready or ends
+
+    @property
+    def caps(self) -> Caps:
+        return self.engine.caps
+
+    @property
+    def address(self) -> Address:
+        """Where to send calls; the same over restarts. Known once `start` was called."""
+        if self._folder is None:
+            raise RuntimeError("a replica has no address before it is started")
+        return self.engine.address(self._folder / "replica.sock")
+
+    @property
+    def pid(self) -> int | None:
+        """Of the running process; None when there is none."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
+
+    @property
+    def rss_bytes(self) -> int:
+        """Resident memory of the process; 0 when there is none."""
+        try:
+            pages = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1]
+        except (OSError, IndexError):
+            return 0
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    async def start(self) -> None:
+        """Start supervising and wait for the first readiness. Raises Unavailable with the reason when the first life
+        fails; the supervisor goes on trying in the background until `stop`."""
+        if self._task is not None:
+            raise RuntimeError("this replica was started before")
+        if self._folder is None:
+            self._folder = _private_folder()
+        else:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.chmod(0o700)
+        self._turn.clear()
+        self._task = asyncio.create_task(self._supervise(), name=f"replica {self.name}")
+        await self._turn.wait()
+        if self.state is not State.READY:
+            raise Unavailable(
+                f"The replica of {self.name} did not start: {self.last_failure}.",
+                code="replica_failed",
+                hint="`tollway doctor` checks the engine and the model package.",
+            )
+
+    def drain(self) -> None:
+        """Take no new calls; those inside go on. The caller knows when they are done, and stops."""
+        if self.state in (State.READY, State.STARTING):
+            self._enter(State.DRAINING)
+
+    async def stop(self) -> None:
+        """End it now. Safe to call twice."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._enter(State.DEAD)
+        if self._own_folder and self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    # -- one life after another ----------------------------------------------------------------------------------
+
+    async def _supervise(self) -> None:
+        wait_s = self._pace.backoff_first_s
+        while True:
+            born = self._clock.monotonic()
+            try:
+                await self._live()
+            except Failed as failure:
+                self.last_failure = str(failure)
+            self._turn.set()
+            if self.state is State.DRAINING:
+                self._enter(State.DEAD)
+                return
+            self._enter(State.STARTING)
+            self.restarts += 1
+            if self._clock.monotonic() - born >= self._pace.settled_after_s:
+                wait_s = self._pace.backoff_first_s
+            _LOG.warning("replica_lost", replica=self.name, why=self.last_failure, restart_in_s=wait_s)
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, self._pace.backoff_most_s)
+
+    async def _live(self) -> None:
+        """From birth to death of one process. Raises Failed when it ends; only cancelling ends it otherwise."""
+        self._enter(State.STARTING)
+        address = self.address
+        pool = Pool(address.url, address.key)
+        try:
+            began = self._clock.monotonic()
+            async with asyncio.timeout(self._pace.ready_within_s):
+                await self._spawn()
+                await self._prove(pool, address)
+            self.load_seconds = round(self._clock.monotonic() - began, 3)
+            if self.state is State.DRAINING:
+                raise Failed("it was told to drain before it was ready")
+            self._enter(State.READY)
+            self._turn.set()
+            await self._watch(pool, address)
+        except TimeoutError:
+            raise Failed(f"it was not ready within {self._pace.ready_within_s:g} s") from None
+        finally:
+            pool.close()
+            await self._bury()
+
+    async def _spawn(self) -> None:
+        """Start the process and wait for its word that the model is loaded."""
+        assert self._folder is not None
+        socket = self._folder / "replica.sock"
+        launch = self.engine.launch(socket)
+        if launch is None:
+            return
+        socket.unlink(missing_ok=True)
+        pipe = asyncio.subprocess.PIPE
+        process = self._process = await asyncio.create_subprocess_exec(
+            *launch.argv,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            env=_environment(),
+            start_new_session=True,
+            close_fds=True,
+        )
+        assert process.stdin is not None and process.stdout is not None
+        with contextlib.suppress(ConnectionError):
+            process.stdin.write(launch.first_line)
+            await process.stdin.drain()
+        try:
+            word: Any = json.loads(await process.stdout.readline())
+        except ValueError:
+            word = {}
+        if word.get("event") != "ready":
+            raise Failed(await self._reason(process, str(word.get("why", ""))))
+
+    async def _reason(self, process: asyncio.subprocess.Process, why: str) -> str:
+        """What a process said before it died while loading: nothing it could quote had been asked yet."""
+        assert process.stderr is not None
+        noise = b""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                noise = await process.stderr.read(_NOISE_BYTES)
+        last = noise.decode(errors="replace").strip().splitlines()[-1:]
+        return why or "; ".join(last) or "its process ended while loading the model"
+
+    async def _prove(self, pool: Pool, address: Address) -> None:
+        """Ready means that a real inference was answered."""
+        probe = self.engine.probe
+        try:
+            reply = await pool.post(address.prefix + probe.path, msgspec.json.encode(probe.body))
+        except WireError as error:
+            raise Failed(f"its first inference failed: {error}") from None
+        if reply.status != 200:
+            raise Failed(f"its first inference was answered with status {reply.status}")
+
+    async def _watch(self, pool: Pool, address: Address) -> None:
+        """Until the process ends or the pulse stops."""
+        own = self._process is not None
+        pulse = self.engine.pulse if own else address.prefix + self.engine.pulse
+        every_s = self._pace.pulse_every_s if own else self._pace.upstream_pulse_every_s
+        ended = asyncio.create_task(self._process.wait()) if self._process is not None else None
+        try:
+            while True:
+                if ended is None:
+                    await asyncio.sleep(every_s)
+                else:
+                    await asyncio.wait({ended}, timeout=every_s)
+                if ended is not None and ended.done():
+                    raise Failed(f"its process ended with code {ended.result()}")
+                await self._feel(pool, pulse, ended)
+        finally:
+            if ended is not None:
+                ended.cancel()
+
+    async def _feel(self, pool: Pool, pulse: str, ended: asyncio.Task[int] | None) -> None:
+        """One beat. A process that ended meanwhile is the better reason for a missing one."""
+        try:
+            async with asyncio.timeout(self._pace.pulse_within_s):
+                reply = await pool.get(pulse)
+        except TimeoutError:
+            raise Failed(f"it gave no sign of life for {self._pace.pulse_within_s:g} s") from None
+        except WireError as error:
+            if ended is not None:
+                with contextlib.suppress(TimeoutError):
+                    code = await asyncio.wait_for(asyncio.shield(ended), timeout=1)
+                    raise Failed(f"its process ended with code {code}") from None
+            raise Failed(f"it cannot be reached: {error}") from None
+        if reply.status != 200 and (ended is not None or reply.status >= 500):
+            raise Failed(f"it answers with status {reply.status}")  # an upstream may have no such page: it lives
+
+    async def _bury(self) -> None:
+        """End the process for certain and collect it: first the polite way (end of its input), then the sure one."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            async with asyncio.timeout(self._pace.stop_within_s if self.state is State.READY else 0.2):
+                await process.wait()
+        except (TimeoutError, asyncio.CancelledError):
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    def _enter(self, state: State) -> None:
+        if state is self.state:
+            return
+        self.state = state
+        if self._on_state is not None:
+            try:
+                self._on_state(self, state)
+            except Exception:  # a faulty listener must not end the supervision
+                _LOG.exception("replica_listener_failed", replica=self.name, state=str(state))
+
+
+def _environment() -> dict[str, str]:
+    """What a replica may know of ours: no keys, no database address."""
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+
+
+def _private_folder() -> Path:
+    """A fresh 0700 folder with a short path (a socket's has 107 bytes), and the end of those whose owners died."""
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    if not base.is_dir() or len(os.fsencode(base)) > 60:
+        base = Path("/tmp")  # noqa: S108 - mkdtemp makes the folder itself private
+    for old in base.glob(f"{_FOLDER}*"):
+        with contextlib.suppress(OSError, ValueError):
+            owner = int(old.name.removeprefix(_FOLDER).split("-")[0])
+            if old.stat().st_uid == os.getuid() and not Path(f"/proc/{owner}").exists():
+                shutil.rmtree(old)
+    return Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=base))
