@@ -101,12 +101,12 @@ def bench(rig: Rig, pace: rounds.Pace, asked: argparse.Namespace) -> tuple[list[
         targets["nginx"] = peers.start_nginx(rig, direct)
         peers.await_litellm(litellm)
         targets["litellm"] = litellm
-    done = rounds.run(rig, pace, targets)
+    done, every = rounds.run(rig, pace, targets)
     found += rounds.figures(done)
-    broken = rounds.failures(done)
+    broken = rounds.failures(every)
     for line in broken:
         talk(f"FAILED  {line}")
-    return found, (shop is None or shop.check_rows(rounds.answered(done))) and not broken
+    return found, (shop is None or shop.check_rows(rounds.answered(every))) and not broken
 
 
 def main() -> int:

@@ -44,23 +44,22 @@ class Shop:
 
     def open_for_business(self) -> str:
         """An organization with a plan, a full wallet and an API key; returns the key."""
-        terms = {
-            "currency": "USD",
-            "flat_fee_micros": 0,
-            "overage": "wallet",
-            "charges": [
-                {"meter": "input_tokens", "price_micros": 100_000},
-                {"meter": "output_tokens", "price_micros": 300_000},
-            ],
-            "limits": {"rpm": HUGE, "tpm": HUGE, "concurrency": 100_000, "monthly_tokens": 1000 * HUGE},
-        }
-        file = self.home / "bench-plan.json"
-        file.write_text(json.dumps(terms))
+        prices = ("--price", "input_tokens=0.10", "--price", "output_tokens=0.30")
+        limits = (
+            "--rpm",
+            f"{HUGE}",
+            "--tpm",
+            f"{HUGE}",
+            "--concurrency",
+            "100000",
+            "--monthly-tokens",
+            f"{1000 * HUGE}",
+        )
         self.tollway("org", "create", ORGANIZATION)
-        self.tollway("plan", "create", PLAN, "--terms", str(file))
+        self.tollway("plan", "create", PLAN, "--currency", "USD", "--overage", "wallet", *prices, *limits)
         self.tollway("subscription", "start", ORGANIZATION, PLAN)
         self.tollway("wallet", "top-up", ORGANIZATION, "1000000")
-        return str(self.tollway("key", "create", ORGANIZATION, "bench")["secret"])
+        return str(self.tollway("key", "create", ORGANIZATION)["key"])
 
     def up(
         self, rig: Rig, core: int | None, *flags: str, timeout_s: float = 60, name: str = "gateway"
