@@ -11,5 +11,10 @@ def show(desk: Desk) -> None:
     """The table of settings: value, source, meaning."""
     rows = desk.settings.rows()
     columns = {"name": "setting", "value": "value", "source": "from", "help": "meaning"}
-    desk.answer({"home": str(desk.home), "settings": rows}, lambda: tables.table(rows, columns))
-    desk.then(f"edit {desk.home / 'tollway.toml'} or set TOLLWAY_<NAME>", "a running gateway reads them at its next start")
+    desk.answer(
+        {"home": str(desk.home), "settings": rows},
+        lambda: tables.table([row | {"value": str(row["value"])} for row in rows], columns),
+    )
+    desk.then(
+        f"edit {desk.home / 'tollway.toml'} or set TOLLWAY_<NAME>", "a running gateway reads them at its next start"
+    )

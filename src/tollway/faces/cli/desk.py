@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tollway.kit.errors import BadRequest, Conflict, NotFound, Unavailable
+from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from tollway.shop import Shop
 
-Home = Annotated[Path | None, typer.Option("--home", help="The shop's directory.", show_default="$TOLLWAY_HOME or ~/.tollway")]
+Home = Annotated[
+    Path | None, typer.Option("--home", help="The shop's directory.", show_default="$TOLLWAY_HOME or ~/.tollway")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -41,6 +43,7 @@ class Desk:
         self.home = home_of(home)
         self.as_json = as_json
         self.flags: dict[str, Any] = {}
+        self.make_home = False
 
     @cached_property
     def settings(self) -> Settings:
@@ -49,23 +52,12 @@ class Desk:
 
     @cached_property
     def shop(self) -> "Shop":
-        """The shop in this home: database (migrated), secrets, packages."""
-        import sqlalchemy as sa
-
+        """The shop in this home: database (migrated), secrets, packages. Only `up` makes a home that is not there."""
         from tollway.shop import Shop
 
-        if not self.home.exists() and not self.flags.get("create_home"):
+        if not self.home.exists() and not self.make_home:
             raise NotFound(f"There is no shop in {self.home}.", hint=f"Start one with `tollway up --home {self.home}`.")
-        try:
-            return Shop.open(self.settings)
-        except (sa.exc.OperationalError, sa.exc.DatabaseError) as error:
-            raise Unavailable(
-                f"The database does not open: {str(error.orig).strip().splitlines()[0]}.",
-                code="database_unavailable",
-                hint="`tollway doctor` looks at it; `tollway config show` says which database is meant.",
-            ) from error
-        except PermissionError as error:
-            raise Unavailable(f"{error.filename} is not ours to use.", hint="Run as the user who owns the home.") from error
+        return Shop.open(self.settings)
 
     @property
     def now_ms(self) -> int:
@@ -73,7 +65,7 @@ class Desk:
 
     def close(self) -> None:
         if "shop" in self.__dict__:
-            self.shop.db.close()
+            self.shop.close()
 
     # Speaking -------------------------------------------------------------------------------------------------------
 
@@ -165,7 +157,9 @@ def pairs(given: Iterable[str], what: str) -> list[tuple[str, str]]:
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name.strip() or not value.strip():
-            raise BadRequest(f"{text!r} is not a {what}.", hint=f"Write it as METER=VALUE, for example {what} output_tokens=2.")
+            raise BadRequest(
+                f"{text!r} is not a {what}.", hint=f"Write it as METER=VALUE, for example {what} output_tokens=2."
+            )
         found.append((name.strip(), value.strip()))
     return found
 
@@ -178,6 +172,13 @@ def day(text: str) -> str:
         return date.fromisoformat(text).isoformat()
     except ValueError as error:
         raise BadRequest(f"{text!r} is not a day.", hint="Write it as 2026-01-31 (UTC).") from error
+
+
+def quoted(text: str) -> str:
+    """A name as a shell takes it, for the commands we suggest."""
+    from shlex import quote
+
+    return quote(text)
 
 
 def nearest(wanted: str, known: Iterable[str]) -> str:

@@ -10,15 +10,24 @@ from tollway.kit.clock import from_ms
 from tollway.kit.money import PICOS_PER_MICRO, format_micros
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], empty: str = "Nothing yet.") -> Table | str:
-    """A table of `rows`; `columns` maps keys to headings. Numbers stand to the right. No rows: one sentence."""
+def table(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    empty: str = "Nothing yet.",
+    marks: Mapping[str, str] | None = None,
+) -> Table | str:
+    """A table of `rows`; `columns` maps keys to headings. Numbers stand to the right. No rows: one sentence.
+
+    `marks` replaces whole values by coloured ones.
+    """
     if not rows:
         return empty
     drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for key, heading in columns.items():
         drawn.add_column(heading, justify="right" if _numeric(rows, key) else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*[_cell(row.get(key)) for key in columns])
+        cells = [_cell(row.get(key)) for key in columns]
+        drawn.add_row(*[(marks or {}).get(cell, cell) for cell in cells])
     return drawn
 
 

@@ -1,0 +1,37 @@
+"""`tollway doctor`: look at this machine and say how to fix what is wrong. Exit code 1 when something fails."""
+
+import msgspec
+import typer
+
+from tollway.faces.cli import tables
+from tollway.faces.cli.desk import Desk, command
+from tollway.watch import doctor
+
+app = typer.Typer(add_completion=False)
+_MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
+
+
+@command(app)
+def look(desk: Desk) -> None:
+    """Check this machine and say how to fix what is wrong."""
+    from tollway.forge.convert import starter
+
+    more = (
+        doctor.weights("smollm2", starter.locate_smollm2),
+        doctor.weights("minilm", starter.locate_minilm),
+    )
+    checks = doctor.examine(desk.settings, more)
+    failed = [check for check in checks if check.state == "fail"]
+    rows = [msgspec.structs.asdict(check) for check in checks]
+    desk.answer(
+        {"ok": not failed, "checks": rows},
+        lambda: tables.table(
+            rows,
+            {"name": "check", "state": "", "found": "found", "why": "why it matters", "fix": "do this"},
+            marks=_MARKS,
+        ),
+    )
+    if failed:
+        desk.then(failed[0].fix or "tollway version", f"{len(failed)} of {len(checks)} checks failed")
+        raise typer.Exit(1)
+    desk.then("tollway up")

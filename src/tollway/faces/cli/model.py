@@ -1,0 +1,170 @@
+"""`tollway model …`: what is on offer, and the packages on the shelf behind it."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from tollway.faces.cli import tables
+from tollway.faces.cli.desk import Desk, Yes, command, group, nearest
+from tollway.faces.cli.progress import Progress
+from tollway.flows import release
+from tollway.kit.errors import BadRequest, NotFound
+from tollway.serve import models
+
+app = group("Import, add, list, verify and retire models.")
+Name = Annotated[str, typer.Argument(help="The name buyers call.", metavar="NAME")]
+Title = Annotated[str, typer.Option("--title", help="What people see.")]
+
+
+@command(app, "import")
+def import_(
+    desk: Desk,
+    file: Annotated[Path, typer.Argument(help="A GGUF file.", metavar="FILE.gguf")],
+    name: Annotated[str, typer.Option("--name", help="The name buyers will call.")],
+    title: Title = "",
+    no_deploy: Annotated[bool, typer.Option("--no-deploy", help="Only put it on the shelf.")] = False,
+) -> None:
+    """Make a signed package of a GGUF file and offer it. The same weights again are the same version."""
+    with Progress(f"Importing {file.name}") as progress:
+        package = release.import_file(desk.shop, file, name, progress=progress.bytes)
+    offered = None if no_deploy else release.deploy(desk.shop, name, package.manifest.version, title)
+    data = {"name": name, "version": package.manifest.version, "offered": offered is not None,
+            "package": msgspec.to_builtins(package.manifest), "path": str(package.folder)}  # fmt: skip
+    desk.answer(data, lambda: _card(package.manifest, package.folder))
+    desk.then(f"tollway deploy {name}" if no_deploy else f"tollway model show {name}")
+
+
+@command(app, "add")
+def add(
+    desk: Desk,
+    name: Name,
+    upstream: Annotated[str, typer.Option("--upstream", help="Base URL of an OpenAI-compatible server, up to /v1.")],
+    upstream_model: Annotated[str | None, typer.Option("--upstream-model", help="Its name there.")] = None,
+    upstream_key_env: Annotated[
+        str, typer.Option("--upstream-key-env", help="Variable that holds the key for it.")
+    ] = "",
+    kind: Annotated[str, typer.Option("--kind", help="chat or embedding.")] = "chat",
+    title: Title = "",
+) -> None:
+    """Offer a model that another server runs (vLLM, another Tollway, a provider), metered and priced by us."""
+    if kind not in ("chat", "embedding"):
+        raise BadRequest(f"{kind!r} is not a kind of model.", hint="Use --kind chat or --kind embedding.")
+    there = models.Upstream(upstream.rstrip("/"), upstream_model or name, upstream_key_env)
+    offered = release.add_upstream(desk.shop, name, kind, there, title)  # type: ignore[arg-type]
+    desk.answer(offered, lambda: f"{name} is on offer, answered by {there.url} ({there.model}).")
+    desk.then(f"tollway model show {name}")
+
+
+@command(app, "list")
+def list_(
+    desk: Desk,
+    all_: Annotated[bool, typer.Option("--all", help="Also retired ones and packages not on offer.")] = False,
+) -> None:
+    """Models on offer."""
+    with desk.shop.db.read() as conn:
+        offered = models.list_models(conn, retired=all_)
+    rows = [_row(model) for model in offered]
+    if all_:
+        on_offer = {(model.name, model.version) for model in offered}
+        for package in desk.shop.store.list():
+            manifest = package.manifest
+            if (manifest.name, manifest.version) not in on_offer:
+                rows.append({"name": manifest.name, "kind": manifest.kind, "engine": "llama_cpp", "version": manifest.version,
+                             "title": manifest.title, "state": "on the shelf"})  # fmt: skip
+    columns = {
+        "name": "model",
+        "kind": "kind",
+        "engine": "engine",
+        "version": "version",
+        "title": "title",
+        "state": "state",
+    }
+    desk.answer(rows, lambda: tables.table(rows, columns))
+    desk.then("tollway model show NAME" if rows else "tollway model import FILE.gguf --name NAME")
+
+
+@command(app, "show")
+def show(desk: Desk, name: Name) -> None:
+    """One model: where it comes from, how large, how it is answered."""
+    model = _model(desk, name)
+    data: dict[str, Any] = _row(model)
+    if model.engine == "upstream":
+        desk.answer(data, lambda: tables.record(data | {"upstream": str(data["upstream"])}))
+    else:
+        package = desk.shop.store.get(name, model.version)
+        data |= {"package": msgspec.to_builtins(package.manifest), "path": str(package.folder)}
+        desk.answer(data, lambda: _card(package.manifest, package.folder))
+    desk.then(f"tollway usage --by day --model {name}")
+
+
+@command(app, "verify")
+def verify(
+    desk: Desk,
+    name: Annotated[str | None, typer.Argument(help="One package; all by default.", metavar="NAME")] = None,
+    version: Annotated[str | None, typer.Option("--version", help="All versions by default.")] = None,
+) -> None:
+    """Hash every byte of the packages and check their signatures. Exit code 1 when one is not what was signed."""
+    store = desk.shop.store
+    if name is None:
+        verdicts = list(store.audit(deep=True))
+    else:
+        kept = [p for p in store.list() if p.manifest.name == name and version in (None, p.manifest.version)]
+        packages = kept or [store.get(name, version)]
+        verdicts = [store.verify(package, deep=True) for package in packages]
+    rows = [
+        {"package": v.ref, "ok": v.ok, "problems": list(v.problems), "hashed_bytes": v.hashed_bytes} for v in verdicts
+    ]
+    columns = {"package": "package", "ok": "sound", "problems": "problems", "hashed_bytes": "bytes read"}
+    desk.answer(rows, lambda: tables.table(rows, columns, empty="No packages yet."))
+    if not all(verdict.ok for verdict in verdicts):
+        desk.then("tollway model import FILE.gguf --name NAME", "from a source you trust")
+        raise typer.Exit(1)
+    desk.then("tollway model list")
+
+
+@command(app, "retire")
+def retire(desk: Desk, name: Name, yes: Yes = False) -> None:
+    """Withdraw a model from sale; packages and usage stay."""
+    _model(desk, name)
+    desk.confirm(f"Calls to {name} get 404 within a second; its packages and usage stay.", yes)
+    retired = release.retire(desk.shop, name)
+    desk.answer(_row(retired) | {"state": "retired"}, lambda: f"{name} is retired.")
+    desk.then(
+        "tollway model add NAME …" if retired.engine == "upstream" else f"tollway deploy {name}", "offers it again"
+    )
+
+
+def _model(desk: Desk, name: str) -> models.Model:
+    with desk.shop.db.read() as conn:
+        known = models.list_models(conn)
+    for model in known:
+        if model.name == name:
+            return model
+    raise NotFound(
+        f"There is no model {name!r} on offer.{nearest(name, [model.name for model in known])}",
+        code="model_not_found",
+        hint="`tollway model list --all` shows them.",
+    )
+
+
+def _row(model: models.Model) -> dict[str, Any]:
+    return msgspec.to_builtins(model) | {"state": "retired" if model.retired_ms else "on offer"}
+
+
+def _card(manifest: Any, folder: Path) -> Any:
+    weights = manifest.weights
+    return tables.record(
+        {
+            "model": f"{manifest.name}, version {manifest.version} ({manifest.kind})",
+            "title": manifest.title,
+            "licence": manifest.licence,
+            "weights": f"{weights.format} {weights.quantisation}, {weights.size_bytes / 1e6:,.1f} MB",
+            "parameters": manifest.parameters,
+            "context": f"{manifest.context_tokens:,} tokens",
+            "sha256": weights.sha256,
+            "signed by": manifest.signed_by,
+            "kept in": str(folder),
+        }
+    )

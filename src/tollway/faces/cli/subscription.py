@@ -1,0 +1,94 @@
+"""`tollway subscription …`: which organization is on which plan version."""
+
+from typing import Annotated, Any
+
+import msgspec
+import sqlalchemy as sa
+import typer
+
+from tollway.faces.cli import find, tables
+from tollway.faces.cli.desk import Desk, Yes, command, group, quoted
+from tollway.kit.errors import NotFound
+from tollway.sell import accounts, catalog
+
+app = group("Which organization is on which plan.")
+Org = Annotated[str, typer.Argument(help="Name or id of the organization.", metavar="ORG")]
+_COLUMNS = {"organization": "organization", "plan": "plan", "version": "version", "started": "since", "id": "id"}
+
+
+@command(app, "start")
+def start(
+    desk: Desk,
+    org: Org,
+    plan: Annotated[str, typer.Argument(help="The plan's short name.", metavar="PLAN")],
+    version: Annotated[int | None, typer.Option("--version", help="The newest by default.")] = None,
+) -> None:
+    """Subscribe an organization; a running subscription ends at the same moment."""
+    with desk.shop.db.write() as conn:
+        one = find.organization(conn, org)
+        chosen = find.plan(conn, plan, version)
+        made = catalog.subscribe(conn, desk.now_ms, one.id, chosen.id)
+    data = _row(made, one.name, chosen)
+    desk.answer(data, lambda: tables.table([data], _COLUMNS))
+    step = (
+        f"tollway wallet top-up {quoted(one.name)} 10"
+        if chosen.terms.overage == "wallet"
+        else f"tollway key create {quoted(one.name)}"
+    )
+    desk.then(step)
+
+
+@command(app, "list")
+def list_(desk: Desk) -> None:
+    """All running subscriptions."""
+    with desk.shop.db.read() as conn:
+        versions = catalog.plan_versions(conn)
+        rows = [
+            _row(running, one.name, versions[running.plan_version_id])
+            for one in accounts.list_organizations(conn)
+            if (running := catalog.running_subscription(conn, one.id)) is not None
+        ]
+    desk.answer(rows, lambda: tables.table(rows, _COLUMNS))
+    desk.then("tollway subscription start ORG PLAN")
+
+
+@command(app, "show")
+def show(desk: Desk, org: Org) -> None:
+    """The running subscription of an organization."""
+    with desk.shop.db.read() as conn:
+        one = find.organization(conn, org)
+        running = _running(conn, one)
+        data = _row(running, one.name, catalog.plan_versions(conn)[running.plan_version_id])
+    desk.answer(data, lambda: tables.table([data], _COLUMNS))
+    desk.then(f"tollway invoice draft {quoted(one.name)}")
+
+
+@command(app, "cancel")
+def cancel(desk: Desk, org: Org, yes: Yes = False) -> None:
+    """End the running subscription now; its calls are refused from then on."""
+    with desk.shop.db.read() as conn:
+        one = find.organization(conn, org)
+        running = _running(conn, one)
+    desk.confirm(f"{one.name} is served no longer from now on; the last invoice can still be drafted.", yes)
+    with desk.shop.db.write() as conn:
+        catalog.cancel(conn, desk.now_ms, one.id)
+    desk.answer({"id": running.id, "ended": True}, lambda: f"The subscription of {one.name} has ended.")
+    desk.then(f"tollway invoice draft {quoted(one.name)}")
+
+
+def _running(conn: sa.Connection, one: accounts.Organization) -> catalog.Subscription:
+    running = catalog.running_subscription(conn, one.id)
+    if running is None:
+        raise NotFound(
+            f"{one.name} has no running subscription.", hint=f"`tollway subscription start {quoted(one.name)} PLAN`."
+        )
+    return running
+
+
+def _row(one: catalog.Subscription, organization: str, plan: catalog.PlanVersion) -> dict[str, Any]:
+    return msgspec.to_builtins(one) | {
+        "organization": organization,
+        "plan": plan.plan_name,
+        "version": plan.version,
+        "started": tables.moment(one.started_ms),
+    }
