@@ -9,16 +9,20 @@ import os
 import tempfile
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 import tollway.sell.tables
-import tollway.serve.tables  # noqa: F401  (the tables of both rooms stand on one metadata)
-from tollway.kit.clock import ManualClock
+import tollway.serve.tables
+from tollway.kit.clock import ManualClock, day_of, month_bounds_ms, month_of
 from tollway.kit.db import Database, metadata
+from tollway.kit.ids import new_id
+from tollway.sell import catalog, rating
 
 
 @pytest.fixture
@@ -89,3 +93,62 @@ def _filled(url: str) -> Iterator[Database]:
         metadata.create_all(conn)
     yield database
     database.close()
+
+
+@pytest.fixture
+def record_use() -> Callable[..., str]:
+    """`record_use(conn, subscription, model="m", at_ms=…, input_tokens=…)`: an event and its rollup, as metering does.
+
+    The price is what the subscription's plan charges after the events before it; the rest is zero unless given.
+    """
+    return _record_use
+
+
+def _record_use(conn: sa.Connection, subscription: catalog.Subscription, **given: Any) -> str:
+    table, daily = tollway.sell.tables.usage_event, tollway.sell.tables.usage_daily
+    names = ("input_tokens", "cached_tokens", "output_tokens", "prefill_us", "decode_us", "duration_us")
+    row: dict[str, Any] = dict.fromkeys(names, 0) | {
+        "id": new_id("evt", given["at_ms"]),
+        "request_id": f"req_{uuid.uuid4().hex}",
+        "org_id": subscription.org_id,
+        "key_id": "key_1",
+        "subscription_id": subscription.id,
+        "plan_version_id": subscription.plan_version_id,
+        "model": "small",
+        "model_version": "v1",
+        "operation": "chat",
+        "status": "ok",
+        "first_token_us": None,
+        "streamed": False,
+    }
+    row |= given
+    terms = catalog.get_plan_version(conn, row["plan_version_id"]).terms
+    meters = {name: row[name] for name in names[:3]} | {"requests": 1}
+    free = row["status"] == "aborted" and terms.aborted == "free"
+    if "price_picos" not in given:
+        before = _used_this_month(conn, row, terms)
+        row["price_picos"] = 0 if free else rating.rate(terms, before, row["model"], meters)[0]
+    conn.execute(table.insert().values(row))
+    place = {name: row[name] for name in ("org_id", "key_id", "model", "plan_version_id")} | {
+        "day": day_of(row["at_ms"])
+    }
+    sums = meters | {name: row[name] for name in ("price_picos", "prefill_us", "decode_us")}
+    same = [daily.c[name] == value for name, value in place.items()]
+    more = {name: daily.c[name] + value for name, value in sums.items()}
+    if conn.execute(daily.update().where(*same).values(more)).rowcount == 0:
+        conn.execute(daily.insert().values(place | sums))
+    return str(row["id"])
+
+
+def _used_this_month(conn: sa.Connection, row: dict[str, Any], terms: catalog.Terms) -> dict[int, int]:
+    event = tollway.sell.tables.usage_event
+    start_ms, end_ms = month_bounds_ms(month_of(row["at_ms"]))
+    used: dict[int, int] = {}
+    query = sa.select(event).where(event.c.org_id == row["org_id"], event.c.at_ms >= start_ms, event.c.at_ms < end_ms)
+    for one in conn.execute(query.where(event.c.plan_version_id == row["plan_version_id"])):
+        if one.status == "aborted" and terms.aborted == "free":
+            continue
+        meters = {name: one._mapping[name] for name in ("input_tokens", "cached_tokens", "output_tokens")}
+        for index, units in rating.rate(terms, {}, one.model, meters | {"requests": 1})[1].items():
+            used[index] = used.get(index, 0) + units
+    return used

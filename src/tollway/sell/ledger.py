@@ -64,7 +64,7 @@ def post(conn: sa.Connection, now_ms: int, kind: str, cause: str, legs: Sequence
     if not moving:
         return None
     transaction_id = new_id("tx", now_ms)
-    head = _insert(conn, tables.ledger_transaction).values(
+    head = insert_into(conn, tables.ledger_transaction).values(
         id=transaction_id, cause=cause, kind=kind, memo=memo[:400], at_ms=now_ms
     )
     fresh = head.on_conflict_do_nothing(index_elements=["cause"]).returning(tables.ledger_transaction.c.id)
@@ -220,7 +220,7 @@ def _sums(legs: Sequence[Leg]) -> dict[tuple[str, str, str], int]:
 
 def _move_balance(conn: sa.Connection, account: str, org_id: str, currency: str, amount: int) -> None:
     table = tables.ledger_balance
-    row = _insert(conn, table).values(account=account, org_id=org_id, currency=currency, amount_micros=amount)
+    row = insert_into(conn, table).values(account=account, org_id=org_id, currency=currency, amount_micros=amount)
     moved = {"amount_micros": table.c.amount_micros + row.excluded.amount_micros}
     conn.execute(row.on_conflict_do_update(index_elements=["account", "org_id", "currency"], set_=moved))
 
@@ -251,6 +251,6 @@ def _fill_wallet(
     return moved
 
 
-def _insert(conn: sa.Connection, table: sa.Table) -> Any:
-    """An INSERT that knows ON CONFLICT, in this connection's dialect."""
+def insert_into(conn: sa.Connection, table: sa.Table) -> Any:
+    """An INSERT that knows ON CONFLICT, in this connection's dialect. For the other books kept beside the ledger."""
     return sqlite.insert(table) if conn.dialect.name == "sqlite" else postgresql.insert(table)

@@ -1,0 +1,52 @@
+"""The end of a month: every subscription's invoice is drafted and, when asked for, made final. Safe to run again.
+
+Each invoice is its own transaction, so a failure stops at one and the next run picks up where it ended. Invoices of
+nothing at all (no fee, no use) stay drafts.
+"""
+
+from typing import Protocol
+
+import msgspec
+
+from tollway.kit.clock import Clock
+from tollway.kit.db import Database
+from tollway.kit.errors import Conflict
+from tollway.sell import billing
+from tollway.sell.billing import Invoice
+
+
+class Books(Protocol):
+    """What of a shop this flow needs."""
+
+    @property
+    def db(self) -> Database: ...
+    @property
+    def clock(self) -> Clock: ...
+
+
+class MonthEnd(msgspec.Struct, frozen=True):
+    """What a run came to. `waiting` are the drafts that could not be made final yet, each with the reason."""
+
+    period: str
+    drafted: list[Invoice]
+    finalised: list[Invoice]
+    waiting: dict[str, str]
+
+
+def run(shop: Books, period: str, *, finalise: bool = False) -> MonthEnd:
+    """Draft all invoices of a month ("2026-01"); with `finalise`, number and book those whose time is over."""
+    with shop.db.read() as conn:
+        subscriptions = billing.due_subscriptions(conn, period)
+    done = MonthEnd(period, [], [], {})
+    for subscription in subscriptions:
+        with shop.db.write() as conn:
+            invoice = billing.draft(conn, shop.clock.now_ms(), subscription.id, period)
+        if invoice.status == "draft" and invoice.lines and finalise:
+            try:
+                with shop.db.write() as conn:
+                    done.finalised.append(billing.finalise(conn, shop.clock.now_ms(), invoice.id))
+                continue
+            except Conflict as reason:
+                done.waiting[invoice.id] = str(reason)
+        done.drafted.append(invoice)
+    return done
