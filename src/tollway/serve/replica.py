@@ -318,7 +318,7 @@ class Replica:
         if self._on_state is not None:
             try:
                 self._on_state(self, state)
-            except Exception:  # a faulty listener must not end the supervision
+            except Exception:  # noqa: BLE001 - logged; a faulty listener must not end the supervision
                 _LOG.exception("replica_listener_failed", replica=self.name, state=str(state))
 
 
