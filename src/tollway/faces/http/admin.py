@@ -1,0 +1,229 @@
+"""`/admin`: what the operator does from programs. JSON in and out; the same functions as the command line and console.
+
+Enter with an API key that has the scope "admin" (`tollway key create --scope admin`). Every route is in `doors`.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import msgspec
+import sqlalchemy as sa
+from fastapi import Body, Depends, FastAPI, Path, Query
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+
+from tollway.faces.http.policy import Door
+from tollway.flows.gateway import Gateway
+from tollway.insight import economics
+from tollway.kit.errors import BadRequest
+from tollway.kit.clock import month_bounds_ms, month_of
+from tollway.kit.ids import new_id
+from tollway.kit.money import EXPONENTS
+from tollway.sell import accounts, api_keys, billing, catalog, ledger, revision, usage
+from tollway.serve import models
+
+Id = Annotated[str, Path(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9_.\-]+$")]
+Day = Annotated[str, Query(pattern=r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$")]
+Month = Annotated[str, Query(pattern=r"^20\d{2}-(0[1-9]|1[0-2])$")]
+Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*\S[^\x00]*$")]
+Count = Annotated[int, Field(ge=1, le=10**12)]
+
+
+class Problem(BaseModel):
+    """An error, in OpenAI's shape."""
+
+    class Detail(BaseModel):
+        """What happened and what to do."""
+
+        message: str
+        type: str
+        param: str | None = None
+        code: str
+
+    error: Detail
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewOrganization(_Strict):
+    """A buyer."""
+
+    name: Text
+    billing_email: Annotated[str, Field(max_length=320, pattern=r"^[^\x00]*$")] = ""
+
+
+class NewKey(_Strict):
+    """An API key to issue; the limits narrow those of the plan."""
+
+    name: Text
+    scopes: list[str] = ["inference", "usage"]
+    models: list[Text] | None = None
+    rpm: Count | None = None
+    tpm: Count | None = None
+    concurrency: Count | None = None
+    expires_ms: Annotated[int, Field(ge=0, le=10**14)] | None = None
+
+
+class TopUp(_Strict):
+    """Money into a wallet. The same `cause` twice moves it once."""
+
+    amount_micros: Annotated[int, Field(ge=1, le=10**15)]
+    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "USD"
+    cause: Annotated[str, Field(max_length=80, pattern=r"^[A-Za-z0-9_.:\-]*$")] = ""
+
+
+class NewSubscription(_Strict):
+    """An organization on a plan."""
+
+    plan: Text
+    version: Annotated[int, Field(ge=1, le=10**6)] | None = None
+
+
+class NewPlan(_Strict):
+    """A plan, or its next version; `terms` as in catalog.Terms."""
+
+    name: Text
+    title: Text
+    terms: dict[str, Any]
+
+
+def mount(app: FastAPI, gateway: Gateway) -> list[Door]:
+    """Add the routes; returns their doors."""
+    desk, shop = gateway.desk, gateway.shop
+
+    def operator(request: Request) -> None:
+        given = request.headers.get("authorization", "")
+        caller = desk.access.identify(given[7:].strip() if given[:7].lower() == "bearer " else "")
+        desk.access.require(caller, "admin")
+
+    statuses = (400, 401, 403, 404, 405, 409, 422, 503)
+    problems: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in statuses}
+    doors: list[Door] = []
+
+    def route(method: str, path: str, summary: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        def add(function: Callable[..., Any]) -> Callable[..., Any]:
+            app.add_api_route(
+                path,
+                function,
+                methods=[method],
+                summary=summary,
+                dependencies=[Depends(operator)],
+                responses=problems,
+                tags=["admin"],
+                response_class=Response,
+            )
+            doors.append(Door(method, path, "operator", function))
+            return function
+
+        return add
+
+    def read(work: Callable[[sa.Connection], Any]) -> Response:
+        with shop.db.read() as conn:
+            return _json(work(conn))
+
+    def write(work: Callable[[sa.Connection], Any], status: int = 200) -> Response:
+        with shop.db.write() as conn:
+            return _json(work(conn), status)
+
+    _organizations(route, read, write, shop)
+    _money(route, read, write, shop)
+
+    @route("GET", "/admin/models", "Models on offer, and how their replicas are")
+    def list_models() -> Response:
+        live = {served.name: served for served in desk.fleet.all()}
+        with shop.db.read() as conn:
+            return _json([_model(one, live.get(one.name)) for one in models.list_models(conn)])
+
+    return doors
+
+
+def _organizations(route: Any, read: Any, write: Any, shop: Any) -> None:
+    @route("GET", "/admin/organizations", "All organizations")
+    def list_organizations() -> Response:
+        return read(accounts.list_organizations)
+
+    @route("POST", "/admin/organizations", "Add an organization")
+    def create_organization(body: NewOrganization) -> Response:
+        return write(lambda conn: accounts.create_organization(conn, shop.clock.now_ms(), body.name, body.billing_email))
+
+    @route("GET", "/admin/organizations/{org_id}", "One organization")
+    def get_organization(org_id: Id) -> Response:
+        return read(lambda conn: accounts.get_organization(conn, org_id))
+
+    @route("GET", "/admin/organizations/{org_id}/keys", "Its API keys")
+    def list_keys(org_id: Id) -> Response:
+        return read(lambda conn: api_keys.list_keys(conn, accounts.get_organization(conn, org_id).id))
+
+    @route("POST", "/admin/organizations/{org_id}/keys", "Issue an API key; the secret is shown this once")
+    def create_key(org_id: Id, body: NewKey) -> Response:
+        def work(conn: sa.Connection) -> api_keys.IssuedKey:
+            org = accounts.get_organization(conn, org_id)
+            limits = body.model_dump(exclude={"name"})
+            return api_keys.issue_key(conn, shop.clock.now_ms(), shop.secrets.pepper, org.id, body.name, **limits)
+
+        return write(work)
+
+    @route("DELETE", "/admin/keys/{key_id}", "Revoke an API key for good")
+    def revoke_key(key_id: Id) -> Response:
+        write(lambda conn: api_keys.revoke_key(conn, shop.clock.now_ms(), key_id))
+        return _json({"id": key_id, "revoked": True})
+
+    @route("POST", "/admin/organizations/{org_id}/subscription", "Put it on a plan (ends the running subscription)")
+    def subscribe(org_id: Id, body: NewSubscription) -> Response:
+        def work(conn: sa.Connection) -> catalog.Subscription:
+            org = accounts.get_organization(conn, org_id)
+            return catalog.subscribe(conn, shop.clock.now_ms(), org.id, catalog.get_plan(conn, body.plan, body.version).id)
+
+        return write(work)
+
+
+def _money(route: Any, read: Any, write: Any, shop: Any) -> None:
+    @route("POST", "/admin/organizations/{org_id}/wallet", "Top up its wallet")
+    def top_up(org_id: Id, body: TopUp) -> Response:
+        if body.currency not in EXPONENTS:
+            raise BadRequest(f"{body.currency} is not a currency this shop knows.", param="currency")
+
+        def work(conn: sa.Connection) -> dict[str, Any]:
+            org = accounts.get_organization(conn, org_id)
+            cause = f"admin:{org.id}:{body.cause or new_id('top')}"
+            ledger.top_up(conn, shop.clock.now_ms(), org.id, body.currency, body.amount_micros, cause)
+            revision.touch(conn)
+            return {"balance_micros": ledger.wallet_micros(conn, org.id, body.currency), "currency": body.currency}
+
+        return write(work)
+
+    @route("GET", "/admin/plans", "Plans on sale")
+    def list_plans() -> Response:
+        return read(catalog.list_plans)
+
+    @route("POST", "/admin/plans", "Add a plan")
+    def create_plan(body: Annotated[NewPlan, Body()]) -> Response:
+        terms = catalog.parse_terms(body.terms)
+        return write(lambda conn: catalog.create_plan(conn, shop.clock.now_ms(), body.name, body.title, terms))
+
+    @route("GET", "/admin/usage", "Use by day, zeros included")
+    def get_usage(from_day: Day, to_day: Day, org_id: Annotated[str, Query(max_length=40, pattern=r"^[a-z0-9_]*$")] = "") -> Response:
+        return read(lambda conn: usage.by_day(conn, org_id or None, from_day, to_day))
+
+    @route("GET", "/admin/invoices", "Invoices")
+    def list_invoices() -> Response:
+        return read(billing.list_invoices)
+
+    @route("GET", "/admin/economics", "Cost, revenue and margin of a month")
+    def get_economics(month: Month | None = None) -> Response:
+        start, end = month_bounds_ms(month or month_of(shop.clock.now_ms()))
+        return read(lambda conn: economics.report(conn, economics.machine_price(shop.settings), start, end))
+
+
+def _model(model: models.Model, served: Any) -> dict[str, Any]:
+    shown: dict[str, Any] = msgspec.to_builtins(model)
+    replica = served.replica if served else None
+    shown["replica"] = replica and {"state": replica.state, "restarts": replica.restarts, "rss_bytes": replica.rss_bytes, "running": served.running}
+    return shown
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")

@@ -1,0 +1,87 @@
+"""The whole HTTP face as one ASGI app: `/v1` goes straight to the hot path, everything else through FastAPI.
+
+`build` collects every door of the house with its policy (`app.doors`); a route without one is refused here, before the
+first request. `tests/faces/http/test_policy.py` walks the same list with every kind of wrong key.
+"""
+
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from tollway import __version__
+from tollway.faces.http.openai import Api
+from tollway.faces.http.policy import Door
+from tollway.faces.http.wire import Receive, Scope, Send
+from tollway.flows.gateway import Gateway
+from tollway.kit.errors import TollwayError
+
+
+class House:
+    """The ASGI application."""
+
+    def __init__(self, api: Api, app: FastAPI, doors: list[Door]) -> None:
+        self._api = api
+        self._app = app
+        self.doors = doors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            await self._api(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def build(gateway: Gateway) -> House:
+    """Wire the faces of an open gateway."""
+    from tollway.faces.http import admin, console, docs
+
+    api = Api(gateway.desk, gateway.shop.settings.body_bytes_max)
+    app = FastAPI(title="Tollway", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(TollwayError, _told)
+    doors = list(api.doors)
+    doors += _health(app, gateway)
+    doors += admin.mount(app, gateway)
+    doors += console.mount(app, gateway)
+    doors += docs.mount(app, doors)
+    _every_route_has_a_door(app, doors)
+    return House(api, app, doors)
+
+
+def _health(app: FastAPI, gateway: Gateway) -> list[Door]:
+    async def healthz(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        lacking = [served.name for served in gateway.desk.fleet.all() if not served.ready]
+        return JSONResponse({"ready": not lacking, "waiting_for": lacking}, status_code=503 if lacking else 200)
+
+    async def metrics(_: Request) -> Response:
+        return Response(gateway.desk.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def front(_: Request) -> Response:
+        return Response(status_code=307, headers={"location": "/console"})
+
+    doors = [Door("GET", path, "public", page) for path, page in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics), ("/", front))]
+    for door in doors:
+        app.add_route(door.path, door.endpoint, methods=[door.method], include_in_schema=False)
+    return doors
+
+
+async def _told(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, TollwayError)
+    shown = {"error": {"message": str(error), "type": error.type, "param": error.param, "code": error.code}}
+    headers = {"retry-after": str(max(1, int(error.retry_after_s)))} if error.retry_after_s else {}
+    return JSONResponse(shown, status_code=error.status, headers=headers)
+
+
+def _every_route_has_a_door(app: FastAPI, doors: list[Door]) -> None:
+    """Raise for a route that no door speaks for: deny by default, at the latest possible moment before opening."""
+    known = {(door.method, door.path) for door in doors}
+    for route in app.routes:
+        methods: Any = getattr(route, "methods", None) or {"GET"}
+        path = getattr(route, "path", str(route))
+        for method in methods - {"HEAD", "OPTIONS"}:
+            if (method, path) not in known:
+                raise RuntimeError(f"{method} {path} has no policy")

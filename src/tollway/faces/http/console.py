@@ -1,0 +1,98 @@
+"""The console inside the gateway: its routes, its live numbers, and a playground that takes the road of every call."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from starlette.responses import Response, StreamingResponse
+
+from tollway.faces.console import PAGES, routes
+from tollway.faces.http.policy import Door
+from tollway.faces.http.wire import decode, error_body
+from tollway.flows.answer import answer_stream, open_call
+from tollway.flows.call import new_call_id
+from tollway.flows.gateway import Gateway
+from tollway.kit.errors import TollwayError, Unavailable
+from tollway.sell.access import Caller
+from tollway.sell.api_keys import ApiKey
+from tollway.serve.requests import ChatRequest
+
+_chat = msgspec.json.Decoder(ChatRequest)
+
+
+def mount(app: FastAPI, gateway: Gateway) -> list[Door]:
+    """Add the console's routes; returns their doors."""
+
+    async def playground(org_id: str, body: dict[str, Any]) -> Response:
+        return await _chat_as(gateway, org_id, body)
+
+    app.router.routes.extend(routes(LiveShop(gateway), playground))
+    return [Door(method, page.path, page.policy, page.endpoint) for page in PAGES for method in page.methods]
+
+
+class LiveShop:
+    """The shop as the console sees it inside a gateway: the same parts, and what the gateway knows by heart."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        shop = gateway.shop
+        self.db, self.clock, self.secrets, self.settings = shop.db, shop.clock, shop.secrets, shop.settings
+
+    def live(self) -> dict[str, Any]:
+        """Calls under way, refusals and errors of the last five minutes, and the state of every replica."""
+        desk = self._gateway.desk
+        recent = desk.metrics.live()
+        fleet = desk.fleet.all()
+        return {
+            "in_flight": sum(served.running for served in fleet),
+            "queued": sum(served.line.waiting for served in fleet),
+            "errors": recent["server_errors"],
+            "refused": recent["client_errors"],
+            "replicas": [
+                {
+                    "model": served.name,
+                    "version": served.model.version,
+                    "state": str(served.replica.state),
+                    "busy": served.running,
+                    "slots": served.caps.slots,
+                    "pid": served.replica.pid,
+                    "restarts": served.replica.restarts,
+                    "rss_bytes": served.replica.rss_bytes,
+                }
+                for served in fleet
+            ],
+        }
+
+    def describe_model(self, name: str, version: str) -> Any:
+        """The manifest of a package; None for what has none."""
+        try:
+            return self._gateway.shop.store.get(name, version).manifest
+        except TollwayError:
+            return None
+
+
+async def _chat_as(gateway: Gateway, org_id: str, body: dict[str, Any]) -> Response:
+    """A chat for a signed-in member, as if the organization had called with a key of its own."""
+    desk = gateway.desk
+    call_id = new_call_id()
+    nobody: dict[str, Any] = dict.fromkeys(("models", "rpm", "tpm", "concurrency", "expires_ms", "revoked_ms"))
+    key = ApiKey(id="console", org_id=org_id, name="console", hint="", scopes=("inference",), created_ms=0, **nobody)
+    call = await open_call(desk, Caller(key, desk.access.account(org_id), None), decode(_chat, msgspec.json.encode(body)), call_id)
+    groups = answer_stream(call)
+    first = await anext(groups)
+    return StreamingResponse(_events(first, groups), media_type="text/event-stream", headers={"x-request-id": f"req_{call_id}", "cache-control": "no-cache"})
+
+
+async def _events(first: list[bytes], groups: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
+    try:
+        for event in first:
+            yield b"data: %b\n\n" % event
+        async for group in groups:
+            yield b"".join([b"data: %b\n\n" % event for event in group])
+    except TollwayError as error:
+        yield b"data: %b\n\n" % error_body(error)
+    except TimeoutError:
+        yield b"data: %b\n\n" % error_body(Unavailable("The call took too long and was stopped.", code="timeout"))
+    finally:
+        await groups.aclose()  # type: ignore[attr-defined]

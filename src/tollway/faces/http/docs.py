@@ -1,0 +1,132 @@
+"""`/openapi.json` and `/docs`: the whole API, hot path included, described from the same types that decode it.
+
+The docs page is rendered here and needs nothing from anywhere else.
+"""
+
+import html
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from tollway import __version__
+from tollway.faces.http.policy import Door
+from tollway.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest
+
+_BODIES = {"/v1/chat/completions": ChatRequest, "/v1/completions": CompletionRequest, "/v1/embeddings": EmbeddingRequest}
+_TITLES = {
+    "/v1/chat/completions": "Answer a conversation",
+    "/v1/completions": "Continue a text",
+    "/v1/embeddings": "Texts as vectors",
+    "/v1/models": "Models this key may use",
+    "/v1/models/{model}": "One model",
+    "/v1/key": "What this key may do and has left",
+    "/v1/usage": "What this organization used, by day",
+}
+_ERRORS = {
+    "400": "The request is wrong; `param` names the parameter.",
+    "401": "No valid API key.",
+    "402": "No money or quota left: paying helps, retrying does not.",
+    "403": "The key or plan does not allow this.",
+    "404": "No such model or URL.",
+    "405": "The method is not allowed here.",
+    "413": "The body is too large.",
+    "429": "A rate limit is reached; see Retry-After.",
+    "503": "Cannot be answered now; nothing was billed.",
+}
+
+
+def mount(app: FastAPI, doors: list[Door]) -> list[Door]:
+    """Add `/openapi.json` and `/docs`; returns their doors."""
+    described = openapi(app, doors)
+
+    async def spec(_: Request) -> Response:
+        return JSONResponse(described)
+
+    async def page(_: Request) -> Response:
+        return HTMLResponse(_page(described), headers={"content-security-policy": "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'"})
+
+    own = [Door("GET", "/openapi.json", "public", spec), Door("GET", "/docs", "public", page)]
+    for door in own:
+        app.add_route(door.path, door.endpoint, methods=[door.method], include_in_schema=False)
+    return own
+
+
+def openapi(app: FastAPI, doors: list[Door]) -> dict[str, Any]:
+    """OpenAPI 3.1 of `/v1` and `/admin`."""
+    described: dict[str, Any] = get_openapi(title="Tollway", version=__version__, routes=app.routes)
+    components = described.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    made, found = msgspec.json.schema_components(list(_BODIES.values()), ref_template="#/components/schemas/{name}")
+    schemas.update(found)
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    described["security"] = [{"key": []}]
+    paths = described.setdefault("paths", {})
+    references = dict(zip(_BODIES, made, strict=True))
+    for door in doors:
+        if door.path.startswith("/v1/"):
+            paths.setdefault(door.path, {})[door.method.lower()] = _operation(door, references.get(door.path))
+    for operations in paths.values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None) if operation.get("tags") == ["v1"] else None
+    return described
+
+
+def _operation(door: Door, body: Any) -> dict[str, Any]:
+    problem = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    if door.path.endswith("completions"):
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    operation: dict[str, Any] = {
+        "tags": ["v1"],
+        "summary": _TITLES[door.path],
+        "responses": {"200": {"description": "The answer.", "content": content}}
+        | {status: {"description": text, **problem} for status, text in _ERRORS.items()},
+    }
+    if "{model}" in door.path:
+        operation["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}]
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    return operation
+
+
+def _page(described: dict[str, Any]) -> str:
+    rows = []
+    for path, operations in sorted(described["paths"].items(), key=lambda item: (not item[0].startswith("/v1"), item[0])):
+        for method, operation in operations.items():
+            answers = ", ".join(operation["responses"])
+            rows.append(
+                f"<tr><td><b>{method.upper()}</b></td><td><code>{html.escape(path)}</code></td>"
+                f"<td>{html.escape(operation.get('summary', ''))}</td><td>{answers}</td></tr>"
+            )
+    fields = "".join(_fields(name, described["components"]["schemas"][name]) for name in ("ChatRequest", "CompletionRequest", "EmbeddingRequest"))
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        '<title>Tollway API</title><link rel="stylesheet" href="/console/static/console.css"><main class="docs">'
+        "<h1>Tollway API</h1><p>OpenAI-compatible: any OpenAI client works by changing base URL and key. "
+        'Machine-readable: <a href="/openapi.json">/openapi.json</a>.</p>'
+        f"<table><thead><tr><th>Method</th><th>Path</th><th>What</th><th>Answers</th></tr></thead><tbody>{''.join(rows)}</tbody></table>{fields}</main></html>"
+    )
+
+
+def _fields(name: str, schema: dict[str, Any]) -> str:
+    required = set(schema.get("required", ()))
+    rows = "".join(
+        f"<tr><td><code>{html.escape(field)}</code></td><td>{'required' if field in required else ''}</td><td>{html.escape(_kind(kind))}</td></tr>"
+        for field, kind in schema["properties"].items()
+    )
+    return f"<h2>{name}</h2><table><thead><tr><th>Parameter</th><th></th><th>Type</th></tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_kind(one) for one in schema["anyOf"])
+    if "$ref" in schema:
+        return str(schema["$ref"].rsplit("/", 1)[-1])
+    if "enum" in schema:
+        return ", ".join(repr(one) for one in schema["enum"])
+    bounds = [f"{word} {schema[key]:g}" for key, word in (("minimum", "from"), ("maximum", "to")) if key in schema]
+    return " ".join([str(schema.get("type", "any")), *bounds])

@@ -1,0 +1,67 @@
+"""Slow and too many clients: uvicorn's HTTP protocol with deadlines and a cap, so that the box stands without a proxy.
+
+Default uvicorn waits for ever for headers and bodies: 1,500 slow connections stop it. Here a connection must have sent
+its headers within `header_timeout_s` of opening (or of its first byte after idling), its body within `body_timeout_s`
+of its headers, and connections above the cap are closed at once.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+
+def guarded(header_timeout_s: float, body_timeout_s: float, connections_max: int) -> type[HttpToolsProtocol]:
+    """The protocol class for one server, with its limits built in."""
+
+    class GuardedProtocol(HttpToolsProtocol):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._deadline: asyncio.TimerHandle | None = None
+            self._awaiting = "headers"
+
+        def connection_made(self, transport: Any) -> None:
+            if len(self.connections) >= connections_max:
+                transport.abort()
+                self.transport = transport
+                return
+            super().connection_made(transport)
+            self._arm(header_timeout_s)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._disarm()
+            if self in self.connections:
+                super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self not in self.connections:
+                return
+            if self._awaiting == "request":
+                self._awaiting = "headers"
+                self._arm(header_timeout_s)
+            super().data_received(data)
+
+        def on_headers_complete(self) -> None:
+            super().on_headers_complete()
+            self._awaiting = "body"
+            self._arm(body_timeout_s)
+
+        def on_message_complete(self) -> None:
+            super().on_message_complete()
+            self._disarm()
+            self._awaiting = "request"
+
+        def _arm(self, seconds: float) -> None:
+            self._disarm()
+            self._deadline = self.loop.call_later(seconds, self._too_slow)
+
+        def _disarm(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+        def _too_slow(self) -> None:
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.abort()
+
+    return GuardedProtocol

@@ -1,0 +1,177 @@
+"""The OpenAI-compatible API, as raw ASGI: the hot path. Parse, call the flow, render.
+
+Authorisation is the first thing that runs; the body of a caller without a valid key is never read.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from tollway.faces.http.policy import Door
+from tollway.faces.http.wire import EVENTS, ClientGone, Departure, Headers, Receive, Scope, Send, bearer, decode, error_body, read_body, send_error, send_json
+from tollway.flows.answer import Call, Desk, answer_stream, answer_whole, open_call
+from tollway.flows.call import new_call_id
+from tollway.kit import log
+from tollway.kit.clock import from_ms
+from tollway.kit.errors import BadRequest, NotFound, TollwayError, Unavailable
+from tollway.sell.access import Caller
+from tollway.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest, Request
+
+_log = log.get("faces.http")
+_NO_BUFFERING = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+
+
+class Api:
+    """Answers `/v1/*`."""
+
+    def __init__(self, desk: Desk, body_bytes_max: int) -> None:
+        self._desk = desk
+        self._limit = body_bytes_max
+        chat = msgspec.json.Decoder(ChatRequest)
+        completion = msgspec.json.Decoder(CompletionRequest)
+        embedding = msgspec.json.Decoder(EmbeddingRequest)
+        self.doors = [
+            Door("POST", "/v1/chat/completions", "inference", self._generates(chat)),
+            Door("POST", "/v1/completions", "inference", self._generates(completion)),
+            Door("POST", "/v1/embeddings", "inference", self._generates(embedding)),
+            Door("GET", "/v1/models", "key", self._models),
+            Door("GET", "/v1/models/{model}", "key", self._model),
+            Door("GET", "/v1/key", "key", self._key),
+        ]
+        self._exact = {(door.method, door.path): door for door in self.doors}
+        self._methods: dict[str, set[str]] = {}
+        for door in self.doors:
+            self._methods.setdefault(door.path, set()).add(door.method)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request under /v1: find its door, check the key, answer, count."""
+        began = time.monotonic()
+        call_id = new_call_id()
+        headers: Headers = [(b"x-request-id", b"req_" + call_id.encode())]
+        path, status = scope["path"], 200
+        route = path if path in self._methods else "/v1/models/{model}" if path.startswith("/v1/models/") else "/v1/*"
+        self._desk.metrics.inflight.inc()
+        try:
+            door = self._exact.get((scope["method"], route))
+            if door is None:
+                raise self._no_door(scope["method"], route, path)
+            caller = self._desk.access.identify(bearer(scope))
+            if door.policy != "key":
+                self._desk.access.require(caller, door.policy)
+            status = await door.endpoint(scope, receive, send, caller, call_id, headers)
+        except TollwayError as error:
+            status = error.status
+            await send_error(send, error, headers)
+        except ClientGone:
+            status = 499
+        except Exception as error:
+            status = 500
+            _log.error("unexpected", route=route, request_id=f"req_{call_id}", exc_info=error)
+            await send_error(send, TollwayError(f"Something went wrong on our side; the request id is req_{call_id}."), headers)
+        finally:
+            self._desk.metrics.inflight.dec()
+            self._desk.metrics.http(route, scope["method"], status, time.monotonic() - began)
+
+    # -- generation --------------------------------------------------------------------------------------------------
+
+    def _generates(self, decoder: msgspec.json.Decoder[Any]) -> Callable[..., Awaitable[int]]:
+        async def endpoint(scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers) -> int:
+            request: Request = decode(decoder, await read_body(scope, receive, self._limit))
+            call = await open_call(self._desk, caller, request, call_id)
+            headers += self._desk.access.rate_headers(caller)
+            async with Departure(receive) as departure:
+                await self._render(call, send, headers)
+            return 499 if departure.gone else 200
+
+        return endpoint
+
+    async def _render(self, call: Call, send: Send, headers: Headers) -> None:
+        try:
+            if call.request.stream:
+                await self._stream(call, send, headers)
+            else:
+                await send_json(send, 200, await answer_whole(call), headers)
+        except TimeoutError:
+            raise Unavailable("The call took too long and was stopped; nothing was billed.", code="timeout") from None
+
+    async def _stream(self, call: Call, send: Send, headers: Headers) -> None:
+        """The first event decides the status: until then an error is an ordinary error answer."""
+        async with aclosing(answer_stream(call)) as groups:
+            first = await anext(groups)
+            await send({"type": "http.response.start", "status": 200, "headers": [EVENTS, *_NO_BUFFERING, *headers]})
+            try:
+                await send({"type": "http.response.body", "body": _events(first), "more_body": True})
+                async for group in groups:
+                    await send({"type": "http.response.body", "body": _events(group), "more_body": True})
+            except (TollwayError, TimeoutError) as error:
+                told = error if isinstance(error, TollwayError) else Unavailable("The call took too long and was stopped.", code="timeout")
+                await send({"type": "http.response.body", "body": _events([error_body(told)]), "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+    # -- looking around ----------------------------------------------------------------------------------------------
+
+    async def _models(self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers) -> int:
+        shown = [_shown(served) for served in self._desk.fleet.all() if self._desk.access.may_use(caller, served.name)]
+        await send_json(send, 200, msgspec.json.encode({"object": "list", "data": shown}), headers)
+        return 200
+
+    async def _model(self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers) -> int:
+        served = self._desk.fleet.find(scope["path"].removeprefix("/v1/models/"))
+        if not self._desk.access.may_use(caller, served.name):
+            raise NotFound(f"There is no model {served.name!r} for this key.", code="model_not_found", hint="GET /v1/models lists them.")
+        await send_json(send, 200, msgspec.json.encode(_shown(served)), headers)
+        return 200
+
+    async def _key(self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers) -> int:
+        """What a key may do and has left: so that a client can look before it calls."""
+        key, account = caller.key, caller.account
+        spending = account.spending
+        terms = account.plan.terms if account.plan else None
+        shown: dict[str, Any] = {
+            "object": "key",
+            "id": key.id,
+            "name": key.name,
+            "hint": key.hint,
+            "organization": {"id": account.org_id, "name": account.name},
+            "scopes": key.scopes,
+            "models": key.models,
+            "expires_at": from_ms(key.expires_ms).isoformat() if key.expires_ms else None,
+            "plan": account.plan and {"name": account.plan.plan_name, "title": account.plan.title, "version": account.plan.version},
+            "month": spending.month,
+            "tokens_used": spending.tokens,
+            "tokens_max": terms.limits.monthly_tokens if terms else None,
+            "wallet_micros": max(0, account.left_picos()) // 1_000_000 if terms and terms.overage == "wallet" else None,
+            "currency": terms.currency if terms else None,
+            "limits": terms.limits if terms else None,
+        }
+        await send_json(send, 200, msgspec.json.encode(shown), [*headers, *self._desk.access.rate_headers(caller)])
+        return 200
+
+    def _no_door(self, method: str, route: str, path: str) -> TollwayError:
+        if route in self._methods:
+            wanted = ", ".join(sorted(self._methods[route]))
+            error = BadRequest(f"{method} is not allowed here; use {wanted}.", code="method_not_allowed")
+            error.status = 405
+            return error
+        return NotFound(f"There is no {path[:80]!r} in this API.", code="unknown_url", hint="See /docs for what there is.")
+
+
+def _events(group: list[bytes]) -> bytes:
+    if len(group) == 1:
+        return b"data: %b\n\n" % group[0]
+    return b"".join([b"data: %b\n\n" % event for event in group])
+
+
+def _shown(served: Any) -> dict[str, Any]:
+    return {
+        "id": served.name,
+        "object": "model",
+        "created": served.model.created_ms // 1000,
+        "owned_by": "tollway",
+        "kind": served.model.kind,
+        "version": served.model.version,
+        "context_tokens": served.caps.context_tokens or None,
+    }

@@ -1,0 +1,74 @@
+"""The server process of `tollway up`: open the gateway, build the house, serve until told to stop."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from tollway.faces.http.app import build
+from tollway.faces.http.guard import guarded
+from tollway.flows.gateway import Gateway
+from tollway.kit.errors import Unavailable
+from tollway.shop import Shop
+
+
+def serve(shop: Shop, on_ready: Callable[[Gateway], None] | None = None, on_progress: Callable[[str], None] | None = None) -> None:
+    """Run the gateway of `shop` until SIGINT or SIGTERM. `on_ready` is called once when every replica can answer."""
+    with asyncio.Runner(loop_factory=_uvloop()) as runner:
+        runner.run(_serve(shop, on_ready, on_progress))
+
+
+async def _serve(shop: Shop, on_ready: Callable[[Gateway], None] | None, on_progress: Callable[[str], None] | None) -> None:
+    settings = shop.settings
+    listener = listen(settings.host, settings.port)
+    gateway = Gateway(shop)
+    await gateway.open(on_progress)
+    protocol = guarded(settings.header_timeout_s, settings.body_timeout_s, settings.connections_max)
+    config = uvicorn.Config(
+        build(gateway),
+        http=protocol,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=30,
+        backlog=2048,
+    )
+    server = uvicorn.Server(config)
+    announce = asyncio.create_task(_announce(gateway, on_ready))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        announce.cancel()
+        await gateway.close()
+
+
+async def _announce(gateway: Gateway, on_ready: Callable[[Gateway], None] | None) -> None:
+    await gateway.desk.fleet.wait_ready()
+    if on_ready is not None:
+        on_ready(gateway)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, or a clear word about who has the port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise Unavailable(
+            f"Cannot listen on {host}:{port}: {error.strerror}.", code="port_in_use", hint=f"Choose another with `tollway up --port {port + 1}`."
+        ) from error
+    listener.listen(2048)
+    listener.setblocking(False)
+    return listener
+
+
+def _uvloop() -> Callable[[], asyncio.AbstractEventLoop]:
+    import uvloop
+
+    return uvloop.new_event_loop

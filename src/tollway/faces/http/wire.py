@@ -1,0 +1,150 @@
+"""Raw ASGI in and out for the hot path: read a bounded body, answer JSON, say errors in OpenAI's shape."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from tollway.kit.errors import BadRequest, TollwayError, TooLarge
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+JSON = (b"content-type", b"application/json")
+EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
+
+
+class ClientGone(Exception):
+    """The caller closed the connection; nobody hears an answer."""
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """A request header as text; empty when absent."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value.decode("latin-1"))
+    return ""
+
+
+def bearer(scope: Scope) -> str:
+    """The API key of a request: `Authorization: Bearer KEY`, or Azure's `api-key`."""
+    given = header(scope, b"authorization")
+    if given[:7].lower() == "bearer ":
+        return given[7:].strip()
+    return header(scope, b"api-key")
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole body, at most `limit` bytes. Raises TooLarge, ClientGone."""
+    declared = header(scope, b"content-length")
+    if declared.isdigit() and int(declared) > limit:
+        raise _too_large(limit)
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body"):
+        return _bounded(body, limit)
+    parts = [body]
+    size = len(body)
+    while message.get("more_body"):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise _too_large(limit)
+    return b"".join(parts)
+
+
+def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    """Bytes to a typed request. Raises BadRequest naming the parameter."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$")
+        param = where.rstrip("`").lstrip(".") or None
+        if "unknown field" in what or "missing required field" in what:
+            named = what.rpartition("field `")[2].rstrip("`")
+            param = f"{param}.{named}" if param else named
+            if "unknown field" in what:
+                raise BadRequest(f"Unknown parameter: {param!r}."[:300], param=param[:120], code="unknown_parameter") from None
+        raise BadRequest(f"Invalid value for {param or 'the body'}: {what}."[:300], param=param and param[:120], code="invalid_value") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"The body is not valid JSON: {str(error)[:200]}.", code="invalid_json") from None
+    except RecursionError:
+        raise BadRequest("The body is nested too deeply.", code="invalid_json") from None
+
+
+def error_body(error: TollwayError) -> bytes:
+    """An error in OpenAI's shape."""
+    return msgspec.json.encode({"error": {"message": str(error), "type": error.type, "param": error.param, "code": error.code}})
+
+
+async def send_json(send: Send, status: int, body: bytes, headers: Headers) -> None:
+    """One whole answer."""
+    head = [JSON, (b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(send: Send, error: TollwayError, headers: Headers) -> None:
+    """An error answer; `Retry-After` where trying again helps."""
+    if error.retry_after_s is not None:
+        headers = [*headers, (b"retry-after", b"%d" % max(1, -(-error.retry_after_s // 1)))]
+    if error.status == 401:
+        headers = [*headers, (b"www-authenticate", b"Bearer")]
+    await send_json(send, error.status, error_body(error), headers)
+
+
+class Departure:
+    """Cancels the running task when the caller goes away. Watching starts after a moment: most calls are faster.
+
+    `async with Departure(receive) as departure: …`; afterwards `departure.gone` says whether that happened.
+    """
+
+    _AFTER_S = 0.02
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._watch: asyncio.Future[Any] | None = None
+        self.gone = False
+
+    async def __aenter__(self) -> "Departure":
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._timer = asyncio.get_running_loop().call_later(self._AFTER_S, self._start)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: Any) -> bool:
+        self._timer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+        if kind is asyncio.CancelledError and self.gone:
+            self._task.uncancel()
+            return True
+        return False
+
+    def _start(self) -> None:
+        self._watch = asyncio.ensure_future(self._until_gone())
+
+    async def _until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+        self._task.cancel()
+
+
+def _bounded(body: bytes, limit: int) -> bytes:
+    if len(body) > limit:
+        raise _too_large(limit)
+    return body
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The request body is larger than {limit:,} bytes.", hint="Send less, or ask the operator to raise body_bytes_max.")

@@ -1,0 +1,42 @@
+"""A request's whole path: authorise -> admit -> route -> run -> record -> settle. Read it downwards.
+
+`open_call` takes a request as far as a held grant; `answer_whole` and `answer_stream` run it. Leaving the `async with`
+closes the call exactly once: what was delivered is billed and durable before the answer ends, the rest is given back.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from tollway.flows.call import Call, Desk
+from tollway.sell.access import Caller
+from tollway.serve import fold
+from tollway.serve.requests import EmbeddingRequest, Request
+
+
+async def open_call(desk: Desk, caller: Caller, request: Request, call_id: str) -> Call:
+    """Find the model, count the input, hold the most the call can cost. Raises 400, 402, 403, 404, 429."""
+    served = desk.fleet.find(request.model)
+    request.refuse_unsupported(served.caps)
+    size = await served.size(request)
+    grant = desk.access.admit(caller, request.model, size.input_tokens, size.output_tokens)
+    return Call(desk, served, request, size, grant, call_id)
+
+
+async def answer_whole(call: Call) -> bytes:
+    """Run a call and answer in one piece; its event is durable when this returns. Raises Unavailable (503)."""
+    request = call.request
+    async with call, asyncio.timeout(call.desk.call_timeout_s):
+        if isinstance(request, EmbeddingRequest) or (call.served.passes_through and len(call.work) == 1):
+            raw = await call.whole(0)
+        else:
+            raw = fold.whole(request, await call.all_folded(), call.id, call.at_ms // 1000, call.usage())
+    return call.renamed(raw)
+
+
+async def answer_stream(call: Call) -> AsyncIterator[list[bytes]]:
+    """Run a call and yield its events in groups as they come; the last group only after the event is durable.
+    If the caller leaves, the engine stops and what was generated is billed."""
+    async with call, asyncio.timeout(call.desk.call_timeout_s):
+        async for events in call.relayed(0) if len(call.work) == 1 and call.request.operation == "chat" else call.woven():
+            yield events
+    yield call.last_events()

@@ -1,0 +1,284 @@
+"""One call in the making: its grant, its engine calls, its tally; opened, run and closed exactly once.
+
+`flows/answer.py` is the story; this is its protagonist. Leaving the `async with` block closes the call whatever happened:
+
+    left normally            the answer is complete             billed, event status "ok"
+    the caller went away     the engine was stopped             what was generated is billed (the plan may say "free")
+    anything else            we failed                          nothing is billed, everything held is given back
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from tollway.kit import log
+from tollway.kit.clock import Clock
+from tollway.kit.errors import Unavailable
+from tollway.kit.ids import base32, uuid7_int
+from tollway.sell.access import Access, Grant
+from tollway.sell.metering import Recorder, UsageEvent
+from tollway.serve import engine_call, fold
+from tollway.serve.engine_call import Tally
+from tollway.serve.fleet import Fleet, Served, Size
+from tollway.serve.line import Seat
+from tollway.serve.requests import ChatRequest, EmbeddingRequest, Request
+from tollway.serve.wire import WireError
+from tollway.watch.metrics import Metrics
+
+_log = log.get("flows.call")
+
+
+class Desk(msgspec.Struct):
+    """The parts of the running shop that a call passes through."""
+
+    clock: Clock
+    access: Access
+    recorder: Recorder
+    fleet: Fleet
+    metrics: Metrics
+    call_timeout_s: float
+
+
+class Call:
+    """A caller's request with what was set aside for it."""
+
+    def __init__(self, desk: Desk, served: Served, request: Request, size: Size, grant: Grant, call_id: str) -> None:
+        self.desk, self.served, self.request, self.size, self.grant = desk, served, request, size, grant
+        self.id = call_id
+        self.at_ms = desk.clock.now_ms()
+        self.began = time.monotonic()
+        stream = bool(request.stream) or (not served.passes_through and not isinstance(request, EmbeddingRequest))
+        self.work = request.work(served.engine_model, served.caps, size.output_tokens // size.parts, stream=stream)
+        self.tallies = [Tally() for _ in self.work]
+        self.price_picos: int | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
+        if kind is None:
+            await self.close("ok")
+        elif issubclass(kind, asyncio.CancelledError | GeneratorExit):
+            await self.close("aborted")
+        else:
+            await self.close("failed")
+
+    # -- run ---------------------------------------------------------------------------------------------------------
+
+    async def whole(self, index: int) -> bytes:
+        """Run one engine call that answers in one piece. Tried twice if the engine goes away."""
+        for attempt in (1, 2):
+            seat = await self._sit(index)
+            try:
+                return await engine_call.once(seat, self.work[index], self.tallies[index])
+            except WireError as error:
+                self._went_away(seat, error, final=attempt == 2)
+            finally:
+                self._stand(index, seat)
+        raise AssertionError("unreachable")
+
+    async def folded(self, index: int) -> fold.Folded:
+        """Run one streamed engine call and fold it. Tried twice: nothing has reached the caller."""
+        for attempt in (1, 2):
+            seat = await self._sit(index)
+            choice = fold.Folded()
+            try:
+                async for events in engine_call.relay(seat, self.work[index], self.tallies[index]):
+                    for event in events:
+                        choice.add(event)
+                return choice
+            except WireError as error:
+                self._went_away(seat, error, final=attempt == 2)
+            finally:
+                self._stand(index, seat)
+        raise AssertionError("unreachable")
+
+    async def relayed(self, index: int) -> AsyncIterator[list[bytes]]:
+        """Run one streamed engine call and pass its events on. Tried twice only until the first event."""
+        for attempt in (1, 2):
+            seat = await self._sit(index)
+            started = False
+            try:
+                async for events in engine_call.relay(seat, self.work[index], self.tallies[index]):
+                    started = True
+                    yield [self.renamed(event) for event in events] if self.served.renames else events
+                return
+            except WireError as error:
+                self._went_away(seat, error, final=started or attempt == 2)
+            finally:
+                self._stand(index, seat)
+
+    async def woven(self) -> AsyncIterator[list[bytes]]:
+        """Run all engine calls of a streamed answer at once, each event with its choice's index."""
+        assert not isinstance(self.request, EmbeddingRequest)
+        arrived = asyncio.Queue[tuple[int, list[bytes]] | BaseException | None]()
+
+        async def run(index: int) -> None:
+            try:
+                async for events in self.relayed(index):
+                    arrived.put_nowait((index, events))
+            except Exception as error:
+                arrived.put_nowait(error)
+                raise
+            arrived.put_nowait(None)
+
+        tasks = [asyncio.ensure_future(run(index)) for index in range(len(self.work))]
+        try:
+            open_parts = len(tasks)
+            while open_parts:
+                came = await arrived.get()
+                if isinstance(came, BaseException):
+                    raise came
+                if came is None:
+                    open_parts -= 1
+                else:
+                    yield [fold.restamp(event, came[0], self.id, self.request) for event in came[1]]
+        finally:
+            await _stop(tasks)
+
+    async def all_folded(self) -> list[fold.Folded]:
+        """Run all engine calls of one answer at once and fold each."""
+        if len(self.work) == 1:
+            return [await self.folded(0)]
+        tasks = [asyncio.ensure_future(self.folded(index)) for index in range(len(self.work))]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            await _stop(tasks)
+
+    async def _sit(self, index: int) -> Seat:
+        seat = await self.served.line.take(self.grant.caller.account.org_id, self.size.tokens_each)
+        tally = self.tallies[index] = Tally()
+        if seat.time is not None:
+            tally.stint = seat.time.enter(time.monotonic())
+        return seat
+
+    def _stand(self, index: int, seat: Seat) -> None:
+        tally = self.tallies[index]
+        if seat.time is not None and tally.stint is not None:
+            tally.prefill_us, tally.decode_us = seat.time.leave(tally.stint, time.monotonic())
+            tally.time = seat.time
+        tally.version = seat.version
+        self.served.line.leave(seat, self.size.tokens_each)
+
+    def _went_away(self, seat: Seat, error: WireError, *, final: bool) -> None:
+        self.served.suspect(seat)
+        self.desk.metrics.retries.inc()
+        _log.warning("engine went away", model=self.request.model, error=str(error), final=final)
+        if final:
+            raise Unavailable(
+                "The engine stopped while answering; nothing was billed.", code="engine_lost", hint="Try again.", retry_after_s=2
+            ) from error
+
+    # -- close -------------------------------------------------------------------------------------------------------
+
+    async def close(self, status: str) -> None:
+        """Record and settle, or give back. Only the first close counts; it returns when the event is durable."""
+        if self._closed:
+            return
+        self._closed = True
+        counts = self.counts()
+        generated = status == "ok" or (status == "aborted" and self.grant.plan.terms.aborted == "bill" and counts[2] > 0)
+        for tally in self.tallies:
+            if tally.time is not None:
+                tally.time.book(tally.prefill_us + tally.decode_us, billed=generated)
+        self._observe(status, counts)
+        if not generated:
+            self.desk.access.release(self.grant)
+            return
+        event = self._settle(status, counts)
+        wallet = self.grant.plan.terms.currency if self.grant.wallet else None
+        await self.desk.recorder.record(event, wallet)
+
+    def counts(self) -> tuple[int, int, int]:
+        """(input, cached, output) tokens of the whole call: choices of one prompt share its input, as callers expect."""
+        per_part = [tally.counts(self.size.input_tokens) for tally in self.tallies]
+        firsts = per_part[:: self.request.choices] if not isinstance(self.request, EmbeddingRequest) else per_part
+        output = min(sum(part[2] for part in per_part), self.size.output_tokens)
+        return sum(part[0] for part in firsts), sum(part[1] for part in firsts), output
+
+    def usage(self) -> dict[str, Any]:
+        """The usage object of the answer."""
+        fresh, cached, output = self.counts()
+        usage: dict[str, Any] = {"prompt_tokens": fresh + cached, "total_tokens": fresh + cached + output}
+        if not isinstance(self.request, EmbeddingRequest):
+            usage |= {"completion_tokens": output, "prompt_tokens_details": {"cached_tokens": cached}}
+        return usage
+
+    def last_events(self) -> list[bytes]:
+        """What ends a stream: usage, if it was asked for, and [DONE]."""
+        options = None if isinstance(self.request, EmbeddingRequest) else self.request.stream_options
+        if options is None or not options.include_usage:
+            return [b"[DONE]"]
+        chat = isinstance(self.request, ChatRequest)
+        usage = {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{self.id}",
+            "object": "chat.completion.chunk" if chat else "text_completion",
+            "created": self.at_ms // 1000,
+            "model": self.request.model,
+            "choices": [],
+            "usage": self.usage(),
+        }
+        return [msgspec.json.encode(usage), b"[DONE]"]
+
+    def renamed(self, answer: bytes) -> bytes:
+        """The answer under the name the caller used."""
+        if not self.served.renames:
+            return answer
+        return answer.replace(b'"model":"%b"' % self.served.engine_model.encode(), b'"model":"%b"' % self.request.model.encode(), 1)
+
+    def first_piece_at(self) -> float | None:
+        """When the first piece came (monotonic), of any choice."""
+        return min((tally.first_piece_at for tally in self.tallies if tally.first_piece_at is not None), default=None)
+
+    def _observe(self, status: str, counts: tuple[int, int, int]) -> None:
+        now, first = time.monotonic(), self.first_piece_at()
+        first_s = None if first is None else first - self.began
+        tokens = (counts[0] + counts[1], counts[2])
+        self.desk.metrics.call(self.request.operation, self.request.model, status, now - self.began, first_s, tokens)
+
+    def _settle(self, status: str, counts: tuple[int, int, int]) -> UsageEvent:
+        fresh, cached, output = counts
+        grant, account = self.grant, self.grant.caller.account
+        quantities = {"input_tokens": fresh, "cached_tokens": cached, "output_tokens": output, "requests": 1}
+        self.price_picos = self.desk.access.settle(grant, quantities)
+        first = self.first_piece_at()
+        return UsageEvent(
+            id=f"evt_{self.id}",
+            request_id=f"req_{self.id}",
+            org_id=account.org_id,
+            key_id=grant.caller.key.id,
+            subscription_id=grant.subscription_id,
+            plan_version_id=grant.plan.id,
+            model=self.request.model,
+            model_version=self.tallies[0].version,
+            operation=self.request.operation,
+            status=status,
+            at_ms=self.at_ms,
+            input_tokens=fresh,
+            cached_tokens=cached,
+            output_tokens=output,
+            price_picos=self.price_picos,
+            prefill_us=sum(tally.prefill_us for tally in self.tallies),
+            decode_us=sum(tally.decode_us for tally in self.tallies),
+            first_token_us=round((first - self.began) * 1e6) if first is not None else None,
+            duration_us=round((time.monotonic() - self.began) * 1e6),
+            streamed=bool(self.request.stream),
+        )
+
+
+async def _stop(tasks: list[asyncio.Future[Any]]) -> None:
+    """Cancel what still runs and wait until it has stopped; its outcome was already dealt with."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def new_call_id() -> str:
+    """The id of a call: its event is evt_ID, its request req_ID."""
+    return base32(uuid7_int())

@@ -1,0 +1,130 @@
+"""Opening and closing the gateway: the desk that calls pass through, and the small tasks that keep it true.
+
+Open: own the database -> start the recorder -> read who may do what -> start the fleet. Then, until closed: notice what
+other processes changed (four times a second), and write down what the machines did (every ten seconds).
+"""
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+
+import sqlalchemy as sa
+
+from tollway.flows.call import Desk
+from tollway.kit import log
+from tollway.kit.errors import TollwayError
+from tollway.sell import ledger, revision
+from tollway.sell.access import Access, Book, read_book
+from tollway.sell.metering import Committed, Recorder
+from tollway.serve.fleet import Fleet, Served
+from tollway.serve.models import Model, list_models
+from tollway.serve.replica import State
+from tollway.shop import Shop
+from tollway.watch.metrics import Metrics
+
+_log = log.get("flows.gateway")
+_NOTE_EVERY_S = 10.0
+
+
+class Gateway:
+    """A running gateway: its desk and its housekeeping."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.shop = shop
+        self.desk: Desk
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self, on_progress: Callable[[str], None] | None = None) -> None:
+        """Everything up to the first possible answer. Replicas load meanwhile; `fleet.ready` waits for them."""
+        shop, settings = self.shop, self.shop.settings
+        shop.own_the_shop()
+        access = Access(shop.clock, shop.secrets.pepper)
+        metrics = Metrics()
+        
+        def turned(served: Served, state: State) -> None:
+            _note_replica(metrics, served, state)
+            if on_progress is not None:
+                on_progress(f"{served.name}: {state}")
+
+        fleet = Fleet(shop.store, settings, turned)
+
+        def committed(wallets: list[Committed]) -> None:
+            for wallet in wallets:
+                access.committed(wallet.org_id, wallet.wallet_picos, wallet.settled_picos)
+
+        recorder = Recorder(shop.db, shop.clock, committed)
+        self.desk = Desk(shop.clock, access, recorder, fleet, metrics, settings.call_timeout_s)
+        metrics.refresh.append(self._measure)
+        await self._refresh()
+        self._tasks = [asyncio.create_task(self._keep_fresh()), asyncio.create_task(self._keep_notes())]
+
+    async def close(self) -> None:
+        """Stop the replicas, write what is left, let go of the database."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._note()
+        await self.desk.fleet.close()
+        await self.desk.recorder.close()
+        self.shop.close()
+
+    # -- noticing changes --------------------------------------------------------------------------------------------
+
+    async def _refresh(self) -> None:
+        """Take over what the database says, if anything changed."""
+        known, now_ms = self.desk.access.revision, self.shop.clock.now_ms()
+
+        def read(conn: sa.Connection) -> tuple[Book, list[Model]] | None:
+            return None if revision.current(conn) == known else (read_book(conn, now_ms), list_models(conn))
+
+        found = await self.desk.recorder.run(read)
+        if found is not None:
+            self.desk.access.adopt(found[0])
+            self.desk.fleet.offer(found[1])
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(self.shop.settings.refresh_s)
+            try:
+                await self._refresh()
+            except TollwayError as error:
+                _log.warning("refresh failed", error=error.message)
+
+    # -- writing down what the machines did ---------------------------------------------------------------------------
+
+    async def _note(self) -> None:
+        rows = self.desk.fleet.take_hours(self.shop.clock.now_ms())
+        if rows:
+            await self.desk.recorder.run(lambda conn: self.desk.fleet.write_hours(conn, self.shop.db, rows))
+
+    async def _keep_notes(self) -> None:
+        while True:
+            await asyncio.sleep(_NOTE_EVERY_S)
+            try:
+                await self._note()
+            except TollwayError as error:
+                _log.warning("machine hours not written", error=error.message)
+
+    def _measure(self) -> None:
+        """Figures that are read when asked for."""
+        metrics, home = self.desk.metrics, self.shop.settings.home
+        metrics.billing_waiting.set(self.desk.recorder.waiting)
+        metrics.disk_free_bytes.set(shutil.disk_usage(home).free)
+        for code, count in self.desk.access.refusals.items():
+            metrics.rejected.labels(code).inc(count)
+        self.desk.access.refusals.clear()
+        for served in self.desk.fleet.all():
+            metrics.queue_depth.labels(served.name).set(served.line.waiting)
+        with suppress(FileNotFoundError):
+            metrics.db_wal_bytes.set((home / "tollway.db-wal").stat().st_size)
+        with self.shop.db.read() as conn:
+            metrics.ledger_imbalance.set(sum(leg.amount_micros for leg in ledger.balances(conn)))
+
+
+def _note_replica(metrics: Metrics, served: Served, state: State) -> None:
+    metrics.replica_up.labels(served.name, served.model.version).set(state is State.READY)
+    if state is State.READY:
+        metrics.model_load.labels(served.name).set(served.replica.load_seconds)
+    elif state is State.STARTING and served.replica.restarts:
+        metrics.replica_restarts.labels(served.name).inc()

@@ -1,0 +1,378 @@
+"""May this caller make this call, and can it pay for it? Answered from memory, before any work is done.
+
+`Access` is the gateway's picture of keys, plans, quotas and wallets. A call is *admitted* by setting aside (holding) the
+most it can cost in money, included units and rate limits, in one uninterrupted step; it is *settled* to what it truly
+cost, or *released* when nothing was delivered. So however many calls arrive at once, the sum of what is held and what is
+spent never passes what there is. One gateway process owns these numbers (see shop.own_the_shop), and the database row
+of every settled call is durable before its answer ends (see metering).
+
+402 means that paying or waiting for the next month helps, 429 that trying again later does.
+"""
+
+from collections import defaultdict
+from typing import TypeVar
+
+import msgspec
+import sqlalchemy as sa
+
+from tollway.guard import keys
+from tollway.kit.clock import Clock, month_bounds_ms, month_of
+from tollway.kit.errors import Forbidden, NotFound, PaymentRequired, RateLimited, TollwayError, Unauthorized
+from tollway.kit.money import PICOS_PER_MICRO, format_micros
+from tollway.sell import catalog, ledger, rating, revision, tables
+from tollway.sell.api_keys import ApiKey, as_key
+from tollway.sell.limits import Gate
+
+Refusal = TypeVar("Refusal", bound=TollwayError)
+
+
+class Spending(msgspec.Struct):
+    """What one organization has used and may still use under its running plan, this month."""
+
+    month: str
+    terms: catalog.Terms
+    units: dict[int, int]  # charge index -> units used this month
+    tokens: int  # tokens used this month, for the monthly cap
+    held_units: dict[int, int] = msgspec.field(default_factory=lambda: defaultdict(int))
+    held_tokens: int = 0
+
+    def exposure_picos(self, more: dict[int, int] | None = None) -> int:
+        """The most that everything held (and `more` units besides) can still cost, in whatever order it settles."""
+        held = self.held_units
+        if more:
+            held = {index: held.get(index, 0) + more.get(index, 0) for index in held.keys() | more.keys()}
+        return rating.exposure(self.terms, self.units, held)
+
+
+class Account(msgspec.Struct):
+    """One organization as the hot path sees it."""
+
+    org_id: str
+    name: str
+    suspended: bool
+    subscription_id: str
+    plan: catalog.PlanVersion | None
+    gate: Gate
+    wallet_picos: int  # committed balance
+    spending: Spending
+    pending_picos: int = 0  # settled, but not committed yet
+    former: list[Spending] = msgspec.field(default_factory=list)  # of last month or the last plan, with calls in flight
+
+    def left_picos(self) -> int:
+        """What the wallet has beyond what is settled and what earlier plans or months may still cost."""
+        self.former = [spending for spending in self.former if spending.held_tokens]
+        return self.wallet_picos - self.pending_picos - sum(spending.exposure_picos() for spending in self.former)
+
+    def turn(self, spending: Spending) -> None:
+        """A new month or plan begins; calls in flight settle under the one they began in."""
+        if self.spending.held_tokens:
+            self.former.append(self.spending)
+        self.spending = spending
+
+
+class Caller(msgspec.Struct):
+    """A known key and its account."""
+
+    key: ApiKey
+    account: Account
+    gate: Gate | None
+
+
+class Grant(msgspec.Struct):
+    """What was set aside for one call. Settle or release it exactly once."""
+
+    caller: Caller
+    plan: catalog.PlanVersion
+    subscription_id: str
+    model: str
+    spending: Spending
+    units: dict[int, int]
+    tokens: int
+    taken: list[tuple[Gate, list[int] | None, list[int] | None]]
+    wallet: bool
+    open: bool = True
+
+
+class Book(msgspec.Struct):
+    """A consistent reading of the database: everything `Access` needs to know. Read on the recorder's thread."""
+
+    revision: int
+    month: str
+    keys: dict[str, ApiKey]  # by digest
+    accounts: dict[str, tuple[str, bool, str, catalog.PlanVersion | None, int]]  # name, suspended, subscription, plan, wallet
+    usage: dict[str, tuple[dict[str, dict[str, int]], int]]  # org -> (model -> meter -> units), all tokens; of the running plan
+
+
+class Access:
+    """The gateway's memory of who may do what. All methods run on the event loop's thread and never wait."""
+
+    def __init__(self, clock: Clock, pepper: bytes) -> None:
+        self._clock = clock
+        self._pepper = pepper
+        self._by_digest: dict[str, Caller] = {}
+        self._accounts: dict[str, Account] = {}
+        self.revision = -1
+        self.refusals: dict[str, int] = defaultdict(int)
+
+    # -- authorise ---------------------------------------------------------------------------------------------------
+
+    def identify(self, secret: str) -> Caller:
+        """The caller behind a key. Raises Unauthorized; says which way the key is wrong only to who holds it."""
+        if not secret:
+            raise self._refuse(Unauthorized("No API key was given.", hint="Send it as `Authorization: Bearer tw_live_…`."))
+        if not keys.well_formed(secret):
+            raise self._refuse(Unauthorized("This is not a Tollway API key: its form or checksum is wrong.", hint="Check for a cut or mistyped key."))
+        caller = self._by_digest.get(keys.digest(secret, self._pepper))
+        if caller is None:
+            raise self._refuse(Unauthorized("This API key is unknown.", hint="Create one in the console under API keys."))
+        key = caller.key
+        if key.revoked_ms is not None:
+            raise self._refuse(Unauthorized("This API key was revoked.", code="key_revoked", hint="Create a new one in the console."))
+        if key.expires_ms is not None and key.expires_ms <= self._clock.now_ms():
+            raise self._refuse(Unauthorized("This API key has expired.", code="key_expired", hint="Create a new one in the console."))
+        if caller.account.suspended:
+            raise self._refuse(Forbidden("This organization is suspended.", code="organization_suspended", hint="Ask the operator."))
+        return caller
+
+    def require(self, caller: Caller, scope: str) -> None:
+        """Raise Forbidden unless the key carries `scope`."""
+        if scope not in caller.key.scopes:
+            raise self._refuse(Forbidden(f"This key does not have the scope {scope!r}.", code="missing_scope"))
+
+    def may_use(self, caller: Caller, model: str) -> bool:
+        """Whether key and plan both include the model."""
+        plan = caller.account.plan
+        by_plan = plan is None or "*" in plan.terms.models or model in plan.terms.models
+        return by_plan and (caller.key.models is None or model in caller.key.models)
+
+    # -- hold, settle, release ---------------------------------------------------------------------------------------
+
+    def admit(self, caller: Caller, model: str, input_max: int, output_max: int) -> Grant:
+        """Hold the most this call can take. Raises Forbidden, PaymentRequired (402) or RateLimited (429)."""
+        account, plan = caller.account, caller.account.plan
+        self.require(caller, "inference")
+        if plan is None:
+            raise self._refuse(PaymentRequired(f"{account.name} has no subscription.", code="no_subscription", hint="Subscribe to a plan first."))
+        if not self.may_use(caller, model):
+            raise self._refuse(Forbidden(f"This key may not use the model {model!r}.", code="model_not_allowed", hint="GET /v1/models lists what it may use."))
+        now = self._clock.monotonic()
+        tokens = input_max + output_max
+        gates = [account.gate] if caller.gate is None else [caller.gate, account.gate]
+        for gate in gates:
+            blocked = gate.refusal(now, tokens)
+            if blocked:
+                raise self._refuse(_rate_limited(gate, tokens, *blocked))
+        spending = self._this_month(account)
+        units = self._check_money(account, plan, spending, model, input_max, output_max)
+        for index, held in units.items():
+            spending.held_units[index] += held
+        spending.held_tokens += tokens
+        taken = [(gate, gate.rpm and gate.rpm.take(now, 1), gate.tpm and gate.tpm.take(now, tokens)) for gate in gates]
+        for gate in gates:
+            gate.running += 1
+        return Grant(caller, plan, account.subscription_id, model, spending, units, tokens, taken, plan.terms.overage == "wallet")
+
+    def settle(self, grant: Grant, quantities: dict[str, int]) -> int:
+        """Turn the hold into the true price (picos) of `quantities` (meter -> units). The money stays pending until
+        `committed`."""
+        self._free(grant)
+        spending = grant.spending
+        picos, units = rating.rate(spending.terms, spending.units, grant.model, quantities)
+        for index, used in units.items():
+            spending.units[index] = spending.units.get(index, 0) + used
+        tokens = quantities.get("input_tokens", 0) + quantities.get("cached_tokens", 0) + quantities.get("output_tokens", 0)
+        spending.tokens += tokens
+        for gate, _, ticket in grant.taken:
+            if gate.tpm is not None and ticket is not None:
+                gate.tpm.correct(ticket, tokens - grant.tokens)
+        if grant.wallet:
+            grant.caller.account.pending_picos += picos
+        return picos
+
+    def release(self, grant: Grant) -> None:
+        """Give everything back: nothing was delivered. The request itself still counts against RPM."""
+        self._free(grant)
+        for gate, _, ticket in grant.taken:
+            if gate.tpm is not None and ticket is not None:
+                gate.tpm.correct(ticket, -grant.tokens)
+
+    def committed(self, org_id: str, wallet_picos: int, settled_picos: int) -> None:
+        """The database has it: take over the balance that the committing transaction saw."""
+        account = self._accounts.get(org_id)
+        if account is not None:
+            account.wallet_picos = wallet_picos
+            account.pending_picos -= settled_picos
+
+    def rate_headers(self, caller: Caller) -> list[tuple[bytes, bytes]]:
+        """`x-ratelimit-*` of the narrower holder (the key where it has limits of its own)."""
+        now = self._clock.monotonic()
+        headers = []
+        for what, gates in (("requests", "rpm"), ("tokens", "tpm")):
+            windows = [w for g in (caller.gate, caller.account.gate) if g is not None and (w := getattr(g, gates)) is not None]
+            if windows:
+                tightest = min(windows, key=lambda w: w.left(now))
+                headers.append((b"x-ratelimit-limit-" + what.encode(), b"%d" % tightest.limit))
+                headers.append((b"x-ratelimit-remaining-" + what.encode(), b"%d" % max(0, tightest.left(now))))
+                headers.append((b"x-ratelimit-reset-" + what.encode(), b"%.3fs" % tightest.reset_s(now)))
+        return headers
+
+    # -- taking over what the database says --------------------------------------------------------------------------
+
+    def adopt(self, book: Book) -> None:
+        """Replace the picture, keeping what is running: holds, windows and usage already counted."""
+        accounts = {}
+        for org_id, (name, suspended, subscription_id, plan, wallet_picos) in book.accounts.items():
+            limits = plan.terms.limits if plan else catalog.Limits()
+            account = self._accounts.get(org_id)
+            if account is None or account.subscription_id != subscription_id:
+                spending = Spending(book.month, plan.terms if plan else catalog.Terms(), *_used(plan, *book.usage.get(org_id, ({}, 0))))
+                if account is None:
+                    gate = Gate(limits.rpm, limits.tpm, limits.concurrency)
+                    account = Account(org_id, name, suspended, subscription_id, plan, gate, wallet_picos, spending)
+                else:
+                    account.turn(spending)
+                    account.subscription_id = subscription_id
+            account.name, account.suspended, account.plan, account.wallet_picos = name, suspended, plan, wallet_picos
+            account.gate.adopt(limits.rpm, limits.tpm, limits.concurrency)
+            accounts[org_id] = account
+        callers = {}
+        for digest, key in book.keys.items():
+            known = self._by_digest.get(digest)
+            gate = known.gate if known else None
+            if (key.rpm, key.tpm, key.concurrency) != (None, None, None):
+                gate = gate or Gate(None, None, None)
+                gate.adopt(key.rpm, key.tpm, key.concurrency)
+            callers[digest] = Caller(key, accounts[key.org_id], gate)
+        self._accounts, self._by_digest, self.revision = accounts, callers, book.revision
+
+    def account(self, org_id: str) -> Account:
+        """The live account of an organization; raises NotFound."""
+        found = self._accounts.get(org_id)
+        if found is None:
+            raise NotFound(f"There is no organization {org_id!r}.")
+        return found
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _check_money(
+        self, account: Account, plan: catalog.PlanVersion, spending: Spending, model: str, input_max: int, output_max: int
+    ) -> dict[int, int]:
+        """The units to hold, if quota and wallet bear them. Raises PaymentRequired."""
+        terms = plan.terms
+        cap = terms.limits.monthly_tokens
+        if cap is not None and spending.tokens + spending.held_tokens + input_max + output_max > cap:
+            raise self._refuse(
+                PaymentRequired(
+                    f"The plan {plan.title!r} includes {cap:,} tokens a month; {spending.tokens:,} are used and this call may need {input_max + output_max:,}.",
+                    code="monthly_quota_exceeded",
+                    hint="Wait for the next month, lower max_tokens, or change the plan.",
+                )
+            )
+        _, units = rating.bound(terms, spending.units, model, input_max, output_max)
+        if terms.overage == "invoice":
+            return units
+        exposure = spending.exposure_picos(units)
+        if terms.overage == "refuse" and exposure > 0:
+            raise self._refuse(
+                PaymentRequired(
+                    f"The units included in the plan {plan.title!r} are used up for this month.",
+                    code="monthly_quota_exceeded",
+                    hint="Wait for the next month, lower max_tokens, or change the plan.",
+                )
+            )
+        left = account.left_picos()
+        if terms.overage == "wallet" and exposure > 0 and exposure > left:
+            held = spending.exposure_picos()
+            raise self._refuse(
+                PaymentRequired(
+                    f"This call may cost up to {format_micros(-((held - exposure) // PICOS_PER_MICRO), terms.currency)}, "
+                    f"the wallet has {format_micros(max(0, left - held) // PICOS_PER_MICRO, terms.currency)} free.",
+                    hint="Top up the wallet, or lower max_tokens.",
+                )
+            )
+        return units
+
+    def _this_month(self, account: Account) -> Spending:
+        month = month_of(self._clock.now_ms())
+        if account.spending.month != month:
+            account.turn(Spending(month, account.spending.terms, {}, 0))
+        return account.spending
+
+    def _free(self, grant: Grant) -> None:
+        if not grant.open:
+            raise RuntimeError("a grant is settled or released once")
+        grant.open = False
+        for index, held in grant.units.items():
+            grant.spending.held_units[index] -= held
+        grant.spending.held_tokens -= grant.tokens
+        for gate, _, _ in grant.taken:
+            gate.running -= 1
+
+    def _refuse(self, error: Refusal) -> Refusal:
+        self.refusals[error.code] += 1
+        return error
+
+
+def read_book(conn: sa.Connection, now_ms: int) -> Book:
+    """One consistent reading of keys, plans, subscriptions, wallets and this month's use."""
+    plans = catalog.plan_versions(conn)
+    running = {row.org_id: row for row in conn.execute(sa.select(tables.subscription).where(tables.subscription.c.ended_ms.is_(None)))}
+    accounts = {}
+    for org in conn.execute(sa.select(tables.organization)):
+        sub = running.get(org.id)
+        plan = plans[sub.plan_version_id] if sub else None
+        wallet = ledger.wallet_micros(conn, org.id, plan.terms.currency) * PICOS_PER_MICRO if plan else 0
+        accounts[org.id] = (org.name, org.suspended_ms is not None, sub.id if sub else "", plan, wallet)
+    carries = {row.org_id: row.carry_picos for row in conn.execute(sa.select(tables.wallet_carry))}
+    accounts = {org_id: (*rest, wallet - carries.get(org_id, 0)) for org_id, (*rest, wallet) in accounts.items()}
+    by_digest = {row.digest: as_key(row) for row in conn.execute(sa.select(tables.api_key))}
+    month = month_of(now_ms)
+    return Book(revision.current(conn), month, by_digest, accounts, _usage_of_month(conn, month, running))
+
+
+def _usage_of_month(
+    conn: sa.Connection, month: str, running: dict[str, sa.Row[tuple[object, ...]]]
+) -> dict[str, tuple[dict[str, dict[str, int]], int]]:
+    """What each organization used this month under its running plan version, per model and meter."""
+    daily = tables.usage_daily.c
+    start_ms, _ = month_bounds_ms(month)
+    query = (
+        sa.select(
+            daily.org_id,
+            daily.plan_version_id,
+            daily.model,
+            *(sa.func.sum(daily[name]).label(name) for name in ("requests", "input_tokens", "cached_tokens", "output_tokens")),
+        )
+        .where(daily.day.startswith(month))
+        .group_by(daily.org_id, daily.plan_version_id, daily.model)
+    )
+    found: dict[str, tuple[dict[str, dict[str, int]], int]] = {}
+    for row in conn.execute(query):
+        if row.org_id not in running or running[row.org_id].plan_version_id != row.plan_version_id:
+            continue
+        meters = {name: int(getattr(row, name)) for name in ("requests", "input_tokens", "cached_tokens", "output_tokens")}
+        models, tokens = found.setdefault(row.org_id, ({}, 0))
+        models[row.model] = meters
+        found[row.org_id] = (models, tokens + meters["input_tokens"] + meters["cached_tokens"] + meters["output_tokens"])
+    return found
+
+
+def _used(plan: catalog.PlanVersion | None, models: dict[str, dict[str, int]], tokens: int) -> tuple[dict[int, int], int]:
+    """Units used per charge of the plan, and tokens in all."""
+    units: dict[int, int] = {}
+    for model, meters in models.items():
+        for meter, amount in meters.items():
+            found = rating.charge_for(plan.terms, meter, model) if plan else None
+            if found is not None:
+                units[found[0]] = units.get(found[0], 0) + amount
+    return units, tokens
+
+
+def _rate_limited(gate: Gate, tokens: int, limit: str, wait_s: float) -> RateLimited:
+    if gate.tpm is not None and tokens > gate.tpm.limit:
+        return RateLimited(
+            f"This call may need {tokens:,} tokens, more than the limit of {limit} ever allows.",
+            hint="Shorten the prompt or lower max_tokens.",
+            retry_after_s=wait_s,
+        )
+    return RateLimited(f"The limit of {limit} is reached.", hint="Try again after the time in Retry-After.", retry_after_s=wait_s)

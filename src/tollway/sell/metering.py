@@ -1,0 +1,280 @@
+"""Usage events become facts: one writer, group commit, durable before the answer ends.
+
+Settled calls queue up here; a thread takes all that wait, writes their events, the daily rollup and the wallets' ledger
+entries in ONE transaction, and only then wakes the calls, which send their last byte. Under load many calls share one
+fsync; alone, a call waits for its own. The event's own id is unique, so a batch whose commit failed half-way (a lost
+connection) is recognised and never written twice.
+
+The thread is also the one place where the gateway reads what other processes changed (`Recorder.run`), so a balance read
+there can never be older than one it already reported.
+"""
+
+import asyncio
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+
+from tollway.kit import log
+from tollway.kit.clock import Clock, day_of
+from tollway.kit.crash import crashpoint
+from tollway.kit.db import Database
+from tollway.kit.errors import Unavailable
+from tollway.kit.ids import new_id
+from tollway.kit.money import PICOS_PER_MICRO
+from tollway.sell import ledger, tables
+
+_ROLLED = ("requests", "input_tokens", "cached_tokens", "output_tokens", "price_picos", "prefill_us", "decode_us")
+_BATCH_MAX = 1000
+_GIVE_UP_S = 5.0
+T = TypeVar("T")
+
+
+class UsageEvent(msgspec.Struct):
+    """One immutable record of use: a row of `usage_event`. `currency` is set when a wallet pays for it."""
+
+    id: str
+    request_id: str
+    org_id: str
+    key_id: str
+    subscription_id: str
+    plan_version_id: str
+    model: str
+    model_version: str
+    operation: str
+    status: str
+    at_ms: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    price_picos: int
+    prefill_us: int
+    decode_us: int
+    first_token_us: int | None
+    duration_us: int
+    streamed: bool
+
+
+class Committed(msgspec.Struct):
+    """What a commit did to one wallet: the balance it left and how much of what was pending is now in it (picos)."""
+
+    org_id: str
+    wallet_picos: int
+    settled_picos: int
+
+
+class _Job(msgspec.Struct):
+    """Something for the writer's thread: an event to keep (with the wallet's currency), or a function to run."""
+
+    future: "asyncio.Future[Any]"
+    event: UsageEvent | None = None
+    currency: str | None = None
+    work: Callable[[sa.Connection], Any] | None = None
+
+
+class Recorder:
+    """The gateway's single writer. Start it on the event loop that will await it; `close` drains it."""
+
+    def __init__(self, db: Database, clock: Clock, on_commit: Callable[[list[Committed]], None]) -> None:
+        self._db = db
+        self._clock = clock
+        self._on_commit = on_commit
+        self._jobs: deque[_Job] = deque()
+        self._wake = threading.Event()
+        self._closing = False
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
+        self._log = log.get("sell.metering")
+        self.commits = 0
+        self.events = 0
+        self._insert_event = tables.usage_event.insert()
+        self._upsert_daily = self._rollup_statement()
+        self._thread.start()
+
+    def record(self, event: UsageEvent, wallet_currency: str | None) -> "asyncio.Future[None]":
+        """Keep an event; the future is done when it is durable. `wallet_currency` is None when no wallet pays."""
+        return self._put(_Job(self._loop.create_future(), event=event, currency=wallet_currency))
+
+    async def run(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run a small function in a write transaction on the writer's thread."""
+        result: T = await self._put(_Job(self._loop.create_future(), work=work))
+        return result
+
+    @property
+    def waiting(self) -> int:
+        """Jobs not yet durable."""
+        return len(self._jobs)
+
+    async def close(self) -> None:
+        """Write what waits, then stop."""
+        self._closing = True
+        self._wake.set()
+        await asyncio.to_thread(self._thread.join, 30.0)
+
+    def _put(self, job: _Job) -> "asyncio.Future[Any]":
+        if self._closing:
+            raise Unavailable("The shop is closing; nothing more is recorded.")
+        self._jobs.append(job)
+        self._wake.set()
+        return job.future
+
+    # -- the writer's thread -----------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            while self._jobs:
+                batch = [self._jobs.popleft() for _ in range(min(len(self._jobs), _BATCH_MAX))]
+                kept = [job for job in batch if job.event is not None]
+                if kept:
+                    self._keep(kept)
+                for job in batch:
+                    if job.work is not None:
+                        self._run_one(job)
+            if self._closing:
+                return
+
+    def _keep(self, batch: list[_Job]) -> None:
+        """Commit the events, trying again for a few seconds: an answered call must not go unbilled for a hiccup."""
+        deadline = time.monotonic() + _GIVE_UP_S
+        pause_s, first = 0.02, True
+        while True:
+            try:
+                with self._db.write() as conn:
+                    if first or not self._already_there(conn, batch):
+                        wallets = self._write(conn, batch)
+                    else:
+                        wallets = _wallets_of(conn, _owed(batch))
+                    crashpoint("recorder.before_commit")
+                crashpoint("recorder.after_commit")
+                break
+            except sa.exc.SQLAlchemyError as error:
+                self._log.warning("commit failed", error=type(error).__name__, events=len(batch))
+                if time.monotonic() > deadline:
+                    self._tell(batch, error=_cannot_record())
+                    return
+                first = False
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 2, 0.5)
+        self.commits += 1
+        self.events += len(batch)
+        self._tell(batch, wallets=wallets)
+
+    def _run_one(self, job: _Job) -> None:
+        assert job.work is not None
+        try:
+            with self._db.write() as conn:
+                result = job.work(conn)
+        except sa.exc.SQLAlchemyError as error:
+            self._log.warning("job failed", error=type(error).__name__)
+            self._loop.call_soon_threadsafe(_finish, [job], None, _cannot_record())
+        except Exception as error:
+            # The caller awaits it and sees it there; the thread must live on.
+            self._loop.call_soon_threadsafe(_finish, [job], None, error)
+            self._log.error("job failed", error=repr(error))
+        else:
+            self._loop.call_soon_threadsafe(_finish, [job], result, None)
+
+    def _tell(self, batch: list[_Job], wallets: list[Committed] | None = None, error: BaseException | None = None) -> None:
+        def on_loop() -> None:
+            if wallets:
+                self._on_commit(wallets)
+            _finish(batch, None, error)
+
+        self._loop.call_soon_threadsafe(on_loop)
+
+    def _already_there(self, conn: sa.Connection, batch: list[_Job]) -> bool:
+        """Whether an earlier try was committed after all: a batch is one transaction, so one event speaks for all."""
+        event = batch[0].event
+        assert event is not None
+        return conn.execute(sa.select(tables.usage_event.c.id).where(tables.usage_event.c.id == event.id)).first() is not None
+
+    def _write(self, conn: sa.Connection, batch: list[_Job]) -> list[Committed]:
+        rows = [msgspec.structs.asdict(job.event) for job in batch if job.event is not None]
+        conn.execute(self._insert_event, rows)
+        crashpoint("recorder.events_written")
+        conn.execute(self._upsert_daily, _rollup(rows))
+        crashpoint("recorder.rollup_written")
+        owed = _owed(batch)
+        for (org_id, currency), picos in owed.items():
+            self._charge_wallet(conn, org_id, currency, picos, cause=f"usage:{rows[0]['id']}:{org_id}")
+        return _wallets_of(conn, owed)
+
+    def _charge_wallet(self, conn: sa.Connection, org_id: str, currency: str, picos: int, cause: str) -> None:
+        """Move whole micros from the wallet to revenue; what is left below one micro waits in `wallet_carry`."""
+        carry = tables.wallet_carry
+        before = conn.execute(sa.select(carry.c.carry_picos).where(carry.c.org_id == org_id)).scalar()
+        micros, rest = divmod((before or 0) + picos, PICOS_PER_MICRO)
+        if before is None:
+            conn.execute(carry.insert().values(org_id=org_id, carry_picos=rest))
+        elif rest != before:
+            conn.execute(carry.update().where(carry.c.org_id == org_id).values(carry_picos=rest))
+        if micros:
+            legs = [ledger.Leg("wallet", org_id, currency, micros), ledger.Leg("revenue_usage", "", currency, -micros)]
+            ledger.post(conn, self._clock.now_ms(), "usage", cause, legs)
+
+    def _rollup_statement(self) -> Any:
+        insert = self._db.insert(tables.usage_daily)
+        summed = {name: tables.usage_daily.c[name] + insert.excluded[name] for name in _ROLLED}
+        return insert.on_conflict_do_update(index_elements=list(tables.usage_daily.primary_key.columns), set_=summed)
+
+
+def new_event_id(now_ms: int) -> str:
+    """A fresh usage event id; time-ordered."""
+    return new_id("evt", now_ms)
+
+
+def _rollup(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The batch summed per organization, day, key, model and plan version."""
+    sums: dict[tuple[str, ...], dict[str, int]] = defaultdict(lambda: dict.fromkeys(_ROLLED, 0))
+    for row in rows:
+        place = sums[row["org_id"], day_of(row["at_ms"]), row["key_id"], row["model"], row["plan_version_id"]]
+        place["requests"] += 1
+        for name in _ROLLED[1:]:
+            place[name] += row[name]
+    names = ("org_id", "day", "key_id", "model", "plan_version_id")
+    # Sorted, so that two writers on one PostgreSQL always lock rows in the same order.
+    return [dict(zip(names, key, strict=True)) | amounts for key, amounts in sorted(sums.items())]
+
+
+def _owed(batch: list[_Job]) -> dict[tuple[str, str], int]:
+    """What the batch takes from each wallet: (organization, currency) -> picos."""
+    owed: dict[tuple[str, str], int] = defaultdict(int)
+    for job in batch:
+        if job.event is not None and job.currency is not None:
+            owed[job.event.org_id, job.currency] += job.event.price_picos
+    return dict(sorted(owed.items()))
+
+
+def _wallets_of(conn: sa.Connection, owed: dict[tuple[str, str], int]) -> list[Committed]:
+    """The balances as this transaction leaves them."""
+    wallets = []
+    for (org_id, currency), picos in owed.items():
+        carry = conn.execute(sa.select(tables.wallet_carry.c.carry_picos).where(tables.wallet_carry.c.org_id == org_id)).scalar() or 0
+        balance = ledger.wallet_micros(conn, org_id, currency) * PICOS_PER_MICRO
+        wallets.append(Committed(org_id, balance - carry, picos))
+    return wallets
+
+
+def _finish(jobs: list[_Job], result: Any, error: BaseException | None) -> None:
+    for job in jobs:
+        if job.future.done():
+            continue  # its caller went away
+        if error is None:
+            job.future.set_result(result)
+        else:
+            job.future.set_exception(error)
+
+
+def _cannot_record() -> Unavailable:
+    return Unavailable(
+        "The call could not be recorded, so it was not answered and costs nothing.",
+        code="recording_failed",
+        hint="Try again; the operator finds the cause with `tollway doctor`.",
+        retry_after_s=5,
+    )

@@ -1,0 +1,153 @@
+"""One call into an engine: send the work, pass on what comes, and keep the tally of what was used.
+
+`Tally` is the service line's own record of use: the engine's counts, its own share of engine time, and, where an
+upstream never reports usage, an honest estimate that says it is one. None is not zero: a count that never came stays None.
+"""
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from tollway.kit.errors import BadRequest, TollwayError, Unavailable
+from tollway.serve.engine_time import EngineTime, Stint
+from tollway.serve.line import Seat
+from tollway.serve.requests import Work
+from tollway.serve.wire import Answer
+
+_TIMINGS = b',"timings":{'
+_DONE = b"[DONE]"
+_EVENT_BYTES_MAX = 4 * 1024 * 1024
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int = 0
+    prompt_tokens_details: _Details | None = None
+
+
+class _WithUsage(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class _Timings(msgspec.Struct):
+    cache_n: int = 0
+    prompt_n: int = 0
+    predicted_n: int = 0
+
+
+_decode_usage = msgspec.json.Decoder(_WithUsage).decode
+_decode_timings = msgspec.json.Decoder(_Timings).decode
+
+
+class Tally(msgspec.Struct):
+    """What one engine call used. `input_tokens` excludes `cached_tokens`."""
+
+    stint: Stint | None = None
+    usage: _Usage | None = None
+    timings: bytes = b""
+    pieces: int = 0
+    first_piece_at: float | None = None  # monotonic
+    prefill_us: int = 0
+    decode_us: int = 0
+    time: EngineTime | None = None
+    version: str = ""
+
+    def counts(self, input_bound: int) -> tuple[int, int, int]:
+        """(input, cached, output) tokens: the engine's final word, else its last word before we were cut off, else an
+        estimate (one token a piece; a quarter of the input's bytes)."""
+        if self.usage is not None:
+            cached = (self.usage.prompt_tokens_details and self.usage.prompt_tokens_details.cached_tokens) or 0
+            cached = min(cached, self.usage.prompt_tokens)
+            return self.usage.prompt_tokens - cached, cached, self.usage.completion_tokens
+        if self.timings:
+            seen = _decode_timings(self.timings)
+            return seen.prompt_n, seen.cache_n, seen.predicted_n
+        if self.pieces:
+            return max(1, input_bound // 4), 0, self.pieces
+        return 0, 0, 0
+
+
+async def relay(seat: Seat, work: Work, tally: Tally) -> AsyncIterator[list[bytes]]:
+    """Run a streamed call. Yields the JSON of its events as they arrive, without usage and without the engine's own
+    timings. Leaving early stops the generation. Raises BadRequest, Unavailable, WireError."""
+    async with seat.pool.stream(seat.prefix + work.path, work.body) as answer:
+        if answer.status != 200:
+            raise refusal_of(answer.status, await answer.body())
+        async for events in _events(answer):
+            kept = [piece for event in events if (piece := _note(seat, tally, event))]
+            if kept:
+                yield kept
+
+
+async def once(seat: Seat, work: Work, tally: Tally) -> bytes:
+    """Run a call that is answered in one piece; the engine's JSON, untouched."""
+    reply = await seat.pool.post(seat.prefix + work.path, work.body)
+    if reply.status != 200:
+        raise refusal_of(reply.status, reply.body)
+    try:
+        tally.usage = _decode_usage(reply.body).usage
+    except msgspec.DecodeError as error:
+        raise Unavailable("The engine gave an answer that is not valid.", code="engine_failed") from error
+    tally.pieces = 1
+    return reply.body
+
+
+async def _events(answer: Answer) -> AsyncIterator[list[bytes]]:
+    """The `data:` payloads of a server-sent event stream, in groups as they arrive; comments are skipped."""
+    rest = b""
+    async for chunk in answer.chunks():
+        *blocks, rest = (rest + chunk).split(b"\n\n")
+        if len(rest) > _EVENT_BYTES_MAX:
+            raise Unavailable("The engine sent an event larger than 4 MiB.", code="engine_failed")
+        events = [block[6:] for block in blocks if block.startswith(b"data: ")]
+        if events:
+            yield events
+
+
+def _note(seat: Seat, tally: Tally, event: bytes) -> bytes:
+    """Take from an event what is ours; what remains goes to the caller (nothing of it: b"")."""
+    if event == _DONE:
+        return b""
+    at = event.rfind(_TIMINGS)
+    if at > 0 and event.endswith(b"}}"):
+        tally.timings = event[at + len(_TIMINGS) - 1 : -1]
+        event = event[:at] + b"}"
+    if event.startswith(b'{"error"'):
+        raise refusal_of(500, event)
+    if b'"usage":{' in event:
+        tally.usage = _decode_usage(event).usage or tally.usage
+        if b'"choices":[]' in event:
+            return b""
+    if tally.first_piece_at is None:
+        tally.first_piece_at = now = time.monotonic()
+        if seat.time is not None and tally.stint is not None:
+            seat.time.first_token(tally.stint, now)
+    tally.pieces += 1
+    return event
+
+
+def refusal_of(status: int, body: bytes) -> TollwayError:
+    """An engine's error as ours. What the caller did wrong is said; what is wrong inside is not."""
+    try:
+        error: Any = msgspec.json.decode(body).get("error")
+    except (msgspec.DecodeError, AttributeError):
+        error = None
+    told = error if isinstance(error, dict) else {}
+    message = str(told.get("message", ""))[:300]
+    if told.get("type") == "exceed_context_size_error" or told.get("code") == "context_length_exceeded":
+        return BadRequest(
+            message or "The prompt is longer than the model's context.", code="context_length_exceeded", param="messages", hint="Shorten the prompt."
+        )
+    if status in (400, 413, 422):
+        return BadRequest(message or "The engine refused this request.", code="engine_refused")
+    if status == 501:
+        return BadRequest("This model does not offer that operation.", code="unsupported_operation", param="model")
+    if status == 429:
+        return Unavailable("The engine is busy.", code="engine_busy", retry_after_s=2, hint="Try again shortly.")
+    return Unavailable("The engine could not answer; nothing was billed.", code="engine_failed", hint="Try again.")

@@ -1,0 +1,343 @@
+"""The fleet: every model on offer with its replica, its line of waiting calls and its engine time.
+
+`offer` brings what runs in line with what the catalogue says: a new model is started (calls for it wait in line while it
+loads), a changed version is loaded beside the old one and takes over when it has answered a real inference, a withdrawn
+one is stopped when its last call has ended.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import sqlalchemy as sa
+
+from tollway.artifacts.store import Store
+from tollway.kit import log
+from tollway.kit.clock import SystemClock
+from tollway.kit.db import Database
+from tollway.kit.errors import BadRequest, NotFound, TollwayError, Unavailable
+from tollway.kit.settings import Settings
+from tollway.serve import tables
+from tollway.serve.engine_call import refusal_of
+from tollway.serve.engine_time import EngineTime, Totals
+from tollway.serve.engines import Engine, LlamaCpp, UpstreamServer
+from tollway.serve.line import Line, Seat
+from tollway.serve.models import Model
+from tollway.serve.replica import Replica, State
+from tollway.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest, Request
+from tollway.serve.wire import Pool, WireError
+
+_log = log.get("serve.fleet")
+_HOUR_MS = 3_600_000
+_LOOK_AGAIN_S = 0.3
+OnReplica = Callable[["Served", State], None]
+
+
+class Size(msgspec.Struct):
+    """How large a call may become: what is held for it. `tokens_each`: of one of its `parts` engine calls."""
+
+    input_tokens: int
+    output_tokens: int
+    parts: int
+    tokens_each: int
+
+
+class Hour(msgspec.Struct, frozen=True):
+    """What one replica did since the last note, to be added to its hour."""
+
+    model: str
+    version: str
+    hour_ms: int
+    totals: Totals
+
+
+class Served:
+    """One model on offer, with its replica and line."""
+
+    def __init__(self, model: Model, engine: Engine, settings: Settings, on_replica: OnReplica) -> None:
+        self.model = model
+        self.name = model.name
+        self.caps = engine.caps
+        self.engine_model = engine.model
+        self.passes_through = model.engine == "upstream"
+        self.renames = engine.model != model.name
+        self.line = Line(model.name, settings.queue_max, settings.queue_timeout_s)
+        self.broken = ""  # why it cannot be started at all
+        self._output_default: int = settings.output_tokens_default
+        self._on_replica = on_replica
+        self._clock = SystemClock()
+        self._seat: Seat | None = None
+        self.replica = Replica(engine, self._clock, name=model.name, on_state=self._turned)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a call would find a replica now."""
+        return self._seat is not None and self._seat.ready
+
+    @property
+    def running(self) -> int:
+        """Calls in the engine."""
+        return self._seat.running if self._seat else 0
+
+    @property
+    def time(self) -> EngineTime | None:
+        """The engine time of our own machine; None for upstreams."""
+        return self._seat.time if self._seat else None
+
+    async def start(self) -> None:
+        """Start supervising; the line opens when the replica is ready."""
+        try:
+            await self.replica.start()
+        except Unavailable as error:
+            _log.error("replica did not start", model=self.name, why=error.message)
+
+    async def stop(self) -> None:
+        """Let running calls end (half a minute at most), then stop the replica."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(30):
+                while self.running or self.line.waiting:
+                    await asyncio.sleep(0.05)
+        await self.replica.stop()
+        if self._seat is not None:
+            self._seat.pool.close()
+
+    def suspect(self, seat: Seat) -> None:
+        """A call lost its connection here: send nobody until the supervisor has had a look."""
+        seat.ready = False
+        asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._look_again, seat)
+
+    async def size(self, request: Request) -> Size:
+        """The most tokens this call can take: input counted by the engine where it can, else bounded by its bytes.
+        Raises BadRequest for a prompt longer than the model's context."""
+        if isinstance(request, EmbeddingRequest):
+            bound = request.input_bytes()
+            return Size(bound, 0, 1, bound)
+        counts = await self._count(request)
+        exact = counts is not None
+        prompts = counts if counts is not None else [request.input_bytes()]
+        answers = request.answers if isinstance(request, CompletionRequest) else request.choices
+        longest, context = max(prompts), self.caps.context_tokens
+        each = request.output_max or self._output_default
+        if context and exact:
+            if longest >= context:
+                raise BadRequest(
+                    f"The prompt has {longest:,} tokens; this model's context is {context:,}, prompt and answer together.",
+                    code="context_length_exceeded",
+                    param="messages" if isinstance(request, ChatRequest) else "prompt",
+                    hint="Shorten the prompt.",
+                )
+            each = min(each, context - longest)
+        elif context:
+            each = min(each, context)
+        return Size(sum(prompts), each * answers, answers, longest + each)
+
+    async def _count(self, request: ChatRequest | CompletionRequest) -> list[int] | None:
+        """Exact tokens of each prompt, in the engine's own words; None when it cannot say."""
+        if not self.caps.tokenize or self._seat is None or not self._seat.ready:
+            return None
+        pool = self._seat.pool
+        try:
+            if isinstance(request, CompletionRequest):
+                texts = request.prompts
+            else:
+                body = {"messages": request.plain_messages()} | ({"tools": request.tools} if request.tools else {})
+                reply = await pool.post("/apply-template", msgspec.json.encode(body))
+                if reply.status != 200:
+                    raise refusal_of(reply.status, reply.body)
+                texts = [msgspec.json.decode(reply.body)["prompt"]]
+            found = []
+            for text in texts:
+                asked = msgspec.json.encode({"content": text, "add_special": True, "parse_special": True})
+                reply = await pool.post("/tokenize", asked)
+                if reply.status != 200:
+                    return None
+                found.append(len(_tokens(reply.body).tokens))
+        except WireError:
+            return None
+        return found
+
+    def _turned(self, replica: Replica, state: State) -> None:
+        """The supervisor's word: seat or unseat."""
+        now = self._clock.monotonic()
+        if state is State.READY:
+            if self._seat is None:
+                address = replica.address
+                own = not self.passes_through
+                self._seat = Seat(
+                    Pool(address.url, address.key),
+                    self.caps.slots,
+                    self.caps.cache_tokens,
+                    replica.engine.version,
+                    prefix=address.prefix,
+                    time=EngineTime(now) if own else None,
+                )
+                self.line.seats.append(self._seat)
+            elif self._seat.time is not None:
+                self._seat.time.resume(now)
+            self._seat.ready = True
+            self.line.seat_next()
+        elif self._seat is not None and self._seat.ready:
+            self._seat.ready = False
+            if self._seat.time is not None:
+                self._seat.time.pause(now)
+        self._on_replica(self, state)
+
+    def _look_again(self, seat: Seat) -> None:
+        if self.replica.state is State.READY:
+            seat.ready = True
+            self.line.seat_next()
+
+
+class Fleet:
+    """All models on offer. Use it from one event loop."""
+
+    def __init__(self, store: Store, settings: Settings, on_replica: OnReplica) -> None:
+        self._store = store
+        self._settings = settings
+        self._on_replica = on_replica
+        self._served: dict[str, Served] = {}
+        self._coming: dict[str, Served] = {}
+        self._broken: dict[str, TollwayError] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._left: list[Hour] = []  # of replicas that were stopped
+
+    def find(self, name: str) -> Served:
+        """The model a caller named. Raises NotFound, or Unavailable for one whose package cannot be served."""
+        served = self._served.get(name)
+        if served is not None:
+            return served
+        if name in self._broken:
+            raise Unavailable(f"The model {name!r} cannot be served now.", code="model_unavailable", hint="The operator's log says why.")
+        raise NotFound(f"There is no model {name[:120]!r}.", code="model_not_found", param="model", hint="GET /v1/models lists them.")
+
+    def all(self) -> list[Served]:
+        """Every model being served, by name."""
+        return [self._served[name] for name in sorted(self._served)]
+
+    @property
+    def broken(self) -> dict[str, TollwayError]:
+        """Models on offer that cannot be started, and why."""
+        return dict(self._broken)
+
+    def offer(self, models: list[Model]) -> None:
+        """Serve exactly these. Returns at once; loading and stopping go on in the background."""
+        wanted = {model.name: model for model in models}
+        self._broken = {name: error for name, error in self._broken.items() if name in wanted}
+        for name in [name for name in self._served if name not in wanted]:
+            self._retire(self._served.pop(name))
+        for name, model in wanted.items():
+            newest = self._coming.get(name) or self._served.get(name)
+            if newest is None or _differs(newest.model, model):
+                self._bring(model)
+
+    async def wait_ready(self) -> None:
+        """Until every model on offer has answered a real inference."""
+        while self._coming or not all(served.ready for served in self._served.values()):
+            await asyncio.sleep(0.02)
+
+    async def close(self) -> None:
+        """Stop everything."""
+        for task in self._tasks:
+            task.cancel()
+        everything = [*self._served.values(), *self._coming.values()]
+        await asyncio.gather(*(served.replica.stop() for served in everything), return_exceptions=True)
+
+    # -- machine hours -----------------------------------------------------------------------------------------------
+
+    def take_hours(self, now_ms: int) -> list[Hour]:
+        """What the replicas did since the last time."""
+        rows, self._left = self._left, []
+        for served in (*self._served.values(), *self._coming.values()):
+            rows += _hour_of(served, now_ms)
+        return rows
+
+    def write_hours(self, conn: sa.Connection, db: Database, rows: list[Hour]) -> None:
+        """Add them to the cost record."""
+        insert = db.insert(tables.replica_hour)
+        names = ("busy_us", "failed_us", "idle_us")
+        summed = {name: tables.replica_hour.c[name] + insert.excluded[name] for name in names}
+        upsert = insert.on_conflict_do_update(index_elements=list(tables.replica_hour.primary_key.columns), set_=summed)
+        for row in rows:
+            amounts = msgspec.structs.asdict(row.totals)
+            conn.execute(upsert, {"model": row.model, "model_version": row.version, "hour_ms": row.hour_ms} | amounts)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _bring(self, model: Model) -> None:
+        try:
+            served = Served(model, self._engine(model), self._settings, self._on_replica)
+        except TollwayError as error:
+            self._broken[model.name] = error
+            _log.error("model cannot be served", model=model.name, why=error.message)
+            return
+        self._broken.pop(model.name, None)
+        if model.name in self._served:
+            self._coming[model.name] = served
+        else:
+            self._served[model.name] = served
+        self._spawn(self._start(served))
+
+    async def _start(self, served: Served) -> None:
+        await served.start()
+        while self._coming.get(served.name) is served:
+            if served.ready:
+                del self._coming[served.name]
+                self._retire(self._served[served.name])
+                self._served[served.name] = served
+            else:
+                await asyncio.sleep(0.05)
+
+    def _retire(self, served: Served) -> None:
+        async def stop() -> None:
+            await served.stop()
+            self._left += _hour_of(served, SystemClock().now_ms())
+
+        self._spawn(stop())
+
+    def _engine(self, model: Model) -> Engine:
+        settings = self._settings
+        if model.upstream is not None:
+            key = os.environ.get(model.upstream.key_env, "") if model.upstream.key_env else ""
+            return UpstreamServer(model.upstream.url, model.upstream.model, kind=model.kind, key=key)
+        package = self._store.get(model.name, model.version)
+        self._store.verify(package).require()
+        manifest = package.manifest
+        return LlamaCpp(
+            Path(package.weights_path),
+            model.name,
+            version=manifest.version,
+            kind=model.kind,
+            model_context_tokens=manifest.context_tokens,
+            embedding_dimensions=manifest.embedding_dimensions,
+            has_chat_template=manifest.has_chat_template,
+            template_has_tools=manifest.template_has_tools,
+            slots=settings.replica_slots,
+            context_tokens=settings.replica_context_tokens,
+            threads=settings.replica_threads,
+        )
+
+    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _Tokenized(msgspec.Struct):
+    tokens: list[int]
+
+
+_tokens = msgspec.json.Decoder(_Tokenized).decode
+
+
+def _differs(running: Model, wanted: Model) -> bool:
+    return (running.version, running.engine, running.upstream) != (wanted.version, wanted.engine, wanted.upstream)
+
+
+def _hour_of(served: Served, now_ms: int) -> list[Hour]:
+    if served.time is None:
+        return []
+    totals = served.time.take_totals(SystemClock().monotonic())
+    return [Hour(served.name, served.model.version, now_ms - now_ms % _HOUR_MS, totals)]

@@ -1,0 +1,101 @@
+"""Pieces into whole answers. Replicas are always asked to stream, so that a caller who leaves stops the generation at
+once; a caller who asked for one JSON gets the stream folded here. Several choices are several engine calls, woven into
+one answer: folded side by side, or streamed with their own index.
+"""
+
+from typing import Any
+
+import msgspec
+
+from tollway.serve.requests import ChatRequest, CompletionRequest
+
+
+class Folded(msgspec.Struct):
+    """One choice, assembled from its events."""
+
+    text: list[str] = msgspec.field(default_factory=list)
+    tool_calls: dict[int, dict[str, Any]] = msgspec.field(default_factory=dict)
+    reasoning: list[str] = msgspec.field(default_factory=list)
+    logprobs: list[Any] = msgspec.field(default_factory=list)
+    finish_reason: str | None = None
+
+    def add(self, event: bytes) -> None:
+        """Take in one event of a chat or completion stream."""
+        for choice in msgspec.json.decode(event).get("choices", ()):
+            delta = choice.get("delta") or {}
+            self.text.append(delta.get("content") or choice.get("text") or "")
+            self.reasoning.append(delta.get("reasoning_content") or "")
+            for call in delta.get("tool_calls") or ():
+                self._add_tool_call(call)
+            self.logprobs += (choice.get("logprobs") or {}).get("content") or ()
+            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+
+    def _add_tool_call(self, call: dict[str, Any]) -> None:
+        held = self.tool_calls.setdefault(call.get("index", 0), {"type": "function", "function": {"name": "", "arguments": ""}})
+        if call.get("id"):
+            held["id"] = call["id"]
+        for name in ("name", "arguments"):
+            held["function"][name] += (call.get("function") or {}).get(name) or ""
+
+    def chat_choice(self, index: int, request: ChatRequest) -> dict[str, Any]:
+        """This choice as chat/completions shows it."""
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(self.text), "refusal": None}
+        if any(self.reasoning):
+            message["reasoning_content"] = "".join(self.reasoning)
+        if self.tool_calls:
+            message["content"] = message["content"] or None
+            message["tool_calls"] = [self.tool_calls[number] for number in sorted(self.tool_calls)]
+        shown = {"content": [_without_id(entry) for entry in self.logprobs], "refusal": None} if request.logprobs else None
+        return {"index": index, "message": message, "logprobs": shown, "finish_reason": self.finish_reason or "stop"}
+
+    def completion_choice(self, index: int, request: CompletionRequest) -> dict[str, Any]:
+        """This choice as completions shows it."""
+        shown = legacy_logprobs(self.logprobs, request.logprobs) if request.logprobs is not None else None
+        return {"index": index, "text": "".join(self.text), "logprobs": shown, "finish_reason": self.finish_reason or "stop"}
+
+
+def whole(request: ChatRequest | CompletionRequest, choices: list[Folded], call_id: str, created_s: int, usage: dict[str, Any]) -> bytes:
+    """The JSON of a whole answer."""
+    if isinstance(request, ChatRequest):
+        kind, prefix = "chat.completion", "chatcmpl"
+        shown = [choice.chat_choice(index, request) for index, choice in enumerate(choices)]
+    else:
+        kind, prefix = "text_completion", "cmpl"
+        shown = [choice.completion_choice(index, request) for index, choice in enumerate(choices)]
+    return msgspec.json.encode(
+        {"id": f"{prefix}-{call_id}", "object": kind, "created": created_s, "model": request.model, "choices": shown, "usage": usage}
+    )
+
+
+def restamp(event: bytes, index: int, call_id: str, request: ChatRequest | CompletionRequest) -> bytes:
+    """One streamed event as part of an answer with several choices, or of a plain completion."""
+    shown = msgspec.json.decode(event)
+    chat = isinstance(request, ChatRequest)
+    shown["id"] = f"{'chatcmpl' if chat else 'cmpl'}-{call_id}"
+    for choice in shown.get("choices", ()):
+        choice["index"] = index
+        if not chat and choice.get("logprobs"):
+            choice["logprobs"] = legacy_logprobs(choice["logprobs"].get("content") or [], request.logprobs)
+    return msgspec.json.encode(shown)
+
+
+def legacy_logprobs(entries: list[Any], top: int | bool | None) -> dict[str, Any]:
+    """Chat-style logprobs in the older shape of /v1/completions."""
+    offsets, position = [], 0
+    for entry in entries:
+        offsets.append(position)
+        position += len(entry["token"])
+    return {
+        "tokens": [entry["token"] for entry in entries],
+        "token_logprobs": [entry["logprob"] for entry in entries],
+        "top_logprobs": [{alt["token"]: alt["logprob"] for alt in entry.get("top_logprobs", ())} for entry in entries] if top else None,
+        "text_offset": offsets,
+    }
+
+
+def _without_id(entry: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's shape has no token ids."""
+    shown = {name: value for name, value in entry.items() if name != "id"}
+    if "top_logprobs" in shown:
+        shown["top_logprobs"] = [_without_id(alternative) for alternative in shown["top_logprobs"]]
+    return shown

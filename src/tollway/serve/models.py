@@ -1,0 +1,83 @@
+"""Which models are on offer: the name a buyer calls, and the package version or upstream that answers it."""
+
+from typing import Literal
+
+import msgspec
+import sqlalchemy as sa
+
+from tollway.kit.errors import BadRequest, Conflict, NotFound
+from tollway.serve import tables
+
+Kind = Literal["chat", "embedding"]
+
+
+class Upstream(msgspec.Struct, frozen=True):
+    """An OpenAI-compatible server that answers for us. `key_env` names the variable that holds its key."""
+
+    url: str
+    model: str
+    key_env: str = ""
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A model on offer. `version` is a package version, or "upstream"."""
+
+    name: str
+    kind: Kind
+    title: str
+    engine: Literal["llama_cpp", "upstream"]
+    version: str
+    upstream: Upstream | None
+    created_ms: int
+    retired_ms: int | None = None
+
+
+def offer_package(conn: sa.Connection, now_ms: int, name: str, kind: Kind, version: str, title: str = "") -> Model:
+    """Put a package version behind a name; an existing name moves to this version."""
+    return _offer(conn, Model(name, kind, title or name, "llama_cpp", version, None, now_ms))
+
+
+def offer_upstream(conn: sa.Connection, now_ms: int, name: str, kind: Kind, upstream: Upstream, title: str = "") -> Model:
+    """Put an upstream behind a name. Raises BadRequest for a URL that is none."""
+    if not upstream.url.startswith(("http://", "https://")):
+        raise BadRequest(f"{upstream.url!r} is not an http(s) URL.", hint="Give the base URL up to and including /v1.")
+    return _offer(conn, Model(name, kind, title or name, "upstream", "upstream", upstream, now_ms))
+
+
+def list_models(conn: sa.Connection, *, retired: bool = False) -> list[Model]:
+    """The models on offer by name; with `retired`, those withdrawn too."""
+    query = sa.select(tables.model).order_by(tables.model.c.name)
+    if not retired:
+        query = query.where(tables.model.c.retired_ms.is_(None))
+    return [_as_model(row) for row in conn.execute(query)]
+
+
+def get_model(conn: sa.Connection, name: str) -> Model:
+    """One model on offer. Raises NotFound."""
+    row = conn.execute(sa.select(tables.model).where(tables.model.c.name == name, tables.model.c.retired_ms.is_(None))).first()
+    if row is None:
+        raise NotFound(f"There is no model {name!r} on offer.", code="model_not_found", hint="`tollway model list` shows them.")
+    return _as_model(row)
+
+
+def retire_model(conn: sa.Connection, now_ms: int, name: str) -> Model:
+    """Withdraw a model from sale. Its packages and usage stay. Raises NotFound."""
+    model = get_model(conn, name)
+    conn.execute(tables.model.update().where(tables.model.c.name == name).values(retired_ms=now_ms))
+    return model
+
+
+def _offer(conn: sa.Connection, model: Model) -> Model:
+    row = msgspec.to_builtins(model)
+    found = conn.execute(sa.select(tables.model).where(tables.model.c.name == model.name)).first()
+    if found is None:
+        conn.execute(tables.model.insert().values(row))
+    elif found.kind != model.kind:
+        raise Conflict(f"{model.name!r} is on offer as a {found.kind} model.", hint="Choose another name for it.")
+    else:
+        conn.execute(tables.model.update().where(tables.model.c.name == model.name).values(row))
+    return model
+
+
+def _as_model(row: sa.Row[tuple[object, ...]]) -> Model:
+    return msgspec.convert(dict(row._mapping), Model)

@@ -1,0 +1,320 @@
+"""What can be asked of a model: the OpenAI request shapes, strictly typed, and what each engine is sent for them.
+
+Everything a caller can name is either done, or refused by name: an unknown or unsupported parameter is a 400 that says
+which, never silence. Parameters without effect on the answer (`user`, `metadata`, ...) are accepted and go no further.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from tollway.kit.errors import BadRequest
+from tollway.serve.engines import Caps
+
+CHOICES_MAX = 8
+PROMPTS_MAX = 64
+INPUTS_MAX = 256
+
+Unit = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+Tokens = Annotated[int, Meta(ge=1, le=10_000_000)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Choices = Annotated[int, Meta(ge=1, le=CHOICES_MAX)]
+Stop = str | Annotated[list[str], Meta(max_length=16)] | None
+Name = Annotated[str, Meta(min_length=1, max_length=120)]
+
+
+class Work(msgspec.Struct):
+    """One engine call: where to and with which body."""
+
+    path: str
+    body: bytes
+
+
+class Part(msgspec.Struct, omit_defaults=True):
+    """One part of a message's content; only text parts can be answered here."""
+
+    type: str
+    text: str = ""
+
+
+class Message(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    refusal: str | None = None
+    annotations: list[Any] | None = None
+    audio: dict[str, Any] | None = None
+    reasoning_content: str | None = None
+
+
+class StreamOptions(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """How to stream."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class Generation(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+    """The parameters that chat and plain completions share."""
+
+    model: Name
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Choices | None = None
+    stop: Stop = None
+    seed: Seed | None = None
+    max_tokens: Tokens | None = None
+    temperature: Temperature | None = None
+    top_p: Unit | None = None
+    top_k: Annotated[int, Meta(ge=0, le=100_000)] | None = None
+    min_p: Unit | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    # Accepted, and without effect on the answer.
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    store: Literal[False] | None = None
+
+    @property
+    def choices(self) -> int:
+        """How many answers to each prompt."""
+        return self.n or 1
+
+    def settings(self, model: str, caps: Caps, output_max: int) -> dict[str, Any]:
+        """The part of the engine's body that says how to generate."""
+        named = ("seed", "stop", "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "logit_bias")
+        body = {name: value for name in named if (value := getattr(self, name)) is not None}
+        body |= {"model": model, "max_tokens": output_max}
+        return body
+
+    def refuse_unsupported(self, caps: Caps) -> None:
+        """Raise BadRequest for the first parameter that this engine cannot honour."""
+        if self.stream_options is not None and not self.stream:
+            raise _unsupported("stream_options", "it only makes sense together with stream=true")
+        if self.logit_bias and not caps.logit_bias:
+            raise _unsupported("logit_bias", "this engine does not offer it")
+
+
+class ChatRequest(Generation, kw_only=True):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=2048)]
+    max_completion_tokens: Tokens | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    response_format: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    modalities: list[str] | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+
+    operation = "chat"
+
+    @property
+    def output_max(self) -> int | None:
+        """The caller's own bound on the answer."""
+        return self.max_completion_tokens or self.max_tokens
+
+    def input_bytes(self) -> int:
+        """An upper bound on prompt tokens where the engine cannot count: no tokenizer makes more tokens than bytes."""
+        framing = 16 * len(self.messages) + (len(msgspec.json.encode(self.tools)) if self.tools else 0)
+        return framing + sum(_bytes_of(message) for message in self.messages)
+
+    def refuse_unsupported(self, caps: Caps) -> None:
+        super().refuse_unsupported(caps)
+        for index, message in enumerate(self.messages):
+            if message.audio is not None:
+                raise _unsupported(f"messages[{index}].audio", "this model reads text only")
+            if message.role == "function":
+                raise _unsupported(f"messages[{index}].role", 'use role "tool"')
+            if message.content is None and not message.tool_calls:
+                raise _unsupported(f"messages[{index}].content", "it is empty")
+            if isinstance(message.content, list) and any(part.type != "text" for part in message.content):
+                raise _unsupported(f"messages[{index}].content", "this model reads text parts only")
+        if (self.tools or self.tool_choice not in (None, "none", "auto")) and not caps.tools:
+            raise _unsupported("tools", "the chat template of this model has no place for tools")
+        if (self.logprobs or self.top_logprobs) and not caps.logprobs:
+            raise _unsupported("logprobs", "this engine does not report them")
+        if self.top_logprobs and not self.logprobs:
+            raise _unsupported("top_logprobs", "it needs logprobs=true")
+        if self.modalities not in (None, ["text"]):
+            raise _unsupported("modalities", "this model answers in text only")
+        for name in ("reasoning_effort", "verbosity"):
+            if getattr(self, name) is not None and not caps.reasoning:
+                raise _unsupported(name, "this model does not have it")
+        _check_response_format(self.response_format, caps)
+
+    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool) -> list[Work]:
+        """One engine call for each choice."""
+        body = self.settings(model, caps, output_max)
+        body["messages"] = self.plain_messages()
+        optional = ("logprobs", "top_logprobs", "response_format", "tools", "tool_choice", "parallel_tool_calls")
+        for name in (*optional, "reasoning_effort", "verbosity"):
+            value = getattr(self, name)
+            if value is not None:
+                body[name] = value
+        return _per_choice("/chat/completions", body, self.choices, caps, stream=stream)
+
+    def plain_messages(self) -> list[Any]:
+        """The messages as engines know them: `developer` is `system`, text parts are one text."""
+        return [_plain(message) for message in self.messages]
+
+
+class CompletionRequest(Generation, kw_only=True):
+    """POST /v1/completions."""
+
+    prompt: str | list[Any]
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = None
+
+    operation = "completion"
+
+    @property
+    def output_max(self) -> int | None:
+        """The caller's own bound on each answer."""
+        return self.max_tokens
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts, one or many."""
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def answers(self) -> int:
+        """Choices in the reply."""
+        return self.choices * len(self.prompts)
+
+    def input_bytes(self) -> int:
+        """An upper bound on prompt tokens (see ChatRequest.input_bytes)."""
+        return sum(len(prompt.encode()) + 2 for prompt in self.prompts)
+
+    def refuse_unsupported(self, caps: Caps) -> None:
+        super().refuse_unsupported(caps)
+        if not caps.completions:
+            raise _unsupported("model", "this model offers no plain completions; use /v1/chat/completions")
+        if not 1 <= len(self.prompts) <= PROMPTS_MAX or not all(isinstance(prompt, str) for prompt in self.prompts):
+            raise _unsupported("prompt", f"give a text or a list of 1 to {PROMPTS_MAX} texts; token ids are not accepted")
+        if self.answers > PROMPTS_MAX:
+            raise _unsupported("n", f"prompts x n may be at most {PROMPTS_MAX}")
+        for name in ("echo", "suffix"):
+            if getattr(self, name):
+                raise _unsupported(name, "this engine does not offer it")
+        if self.best_of is not None and self.best_of != self.choices:
+            raise _unsupported("best_of", "this engine does not offer it")
+        if self.logprobs is not None and not caps.logprobs:
+            raise _unsupported("logprobs", "this engine does not report them")
+
+    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool) -> list[Work]:
+        """One engine call for each prompt and choice."""
+        body = self.settings(model, caps, output_max)
+        if self.logprobs is not None:
+            body["logprobs"] = self.logprobs
+        calls = []
+        for prompt in self.prompts:
+            calls += _per_choice("/completions", body | {"prompt": prompt}, self.choices, caps, stream=stream)
+        return calls
+
+
+class EmbeddingRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+    """POST /v1/embeddings."""
+
+    model: Name
+    input: str | list[Any]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+    user: str | None = None
+
+    operation = "embedding"
+    stream = False
+    output_max = 0
+
+    @property
+    def inputs(self) -> list[str]:
+        """The texts, one or many."""
+        return [self.input] if isinstance(self.input, str) else self.input
+
+    def input_bytes(self) -> int:
+        """An upper bound on tokens: a WordPiece token has at least one byte, and each text gets two marks."""
+        return sum(len(text.encode()) + 2 for text in self.inputs)
+
+    def refuse_unsupported(self, caps: Caps) -> None:
+        """Raise BadRequest for what this engine cannot honour."""
+        if not 1 <= len(self.inputs) <= INPUTS_MAX or not all(isinstance(text, str) for text in self.inputs):
+            raise _unsupported("input", f"give a text or a list of 1 to {INPUTS_MAX} texts; token ids are not accepted")
+        if not all(text.strip() for text in self.inputs):
+            raise _unsupported("input", "an empty text has no embedding")
+        if self.dimensions is not None and self.dimensions != caps.embedding_dimensions:
+            raise _unsupported("dimensions", f"this model's embeddings have {caps.embedding_dimensions} dimensions")
+
+    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool) -> list[Work]:
+        """One engine call for all texts."""
+        body: dict[str, Any] = {"model": model, "input": self.inputs, "encoding_format": self.encoding_format or "float"}
+        return [Work("/embeddings", msgspec.json.encode(body))]
+
+
+Request = ChatRequest | CompletionRequest | EmbeddingRequest
+
+
+def _per_choice(path: str, body: dict[str, Any], choices: int, caps: Caps, *, stream: bool) -> list[Work]:
+    """Engines count usage for one choice only, so each choice is a call of its own, with a seed of its own."""
+    if stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+        if caps.token_timings:
+            body["timings_per_token"] = True
+    if choices == 1:
+        return [Work(path, msgspec.json.encode(body))]
+    seed = body.get("seed")
+    return [Work(path, msgspec.json.encode(body if seed is None else body | {"seed": seed + index})) for index in range(choices)]
+
+
+def _plain(message: Message) -> Any:
+    role = "system" if message.role == "developer" else message.role
+    if role == message.role and not isinstance(message.content, list):
+        return message
+    content = "".join(part.text for part in message.content) if isinstance(message.content, list) else message.content
+    return msgspec.structs.replace(message, role=role, content=content)
+
+
+def _bytes_of(message: Message) -> int:
+    content = message.content
+    if isinstance(content, str):
+        size = len(content.encode())
+    else:
+        size = sum(len(part.text.encode()) for part in content or ())
+    return size + (len(msgspec.json.encode(message.tool_calls)) if message.tool_calls else 0)
+
+
+def _check_response_format(response_format: dict[str, Any] | None, caps: Caps) -> None:
+    if response_format is None:
+        return
+    kind = response_format.get("type")
+    if kind == "text":
+        return
+    if kind not in ("json_object", "json_schema"):
+        raise _unsupported("response_format.type", 'it must be "text", "json_object" or "json_schema"')
+    if not caps.json_schema:
+        raise _unsupported("response_format", "this engine has no grammar to enforce it")
+    if kind == "json_schema":
+        named = response_format.get("json_schema")
+        if not isinstance(named, dict) or not isinstance(named.get("schema"), dict):
+            raise _unsupported("response_format.json_schema", 'it must be an object with a "schema" object')
+
+
+def _unsupported(param: str, why: str) -> BadRequest:
+    return BadRequest(f"The parameter {param!r} cannot be used like this: {why}.", param=param, code="unsupported_parameter")

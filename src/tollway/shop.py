@@ -1,0 +1,101 @@
+"""The composition root: one Shop wires the parts from the settings. No module-level singletons, no import side effects.
+
+Commands open a Shop and work on its database directly, whether the gateway runs or not; the gateway opens one and owns
+it (`own_the_shop`): holds live in its memory, so there is one gateway per database.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO, Any, Self
+
+import sqlalchemy as sa
+
+from tollway.artifacts import signing, store
+from tollway.guard import secrets
+from tollway.kit.clock import Clock, SystemClock
+from tollway.kit.db import Database
+from tollway.kit.errors import Conflict, Unavailable
+from tollway.kit.settings import Settings
+from tollway.migrations import migrate
+
+_ADVISORY_LOCK = 0x7011A  # any constant that is ours
+
+
+class Shop:
+    """Settings, database, secrets, clock and package store of one home."""
+
+    def __init__(self, settings: Settings, db: Database, clock: Clock) -> None:
+        self.settings = settings
+        self.db = db
+        self.clock = clock
+        self.secrets = secrets.Secrets.load(settings.home / "keys")
+        self.store = store.Store(settings.home / "packages", signing.Signer(self.secrets.signing_seed), clock)
+        self._lock_file: IO[str] | None = None
+        self._lock_conn: sa.Connection | None = None
+
+    @classmethod
+    def open(cls, settings: Settings, clock: Clock | None = None) -> Self:
+        """Open the home: make its folder, bring the database to this version. Raises Unavailable saying why not."""
+        try:
+            settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise Unavailable(f"The home {settings.home} cannot be used: {error.strerror}.", hint="Give another with --home.") from error
+        db = Database(settings.url_of_database)
+        try:
+            migrate(db)
+        except sa.exc.OperationalError as error:
+            raise Unavailable(
+                f"The database cannot be opened ({_first_line(error)}).", code="database_unavailable", hint="`tollway doctor` shows why."
+            ) from error
+        return cls(settings, db, clock or SystemClock())
+
+    def own_the_shop(self) -> None:
+        """Be the one gateway of this database until `close`; twice is no harm. Raises Conflict when another one is."""
+        if self._lock_file is not None or self._lock_conn is not None:
+            return
+        if self._lock_file is not None or self._lock_conn is not None:
+            return
+        taken = Conflict("Another gateway is running on this database.", code="already_running", hint="Stop it first, or give another --home.")
+        if self.db.is_sqlite:
+            path = self.settings.home / "gateway.lock"
+            held = path.open("a+")
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                held.close()
+                raise taken from None
+            held.truncate(0)
+            held.write(f"{os.getpid()}\n")
+            held.flush()
+            self._lock_file = held
+            return
+        conn = self.db.engine.connect()
+        if not conn.execute(sa.select(sa.func.pg_try_advisory_lock(_ADVISORY_LOCK))).scalar():
+            conn.close()
+            raise taken
+        conn.commit()
+        self._lock_conn = conn
+
+    def close(self) -> None:
+        """Let go of the database and the lock."""
+        if self._lock_conn is not None:
+            self._lock_conn.close()
+        if self._lock_file is not None:
+            self._lock_file.close()
+        self.db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def default_home() -> Path:
+    """$TOLLWAY_HOME, or ~/.tollway."""
+    return Path(os.environ.get("TOLLWAY_HOME") or Path.home() / ".tollway")
+
+
+def _first_line(error: sa.exc.OperationalError) -> str:
+    return str(error.orig).splitlines()[0][:200]
