@@ -6,6 +6,7 @@ STSong-Light, which viewers carry themselves, so no font file is shipped.
 """
 
 import io
+import unicodedata
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, Final
@@ -31,17 +32,20 @@ _LEFT: Final = 56.0
 _RIGHT: Final = float(A4[0]) - 56
 _TOP: Final = float(A4[1]) - 64
 _BOTTOM: Final = 84.0
+_FIRST_PAGE: Final = 450.0  # the height of lines a page takes: below the letterhead, and on the pages after it
+_NEXT_PAGE: Final = 540.0
 _QUANTITY, _FREE, _PRICE = _LEFT + 270, _LEFT + 332, _LEFT + 408  # right edges of the columns
 
 _WORDS: Final[dict[str, dict[str, str]]] = {
     "en": {
         "invoice": "Invoice", "draft": "Draft, not yet payable", "finalised": "To be paid", "paid": "Paid",
-        "void": "Void", "number": "Number", "none": "given when final", "issued": "Issued", "drafted": "Drafted", "period": "Period",
-        "status": "Status", "bill_to": "Bill to", "description": "Description",
+        "void": "Void", "number": "Number", "none": "given when final", "issued": "Issued", "drafted": "Drafted",
+        "period": "Period", "status": "Status", "bill_to": "Bill to", "description": "Description",
         "quantity": "Quantity", "free": "Of it free", "price": "Price", "amount": "Amount", "total": "Total",
-        "wallet": "Paid from wallet", "due": "Amount due", "month": "month", "1M tokens": "1M tokens", "request": "request",
-        "1k requests": "1k requests", "1M requests": "1M requests", "page": "Page {page} of {pages}",
-        "days": "{n} days", "all": "all models", "nothing": "Nothing was used in this period.",
+        "wallet": "Paid from wallet", "due": "Amount due", "month": "month", "1M tokens": "1M tokens",
+        "request": "request", "1k requests": "1k requests", "1M requests": "1M requests",
+        "page": "Page {page} of {pages}", "days": "{n} days", "all": "all models",
+        "nothing": "Nothing was used in this period.",
         "foot": "Amounts in {currency}. Each line is rounded once, half to even. Days and months are UTC.",
         "input_tokens": "Input tokens", "cached_tokens": "Cached input tokens", "output_tokens": "Output tokens",
         "requests": "Requests", "fee": "{plan}, monthly fee", "share": "{plan}, {days} of {of} days",
@@ -66,7 +70,7 @@ def render(invoice: Invoice, organization: Organization, seller_name: str, local
         raise BadRequest(f"There are no invoices in {locale!r}.", param="locale", hint="Use en or zh.")
     if _CHINESE not in pdfmetrics.getRegisteredFontNames():
         pdfmetrics.registerFont(UnicodeCIDFont(_CHINESE))
-    pages = list(_pages(invoice.lines))
+    pages = list(_pages(invoice.lines, _WORDS[locale]))
     into = io.BytesIO()
     canvas = Canvas(into, pagesize=A4, invariant=1, lang={"en": "en", "zh": "zh-CN"}[locale])
     sheet = _Sheet(canvas, _WORDS[locale], invoice)
@@ -134,7 +138,7 @@ class _Sheet:
     def line(self, line: Line, y: float) -> float:
         """One line of the invoice, its formula in grey below."""
         currency = self.invoice.currency
-        title = _wrap(_describe(line, self.words), 9.5, 190)[:3]
+        title = _title(line, self.words)
         for offset, shown in enumerate(title):
             self.text(_LEFT, y - 12 * offset, shown, 9.5)
         quantity = f"{line.quantity:,}" if line.meter else self.words["days"].format(n=line.quantity)
@@ -191,13 +195,22 @@ class _Sheet:
             x += pdfmetrics.stringWidth(run, used, size)
 
 
-def _pages(lines: tuple[Line, ...]) -> Iterator[tuple[Line, ...]]:
-    """The lines cut into pages; the first has the letterhead, and the last keeps room for the sums."""
-    rest, room = list(lines), 11
-    while len(rest) > room:
-        yield tuple(rest[:room])
-        rest, room = rest[room:], 13
-    yield tuple(rest)
+def _pages(lines: tuple[Line, ...], words: dict[str, str]) -> Iterator[list[Line]]:
+    """The lines cut into pages; the first has the letterhead, and each keeps room for the sums below it."""
+    page: list[Line] = []
+    room = _FIRST_PAGE
+    for line in lines:
+        needed = 12 * len(_title(line, words)) + 24
+        if needed > room:
+            yield page
+            page, room = [], _NEXT_PAGE
+        page.append(line)
+        room -= needed
+    yield page
+
+
+def _title(line: Line, words: dict[str, str]) -> list[str]:
+    return _wrap(_describe(line, words), 9.5, 190)[:3]
 
 
 def _describe(line: Line, words: dict[str, str]) -> str:
@@ -207,17 +220,28 @@ def _describe(line: Line, words: dict[str, str]) -> str:
     return f"{words[line.meter]}, {line.model or words['all']}"
 
 
-def _is_latin(character: str) -> bool:
+def _in(character: str, encoding: str) -> bool:
     try:
-        character.encode("cp1252")
+        character.encode(encoding)
     except UnicodeEncodeError:
         return False
     return True
 
 
+def _drawable(text: str) -> str:
+    """The text in characters the two fonts have: others lose their accents, or become a question mark."""
+    return "".join(one if _in(one, "cp1252") or _in(one, "gbk") else _nearest(one) for one in text)
+
+
+def _nearest(character: str) -> str:
+    base = unicodedata.normalize("NFKD", character)[0]
+    return base if _in(base, "cp1252") else "?"
+
+
 def _runs(text: str, font: str) -> list[tuple[str, str]]:
     """The text cut where the font has to change: (font, part)."""
-    return [(font if latin else _CHINESE, "".join(part)) for latin, part in groupby(text, key=_is_latin)]
+    parts = groupby(_drawable(text), key=lambda one: _in(one, "cp1252"))
+    return [(font if latin else _CHINESE, "".join(part)) for latin, part in parts]
 
 
 def _width(text: str, size: float, font: str = _LATIN) -> float:
@@ -229,15 +253,15 @@ def _cut(text: str, size: float, width: float) -> str:
 
 
 def _wrap(text: str, size: float, width: float) -> list[str]:
-    """Lines no wider than `width`, broken at spaces where there are any near, else anywhere."""
+    """Lines no wider than `width`, broken at a space or hyphen where one is near, else anywhere."""
     lines: list[str] = []
     while text:
         fits = len(text)
         while fits > 1 and _width(text[:fits], size) > width:
             fits -= 1
         if fits < len(text):
-            space = text.rfind(" ", fits // 2, fits + 1)
-            fits = space if space > 0 else fits
+            edges = [text.rfind(" ", fits // 2, fits + 1), *(text.rfind(one, fits // 2, fits) + 1 for one in "-/_")]
+            fits = max(edges) if max(edges) > 0 else fits
         lines.append(text[:fits].strip())
         text = text[fits:].strip()
     return lines
