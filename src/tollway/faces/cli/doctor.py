@@ -1,10 +1,13 @@
 """`tollway doctor`: look at this machine and say how to fix what is wrong. Exit code 1 when something fails."""
 
+from pathlib import Path
+
 import msgspec
 import typer
 
 from tollway.faces.cli import tables
 from tollway.faces.cli.desk import Desk, command
+from tollway.forge.convert import starter
 from tollway.watch import doctor
 
 app = typer.Typer(add_completion=False)
@@ -14,11 +17,9 @@ _MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]
 @command(app)
 def look(desk: Desk) -> None:
     """Check this machine and say how to fix what is wrong."""
-    from tollway.forge.convert import starter
-
     more = (
-        doctor.weights("smollm2", starter.locate_smollm2),
-        doctor.weights("minilm", starter.locate_minilm),
+        doctor.weights(starter.SMOLLM2.name, starter.locate_smollm2, starter.SMOLLM2.sha256),
+        doctor.weights(starter.MINILM.name, _minilm_weights, starter.MINILM.sha256),
     )
     checks = doctor.examine(desk.settings, more)
     failed = [check for check in checks if check.state == "fail"]
@@ -35,3 +36,8 @@ def look(desk: Desk) -> None:
         desk.then(failed[0].fix or "tollway version", f"{len(failed)} of {len(checks)} checks failed")
         raise typer.Exit(1)
     desk.then("tollway up")
+
+
+def _minilm_weights() -> Path | None:
+    folder = starter.locate_minilm()
+    return folder / "model.safetensors" if folder else None

@@ -1,0 +1,31 @@
+"""The command line starts light: what is not needed for an answer is not loaded. (The time itself is a bench's figure.)"""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("fastapi", "starlette", "sqlalchemy", "numpy", "uvicorn", "xllamacpp", "cryptography", "reportlab", "alembic", "gguf")
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    script = (
+        "import sys\n"
+        "from tollway.faces.cli import main\n"
+        f"try: main({list(arguments)!r})\n"
+        "except SystemExit: pass\n"
+        "print('LOADED', *sorted({name.split('.')[0] for name in sys.modules}))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    return set(run.stdout.split("LOADED")[-1].split())
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("version",), ("nonsense",)], ids=" ".join)
+def test_it_loads_nothing_heavy(arguments):
+    assert not loaded_by(*arguments) & set(HEAVY)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    script = "import tollway, sys; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert not {name.split(".")[0] for name in run.stdout.split()} & set(HEAVY)
