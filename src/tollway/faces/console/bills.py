@@ -1,0 +1,150 @@
+"""Invoices for both sides: the operator drafts, finalises and books payments; a buyer reads and downloads its own."""
+
+import secrets
+from typing import Any
+
+from starlette.responses import Response
+
+from tollway.faces.console.confirm import confirmation
+from tollway.faces.console.visit import Visit
+from tollway.kit.clock import month_of
+from tollway.kit.errors import BadRequest, Conflict, NotFound, TollwayError
+from tollway.sell import accounts, billing, catalog
+
+STATUSES = ("draft", "finalised", "paid", "void")
+
+
+def invoices(visit: Visit) -> Response:
+    """GET /console/invoices?status=…&org=…"""
+    return _list(visit)
+
+
+def draft(visit: Visit) -> Response:
+    """POST /console/invoices: (re)compute the drafts of a month for every running subscription, or one organization's."""
+    period, org_id = visit.field("period"), visit.field("org_id")
+    try:
+        with visit.shop.db.write() as conn:
+            drafted = _draft_all(visit, conn, period, org_id)
+    except TollwayError as error:
+        return _list(visit, error)
+    return visit.go("/invoices", done="drafted" if drafted else "nothing_drafted", status="draft" if drafted else "")
+
+
+def invoice(visit: Visit) -> Response:
+    """GET /console/invoices/{id}"""
+    with visit.shop.db.read() as conn:
+        found = _own(visit, conn)
+        context = _context(conn, found)
+    return visit.page("invoice.html", invoice=found, **context)
+
+
+def pdf(visit: Visit) -> Response:
+    """GET /console/invoices/{id}/pdf: in the reader's language."""
+    with visit.shop.db.read() as conn:
+        found = _own(visit, conn)
+        org = accounts.get_organization(conn, found.org_id)
+    raw = billing.render_pdf(found, org, visit.t("brand"), locale=visit.lang)
+    name = (found.number or f"draft-{found.period}-{found.id[-6:]}").replace("/", "-")
+    return Response(raw, media_type="application/pdf", headers={"content-disposition": f'attachment; filename="{name}.pdf"'})
+
+
+def finalise(visit: Visit) -> Response:
+    """GET asks, POST does: a finalised invoice never changes again."""
+    with visit.shop.db.read() as conn:
+        found = _own(visit, conn)
+        org = accounts.get_organization(conn, found.org_id)
+    if visit.request.method == "GET":
+        return _ask(visit, "finalise", found, org)
+    with visit.shop.db.write() as conn:
+        billing.finalise(conn, visit.now_ms, found.id)
+    return visit.go(f"/invoices/{found.id}", done="finalised")
+
+
+def pay(visit: Visit) -> Response:
+    """GET asks, POST does: book a payment that arrived outside (bank transfer, cash)."""
+    with visit.shop.db.read() as conn:
+        found = _own(visit, conn)
+        org = accounts.get_organization(conn, found.org_id)
+    if visit.request.method == "GET":
+        return _ask(visit, "pay", found, org, {"cause": f"payment:{secrets.token_hex(12)}"})
+    cause = visit.field("cause")
+    if not cause.startswith("payment:") or len(cause) > 60:
+        raise BadRequest(visit.t("error.form"))
+    with visit.shop.db.write() as conn:
+        billing.pay(conn, visit.now_ms, found.id, cause)
+    return visit.go(f"/invoices/{found.id}", done="paid")
+
+
+def void(visit: Visit) -> Response:
+    """GET asks, POST does."""
+    with visit.shop.db.read() as conn:
+        found = _own(visit, conn)
+        org = accounts.get_organization(conn, found.org_id)
+    if visit.request.method == "GET":
+        return _ask(visit, "void", found, org, danger=True)
+    with visit.shop.db.write() as conn:
+        billing.void(conn, visit.now_ms, found.id)
+    return visit.go(f"/invoices/{found.id}", done="voided")
+
+
+def _ask(visit: Visit, act: str, found: Any, org: Any, kept: dict[str, str] | None = None, danger: bool = False) -> Response:
+    money = visit.fmt.money
+    facts = [
+        (visit.t("organization.one"), org.name),
+        (visit.t("invoice.period"), visit.fmt.month(found.period)),
+        (visit.t("invoice.total"), money(found.total_micros, found.currency)),
+        (visit.t("invoice.due"), money(found.due_micros, found.currency)),
+    ]
+    return confirmation(
+        visit, visit.t(f"confirm.{act}.title", name=found.number or visit.t("invoice.draft_name")), visit.t(f"confirm.{act}.effect"),
+        facts, kept or {}, visit.t(f"confirm.{act}.yes"), f"/invoices/{found.id}", danger=danger,
+    )  # fmt: skip
+
+
+def _own(visit: Visit, conn: Any) -> Any:
+    """The invoice in the URL if this visit may see it: buyers see their own, once it is no draft any more."""
+    found = billing.get_invoice(conn, visit.request.path_params["invoice_id"])
+    hidden = visit.org_id is not None and (found.org_id != visit.org_id or found.status == "draft")
+    if hidden:
+        raise NotFound(visit.t("error.no_invoice"))
+    return found
+
+
+def _context(conn: Any, found: Any) -> dict[str, Any]:
+    return {
+        "org": accounts.get_organization(conn, found.org_id),
+        "version": catalog.plan_versions(conn).get(found.plan_version_id),
+    }
+
+
+def _list(visit: Visit, problem: TollwayError | None = None) -> Response:
+    status = visit.query.get("status", "")
+    status = status if status in STATUSES else ""
+    org_id = visit.org_id if visit.org_id is not None else visit.query.get("org") or None
+    with visit.shop.db.read() as conn:
+        rows = billing.list_invoices(conn, org_id, status or None)
+        names = {} if visit.org_id is not None else {one.id: one.name for one in accounts.list_organizations(conn)}
+    if visit.org_id is not None:
+        rows = [row for row in rows if row.status != "draft"]
+    return visit.page(
+        "invoices.html", problem.status if problem else 200, rows=rows, names=names, problem=problem, status=status,
+        statuses=STATUSES if visit.org_id is None else STATUSES[1:], selected_org=org_id or "", month=month_of(visit.now_ms),
+    )  # fmt: skip
+
+
+def _draft_all(visit: Visit, conn: Any, period: str, org_id: str) -> int:
+    """Draft one month; invoices that are no longer drafts stay as they are."""
+    from tollway.faces.console import queries
+
+    try:
+        subscriptions = queries.subscriptions_in(conn, period, org_id or None)
+    except ValueError as error:
+        raise BadRequest(visit.t("error.period"), param="period") from error
+    drafted = 0
+    for subscription_id in subscriptions:
+        try:
+            billing.draft(conn, visit.now_ms, subscription_id, period)
+            drafted += 1
+        except Conflict:
+            continue
+    return drafted

@@ -1,0 +1,40 @@
+"""Asking before an act that cannot be taken back, with its effect in figures; and reading amounts from forms."""
+
+from collections.abc import Mapping, Sequence
+
+from starlette.responses import Response
+
+from tollway.faces.console.visit import Visit
+from tollway.kit.errors import BadRequest
+from tollway.kit.money import EXPONENTS, parse_micros
+
+
+def confirmation(
+    visit: Visit,
+    title: str,
+    effect: str,
+    facts: Sequence[tuple[str, str]],
+    kept: Mapping[str, str],
+    yes: str,
+    back: str,
+    danger: bool = False,
+) -> Response:
+    """A page with the effect and one button; it posts to the same address with `confirmed=yes` and the kept fields."""
+    return visit.page(
+        "confirm.html", title=title, effect=effect, facts=facts, kept=kept, yes=yes, back=visit.url(back), danger=danger
+    )
+
+
+def money_field(visit: Visit, name: str, *, minimum_micros: int = 1) -> int:
+    """An amount a person typed, in the shop's currency; a full-width or grouped number is a typing habit, not an error."""
+    text = visit.field(name).replace(",", "").replace("，", "").replace("．", ".")
+    try:
+        micros = parse_micros(text)
+    except ValueError as error:
+        raise BadRequest(visit.t("error.amount", value=text[:40]), param=name) from error
+    exponent = EXPONENTS.get(visit.currency, 2)
+    if micros % 10 ** (6 - exponent):
+        raise BadRequest(visit.t("error.amount_decimals", decimals=exponent), param=name)
+    if micros < minimum_micros or micros > 10**13:
+        raise BadRequest(visit.t("error.amount_range"), param=name)
+    return micros

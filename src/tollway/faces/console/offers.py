@@ -1,0 +1,97 @@
+"""The models page: what is on offer, what serves it, how fast it is, and what it may be used for."""
+
+from typing import Any
+
+from starlette.responses import Response
+
+from tollway.faces.console import charts, queries, ranges
+from tollway.faces.console.visit import Visit
+from tollway.kit.errors import NotFound
+from tollway.sell import catalog
+
+_DAY = ranges.RANGES["24h"]
+
+
+def models(visit: Visit) -> Response:
+    """GET /console/models"""
+    live = {**queries.NOTHING_LIVE, **visit.desk.live()}
+    from_ms, to_ms = _DAY.window(visit.now_ms)
+    with visit.shop.db.read() as conn:
+        speeds = queries.throughput(conn, from_ms, to_ms)
+        prices = _prices(conn)
+        rows = [_row(visit, one, speeds.get(one["name"]), prices, live) for one in queries.models(conn)]
+    template = "parts/models.html" if visit.is_fragment else "models.html"
+    return visit.page(template, rows=rows)
+
+
+def model(visit: Visit) -> Response:
+    """GET /console/models/{name}"""
+    name = visit.request.path_params["name"]
+    live = {**queries.NOTHING_LIVE, **visit.desk.live()}
+    span = ranges.RANGES["30d"]
+    from_ms, to_ms = _DAY.window(visit.now_ms)
+    with visit.shop.db.read() as conn:
+        found = next((one for one in queries.models(conn) if one["name"] == name), None)
+        if found is None:
+            raise NotFound(visit.t("error.no_model", name=name[:80]))
+        first, last = span.days(visit.now_ms)
+        days = {row["group"]: row for row in queries.usage_rows(conn, "day", first, last, None, name, None)}
+        row = _row(visit, found, queries.throughput(conn, from_ms, to_ms).get(name), _prices(conn), live)
+        latency = queries.latency(conn, from_ms, to_ms, None, name)
+    starts = span.starts(visit.now_ms)
+    chart = charts.chart(visit, "model-usage", visit.t("chart.tokens"), starts, True, _token_series(visit, days, starts))
+    return visit.page("model.html", row=row, chart=chart, latency=latency, card=_card(visit, found))
+
+
+def _row(visit: Visit, found: dict[str, Any], used: dict[str, int] | None, prices: Any, live: Any) -> dict[str, Any]:
+    """A model with its replicas, today's speed, and the prices of the plans that sell it."""
+    replicas = [one for one in live["replicas"] if one.get("model") == found["name"]]
+    decode_us = used["decode_us"] if used else 0
+    return {
+        **found,
+        "replicas": replicas,
+        "state": "retired" if found["retired_ms"] else _state(replicas, found["engine"]),
+        "used": used,
+        "tokens_per_s": used["output_tokens"] * 1_000_000 // decode_us if used and decode_us else None,
+        "prices": [
+            (version, charge)
+            for version in prices
+            for charge in version.terms.charges
+            if charge.model in ("*", found["name"]) and charge.meter == ("output_tokens" if found["kind"] == "chat" else "input_tokens")
+        ],
+        "licence": _card(visit, found).get("licence", ""),
+    }
+
+
+def _state(replicas: list[dict[str, Any]], engine: str) -> str:
+    """The best state any replica is in; `unknown` when no gateway runs here to tell."""
+    states = {one.get("state") for one in replicas}
+    for state in ("ready", "loading", "failed", "stopped"):
+        if state in states:
+            return state
+    return "upstream" if engine == "upstream" else "unknown"
+
+
+def _prices(conn: Any) -> list[Any]:
+    return list(catalog.list_plans(conn))
+
+
+def _card(visit: Visit, found: dict[str, Any]) -> dict[str, Any]:
+    """What the model package says about itself: digest, licence, size; empty for upstreams."""
+    describe = getattr(visit.shop, "describe_model", None)
+    return dict(describe(found["name"], found["version"])) if callable(describe) and found["engine"] != "upstream" else {}
+
+
+def _token_series(visit: Visit, days: dict[str, dict[str, int]], starts: list[int]) -> list[charts.Series]:
+    from tollway.kit.clock import day_of
+
+    rows = [days.get(day_of(start), {}) for start in starts]
+    return [
+        charts.Series(visit.t("meter.output_tokens"), [row.get("output_tokens", 0) for row in rows], "number"),
+        charts.Series(
+            visit.t("meter.all_input_tokens"),
+            [row.get("input_tokens", 0) + row.get("cached_tokens", 0) for row in rows],
+            "number",
+            "quiet",
+        ),
+    ]

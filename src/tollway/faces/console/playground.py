@@ -1,0 +1,61 @@
+"""The playground: a chat that streams through the same flow as /v1, paid by the visitor's organization."""
+
+import json
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from tollway.faces.console import buyer, queries
+from tollway.faces.console.visit import Visit
+from tollway.kit.errors import BadRequest, TollwayError, Unavailable
+
+MESSAGES_MAX = 200
+
+
+def playground(visit: Visit) -> Response:
+    """GET /console/playground"""
+    with visit.shop.db.read() as conn:
+        models = [one for one in buyer.offered(conn, str(visit.org_id)) if one["kind"] == "chat"]
+    wanted = visit.query.get("model", "")
+    chosen = wanted if any(one["name"] == wanted for one in models) else models[0]["name"] if models else ""
+    return visit.page("playground.html", models=models, chosen=chosen, base=f"{visit.shop.settings.url}/v1")
+
+
+async def playground_chat(visit: Visit) -> Response:
+    """POST /console/playground/chat: JSON in, OpenAI's stream of server-sent events out.
+
+    The answer comes from the function given to `routes(shop, playground=...)`; the organization is the session's.
+    """
+    try:
+        body = chat_body(visit)
+        if visit.desk.playground is None:
+            raise Unavailable(visit.t("playground.no_gateway"), code="no_gateway")
+        return await visit.desk.playground(str(visit.org_id), body)
+    except TollwayError as error:
+        return JSONResponse({"error": {"message": str(error), "code": error.code, "type": error.type}}, error.status)
+
+
+def receipt(visit: Visit) -> Response:
+    """GET /console/playground/receipt?request=…: tokens, time and price of the call just made."""
+    with visit.shop.db.read() as conn:
+        found = queries.event(conn, visit.query.get("request", ""), str(visit.org_id))
+    return visit.page("parts/receipt.html", event=found)
+
+
+def chat_body(visit: Visit) -> dict[str, Any]:
+    """The call as /v1 would get it, built from known fields only. Raises BadRequest in the visitor's language."""
+    try:
+        given = json.loads(visit.body)
+        messages = given["messages"]
+        clean = [{"role": str(one["role"]), "content": str(one["content"])} for one in messages]
+        body: dict[str, Any] = {"model": str(given["model"]), "messages": clean, "stream": True}
+        body["temperature"] = min(2.0, max(0.0, float(given.get("temperature", 1))))
+        body["max_tokens"] = min(32768, max(1, int(given.get("max_tokens", 256))))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise BadRequest(visit.t("error.form")) from error
+    if not clean or len(clean) > MESSAGES_MAX or any(one["role"] not in ("system", "user", "assistant") for one in clean):
+        raise BadRequest(visit.t("error.form"))
+    if body["temperature"] != body["temperature"]:
+        raise BadRequest(visit.t("error.form"))
+    body["stream_options"] = {"include_usage": True}
+    return body

@@ -1,0 +1,297 @@
+"""The console's own reads: joins across rooms and groupings that no room offers by itself. Each says what it is for.
+
+Rules: an organization's page passes its `org_id` and every statement filters by it; sums come back as plain integers
+(PostgreSQL answers sums of BIGINT as NUMERIC).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from tollway.faces.console.ranges import DAY_MS, Range
+from tollway.kit.clock import day_of
+from tollway.sell import tables as sell
+from tollway.serve import tables as serve
+
+METERS: Final = ("requests", "input_tokens", "cached_tokens", "output_tokens", "price_picos", "prefill_us", "decode_us")
+SAMPLE_MAX: Final = 2000
+# What `shop.live()` may say; all of it optional. `replicas`: [{model, version, state, busy, slots, tokens_per_s, since_ms, pid}].
+NOTHING_LIVE: Final[Mapping[str, Any]] = {"in_flight": None, "queued": None, "errors": None, "refused": None, "replicas": ()}
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Percentiles over the newest `sample` calls of a span, in microseconds; None when there were none."""
+
+    sample: int
+    p50_us: int | None
+    p95_us: int | None
+    first_p50_us: int | None
+    first_p95_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """All figures of the overview page for one range."""
+
+    starts_ms: list[int]
+    series: dict[str, list[int]]
+    totals: dict[str, int]
+    before: dict[str, int]
+    latency: Latency
+    aborted: int
+    live: dict[str, Any]
+
+
+def overview(conn: sa.Connection, live: Mapping[str, Any], span: Range, now_ms: int, org_id: str | None = None) -> Overview:
+    """Traffic and revenue per bucket, the totals, the totals of the span before, and how fast answers came."""
+    from_ms, to_ms = span.window(now_ms)
+    starts = span.starts(now_ms)
+    series = {name: [0] * len(starts) for name in METERS}
+    rows = _buckets_daily(conn, from_ms, to_ms, org_id) if span.by_day else _buckets(conn, span, from_ms, to_ms, org_id)
+    for bucket_ms, row in rows:
+        position = (bucket_ms - from_ms) // span.step_ms
+        if 0 <= position < len(starts):
+            for name in METERS:
+                series[name][position] += row[name]
+    before = _totals_daily if span.by_day else _totals
+    return Overview(
+        starts_ms=starts,
+        series=series,
+        totals={name: sum(values) for name, values in series.items()},
+        before=before(conn, from_ms - span.span_ms, from_ms, org_id),
+        latency=latency(conn, from_ms, to_ms, org_id),
+        aborted=_aborted(conn, from_ms, to_ms, org_id),
+        live={**NOTHING_LIVE, **live},
+    )
+
+
+def latency(conn: sa.Connection, from_ms: int, to_ms: int, org_id: str | None = None, model: str | None = None) -> Latency:
+    """Percentiles of duration and first token over the newest calls of a span."""
+    event = sell.usage_event.c
+    query = sa.select(event.duration_us, event.first_token_us).where(event.at_ms >= from_ms, event.at_ms < to_ms)
+    if org_id is not None:
+        query = query.where(event.org_id == org_id)
+    if model is not None:
+        query = query.where(event.model == model)
+    rows = conn.execute(query.order_by(event.at_ms.desc()).limit(SAMPLE_MAX)).all()
+    durations = sorted(int(row[0]) for row in rows)
+    firsts = sorted(int(row[1]) for row in rows if row[1] is not None)
+    return Latency(
+        len(rows), percentile(durations, 50), percentile(durations, 95), percentile(firsts, 50), percentile(firsts, 95)
+    )
+
+
+def percentile(ordered: Sequence[int], percent: int) -> int | None:
+    """The nearest-rank percentile of sorted values."""
+    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)] if ordered else None
+
+
+def throughput(conn: sa.Connection, from_ms: int, to_ms: int) -> dict[str, dict[str, int]]:
+    """Per model: calls, tokens and engine time of a span, for the models page."""
+    event = sell.usage_event.c
+    sums = [sa.func.sum(event[name]).label(name) for name in METERS if name != "requests"]
+    query = sa.select(event.model, sa.func.count().label("requests"), *sums)
+    query = query.where(event.at_ms >= from_ms, event.at_ms < to_ms).group_by(event.model)
+    return {row.model: {name: int(getattr(row, name) or 0) for name in METERS} for row in conn.execute(query)}
+
+
+def events(
+    conn: sa.Connection, org_id: str | None, filters: Mapping[str, str], before_id: str | None, limit: int
+) -> list[dict[str, Any]]:
+    """Single calls, newest first; `filters` may name day, model, key, org (operator only) and request."""
+    event = sell.usage_event.c
+    query = sa.select(sell.usage_event)
+    if org_id is not None:
+        query = query.where(event.org_id == org_id)
+    elif filters.get("org"):
+        query = query.where(event.org_id == filters["org"])
+    if filters.get("day"):
+        start_ms = day_start_ms(filters["day"])
+        query = query.where(event.at_ms >= start_ms, event.at_ms < start_ms + DAY_MS)
+    for column, name in ((event.model, "model"), (event.key_id, "key"), (event.request_id, "request")):
+        if filters.get(name):
+            query = query.where(column == filters[name])
+    if before_id:
+        query = query.where(event.id < before_id)
+    return [dict(row._mapping) for row in conn.execute(query.order_by(event.id.desc()).limit(limit))]
+
+
+def event(conn: sa.Connection, event_id: str, org_id: str | None) -> dict[str, Any] | None:
+    """One call by its id, or by the request id its caller saw; another organization's call does not exist."""
+    table = sell.usage_event
+    query = sa.select(table).where(sa.or_(table.c.id == event_id, table.c.request_id == event_id))
+    if org_id is not None:
+        query = query.where(table.c.org_id == org_id)
+    row = conn.execute(query.order_by(table.c.id.desc()).limit(1)).first()
+    return dict(row._mapping) if row else None
+
+
+def first_event(conn: sa.Connection, org_id: str) -> dict[str, Any] | None:
+    """The newest call of an organization, for the quick start's "waiting for your first request"."""
+    rows = events(conn, org_id, {}, None, 1)
+    return rows[0] if rows else None
+
+
+def usage_rows(
+    conn: sa.Connection, group: str, from_day: str, to_day: str, org_id: str | None, model: str | None, key_id: str | None
+) -> list[dict[str, Any]]:
+    """Use summed by day, model, key or org, with all filters at once; most expensive first (days: newest first)."""
+    table = sell.usage_daily
+    column = {"day": table.c.day, "model": table.c.model, "key": table.c.key_id, "org": table.c.org_id}[group]
+    sums = [sa.func.sum(table.c[name]).label(name) for name in METERS]
+    query = sa.select(column.label("group"), *sums).where(table.c.day >= from_day, table.c.day <= to_day)
+    for filtered, value in ((table.c.org_id, org_id), (table.c.model, model), (table.c.key_id, key_id)):
+        if value is not None:
+            query = query.where(filtered == value)
+    order = column.desc() if group == "day" else sa.func.sum(table.c.price_picos).desc()
+    rows = conn.execute(query.group_by(column).order_by(order))
+    return [{"group": row.group, **{name: int(getattr(row, name) or 0) for name in METERS}} for row in rows]
+
+
+def last_used(conn: sa.Connection, org_id: str) -> dict[str, str]:
+    """Per key: the last UTC day it was used."""
+    table = sell.usage_daily
+    query = sa.select(table.c.key_id, sa.func.max(table.c.day)).where(table.c.org_id == org_id).group_by(table.c.key_id)
+    return {row[0]: row[1] for row in conn.execute(query)}
+
+
+def key_names(conn: sa.Connection, org_id: str | None) -> dict[str, str]:
+    """Key id -> name, for tables and filters."""
+    query = sa.select(sell.api_key.c.id, sell.api_key.c.name)
+    if org_id is not None:
+        query = query.where(sell.api_key.c.org_id == org_id)
+    return {row[0]: row[1] for row in conn.execute(query.order_by(sell.api_key.c.name))}
+
+
+def models_used(conn: sa.Connection, org_id: str | None) -> list[str]:
+    """Names of models that were ever used, for filters."""
+    query = sa.select(sell.usage_daily.c.model).distinct()
+    if org_id is not None:
+        query = query.where(sell.usage_daily.c.org_id == org_id)
+    return sorted(conn.execute(query).scalars())
+
+
+def subscribers(conn: sa.Connection) -> dict[str, int]:
+    """Running subscriptions per plan version."""
+    table = sell.subscription
+    query = sa.select(table.c.plan_version_id, sa.func.count()).where(table.c.ended_ms.is_(None))
+    return {row[0]: int(row[1]) for row in conn.execute(query.group_by(table.c.plan_version_id))}
+
+
+def running_plans(conn: sa.Connection) -> dict[str, str]:
+    """Organization -> plan version it is on now."""
+    table = sell.subscription
+    rows = conn.execute(sa.select(table.c.org_id, table.c.plan_version_id).where(table.c.ended_ms.is_(None)))
+    return {row[0]: row[1] for row in rows}
+
+
+def wallets(conn: sa.Connection) -> dict[str, tuple[int, str]]:
+    """Organization -> what its wallet can spend, with the currency."""
+    table = sell.ledger_balance
+    rows = conn.execute(sa.select(table.c.org_id, table.c.currency, table.c.amount_micros).where(table.c.account == "wallet"))
+    return {row.org_id: (-int(row.amount_micros), row.currency) for row in rows}
+
+
+def wallet_movements(conn: sa.Connection, org_id: str, limit: int) -> list[dict[str, Any]]:
+    """What went in and out of a wallet, newest first; a top-up is positive here (the ledger's credit is our debt)."""
+    entry, transaction = sell.ledger_entry, sell.ledger_transaction
+    query = (
+        sa.select(transaction.c.id, transaction.c.at_ms, transaction.c.kind, transaction.c.memo, entry.c.currency)
+        .add_columns(entry.c.amount_micros)
+        .join(transaction, transaction.c.id == entry.c.transaction_id)
+        .where(entry.c.account == "wallet", entry.c.org_id == org_id)
+        .order_by(transaction.c.at_ms.desc(), transaction.c.id.desc())
+        .limit(limit)
+    )
+    return [{**row._mapping, "amount_micros": -int(row.amount_micros)} for row in conn.execute(query)]
+
+
+def models(conn: sa.Connection) -> list[dict[str, Any]]:
+    """All models ever offered, running ones first."""
+    table = serve.model
+    query = sa.select(table).order_by(table.c.retired_ms.is_not(None), table.c.name)
+    return [dict(row._mapping) for row in conn.execute(query)]
+
+
+def machine_hours(conn: sa.Connection, from_ms: int, to_ms: int) -> list[tuple[int, int]]:
+    """Per hour: (start, microseconds in which the longest-living replica was alive), for the cost chart."""
+    table = serve.replica_hour
+    alive = sa.func.max(table.c.busy_us + table.c.failed_us + table.c.idle_us)
+    query = sa.select(table.c.hour_ms, alive).where(table.c.hour_ms >= from_ms, table.c.hour_ms < to_ms)
+    rows = conn.execute(query.group_by(table.c.hour_ms).order_by(table.c.hour_ms))
+    return [(int(row[0]), int(row[1])) for row in rows]
+
+
+def _buckets(
+    conn: sa.Connection, span: Range, from_ms: int, to_ms: int, org_id: str | None
+) -> list[tuple[int, dict[str, int]]]:
+    event = sell.usage_event.c
+    bucket = (event.at_ms // span.step_ms).label("bucket")
+    sums = [sa.func.sum(event[name]).label(name) for name in METERS if name != "requests"]
+    query = sa.select(bucket, sa.func.count().label("requests"), *sums).where(event.at_ms >= from_ms, event.at_ms < to_ms)
+    if org_id is not None:
+        query = query.where(event.org_id == org_id)
+    rows = conn.execute(query.group_by(bucket))
+    return [(int(row.bucket) * span.step_ms, {name: int(getattr(row, name) or 0) for name in METERS}) for row in rows]
+
+
+def _buckets_daily(conn: sa.Connection, from_ms: int, to_ms: int, org_id: str | None) -> list[tuple[int, dict[str, int]]]:
+    rows = usage_rows(conn, "day", day_of(from_ms), day_of(to_ms - 1), org_id, None, None)
+    return [(day_start_ms(row["group"]), {name: row[name] for name in METERS}) for row in rows]
+
+
+def _totals(conn: sa.Connection, from_ms: int, to_ms: int, org_id: str | None) -> dict[str, int]:
+    event = sell.usage_event.c
+    sums = [sa.func.sum(event[name]).label(name) for name in METERS if name != "requests"]
+    query = sa.select(sa.func.count().label("requests"), *sums).where(event.at_ms >= from_ms, event.at_ms < to_ms)
+    if org_id is not None:
+        query = query.where(event.org_id == org_id)
+    row = conn.execute(query).one()
+    return {name: int(getattr(row, name) or 0) for name in METERS}
+
+
+def _totals_daily(conn: sa.Connection, from_ms: int, to_ms: int, org_id: str | None) -> dict[str, int]:
+    rows = usage_rows(conn, "day", day_of(from_ms), day_of(to_ms - 1), org_id, None, None)
+    return {name: sum(row[name] for row in rows) for name in METERS}
+
+
+def _aborted(conn: sa.Connection, from_ms: int, to_ms: int, org_id: str | None) -> int:
+    event = sell.usage_event.c
+    query = sa.select(sa.func.count()).where(event.at_ms >= from_ms, event.at_ms < to_ms, event.status == "aborted")
+    if org_id is not None:
+        query = query.where(event.org_id == org_id)
+    return int(conn.execute(query).scalar_one())
+
+
+def day_start_ms(day: str) -> int:
+    from datetime import UTC, datetime
+
+    from tollway.kit.clock import to_ms
+
+    return to_ms(datetime.fromisoformat(day).replace(tzinfo=UTC))
+
+
+def due_drafts(conn: sa.Connection, now_ms: int) -> int:
+    """Drafts of months that are over: they wait for being finalised."""
+    from tollway.kit.clock import month_of
+
+    table = sell.invoice
+    query = sa.select(sa.func.count()).where(table.c.status == "draft", table.c.period < month_of(now_ms))
+    return int(conn.execute(query).scalar_one())
+
+
+def subscriptions_in(conn: sa.Connection, period: str, org_id: str | None) -> list[str]:
+    """Subscriptions that ran at some time in a month (`2026-11`). Raises ValueError when that is no month."""
+    from tollway.kit.clock import month_bounds_ms
+
+    start_ms, end_ms = month_bounds_ms(period)
+    table = sell.subscription
+    query = sa.select(table.c.id).where(
+        table.c.started_ms < end_ms, sa.or_(table.c.ended_ms.is_(None), table.c.ended_ms > start_ms)
+    )
+    if org_id is not None:
+        query = query.where(table.c.org_id == org_id)
+    return list(conn.execute(query.order_by(table.c.id)).scalars())
