@@ -26,10 +26,10 @@ KEYS_MAX: Final = 4096
 TENSORS_MAX: Final = 65_536
 KEY_BYTES_MAX: Final = 1024
 STRING_BYTES_MAX: Final = 1 << 20
-ELEMENTS_MAX: Final = 1 << 22
+STRINGS_MAX: Final = 1 << 21  # in arrays: vocabulary and merges of the largest models have 0.8 million
 HEADER_BYTES_MAX: Final = 1 << 28
 CHILD_MEMORY_BYTES: Final = 512 << 20
-CHILD_CPU_S: Final = 10
+CHILD_CPU_S: Final = 5
 CHILD_WALL_S: Final = 60
 
 # ggml type number -> (name, elements a block, bytes a block)
@@ -91,7 +91,7 @@ class _Reader:
     def __init__(self, file: BinaryIO, size_bytes: int) -> None:
         self._file = file
         self._end = min(size_bytes, HEADER_BYTES_MAX)
-        self._elements = ELEMENTS_MAX
+        self._strings = STRINGS_MAX
         self.at = 0
 
     def take(self, count: int, what: str) -> bytes:
@@ -133,16 +133,22 @@ class _Reader:
     def skip_array(self, what: str) -> int:
         """Step over an array; its number of elements. Nested arrays do not occur in models and are refused."""
         kind = int(self.number("I", what))
-        length = self.count(self._elements, f"the length of {what}")
-        self._elements -= length
+        length = self.count(1 << 40, f"the length of {what}")
         if kind in _SCALARS:
             self.skip(length * struct.calcsize(_SCALARS[kind]), what)
         elif kind == _STRING:
-            for _ in range(length):
-                self.skip(self.count(STRING_BYTES_MAX, f"a string in {what}"), what)
+            self._skip_strings(length, what)
         else:
             raise Lie(f"{what} has elements of unknown type {kind}")
         return length
+
+    def _skip_strings(self, length: int, what: str) -> None:
+        self._strings -= length
+        if self._strings < 0:
+            raise Lie(f"{what} brings it to more than {STRINGS_MAX} strings")
+        self._room(8 * length, what)
+        for _ in range(length):
+            self.skip(self.count(STRING_BYTES_MAX, f"a string in {what}"), what)
 
 
 @dataclass(frozen=True, slots=True)
