@@ -1,0 +1,109 @@
+"""The line in front of a model: slots, tokens, fairness between organizations, bounded waiting."""
+
+import asyncio
+
+import pytest
+
+from tollway.kit.errors import Unavailable
+from tollway.serve.line import Line, Seat
+from tollway.serve.wire import Pool
+
+
+def seat(slots: int = 2, context_tokens: int = 0) -> Seat:
+    return Seat(Pool("http://127.0.0.1:1"), slots, context_tokens, "1")
+
+
+def line(*seats: Seat, queue_max: int = 100, timeout_s: float = 5.0) -> Line:
+    made = Line("m", queue_max, timeout_s)
+    made.seats.extend(seats)
+    return made
+
+
+async def test_a_seat_takes_as_many_calls_as_it_has_slots() -> None:
+    one = line(seat(slots=2))
+    first, _second = await one.take("a", 10), await one.take("a", 10)
+    third = asyncio.ensure_future(one.take("a", 10))
+    await asyncio.sleep(0)
+    assert not third.done() and one.waiting == 1
+    one.leave(first, 10)
+    assert (await third).running == 2
+    assert one.waiting == 0
+
+
+async def test_tokens_bound_what_runs_together_but_never_a_call_alone() -> None:
+    only = seat(slots=8, context_tokens=100)
+    one = line(only)
+    await one.take("a", 70)
+    second = asyncio.ensure_future(one.take("a", 40))
+    await asyncio.sleep(0)
+    assert not second.done()
+    one.leave(only, 70)
+    await second
+    one.leave(only, 40)
+    await one.take("a", 1000)
+
+
+async def test_a_flood_from_one_does_not_bury_another() -> None:
+    only = seat(slots=1)
+    one = line(only)
+    await one.take("flood", 1)
+    order: list[str] = []
+
+    async def call(org_id: str) -> None:
+        taken = await one.take(org_id, 1)
+        order.append(org_id)
+        await asyncio.sleep(0)
+        one.leave(taken, 1)
+
+    calls = [asyncio.ensure_future(call("flood")) for _ in range(20)]
+    await asyncio.sleep(0)
+    calls += [asyncio.ensure_future(call("quiet")) for _ in range(3)]
+    await asyncio.sleep(0)
+    one.leave(only, 1)
+    await asyncio.gather(*calls)
+    assert [place for place, org in enumerate(order) if org == "quiet"][-1] <= 6
+    assert only.running == 0 and only.tokens == 0 and one.waiting == 0
+
+
+async def test_a_full_line_refuses_at_once_and_a_wait_ends() -> None:
+    one = line(seat(slots=1), queue_max=1, timeout_s=0.02)
+    await one.take("a", 1)
+    waiting = asyncio.ensure_future(one.take("a", 1))
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="too many calls waiting"):
+        await one.take("b", 1)
+    with pytest.raises(Unavailable, match="no replica free"):
+        await waiting
+    assert one.waiting == 0
+
+
+async def test_a_caller_who_leaves_takes_no_seat_along() -> None:
+    only = seat(slots=1)
+    one = line(only)
+    await one.take("a", 5)
+    leaver = asyncio.ensure_future(one.take("b", 5))
+    await asyncio.sleep(0)
+    one.leave(only, 5)  # the seat is given to the leaver ...
+    leaver.cancel()  # ... who goes in the same moment
+    with pytest.raises(asyncio.CancelledError):
+        await leaver
+    assert only.running == 0 and only.tokens == 0
+    await asyncio.wait_for(one.take("c", 5), 1)
+
+
+async def test_a_seat_that_is_not_ready_is_waited_for() -> None:
+    only = seat(slots=1)
+    only.ready = False
+    one = line(only)
+    waiting = asyncio.ensure_future(one.take("a", 1))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    only.ready = True
+    one.seat_next()
+    assert (await waiting) is only
+
+
+async def test_the_least_busy_seat_comes_first() -> None:
+    busy, free = seat(slots=4), seat(slots=4)
+    busy.running = 3
+    assert await line(busy, free).take("a", 1) is free
