@@ -209,7 +209,8 @@ class Store:
                 _sync(final)
                 self._note_version(name, version)
             package = ModelPackage(final / version, manifest)
-            self._remember(package, {WEIGHTS: sha256})
+            present, _ = _walk(package.folder)
+            self._remember(package, {file.path: file.sha256 for file in manifest.files}, present)
             return package
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -328,7 +329,7 @@ class Store:
                 problems.append(f"{path} was changed")
         problems += _missing_and_extra(package.folder, listed, present)
         if not problems and hashed.keys() != known.keys():
-            self._remember(package, hashed)
+            self._remember(package, hashed, present)  # as they were before they were read
         read = sum(present[path].st_size for path in hashed if path not in known)
         return Verdict(package.ref, tuple(problems), read)
 
@@ -348,8 +349,8 @@ class Store:
                     known[path] = sha256
         return known
 
-    def _remember(self, package: ModelPackage, hashes: dict[str, str]) -> None:
-        body = {path: [sha, *_identity((package.folder / path).lstat())] for path, sha in hashes.items()}
+    def _remember(self, package: ModelPackage, hashes: dict[str, str], present: dict[str, os.stat_result]) -> None:
+        body = {path: [sha, *_identity(present[path])] for path, sha in hashes.items()}
         note = {"files": body, "seal": self._signer.seal(self._note_bytes(package, body))}
         with contextlib.suppress(OSError):  # a read-only shelf is checked in full every time
             _write_whole(self._notes_path(package), json.dumps(note).encode())
