@@ -72,12 +72,17 @@ def profile(rig: Rig, target: Target) -> None:
         load = rig.start(f"profile-{sse}", [*command, "--body", chat_body(target.model, sse)], core=cores()[1])
         time.sleep(1.5)
         recording = rig.folder / f"profile-{sse}.txt"
-        sampler = hotspots.start_recording(target.child.pid, 6, recording)
+        before = hotspots.thread_seconds(target.child.pid)
+        sampler = hotspots.start_recording(target.child.pid, 6, recording, cores()[1])
         try:
             sampler.wait(60)
+            after = hotspots.thread_seconds(target.child.pid)
             load.process.wait(60)
         finally:
             sampler.kill()
+        used = "  ".join(f"{name} {seconds - before.get(name, 0):.2f} s" for name, seconds in after.items())
+        talk(f"\nCPU while sampling: {used}")
+        talk(load.tail().strip())
         hotspots.tell(recording, f"gateway, {'streams' if sse else 'JSON'} at {rounds.BUSY} connections")
 
 
