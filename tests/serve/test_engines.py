@@ -1,0 +1,498 @@
+"""Engines: one contract for all of them, run against the real model; and what is llama.cpp's alone.
+
+`UpstreamServer` is tested against a real server: a llama.cpp replica seen through a TCP proxy.
+"""
+
+import asyncio
+import base64
+import json
+import os
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from tollway.forge import convert
+from tollway.forge.convert import starter
+from tollway.kit.clock import SystemClock
+from tollway.kit.errors import BadRequest
+from tollway.serve.engines import LlamaCpp, UpstreamServer, cpu_threads
+from tollway.serve.replica import Replica
+from tollway.serve.wire import Pool
+
+pytestmark = pytest.mark.engine
+
+T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, T]], T]
+ASK = [{"role": "user", "content": "Say hello in one short sentence."}]
+NO_SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+SLOTS = 2
+
+
+class Served:
+    """A running replica and a pool to it, used from tests that are not asynchronous themselves."""
+
+    def __init__(self, replica: Replica, run: Run[Any]) -> None:
+        self.replica = replica
+        self.run = run
+        self.caps = replica.caps
+        self.address = replica.address
+        self.pool = Pool(replica.address.url, replica.address.key)
+
+    def post(self, path: str, body: Any) -> tuple[int, dict[str, Any]]:
+        data = body if isinstance(body, bytes) else json.dumps({"model": self.replica.engine.model, **body}).encode()
+        reply = self.run(self.pool.post(self.address.prefix + path, data))
+        return reply.status, json.loads(reply.body)
+
+    def plain(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """A path without prefix."""
+        reply = self.run(self.pool.post(path, json.dumps(body).encode()))
+        assert reply.status == 200
+        return dict(json.loads(reply.body))
+
+    def events(self, path: str, body: dict[str, Any], most: int = 1_000_000) -> list[str]:
+        """The `data:` lines of a stream, left after `most` of them."""
+
+        async def read() -> list[str]:
+            data = json.dumps({"model": self.replica.engine.model, "stream": True, **body}).encode()
+            text = ""
+            async with self.pool.stream(self.address.prefix + path, data) as answer:
+                assert answer.status == 200
+                async for chunk in answer.chunks():
+                    text += chunk.decode()
+                    if text.count("\n\n") >= most:
+                        break
+            return [line.removeprefix("data: ") for line in text.split("\n\n") if line.startswith("data: ")]
+
+        return list(self.run(read()))
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run[Any]]:
+    """Runs coroutines on a loop of its own, in a thread that outlives every replica started there."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield lambda coroutine: asyncio.run_coroutine_threadsafe(coroutine, loop).result(120)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def smollm2() -> LlamaCpp:
+    weights = starter.locate_smollm2()
+    assert weights is not None, "the starter model is not installed: make setup"
+    return LlamaCpp(weights, "smol", model_context_tokens=8192, slots=SLOTS, context_tokens=2048)
+
+
+@pytest.fixture(scope="module")
+def chat_replica(run: Run[Any]) -> Iterator[Replica]:
+    replica = Replica(smollm2(), SystemClock())
+    run(replica.start())
+    yield replica
+    run(replica.stop())
+
+
+@pytest.fixture(scope="module")
+def tcp_port(chat_replica: Replica, run: Run[Any]) -> Iterator[int]:
+    """A TCP door to the replica's unix socket: what an upstream looks like from here."""
+    path = chat_replica.address.url.removeprefix("unix:")
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_unix_connection(path)
+        await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
+
+    server = run(asyncio.start_server(serve, "127.0.0.1", 0))
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def encoder(run: Run[Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
+    folder = starter.locate_minilm()
+    assert folder is not None, "the starter model is not installed: make setup"
+    made = convert.sentence_encoder_to_gguf(folder, tmp_path_factory.mktemp("gguf") / "minilm.gguf")
+    engine = LlamaCpp(made.path, "minilm", kind="embedding", model_context_tokens=512, embedding_dimensions=384)
+    replica = Replica(engine, SystemClock())
+    run(replica.start())
+    yield replica
+    run(replica.stop())
+
+
+class EngineContract:
+    """What every engine does. Subclasses give `served`."""
+
+    def test_a_chat_is_answered_with_its_usage(self, served: Served) -> None:
+        status, answer = served.post("/chat/completions", {"messages": ASK, "max_tokens": 8})
+        assert status == 200
+        assert answer["choices"][0]["message"]["content"]
+        assert answer["choices"][0]["finish_reason"] in ("length", "stop")
+        usage = answer["usage"]
+        assert 0 < usage["completion_tokens"] <= 8
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+    def test_a_stream_brings_pieces_then_usage_then_the_end(self, served: Served) -> None:
+        body = {"messages": ASK, "max_tokens": 6, "stream_options": {"include_usage": True}}
+        *events, last = served.events("/chat/completions", body)
+        assert last == "[DONE]"
+        chunks = [json.loads(event) for event in events]
+        text = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
+        assert text
+        assert chunks[-1]["choices"] == []
+        assert 0 < chunks[-1]["usage"]["completion_tokens"] <= 6
+
+    def test_a_text_is_completed(self, served: Served) -> None:
+        status, answer = served.post(
+            "/completions", {"prompt": "The capital of France is", "max_tokens": 3, "temperature": 0}
+        )
+        assert (status, "Paris" in answer["choices"][0]["text"]) == (200, True)
+
+    def test_a_schema_is_kept_to(self, served: Served) -> None:
+        if not served.caps.json_schema:
+            pytest.skip("this engine has no grammar")
+        schema = {
+            "type": "object",
+            "properties": {"age": {"type": "integer"}, "ok": {"type": "boolean"}},
+            "required": ["age", "ok"],
+            "additionalProperties": False,
+        }
+        form = {"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": schema}}
+        _, answer = served.post("/chat/completions", {"messages": ASK, "max_tokens": 60, "response_format": form})
+        found = json.loads(answer["choices"][0]["message"]["content"])
+        assert set(found) == {"age", "ok"}
+        assert (type(found["age"]), type(found["ok"])) == (int, bool)
+
+    def test_logprobs_come_in_openais_shape(self, served: Served) -> None:
+        body = {"messages": ASK, "max_tokens": 2, "logprobs": True, "top_logprobs": 3}
+        _, answer = served.post("/chat/completions", body)
+        content = answer["choices"][0]["logprobs"]["content"]
+        assert len(content) == 2
+        for token in content:
+            assert token["logprob"] <= 0
+            assert len(token["top_logprobs"]) == 3
+
+    def test_a_bias_forbids_a_token(self, served: Served) -> None:
+        body = {"prompt": "The capital of France is", "max_tokens": 1, "temperature": 0, "cache_prompt": False}
+        _, plain = served.post("/completions", body | {"logprobs": 1})
+        first = plain["choices"][0]["logprobs"]["content"][0]
+        _, biased = served.post("/completions", body | {"logit_bias": {str(first["id"]): -100}})
+        assert biased["choices"][0]["text"] != plain["choices"][0]["text"]
+
+    def test_the_same_seed_gives_the_same_text(self, served: Served) -> None:
+        body = {"messages": ASK, "max_tokens": 12, "temperature": 1.2, "cache_prompt": False}
+        texts = [
+            served.post("/chat/completions", body | {"seed": seed})[1]["choices"][0]["message"]["content"]
+            for seed in (7, 7, 8, 9)
+        ]
+        assert texts[0] == texts[1]
+        assert len(set(texts)) > 1
+
+    @pytest.mark.parametrize(
+        ("body", "names"),
+        [
+            ({"messages": [{"role": "user", "content": "word " * 9000}], "max_tokens": 4}, "exceed_context_size_error"),
+            ({"messages": ASK, "response_format": NO_SCHEMA}, "invalid_request_error"),
+            ({"messages": ASK, "max_tokens": "many"}, "invalid_request_error"),
+            ({"max_tokens": 4}, "invalid_request_error"),
+        ],
+        ids=["a prompt longer than the context", "a schema that is none", "a wrong type", "no messages"],
+    )  # fmt: skip
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_what_cannot_be_done_is_an_error_object_with_a_4xx(
+        self, body: dict[str, Any], names: str, stream: bool, served: Served
+    ) -> None:
+        status, answer = served.post("/chat/completions", body | {"stream": stream})
+        assert 400 <= status < 500
+        assert answer["error"]["message"]
+        assert answer["error"]["type"] == names
+
+    @pytest.mark.parametrize(
+        "raw", [b"", b"{", b"[]", b'{"messages":[{"role":"user","content":"\xff\xfe"}]}', b"\0" * 100]
+    )
+    def test_what_is_no_json_is_a_4xx(self, raw: bytes, served: Served) -> None:
+        status, answer = served.post("/chat/completions", raw)
+        assert 400 <= status < 500
+        assert "error" in answer
+
+    def test_leaving_a_stream_stops_the_generation(self, served: Served) -> None:
+        """Every slot is taken by an endless story and left: a new call finds one free at once."""
+        story = {"messages": ASK, "max_tokens": 1500, "ignore_eos": True, "temperature": 0}
+        for _ in range(SLOTS * 2):
+            assert len(served.events("/chat/completions", story, most=4)) >= 3
+        began = time.monotonic()
+        assert served.post("/chat/completions", {"messages": ASK, "max_tokens": 1})[0] == 200
+        assert time.monotonic() - began < 5
+
+    def test_more_calls_than_slots_are_all_answered(self, served: Served) -> None:
+        body = json.dumps({"model": served.replica.engine.model, "messages": ASK, "max_tokens": 4}).encode()
+
+        async def many() -> list[int]:
+            path = served.address.prefix + "/chat/completions"
+            replies = await asyncio.gather(*(served.pool.post(path, body) for _ in range(SLOTS * 3)))
+            return [reply.status for reply in replies]
+
+        assert served.run(many()) == [200] * SLOTS * 3
+
+    def test_the_probe_and_the_pulse_answer(self, served: Served) -> None:
+        probe = served.replica.engine.probe
+        body = json.dumps(probe.body).encode()
+        assert served.run(served.pool.post(served.address.prefix + probe.path, body)).status == 200
+        prefix = "" if served.replica.pid else served.address.prefix
+        assert served.run(served.pool.get(prefix + served.replica.engine.pulse)).status == 200
+
+    def test_exact_prompt_counts_can_be_asked_for(self, served: Served) -> None:
+        if not served.caps.tokenize:
+            pytest.skip("this engine does not offer its tokenizer")
+        chat = [
+            {"role": "system", "content": "You say <|im_end|> naïvely."},
+            *ASK,
+            {"role": "assistant", "content": "你好"},
+            *ASK,
+        ]
+        text = served.plain("/apply-template", {"messages": chat})["prompt"]
+        for path, body, content in (
+            ("/chat/completions", {"messages": chat}, text),
+            ("/completions", {"prompt": "Żółw <|im_end|> 你好\n\n x"}, "Żółw <|im_end|> 你好\n\n x"),
+        ):
+            counted = served.plain("/tokenize", {"content": content, "add_special": True, "parse_special": True})[
+                "tokens"
+            ]
+            _, answer = served.post(path, {**body, "max_tokens": 1})
+            assert answer["usage"]["prompt_tokens"] == len(counted)
+
+
+class TestLlamaCpp(EngineContract):
+    @pytest.fixture
+    def served(self, chat_replica: Replica, run: Run[Any]) -> Iterator[Served]:
+        served = Served(chat_replica, run)
+        yield served
+        served.pool.close()
+
+    def test_a_stream_counts_as_it_goes(self, served: Served) -> None:
+        *events, _ = served.events("/chat/completions", {"messages": ASK, "max_tokens": 5, "timings_per_token": True})
+        seen = [json.loads(event)["timings"]["predicted_n"] for event in events if '"timings"' in event]
+        assert seen == sorted(seen)
+        assert seen[-1] <= 5
+
+    def test_no_tcp_port_listens(self, served: Served) -> None:
+        mine = set()
+        for entry in Path(f"/proc/{served.replica.pid}/fd").iterdir():
+            target = os.readlink(entry)
+            if target.startswith("socket:["):
+                mine.add(target[8:-1])
+        assert mine, "it has its unix socket at least"
+        rows = [
+            line.split()
+            for table in ("tcp", "tcp6", "udp")
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        ]
+        assert not [row for row in rows if row[9] in mine]
+
+    def test_the_socket_is_private(self, served: Served) -> None:
+        path = Path(served.address.url.removeprefix("unix:"))
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+    def test_the_process_was_started_fresh_and_can_say_nothing(self, served: Served) -> None:
+        process = Path(f"/proc/{served.replica.pid}")
+        assert b"tollway.serve.engines.llama_cpp" in (process / "cmdline").read_bytes()
+        assert {os.readlink(process / "fd" / number) for number in ("1", "2")} == {"/dev/null"}
+
+    def test_the_process_knows_no_secrets_and_goes_first_when_memory_ends(self, served: Served) -> None:
+        process = Path(f"/proc/{served.replica.pid}")
+        names = {entry.split(b"=")[0].decode() for entry in (process / "environ").read_bytes().split(b"\0") if entry}
+        assert not [name for name in names if name.startswith(("TOLLWAY", "AWS", "OPENAI"))]
+        assert (process / "oom_score_adj").read_text().strip() == "500"
+        core = next(line for line in (process / "limits").read_text().splitlines() if "core file" in line)
+        assert core.split()[4:6] == ["0", "0"]
+
+    def test_what_it_cannot_do_it_does_not_claim(self) -> None:
+        plain = LlamaCpp(Path("x"), "m", has_chat_template=False).caps
+        assert (plain.chat, plain.completions, plain.tools, plain.embeddings) == (False, True, False, False)
+        assert LlamaCpp(Path("x"), "m", template_has_tools=True).caps.tools
+        encoder = LlamaCpp(Path("x"), "m", kind="embedding", model_context_tokens=512, embedding_dimensions=384).caps
+        assert (encoder.chat, encoder.completions, encoder.json_schema, encoder.logprobs) == (False,) * 4
+        assert (encoder.embeddings, encoder.embedding_dimensions, encoder.context_tokens) == (True, 384, 512)
+
+    def test_a_socket_path_too_long_for_the_system_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="107 bytes"):
+            LlamaCpp(Path("x"), "m").launch(Path("/tmp") / ("x" * 120))
+
+
+class TestUpstream(EngineContract):
+    @pytest.fixture
+    def served(self, tcp_port: int, run: Run[Any]) -> Iterator[Served]:
+        replica = Replica(UpstreamServer(f"http://127.0.0.1:{tcp_port}/v1", "smol", slots=SLOTS), SystemClock())
+        run(replica.start())
+        served = Served(replica, run)
+        yield served
+        served.pool.close()
+        run(replica.stop())
+
+    def test_there_is_nothing_to_start(self, served: Served) -> None:
+        assert served.replica.engine.launch(Path("/tmp/x.sock")) is None
+        assert (served.replica.pid, served.replica.rss_bytes) == (None, 0)
+
+    @pytest.mark.parametrize("url", ["", "host:8000", "ftp://host/v1", "http://", "/v1", "unix:"])
+    def test_what_is_no_url_is_refused(self, url: str) -> None:
+        with pytest.raises(BadRequest):
+            UpstreamServer(url, "m")
+
+    def test_the_base_url_keeps_its_path(self) -> None:
+        address = UpstreamServer("https://host:8443/a/v1/", "m", key="k").address(Path("x"))
+        assert (address.url, address.prefix, address.key) == ("https://host:8443", "/a/v1", "k")
+        assert "k'" not in repr(UpstreamServer("https://host", "m", key="k"))
+
+
+class TestEmbeddings:
+    """The packaged sentence encoder, converted and served."""
+
+    @pytest.fixture
+    def served(self, encoder: Replica, run: Run[Any]) -> Iterator[Served]:
+        served = Served(encoder, run)
+        yield served
+        served.pool.close()
+
+    def test_texts_become_unit_vectors_that_know_likeness(self, served: Served) -> None:
+        texts = ["How do I cancel my subscription?", "I want to end my plan.", "Bananas are yellow."]
+        status, answer = served.post("/embeddings", {"input": texts})
+        a, b, c = (row["embedding"] for row in answer["data"])
+        assert (status, len(a), served.caps.embedding_dimensions) == (200, 384, 384)
+        assert abs(sum(x * x for x in a) - 1) < 1e-5
+        assert sum(map(lambda x, y: x * y, a, b)) > 0.3 > 0.15 > sum(map(lambda x, y: x * y, a, c))
+
+    def test_base64_carries_the_same_floats(self, served: Served) -> None:
+        plain = served.post("/embeddings", {"input": "hello"})[1]["data"][0]["embedding"]
+        packed = served.post("/embeddings", {"input": "hello", "encoding_format": "base64"})[1]["data"][0]["embedding"]
+        assert struct.unpack("<384f", base64.b64decode(packed)) == pytest.approx(plain, abs=1e-6)
+
+    def test_usage_is_what_the_tokenizer_counts(self, served: Served) -> None:
+        texts = ["hello world", "naïve café, 今天天气!", "x" * 150]
+        counted = [
+            len(served.plain("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"])
+            for text in texts
+        ]
+        assert served.post("/embeddings", {"input": texts})[1]["usage"]["prompt_tokens"] == sum(counted)
+
+    def test_the_whole_context_may_be_used_and_more_is_an_error(self, served: Served) -> None:
+        status, answer = served.post("/embeddings", {"input": "word " * 510})
+        assert (status, answer["usage"]["prompt_tokens"]) == (200, 512)
+        status, answer = served.post("/embeddings", {"input": "word " * 511})
+        assert status >= 400
+        assert "too large" in answer["error"]["message"]
+
+    def test_many_long_texts_at_once_fit(self, served: Served) -> None:
+        status, answer = served.post("/embeddings", {"input": ["word " * 400] * 12})
+        assert (status, len(answer["data"])) == (200, 12)
+
+
+# -- the process -------------------------------------------------------------------------------------------------------
+
+
+def launch(folder: Path) -> subprocess.Popen[bytes]:
+    order = smollm2().launch(folder / "r.sock")
+    process = subprocess.Popen(order.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(order.first_line)
+    process.stdin.flush()
+    return process
+
+
+def gone(pid: int, within_s: float) -> bool:
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_prompts_never_reach_its_outputs(tmp_path: Path) -> None:
+    """A schema the grammar half understands makes the engine print a warning that quotes it: into nowhere."""
+    process = launch(tmp_path)
+    assert process.stdout is not None and process.stdin is not None and process.stderr is not None
+    assert json.loads(process.stdout.readline())["event"] == "ready"
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "string", "pattern": "CANARY("}}}
+    body = {"messages": [{"role": "user", "content": "CANARY"}], "max_tokens": 2, "response_format": form}
+    reply = asyncio.run(Pool(f"unix:{tmp_path}/r.sock").post("/v1/chat/completions", json.dumps(body).encode()))
+    assert reply.status == 200
+    process.stdin.close()
+    assert process.wait(5) == 0
+    assert b"CANARY" not in process.stdout.read() + process.stderr.read()
+    assert not (tmp_path / "r.sock").exists(), "it takes its socket along"
+    process.stdout.close()
+    process.stderr.close()
+
+
+def test_it_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    code = f"""
+        import asyncio, sys
+        from pathlib import Path
+        from tollway.kit.clock import SystemClock
+        from tollway.serve.engines import LlamaCpp
+        from tollway.serve.replica import Replica
+        async def main():
+            replica = Replica(LlamaCpp(Path({str(starter.locate_smollm2())!r}), "m", context_tokens=512), SystemClock())
+            await replica.start()
+            print(replica.pid, flush=True)
+            await asyncio.sleep(600)
+        asyncio.run(main())
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert not gone(pid, 0.1)
+        parent.send_signal(signal.SIGKILL)
+        assert gone(pid, 3)
+
+
+def test_orders_from_a_parent_that_is_already_gone_are_not_followed(tmp_path: Path) -> None:
+    order = smollm2().launch(tmp_path / "r.sock")
+    spec = json.loads(order.first_line) | {"parent": 1}
+    child = subprocess.run(order.argv, input=json.dumps(spec).encode() + b"\n", capture_output=True, timeout=30)
+    assert (child.returncode, child.stdout) == (3, b"")
+
+
+# -- threads -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "threads"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu.max": "100000 100000"}, 1),
+        ({"cpu.max": "150000 100000"}, 1),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu.max": "garbage"}, None),
+    ],
+)
+def test_threads_are_the_cpu_quota_less_one(files: dict[str, str], threads: int | None, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cpu_threads(tmp_path) == (threads or max(1, len(os.sched_getaffinity(0)) - 1))
