@@ -27,5 +27,6 @@ def deploy(
         known = {package.manifest.name for package in desk.shop.store.list()} - {name}
         error.message += nearest(name, known)
         raise
+    desk.settle()
     desk.answer(msgspec.to_builtins(offered), lambda: f"{name} is answered by version {offered.version}.")
     desk.then(f"tollway model show {name}")

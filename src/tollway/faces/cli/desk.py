@@ -9,7 +9,9 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +22,7 @@ from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.settings import Settings
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
     from rich.console import RenderableType
 
     from tollway.shop import Shop
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 Home = Annotated[
     Path | None, typer.Option("--home", help="The shop's directory.", show_default="$TOLLWAY_HOME or ~/.tollway")
 ]
+ADDRESS = "gateway.url"
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -60,8 +64,36 @@ class Desk:
         return Shop.open(self.settings)
 
     @property
+    def url(self) -> str:
+        """Where the shop is reached: what the running gateway noted, or what the settings say."""
+        try:
+            noted = (self.home / ADDRESS).read_text(encoding="utf-8").strip()
+        except OSError:
+            noted = ""
+        return noted or self.settings.url
+
+    def note_address(self) -> None:
+        """Leave word of the address for other commands; `--port` is known to nobody else."""
+        (self.home / ADDRESS).write_text(self.settings.url + "\n", encoding="utf-8")
+
+    @property
     def now_ms(self) -> int:
         return self.shop.clock.now_ms()
+
+    @contextmanager
+    def write(self) -> "Iterator[sa.Connection]":
+        """A write transaction; when the block ends, a running gateway knows of it too."""
+        with self.shop.db.write() as conn:
+            yield conn
+        self.settle()
+
+    def settle(self) -> None:
+        """Give a running gateway the moment it needs to notice a change, so that what we print next is true there."""
+        if (self.home / "gateway.lock").exists():
+            from tollway.watch import doctor
+
+            if doctor.running_pid(self.home) is not None:
+                time.sleep(self.settings.refresh_s + 0.1)
 
     def close(self) -> None:
         if "shop" in self.__dict__:

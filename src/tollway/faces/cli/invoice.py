@@ -39,7 +39,7 @@ def draft(
     if org is None:
         drafts = month_end.run(desk.shop, month).drafted
     else:
-        with desk.shop.db.write() as conn:
+        with desk.write() as conn:
             drafts = [billing.draft(conn, desk.now_ms, _last_subscription(conn, find.organization(conn, org)), month)]
     with desk.shop.db.read() as conn:
         names = find.names(conn)
@@ -77,7 +77,7 @@ def finalise(desk: Desk, invoice: Invoice, yes: Yes = False) -> None:
     with desk.shop.db.read() as conn:
         one = _get(conn, invoice)
     desk.confirm(f"{tables.money(one.due_micros, one.currency)} becomes due and the invoice can no longer change.", yes)
-    with desk.shop.db.write() as conn:
+    with desk.write() as conn:
         done = billing.finalise(conn, desk.now_ms, one.id)
         names = find.names(conn)
     _list(desk, done, names)
@@ -93,7 +93,7 @@ def pay(
     ] = None,
 ) -> None:
     """Book that an invoice was paid (by bank transfer, for example)."""
-    with desk.shop.db.write() as conn:
+    with desk.write() as conn:
         one = _get(conn, invoice)
         done = billing.pay(conn, desk.now_ms, one.id, f"payment:{reference or one.id}")
         names = find.names(conn)
@@ -107,7 +107,7 @@ def void(desk: Desk, invoice: Invoice, yes: Yes = False) -> None:
     with desk.shop.db.read() as conn:
         one = _get(conn, invoice)
     desk.confirm(f"The invoice {one.number or one.id} becomes void and its booking is reversed.", yes)
-    with desk.shop.db.write() as conn:
+    with desk.write() as conn:
         done = billing.void(conn, desk.now_ms, one.id)
         names = find.names(conn)
     _list(desk, done, names)

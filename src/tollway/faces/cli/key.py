@@ -30,7 +30,7 @@ def create(
     """Issue a key. It is shown this once; only its digest is stored."""
     now_ms = desk.now_ms
     expires_ms = None if expires_days is None else now_ms + round(expires_days * _DAY_MS)
-    with desk.shop.db.write() as conn:
+    with desk.write() as conn:
         one = find.organization(conn, org)
         issued = api_keys.issue_key(
             conn, now_ms, desk.shop.secrets.pepper, one.id, name, scopes=scope or ("inference", "usage"),
@@ -38,7 +38,7 @@ def create(
         )  # fmt: skip
     data = {"id": issued.id, "key": issued.secret, "hint": issued.hint, "org_id": one.id, "expires_ms": expires_ms}
     desk.answer(data, lambda: f"{issued.secret}\n\n{issued.id}, for {one.name}. The key is not shown again.")
-    desk.then(f'curl {desk.settings.url}/v1/models -H "Authorization: Bearer {issued.hint}"')
+    desk.then(f'curl {desk.url}/v1/models -H "Authorization: Bearer {issued.hint}"')
 
 
 @command(app, "list")
@@ -67,7 +67,7 @@ def revoke(
 ) -> None:
     """End a key for good; running gateways refuse it within a second."""
     desk.confirm(f"The key {key_id} stops working within a second and cannot be brought back.", yes)
-    with desk.shop.db.write() as conn:
+    with desk.write() as conn:
         api_keys.revoke_key(conn, desk.now_ms, key_id)
     desk.answer({"id": key_id, "revoked": True}, lambda: f"{key_id} is revoked.")
     desk.then("tollway key create ORG", "issues another")

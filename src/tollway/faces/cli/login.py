@@ -25,12 +25,12 @@ def login(
     with desk.shop.db.read() as conn:
         operators = accounts.list_members(conn, None)
         person = find.member(conn, email) if email else operators[0] if operators else None
-    data: dict[str, str | None] = {"console": f"{desk.settings.url}/console", "email": person.email if person else None}
+    data: dict[str, str | None] = {"console": f"{desk.url}/console", "email": person.email if person else None}
     if reset:
         person_email = email or (person.email if person else "operator@localhost")
         desk.confirm(f"The old password of {person_email} stops working and its sessions end.", yes)
         data |= {"email": person_email, "password": passwords.new_password()}
-        with desk.shop.db.write() as conn:
+        with desk.write() as conn:
             if person is None:
                 accounts.create_member(conn, desk.now_ms, person_email, str(data["password"]), "operator")
             else:

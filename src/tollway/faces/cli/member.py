@@ -37,7 +37,7 @@ def create(
         raise BadRequest("Operators belong to no organization; owners and members belong to one.",
                          hint="Add --org NAME, or use --role operator without it.")  # fmt: skip
     password, made_here = password_from(password_stdin)
-    with desk.shop.db.write() as conn:
+    with desk.write() as conn:
         org_id = find.organization(conn, org).id if org else None
         member = accounts.create_member(conn, desk.now_ms, email, password, role, org_id)
     data = msgspec.to_builtins(member) | ({"password": password} if made_here else {})
@@ -45,7 +45,7 @@ def create(
         {"password": f"{password}   (shown this once)"} if made_here else {}
     )
     desk.answer(data, lambda: tables.record(shown))
-    desk.then(f"sign in at {desk.settings.url}/console")
+    desk.then(f"sign in at {desk.url}/console")
 
 
 @command(app, "list")
@@ -72,11 +72,11 @@ def password(
 ) -> None:
     """Set a new password: generated and shown once, or read from stdin."""
     new, made_here = password_from(password_stdin)
-    with desk.shop.db.write() as conn:
+    with desk.write() as conn:
         accounts.set_password(conn, find.member(conn, email).id, new)
     data = {"email": email} | ({"password": new} if made_here else {})
     desk.answer(
         data,
         lambda: tables.record({"e-mail": email} | ({"password": f"{new}   (shown this once)"} if made_here else {})),
     )
-    desk.then(f"sign in at {desk.settings.url}/console")
+    desk.then(f"sign in at {desk.url}/console")

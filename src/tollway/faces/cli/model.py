@@ -30,6 +30,7 @@ def import_(
     with Progress(f"Importing {file.name}") as progress:
         package = release.import_file(desk.shop, file, name, progress=progress.bytes)
     offered = None if no_deploy else release.deploy(desk.shop, name, package.manifest.version, title)
+    desk.settle()
     data = {"name": name, "version": package.manifest.version, "offered": offered is not None,
             "package": msgspec.to_builtins(package.manifest), "path": str(package.folder)}  # fmt: skip
     desk.answer(data, lambda: _card(package.manifest, package.folder))
@@ -53,6 +54,7 @@ def add(
         raise BadRequest(f"{kind!r} is not a kind of model.", hint="Use --kind chat or --kind embedding.")
     there = models.Upstream(upstream.rstrip("/"), upstream_model or name, upstream_key_env)
     offered = release.add_upstream(desk.shop, name, kind, there, title)  # type: ignore[arg-type]
+    desk.settle()
     desk.answer(offered, lambda: f"{name} is on offer, answered by {there.url} ({there.model}).")
     desk.then(f"tollway model show {name}")
 
@@ -71,8 +73,8 @@ def list_(
         for package in desk.shop.store.list():
             manifest = package.manifest
             if (manifest.name, manifest.version) not in on_offer:
-                rows.append({"name": manifest.name, "kind": manifest.kind, "engine": "llama_cpp", "version": manifest.version,
-                             "title": manifest.title, "state": "on the shelf"})  # fmt: skip
+                row = {"name": manifest.name, "kind": manifest.kind, "engine": "llama_cpp", "version": manifest.version}
+                rows.append(row | {"title": manifest.title, "state": "on the shelf"})
     columns = {
         "name": "model",
         "kind": "kind",
@@ -130,6 +132,7 @@ def retire(desk: Desk, name: Name, yes: Yes = False) -> None:
     _model(desk, name)
     desk.confirm(f"Calls to {name} get 404 within a second; its packages and usage stay.", yes)
     retired = release.retire(desk.shop, name)
+    desk.settle()
     desk.answer(_row(retired) | {"state": "retired"}, lambda: f"{name} is retired.")
     desk.then(
         "tollway model add NAME …" if retired.engine == "upstream" else f"tollway deploy {name}", "offers it again"

@@ -20,7 +20,7 @@ def create(
     email: Annotated[str, typer.Option("--email", help="Where invoices go.")] = "",
 ) -> None:
     """Open an account for a buyer."""
-    with desk.shop.db.write() as conn:
+    with desk.write() as conn:
         made = accounts.create_organization(conn, desk.now_ms, name, email)
     desk.answer(made, lambda: f"Organization {made.name} ({made.id})")
     desk.then(f"tollway subscription start {quoted(made.name)} starter", "then: tollway key create")
@@ -102,7 +102,7 @@ def suspend(desk: Desk, org: Org, yes: Yes = False) -> None:
     with desk.shop.db.read() as conn:
         one = find.organization(conn, org)
     desk.confirm(f"All API keys of {one.name} will be refused at once.", yes)
-    with desk.shop.db.write() as conn:
+    with desk.write() as conn:
         accounts.suspend(conn, desk.now_ms, one.id)
     desk.answer({"id": one.id, "suspended": True}, lambda: f"{one.name} is suspended.")
     desk.then(f"tollway org resume {quoted(one.name)}", "undoes it")
@@ -111,7 +111,7 @@ def suspend(desk: Desk, org: Org, yes: Yes = False) -> None:
 @command(app, "resume")
 def resume(desk: Desk, org: Org) -> None:
     """Serve a suspended organization again."""
-    with desk.shop.db.write() as conn:
+    with desk.write() as conn:
         one = find.organization(conn, org)
         accounts.resume(conn, one.id)
     desk.answer({"id": one.id, "suspended": False}, lambda: f"{one.name} is active.")

@@ -49,7 +49,7 @@ def create(
         currency, flat_fee, price, included, overage, aborted, model, rpm, tpm, concurrency, monthly_tokens, base
     )
     terms = read_terms(file) if file else catalog.parse_terms(base | given)
-    with desk.shop.db.write() as conn:
+    with desk.write() as conn:
         made = catalog.create_plan(conn, desk.now_ms, name, title or name, terms)
     show_plan(desk, made)
     desk.then(f"tollway subscription start ORG {made.plan_name}")
@@ -62,7 +62,7 @@ def revise(
     tpm: Tpm = None, concurrency: AtOnce = None, monthly_tokens: Monthly = None, file: File = None,
 ) -> None:  # fmt: skip
     """Write the next version: what you name changes, the rest stays. Running subscriptions keep their version."""
-    with desk.shop.db.write() as conn:
+    with desk.write() as conn:
         base: dict[str, Any] = msgspec.to_builtins(find.plan(conn, name).terms)
         given = _changes(
             currency, flat_fee, price, included, overage, aborted, model, rpm, tpm, concurrency, monthly_tokens, base
@@ -82,7 +82,7 @@ def list_(desk: Desk) -> None:
     rows = [
         {"name": one.plan_name, "title": one.title, "version": one.version, "overage": one.terms.overage,
          "fee": f"{tables.money(one.terms.flat_fee_micros, one.terms.currency)} a month",
-         "prices": "; ".join(f"{c.meter} {tables.money(c.price_micros, one.terms.currency)}" for c in one.terms.charges)}
+         "prices": "; ".join(f"{row['meter']} {row['per_1m']}" for row in price_rows(one))}
         for one in plans
     ]  # fmt: skip
     columns = {
@@ -114,7 +114,7 @@ def show(
 def archive(desk: Desk, name: Name, yes: Yes = False) -> None:
     """Stop offering a plan; running subscriptions go on."""
     desk.confirm(f"The plan {name} can no longer be subscribed to; running subscriptions go on.", yes)
-    with desk.shop.db.write() as conn:
+    with desk.write() as conn:
         find.plan(conn, name)
         catalog.archive_plan(conn, desk.now_ms, name)
     desk.answer({"name": name, "archived": True}, lambda: f"{name} is archived.")
@@ -169,8 +169,8 @@ _NO_LIMITS = {"rpm": None, "tpm": None, "concurrency": None, "monthly_tokens": N
 
 
 def _changes(
-    currency: str | None, flat_fee: str | None, price: list[str] | None, included: list[str] | None, overage: str | None,
-    aborted: str | None, model: list[str] | None, rpm: int | None, tpm: int | None, concurrency: int | None,
+    currency: str | None, flat_fee: str | None, price: list[str] | None, included: list[str] | None,
+    overage: str | None, aborted: str | None, model: list[str] | None, rpm: int | None, tpm: int | None, concurrency: int | None,
     monthly_tokens: int | None, base: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     limits = {"rpm": rpm, "tpm": tpm, "concurrency": concurrency, "monthly_tokens": monthly_tokens}

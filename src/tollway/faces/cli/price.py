@@ -39,7 +39,7 @@ def set_(
     """Change one price: the plan gets a new version, running subscriptions keep theirs."""
     slot = meter if model == "*" else f"{meter}@{model}"
     free = [] if included is None else [f"{slot}={included}"]
-    with desk.shop.db.write() as conn:
+    with desk.write() as conn:
         terms: dict[str, Any] = msgspec.to_builtins(find.plan(conn, plan).terms)
         terms["charges"] = with_charges(terms["charges"], [f"{slot}={price}"], free)
         made = catalog.revise_plan(conn, desk.now_ms, plan, catalog.parse_terms(terms))

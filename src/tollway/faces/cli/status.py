@@ -26,10 +26,10 @@ def status(desk: Desk) -> None:
         organizations = len(accounts.list_organizations(conn))
         use = usage.by_day(conn, None, today, today)[0]
     pid = doctor.running_pid(desk.home)
-    ready = _ready(desk.settings.url)
+    ready = _ready(desk.url)
     data: dict[str, Any] = {
         "home": str(desk.home),
-        "url": desk.settings.url,
+        "url": desk.url,
         "running": pid is not None or ready is not None,
         "pid": pid,
         "ready": ready,

@@ -24,7 +24,7 @@ def start(
     version: Annotated[int | None, typer.Option("--version", help="The newest by default.")] = None,
 ) -> None:
     """Subscribe an organization; a running subscription ends at the same moment."""
-    with desk.shop.db.write() as conn:
+    with desk.write() as conn:
         one = find.organization(conn, org)
         chosen = find.plan(conn, plan, version)
         made = catalog.subscribe(conn, desk.now_ms, one.id, chosen.id)
@@ -70,7 +70,7 @@ def cancel(desk: Desk, org: Org, yes: Yes = False) -> None:
         one = find.organization(conn, org)
         running = _running(conn, one)
     desk.confirm(f"{one.name} is served no longer from now on; the last invoice can still be drafted.", yes)
-    with desk.shop.db.write() as conn:
+    with desk.write() as conn:
         catalog.cancel(conn, desk.now_ms, one.id)
     desk.answer({"id": running.id, "ended": True}, lambda: f"The subscription of {one.name} has ended.")
     desk.then(f"tollway invoice draft {quoted(one.name)}")

@@ -35,6 +35,7 @@ def up(
     _require_free(desk.settings.host, desk.settings.port)
     shop = desk.shop
     shop.own_the_shop()
+    desk.note_address()
     made = _welcome(desk, not no_starter)
     if made.first and not desk.as_json:
         sys.stdout.write(letter(made))

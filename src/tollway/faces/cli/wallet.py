@@ -72,7 +72,7 @@ def _move(desk: Desk, org: str, sum_: str, reference: str | None, kind: str) -> 
     if micros <= 0:
         raise BadRequest("The amount must be more than zero.", hint="For example: tollway wallet top-up ORG 10.")
     cause = f"{kind}:{reference or new_id('ref', desk.now_ms)}"
-    with desk.shop.db.write() as conn:
+    with desk.write() as conn:
         one = find.organization(conn, org)
         currency = find.currency_of(conn, one.id, desk.settings.currency)
         book = ledger.top_up if kind == "top_up" else ledger.grant

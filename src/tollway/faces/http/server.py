@@ -1,8 +1,10 @@
 """The server process of `tollway up`: open the gateway, build the house, serve until told to stop."""
 
 import asyncio
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -36,13 +38,26 @@ async def _serve(shop: Shop, on_ready: Callable[[Gateway], None] | None, on_prog
         timeout_graceful_shutdown=30,
         backlog=2048,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config)
     announce = asyncio.create_task(_announce(gateway, on_ready))
     try:
         await server.serve(sockets=[listener])
     finally:
         announce.cancel()
         await gateway.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn raises the signal once more when it has stopped, which would end us before replicas and books are closed."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 async def _announce(gateway: Gateway, on_ready: Callable[[Gateway], None] | None) -> None:
