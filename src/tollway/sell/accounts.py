@@ -211,6 +211,8 @@ def _checked_email(text: str) -> str:
 
 
 def _member_row(conn: sa.Connection, email: str) -> sa.Row[tuple[object, ...]] | None:
+    if not email.isprintable():  # nobody has such an address, and PostgreSQL would refuse a NUL with an error
+        return None
     return conn.execute(sa.select(tables.member).where(tables.member.c.email == email)).first()
 
 

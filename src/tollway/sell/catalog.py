@@ -17,7 +17,7 @@ from tollway.sell import revision, tables
 
 METERS = ("input_tokens", "cached_tokens", "output_tokens", "requests")
 Meter = Literal["input_tokens", "cached_tokens", "output_tokens", "requests"]
-_NAME = r"^[a-z0-9](?:[a-z0-9-]{0,58}[a-z0-9])?$"
+_NAME = r"[a-z0-9](?:[a-z0-9-]{0,58}[a-z0-9])?"
 _MOST = 10**15  # a price or fee beyond a billion is a slip of the keyboard
 _MOST_UNITS = 10**15
 
@@ -116,7 +116,7 @@ def parse_terms(given: Any) -> Terms:
 
 def create_plan(conn: sa.Connection, now_ms: int, name: str, title: str, terms: Terms) -> PlanVersion:
     """A new plan with version 1. `name` is its slug ("starter"), unique for ever."""
-    if not re.match(_NAME, name):
+    if not re.fullmatch(_NAME, name):
         raise BadRequest(
             f"{name!r} cannot be the name of a plan.",
             param="name",
