@@ -52,7 +52,8 @@ class Call:
         self.at_ms = desk.clock.now_ms()
         self.began = time.monotonic()
         stream = bool(request.stream) or (not served.passes_through and not isinstance(request, EmbeddingRequest))
-        self.work = request.work(served.engine_model, served.caps, size.output_tokens // size.parts, stream=stream)
+        each = size.output_tokens // size.parts
+        self.work = request.work(served.engine_model, served.caps, each, stream=stream, defaults=served.defaults)
         self.tallies = [Tally() for _ in self.work]
         self.price_picos: int | None = None
         self._closed = False

@@ -10,6 +10,7 @@ from typing import Final
 
 MICROS: Final = 1_000_000
 PICOS_PER_MICRO: Final = 1_000_000
+PICOS: Final = MICROS * PICOS_PER_MICRO
 
 EXPONENTS: Final = {"USD": 2, "EUR": 2, "GBP": 2, "CNY": 2, "HKD": 2, "SGD": 2, "CHF": 2, "JPY": 0, "KRW": 0, "KWD": 3}
 _SIGNS: Final = {"USD": "$", "EUR": "€", "GBP": "£", "CNY": "¥", "HKD": "HK$", "JPY": "JP¥"}

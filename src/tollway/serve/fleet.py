@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -57,15 +58,15 @@ class Hour(msgspec.Struct, frozen=True):
 class Served:
     """One model on offer, with its replica and line."""
 
-    def __init__(self, model: Model, engine: Engine, settings: Settings, on_replica: OnReplica) -> None:
+    def __init__(self, model: Model, engine: Engine, defaults: dict[str, Any], settings: Settings, on_replica: OnReplica) -> None:
         self.model = model
+        self.defaults = defaults  # generation parameters for callers who name none
         self.name = model.name
         self.caps = engine.caps
         self.engine_model = engine.model
         self.passes_through = model.engine == "upstream"
         self.renames = engine.model != model.name
         self.line = Line(model.name, settings.queue_max, settings.queue_timeout_s)
-        self.broken = ""  # why it cannot be started at all
         self._output_default: int = settings.output_tokens_default
         self._on_replica = on_replica
         self._clock = SystemClock()
@@ -268,7 +269,8 @@ class Fleet:
 
     def _bring(self, model: Model) -> None:
         try:
-            served = Served(model, self._engine(model), self._settings, self._on_replica)
+            engine, defaults = self._engine(model)
+            served = Served(model, engine, defaults, self._settings, self._on_replica)
         except TollwayError as error:
             self._broken[model.name] = error
             _log.error("model cannot be served", model=model.name, why=error.message)
@@ -297,15 +299,16 @@ class Fleet:
 
         self._spawn(stop())
 
-    def _engine(self, model: Model) -> Engine:
+    def _engine(self, model: Model) -> tuple[Engine, dict[str, Any]]:
+        """The engine for a model, and the generation defaults its package recommends."""
         settings = self._settings
         if model.upstream is not None:
             key = os.environ.get(model.upstream.key_env, "") if model.upstream.key_env else ""
-            return UpstreamServer(model.upstream.url, model.upstream.model, kind=model.kind, key=key)
+            return UpstreamServer(model.upstream.url, model.upstream.model, kind=model.kind, key=key), {}
         package = self._store.get(model.name, model.version)
         self._store.verify(package).require()
         manifest = package.manifest
-        return LlamaCpp(
+        engine = LlamaCpp(
             Path(package.weights_path),
             model.name,
             version=manifest.version,
@@ -318,6 +321,8 @@ class Fleet:
             context_tokens=settings.replica_context_tokens,
             threads=settings.replica_threads,
         )
+        recommended = msgspec.structs.asdict(manifest.generation)
+        return engine, {name: value for name, value in recommended.items() if value is not None}
 
     def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
         task = asyncio.ensure_future(work)

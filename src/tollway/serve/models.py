@@ -80,4 +80,4 @@ def _offer(conn: sa.Connection, model: Model) -> Model:
 
 
 def _as_model(row: sa.Row[tuple[object, ...]]) -> Model:
-    return msgspec.convert(dict(row._mapping), Model)
+    return msgspec.convert({name: row._mapping[name] for name in Model.__struct_fields__}, Model)

@@ -91,10 +91,10 @@ class Generation(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
         """How many answers to each prompt."""
         return self.n or 1
 
-    def settings(self, model: str, caps: Caps, output_max: int) -> dict[str, Any]:
-        """The part of the engine's body that says how to generate."""
+    def settings(self, model: str, defaults: dict[str, Any], output_max: int) -> dict[str, Any]:
+        """The part of the engine's body that says how to generate: the caller's word, else the model's own defaults."""
         named = ("seed", "stop", "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "logit_bias")
-        body = {name: value for name in named if (value := getattr(self, name)) is not None}
+        body = defaults | {name: value for name in named if (value := getattr(self, name)) is not None}
         body |= {"model": model, "max_tokens": output_max}
         return body
 
@@ -157,9 +157,9 @@ class ChatRequest(Generation, kw_only=True):
                 raise _unsupported(name, "this model does not have it")
         _check_response_format(self.response_format, caps)
 
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool) -> list[Work]:
+    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
         """One engine call for each choice."""
-        body = self.settings(model, caps, output_max)
+        body = self.settings(model, defaults, output_max)
         body["messages"] = self.plain_messages()
         optional = ("logprobs", "top_logprobs", "response_format", "tools", "tool_choice", "parallel_tool_calls")
         for name in (*optional, "reasoning_effort", "verbosity"):
@@ -219,9 +219,9 @@ class CompletionRequest(Generation, kw_only=True):
         if self.logprobs is not None and not caps.logprobs:
             raise _unsupported("logprobs", "this engine does not report them")
 
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool) -> list[Work]:
+    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
         """One engine call for each prompt and choice."""
-        body = self.settings(model, caps, output_max)
+        body = self.settings(model, defaults, output_max)
         if self.logprobs is not None:
             body["logprobs"] = self.logprobs
         calls = []
@@ -261,7 +261,7 @@ class EmbeddingRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields
         if self.dimensions is not None and self.dimensions != caps.embedding_dimensions:
             raise _unsupported("dimensions", f"this model's embeddings have {caps.embedding_dimensions} dimensions")
 
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool) -> list[Work]:
+    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
         """One engine call for all texts."""
         body: dict[str, Any] = {"model": model, "input": self.inputs, "encoding_format": self.encoding_format or "float"}
         return [Work("/embeddings", msgspec.json.encode(body))]

@@ -37,7 +37,7 @@ def build(gateway: Gateway) -> House:
     """Wire the faces of an open gateway."""
     from tollway.faces.http import admin, console, docs
 
-    api = Api(gateway.desk, gateway.shop.settings.body_bytes_max)
+    api = Api(gateway.desk, gateway.shop.db, gateway.shop.settings.body_bytes_max)
     app = FastAPI(title="Tollway", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(TollwayError, _told)
     doors = list(api.doors)

@@ -3,10 +3,13 @@
 Authorisation is the first thing that runs; the body of a caller without a valid key is never read.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from decimal import Decimal
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -16,19 +19,24 @@ from tollway.flows.answer import Call, Desk, answer_stream, answer_whole, open_c
 from tollway.flows.call import new_call_id
 from tollway.kit import log
 from tollway.kit.clock import from_ms
+from tollway.kit.db import Database
 from tollway.kit.errors import BadRequest, NotFound, TollwayError, Unavailable
+from tollway.kit.money import PICOS
+from tollway.sell import usage
 from tollway.sell.access import Caller
 from tollway.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest, Request
 
 _log = log.get("faces.http")
+_GROUPS: dict[str, Callable[..., list[Any]]] = {"day": usage.by_day, "model": usage.by_model, "key": usage.by_key}
 _NO_BUFFERING = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
 class Api:
     """Answers `/v1/*`."""
 
-    def __init__(self, desk: Desk, body_bytes_max: int) -> None:
+    def __init__(self, desk: Desk, db: Database, body_bytes_max: int) -> None:
         self._desk = desk
+        self._db = db
         self._limit = body_bytes_max
         chat = msgspec.json.Decoder(ChatRequest)
         completion = msgspec.json.Decoder(CompletionRequest)
@@ -40,6 +48,7 @@ class Api:
             Door("GET", "/v1/models", "key", self._models),
             Door("GET", "/v1/models/{model}", "key", self._model),
             Door("GET", "/v1/key", "key", self._key),
+            Door("GET", "/v1/usage", "usage", self._usage),
         ]
         self._exact = {(door.method, door.path): door for door in self.doors}
         self._methods: dict[str, set[str]] = {}
@@ -148,6 +157,30 @@ class Api:
             "limits": terms.limits if terms else None,
         }
         await send_json(send, 200, msgspec.json.encode(shown), [*headers, *self._desk.access.rate_headers(caller)])
+        return 200
+
+    async def _usage(self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers) -> int:
+        """What the key's organization used: by day, model or key, between two UTC days (this month unless given)."""
+        today = from_ms(self._desk.clock.now_ms()).date()
+        asked = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+        unknown = asked.keys() - {"from", "to", "by"}
+        if unknown:
+            raise BadRequest(f"Unknown parameter: {min(unknown)[:120]!r}.", param=min(unknown)[:120], code="unknown_parameter")
+        group = _GROUPS.get(asked.get("by", "day"))
+        if group is None:
+            raise BadRequest(f"`by` must be one of {', '.join(_GROUPS)}.", param="by", code="invalid_value")
+        first, last = asked.get("from", today.replace(day=1).isoformat()), asked.get("to", today.isoformat())
+        org_id, db = caller.account.org_id, self._db
+
+        def read() -> list[Any]:
+            with db.read() as conn:
+                return group(conn, org_id, first, last)
+
+        rows = await asyncio.to_thread(read)
+        shown = [msgspec.to_builtins(row) | {"amount": str(Decimal(row.price_picos) / PICOS)} for row in rows]
+        currency = caller.account.plan.terms.currency if caller.account.plan else None
+        body = {"object": "list", "from": first, "to": last, "currency": currency, "data": shown}
+        await send_json(send, 200, msgspec.json.encode(body), headers)
         return 200
 
     def _no_door(self, method: str, route: str, path: str) -> TollwayError:
