@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from tollway.flows.call import Call, Desk
+from tollway.kit.crash import crashpoint
 from tollway.sell.access import Caller
 from tollway.serve import fold
 from tollway.serve.requests import EmbeddingRequest, Request
@@ -18,7 +19,9 @@ async def open_call(desk: Desk, caller: Caller, request: Request, call_id: str) 
     served = desk.fleet.find(request.model)
     request.refuse_unsupported(served.caps)
     size = await served.size(request)
+    crashpoint("answer.before_hold")
     grant = desk.access.admit(caller, request.model, size.input_tokens, size.output_tokens)
+    crashpoint("answer.after_hold")
     return Call(desk, served, request, size, grant, call_id)
 
 
@@ -30,6 +33,7 @@ async def answer_whole(call: Call) -> bytes:
             raw = await call.whole(0)
         else:
             raw = fold.whole(request, await call.all_folded(), call.id, call.at_ms // 1000, call.usage())
+    crashpoint("answer.before_last_byte")
     return call.renamed(raw)
 
 
@@ -39,4 +43,5 @@ async def answer_stream(call: Call) -> AsyncIterator[list[bytes]]:
     async with call, asyncio.timeout(call.desk.call_timeout_s):
         async for events in call.relayed(0) if len(call.work) == 1 and call.request.operation == "chat" else call.woven():
             yield events
+    crashpoint("answer.before_last_byte")
     yield call.last_events()

@@ -17,6 +17,7 @@ import msgspec
 
 from tollway.kit import log
 from tollway.kit.clock import Clock
+from tollway.kit.crash import crashpoint
 from tollway.kit.errors import Unavailable
 from tollway.kit.ids import base32, uuid7_int
 from tollway.sell.access import Access, Grant
@@ -190,11 +191,15 @@ class Call:
                 tally.time.book(tally.prefill_us + tally.decode_us, billed=generated)
         self._observe(status, counts)
         if not generated:
+            crashpoint("call.before_release")
             self.desk.access.release(self.grant)
             return
+        crashpoint("call.before_settle")
         event = self._settle(status, counts)
+        crashpoint("call.before_record")
         wallet = self.grant.plan.terms.currency if self.grant.wallet else None
         await self.desk.recorder.record(event, wallet)
+        crashpoint("call.after_record")
 
     def counts(self) -> tuple[int, int, int]:
         """(input, cached, output) tokens of the whole call: choices of one prompt share its input, as callers expect."""

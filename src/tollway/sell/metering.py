@@ -203,6 +203,7 @@ class Recorder:
         owed = _owed(batch)
         for (org_id, currency), picos in owed.items():
             self._charge_wallet(conn, org_id, currency, picos, cause=f"usage:{rows[0]['id']}:{org_id}")
+        crashpoint("recorder.wallet_written")
         return _wallets_of(conn, owed)
 
     def _charge_wallet(self, conn: sa.Connection, org_id: str, currency: str, picos: int, cause: str) -> None:

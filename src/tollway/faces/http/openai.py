@@ -19,6 +19,7 @@ from tollway.flows.answer import Call, Desk, answer_stream, answer_whole, open_c
 from tollway.flows.call import new_call_id
 from tollway.kit import log
 from tollway.kit.clock import from_ms
+from tollway.kit.crash import crashpoint
 from tollway.kit.db import Database
 from tollway.kit.errors import BadRequest, NotFound, TollwayError, Unavailable
 from tollway.kit.money import PICOS
@@ -105,6 +106,7 @@ class Api:
                 await send_json(send, 200, await answer_whole(call), headers)
         except TimeoutError:
             raise Unavailable("The call took too long and was stopped; nothing was billed.", code="timeout") from None
+        crashpoint("answer.after_last_byte")
 
     async def _stream(self, call: Call, send: Send, headers: Headers) -> None:
         """The first event decides the status: until then an error is an ordinary error answer."""
@@ -113,6 +115,7 @@ class Api:
             await send({"type": "http.response.start", "status": 200, "headers": [EVENTS, *_NO_BUFFERING, *headers]})
             try:
                 await send({"type": "http.response.body", "body": _events(first), "more_body": True})
+                crashpoint("answer.after_first_event")
                 async for group in groups:
                     await send({"type": "http.response.body", "body": _events(group), "more_body": True})
             except (TollwayError, TimeoutError) as error:
