@@ -7,10 +7,12 @@ from starlette.responses import Response
 
 from tollway.faces.console.confirm import confirmation
 from tollway.faces.console.visit import Visit
+from tollway.flows import month_end
 from tollway.kit.clock import month_of
-from tollway.kit.errors import BadRequest, Conflict, NotFound, TollwayError
+from tollway.kit.errors import BadRequest, NotFound, TollwayError
 from tollway.sell import accounts, billing, catalog
 
+UNITS = {"1M tokens": "tokens", "1M requests": "requests", "1k requests": "thousand", "request": "request", "month": "month"}
 STATUSES = ("draft", "finalised", "paid", "void")
 
 
@@ -20,14 +22,14 @@ def invoices(visit: Visit) -> Response:
 
 
 def draft(visit: Visit) -> Response:
-    """POST /console/invoices: (re)compute the drafts of a month for every running subscription, or one organization's."""
-    period, org_id = visit.field("period"), visit.field("org_id")
+    """POST /console/invoices: (re)compute the drafts of a month for every subscription that ran in it."""
+    period = visit.field("period")
     try:
-        with visit.shop.db.write() as conn:
-            drafted = _draft_all(visit, conn, period, org_id)
+        drafted = month_end.run(visit.shop, period).drafted
     except TollwayError as error:
         return _list(visit, error)
-    return visit.go("/invoices", done="drafted" if drafted else "nothing_drafted", status="draft" if drafted else "")
+    waiting = any(one.status == "draft" for one in drafted)
+    return visit.go("/invoices", done="drafted" if waiting else "nothing_drafted", status="draft" if waiting else "")
 
 
 def invoice(visit: Visit) -> Response:
@@ -35,7 +37,7 @@ def invoice(visit: Visit) -> Response:
     with visit.shop.db.read() as conn:
         found = _own(visit, conn)
         context = _context(conn, found)
-    return visit.page("invoice.html", invoice=found, **context)
+    return visit.page("invoice.html", invoice=found, described=lambda line: described(visit, line), units=UNITS, **context)
 
 
 def pdf(visit: Visit) -> Response:
@@ -132,19 +134,10 @@ def _list(visit: Visit, problem: TollwayError | None = None) -> Response:
     )  # fmt: skip
 
 
-def _draft_all(visit: Visit, conn: Any, period: str, org_id: str) -> int:
-    """Draft one month; invoices that are no longer drafts stay as they are."""
-    from tollway.faces.console import queries
-
-    try:
-        subscriptions = queries.subscriptions_in(conn, period, org_id or None)
-    except ValueError as error:
-        raise BadRequest(visit.t("error.period"), param="period") from error
-    drafted = 0
-    for subscription_id in subscriptions:
-        try:
-            billing.draft(conn, visit.now_ms, subscription_id, period)
-            drafted += 1
-        except Conflict:
-            continue
-    return drafted
+def described(visit: Visit, line: Any) -> str:
+    """What a line is for, in the reader's language (stored lines are written in English)."""
+    if line.meter is None:
+        days = visit.t("invoice.days", days=line.quantity, of=line.period_days) if line.quantity < line.period_days else ""
+        return f"{line.plan or line.description} {days}".strip()
+    name = visit.t(f"meter.{line.meter}")
+    return f"{name} · {line.model}" if line.model else name

@@ -4,11 +4,10 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tollway.faces.console import queries, ranges
+from tollway.faces.console import ranges
 from tollway.faces.console.ranges import HOUR_MS, Range
 from tollway.faces.console.visit import Visit
 from tollway.insight import economics
-from tollway.sell import accounts
 
 DEFAULT = ranges.RANGES["30d"]
 
@@ -19,12 +18,9 @@ def economics_page(visit: Visit) -> Response:
     price = economics.machine_price(visit.shop.settings)
     with visit.shop.db.read() as conn:
         report = books(visit, conn, span)
-        names = {one.id: one.name for one in accounts.list_organizations(conn)}
-        kinds = {one["name"]: one["kind"] for one in queries.models(conn)}
     return visit.page(
-        "economics.html", span=span, ranges=list(ranges.RANGES), report=report, price=price, names=names, kinds=kinds,
-        bars=_bars(report),
-    )  # fmt: skip
+        "economics.html", span=span, ranges=list(ranges.RANGES), report=report, price=price, bars=_bars(report)
+    )
 
 
 def books(visit: Visit, conn: Any, span: Range) -> Any:

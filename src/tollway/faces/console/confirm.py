@@ -25,16 +25,16 @@ def confirmation(
     )
 
 
-def money_field(visit: Visit, name: str, *, minimum_micros: int = 1) -> int:
-    """An amount a person typed, in the shop's currency; a full-width or grouped number is a typing habit, not an error."""
+def money_field(visit: Visit, name: str, currency: str) -> int:
+    """An amount a person typed, in that currency's decimals; a full-width or grouped number is a typing habit, not an error."""
     text = visit.field(name).replace(",", "").replace("，", "").replace("．", ".")
     try:
         micros = parse_micros(text)
     except ValueError as error:
         raise BadRequest(visit.t("error.amount", value=text[:40]), param=name) from error
-    exponent = EXPONENTS.get(visit.currency, 2)
+    exponent = EXPONENTS.get(currency, 2)
     if micros % 10 ** (6 - exponent):
         raise BadRequest(visit.t("error.amount_decimals", decimals=exponent), param=name)
-    if micros < minimum_micros or micros > 10**13:
+    if micros < 1 or micros > 10**13:
         raise BadRequest(visit.t("error.amount_range"), param=name)
     return micros

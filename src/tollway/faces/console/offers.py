@@ -66,7 +66,7 @@ def _row(visit: Visit, found: dict[str, Any], used: dict[str, int] | None, price
 def _state(replicas: list[dict[str, Any]], engine: str) -> str:
     """The best state any replica is in; `unknown` when no gateway runs here to tell."""
     states = {one.get("state") for one in replicas}
-    for state in ("ready", "loading", "failed", "stopped"):
+    for state in ("ready", "starting", "draining", "dead"):
         if state in states:
             return state
     return "upstream" if engine == "upstream" else "unknown"
@@ -79,7 +79,21 @@ def _prices(conn: Any) -> list[Any]:
 def _card(visit: Visit, found: dict[str, Any]) -> dict[str, Any]:
     """What the model package says about itself: digest, licence, size; empty for upstreams."""
     describe = getattr(visit.shop, "describe_model", None)
-    return dict(describe(found["name"], found["version"])) if callable(describe) and found["engine"] != "upstream" else {}
+    if not callable(describe) or found["engine"] == "upstream":
+        return {}
+    manifest = describe(found["name"], found["version"])
+    return {} if manifest is None else _told(manifest)
+
+
+def _told(manifest: Any) -> dict[str, Any]:
+    return {
+        "digest": manifest.digest,
+        "licence": manifest.licence,
+        "size_bytes": sum(file.size_bytes for file in manifest.files),
+        "parameters": manifest.parameters,
+        "context_tokens": manifest.context_tokens,
+        "signed_by": manifest.signed_by,
+    }
 
 
 def _token_series(visit: Visit, days: dict[str, dict[str, int]], starts: list[int]) -> list[charts.Series]:

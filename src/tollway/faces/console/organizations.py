@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from tollway.faces.console import charts, queries, ranges
 from tollway.faces.console.confirm import confirmation, money_field
-from tollway.faces.console.visit import Visit
+from tollway.faces.console.visit import Visit, currency_of
 from tollway.kit.clock import day_of
 from tollway.kit.errors import BadRequest, Conflict, TollwayError
 from tollway.sell import accounts, api_keys, catalog, ledger
@@ -59,20 +59,21 @@ def add_money(visit: Visit) -> Response:
     kind = visit.field("kind")
     if kind not in ("top_up", "grant"):
         raise BadRequest(visit.t("error.form"))
-    try:
-        micros = money_field(visit, "amount")
-    except BadRequest as error:
-        return _detail(visit, error)
     with visit.shop.db.read() as conn:
         org = accounts.get_organization(conn, _org_id(visit))
-        balance = ledger.wallet_micros(conn, org.id, visit.currency)
+        currency = currency_of(conn, org.id, visit.currency)
+        balance = ledger.wallet_micros(conn, org.id, currency)
+    try:
+        micros = money_field(visit, "amount", currency)
+    except BadRequest as error:
+        return _detail(visit, error)
     if visit.field("confirmed") != "yes":
         money = visit.fmt.money
         facts = [
             (visit.t("organization.one"), org.name),
-            (visit.t(f"wallet.kind.{kind}"), money(micros, visit.currency)),
-            (visit.t("wallet.before"), money(balance, visit.currency)),
-            (visit.t("wallet.after"), money(balance + micros, visit.currency)),
+            (visit.t(f"wallet.kind.{kind}"), money(micros, currency)),
+            (visit.t("wallet.before"), money(balance, currency)),
+            (visit.t("wallet.after"), money(balance + micros, currency)),
         ]
         kept = {"kind": kind, "amount": visit.field("amount"), "cause": f"{kind}:{secrets.token_hex(12)}"}
         return confirmation(
@@ -84,7 +85,7 @@ def add_money(visit: Visit) -> Response:
         raise BadRequest(visit.t("error.form"))
     with visit.shop.db.write() as conn:
         move = ledger.top_up if kind == "top_up" else ledger.grant
-        move(conn, visit.now_ms, org.id, visit.currency, micros, cause)
+        move(conn, visit.now_ms, org.id, currency, micros, cause)
     return visit.go(f"/organizations/{org.id}", done=f"{kind}_booked")
 
 
@@ -155,15 +156,17 @@ def _detail(visit: Visit, problem: TollwayError | None = None, issued: dict[str,
         versions = catalog.plan_versions(conn)
         subscription = catalog.running_subscription(conn, org.id)
         found = queries.overview(conn, {}, _MONTH, visit.now_ms, org.id)
+        currency = currency_of(conn, org.id, visit.currency)
         context: dict[str, Any] = {
             "org": org,
+            "currency": currency,
             "members": accounts.list_members(conn, org.id),
             "keys": api_keys.list_keys(conn, org.id),
             "last_used": queries.last_used(conn, org.id),
             "subscription": subscription,
             "version": versions.get(subscription.plan_version_id) if subscription else None,
             "plans": catalog.list_plans(conn),
-            "balance": ledger.wallet_micros(conn, org.id, visit.currency),
+            "balance": ledger.wallet_micros(conn, org.id, currency),
             "movements": queries.wallet_movements(conn, org.id, 8),
             "found": found,
             "by_model": queries.usage_rows(conn, "model", from_day, to_day, org.id, None, None),

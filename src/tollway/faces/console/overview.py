@@ -113,7 +113,7 @@ def _attention(visit: Visit, conn: Any) -> list[dict[str, str]]:
     if drafts:
         found.append({"text": t("attention.drafts", count=drafts), "href": visit.url("/invoices", status="draft"), "tone": "note"})
     for replica in visit.desk.live().get("replicas", ()):
-        if replica.get("state") not in ("ready", "loading"):
-            text = t("attention.replica", model=replica.get("model", ""), state=replica.get("state", ""))
+        if replica.get("state") == "dead":
+            text = t("attention.replica", model=replica.get("model", ""))
             found.append({"text": text, "href": visit.url("/models"), "tone": "bad"})
     return found

@@ -17,7 +17,7 @@ from tollway.serve import tables as serve
 
 METERS: Final = ("requests", "input_tokens", "cached_tokens", "output_tokens", "price_picos", "prefill_us", "decode_us")
 SAMPLE_MAX: Final = 2000
-# What `shop.live()` may say; all of it optional. `replicas`: [{model, version, state, busy, slots, tokens_per_s, since_ms, pid}].
+# What `shop.live()` may say; all of it optional. `replicas`: [{model, version, state, busy, slots, pid, restarts, rss_bytes}].
 NOTHING_LIVE: Final[Mapping[str, Any]] = {"in_flight": None, "queued": None, "errors": None, "refused": None, "replicas": ()}
 
 
@@ -281,17 +281,3 @@ def due_drafts(conn: sa.Connection, now_ms: int) -> int:
     table = sell.invoice
     query = sa.select(sa.func.count()).where(table.c.status == "draft", table.c.period < month_of(now_ms))
     return int(conn.execute(query).scalar_one())
-
-
-def subscriptions_in(conn: sa.Connection, period: str, org_id: str | None) -> list[str]:
-    """Subscriptions that ran at some time in a month (`2026-11`). Raises ValueError when that is no month."""
-    from tollway.kit.clock import month_bounds_ms
-
-    start_ms, end_ms = month_bounds_ms(period)
-    table = sell.subscription
-    query = sa.select(table.c.id).where(
-        table.c.started_ms < end_ms, sa.or_(table.c.ended_ms.is_(None), table.c.ended_ms > start_ms)
-    )
-    if org_id is not None:
-        query = query.where(table.c.org_id == org_id)
-    return list(conn.execute(query.order_by(table.c.id)).scalars())

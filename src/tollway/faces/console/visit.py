@@ -21,8 +21,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from tollway.faces.console import fence, static, words
 from tollway.faces.console.formats import Locale
 from tollway.kit import log
-from tollway.kit.errors import BadRequest, Forbidden, TollwayError, TooLarge, Unauthorized
-from tollway.sell import accounts
+from tollway.kit.errors import BadRequest, Forbidden, NotFound, TollwayError, TooLarge, Unauthorized
+from tollway.sell import accounts, catalog
 
 BASE: Final = "/console"
 FORM_BYTES_MAX: Final = 256 * 1024
@@ -49,10 +49,11 @@ class Visit:
     desk: "Desk"
     lang: str
     theme: str
-    session: Any = None  # accounts.Session
+    session: Any = field(default=None, repr=False)  # accounts.Session
+    tenant_currency: str = ""
     acting_for: str | None = None  # the organization an operator looks through the eyes of
-    form: list[tuple[str, str]] = field(default_factory=list)
-    body: bytes = b""
+    form: list[tuple[str, str]] = field(default_factory=list, repr=False)  # may hold a password: never in a log
+    body: bytes = field(default=b"", repr=False)
 
     @property
     def shop(self) -> Any:
@@ -68,7 +69,8 @@ class Visit:
 
     @property
     def currency(self) -> str:
-        return str(self.shop.settings.currency)
+        """The tenant's, by its plan; the shop's for the operator's own view."""
+        return self.tenant_currency or str(self.shop.settings.currency)
 
     @property
     def member(self) -> Any:
@@ -97,7 +99,7 @@ class Visit:
         """Did htmx ask, wanting a part of the page only?"""
         return self.request.headers.get("hx-request") == "true"
 
-    def t(self, name: str, **values: object) -> str:
+    def t(self, name: str, /, **values: object) -> str:
         return words.translate(self.lang, name, **values)
 
     def field(self, name: str, default: str = "") -> str:
@@ -121,7 +123,7 @@ class Visit:
         kept = {name: value for name, value in merged.items() if value not in (None, "")}
         return self.request.url.path + (f"?{urlencode(kept)}" if kept else "")
 
-    def page(self, template: str, status: int = 200, **context: object) -> Response:
+    def page(self, template: str, status: int = 200, /, **context: object) -> Response:
         """The page as HTML."""
         html = self.desk.templates.get_template(template).render(
             v=self, t=self.t, fmt=self.fmt, url=self.url, asset=static.address, languages=words.LANGUAGES,
@@ -229,6 +231,9 @@ class Desk:
             acting = visit.request.cookies.get("tollway_view_as")
             if visit.session is not None and visit.member.role == "operator" and acting:
                 visit.acting_for = _known_organization(conn, acting)
+            tenant = visit.acting_for or (visit.member.org_id if visit.session else None)
+            if tenant:
+                visit.tenant_currency = currency_of(conn, tenant, "")
 
     def _refuse(self, visit: Visit, error: TollwayError) -> Response:
         if isinstance(error, Unauthorized) and error.code == "login_needed":
@@ -274,9 +279,13 @@ def _form(visit: Visit) -> list[tuple[str, str]]:
         raise BadRequest(visit.t("error.form")) from error
 
 
-def _known_organization(conn: Any, org_id: str) -> str | None:
-    from tollway.kit.errors import NotFound
+def currency_of(conn: Any, org_id: str, default: str) -> str:
+    """The currency of the plan an organization is on; the default while it is on none."""
+    subscription = catalog.running_subscription(conn, org_id)
+    return catalog.get_plan_version(conn, subscription.plan_version_id).terms.currency if subscription else default
 
+
+def _known_organization(conn: Any, org_id: str) -> str | None:
     try:
         return str(accounts.get_organization(conn, org_id).id)
     except NotFound:

@@ -20,7 +20,7 @@ def dictionary(lang: str) -> Mapping[str, str]:
     return dict(_flat("", tomllib.loads((_FOLDER / f"{lang}.toml").read_text(encoding="utf-8"))))
 
 
-def translate(lang: str, name: str, **values: object) -> str:
+def translate(lang: str, name: str, /, **values: object) -> str:
     """The text called `name`, with `{placeholders}` filled in."""
     text = dictionary(lang)[name]
     return text.format(**values) if values else text
