@@ -16,6 +16,7 @@ transaction is its key: the same cause moves money once, however often it is rep
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -64,29 +65,25 @@ def post(conn: sa.Connection, now_ms: int, kind: str, cause: str, legs: Sequence
     if not moving:
         return None
     transaction_id = new_id("tx", now_ms)
-    head = insert_into(conn, tables.ledger_transaction).values(
-        id=transaction_id, cause=cause, kind=kind, memo=memo[:400], at_ms=now_ms
-    )
-    fresh = head.on_conflict_do_nothing(index_elements=["cause"]).returning(tables.ledger_transaction.c.id)
-    if conn.execute(fresh).first() is None:  # not rowcount: it is unknown for such an INSERT on PostgreSQL
+    open_transaction, move_balance = _statements(conn.dialect.name)
+    head = {"id": transaction_id, "cause": cause, "kind": kind, "memo": memo[:400], "at_ms": now_ms}
+    if conn.execute(open_transaction, head).first() is None:  # not rowcount: PostgreSQL does not tell it here
         return None
     rows = [
         msgspec.structs.asdict(leg) | {"transaction_id": transaction_id, "line": line}
         for line, leg in enumerate(moving)
     ]
-    conn.execute(tables.ledger_entry.insert(), rows)
-    for (account, org_id, currency), amount in sorted(_sums(moving).items()):  # sorted: two writers lock in one order
-        _move_balance(conn, account, org_id, currency, amount)
+    conn.execute(_ADD_ENTRY, rows)
+    conn.execute(move_balance, [  # sorted: two writers lock in one order
+        {"account": account, "org_id": org_id, "currency": currency, "amount_micros": amount}
+        for (account, org_id, currency), amount in sorted(_sums(moving).items())
+    ])  # fmt: skip
     return transaction_id
 
 
 def balance(conn: sa.Connection, account: str, org_id: str, currency: str) -> int:
     """The balance in micros, debit positive; 0 where nothing ever moved."""
-    columns = tables.ledger_balance.c
-    query = sa.select(columns.amount_micros).where(
-        columns.account == account, columns.org_id == org_id, columns.currency == currency
-    )
-    return int(conn.execute(query).scalar() or 0)
+    return int(conn.execute(_BALANCE, {"of": account, "org": org_id, "in_currency": currency}).scalar() or 0)
 
 
 def wallet_micros(conn: sa.Connection, org_id: str, currency: str) -> int:
@@ -218,11 +215,23 @@ def _sums(legs: Sequence[Leg]) -> dict[tuple[str, str, str], int]:
     return sums
 
 
-def _move_balance(conn: sa.Connection, account: str, org_id: str, currency: str, amount: int) -> None:
-    table = tables.ledger_balance
-    row = insert_into(conn, table).values(account=account, org_id=org_id, currency=currency, amount_micros=amount)
-    moved = {"amount_micros": table.c.amount_micros + row.excluded.amount_micros}
-    conn.execute(row.on_conflict_do_update(index_elements=["account", "org_id", "currency"], set_=moved))
+# Built once: `post` is called for every commit of the hot path, and building a statement costs more than running it.
+_ADD_ENTRY = tables.ledger_entry.insert()
+_BALANCE = sa.select(tables.ledger_balance.c.amount_micros).where(
+    tables.ledger_balance.c.account == sa.bindparam("of"),
+    tables.ledger_balance.c.org_id == sa.bindparam("org"),
+    tables.ledger_balance.c.currency == sa.bindparam("in_currency"),
+)
+
+
+@lru_cache
+def _statements(dialect: str) -> tuple[Any, Any]:
+    """Open a transaction unless its cause is known; move a balance."""
+    transaction, balance_of = tables.ledger_transaction, tables.ledger_balance
+    opened = _insert(dialect, transaction).on_conflict_do_nothing(index_elements=["cause"]).returning(transaction.c.id)
+    moved = _insert(dialect, balance_of)
+    summed = {"amount_micros": balance_of.c.amount_micros + moved.excluded.amount_micros}
+    return opened, moved.on_conflict_do_update(index_elements=["account", "org_id", "currency"], set_=summed)
 
 
 def _fill_wallet(
@@ -253,4 +262,8 @@ def _fill_wallet(
 
 def insert_into(conn: sa.Connection, table: sa.Table) -> Any:
     """An INSERT that knows ON CONFLICT, in this connection's dialect. For the other books kept beside the ledger."""
-    return sqlite.insert(table) if conn.dialect.name == "sqlite" else postgresql.insert(table)
+    return _insert(conn.dialect.name, table)
+
+
+def _insert(dialect: str, table: sa.Table) -> Any:
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)

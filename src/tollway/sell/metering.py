@@ -92,7 +92,10 @@ class Recorder:
         self.commits = 0
         self.events = 0
         self._insert_event = tables.usage_event.insert()
+        self._find_event = sa.select(tables.usage_event.c.id).where(tables.usage_event.c.id == sa.bindparam("event_id"))
         self._upsert_daily = self._rollup_statement()
+        carry = db.insert(tables.wallet_carry)
+        self._upsert_carry = carry.on_conflict_do_update(index_elements=["org_id"], set_={"carry_picos": carry.excluded.carry_picos})
         self._thread.start()
 
     def record(self, event: UsageEvent, wallet_currency: str | None) -> "asyncio.Future[None]":
@@ -192,7 +195,7 @@ class Recorder:
         """Whether an earlier try was committed after all: a batch is one transaction, so one event speaks for all."""
         event = batch[0].event
         assert event is not None
-        return conn.execute(sa.select(tables.usage_event.c.id).where(tables.usage_event.c.id == event.id)).first() is not None
+        return conn.execute(self._find_event, {"event_id": event.id}).first() is not None
 
     def _write(self, conn: sa.Connection, batch: list[_Job]) -> list[Committed]:
         rows = [msgspec.structs.asdict(job.event) for job in batch if job.event is not None]
@@ -208,13 +211,10 @@ class Recorder:
 
     def _charge_wallet(self, conn: sa.Connection, org_id: str, currency: str, picos: int, cause: str) -> None:
         """Move whole micros from the wallet to revenue; what is left below one micro waits in `wallet_carry`."""
-        carry = tables.wallet_carry
-        before = conn.execute(sa.select(carry.c.carry_picos).where(carry.c.org_id == org_id)).scalar()
-        micros, rest = divmod((before or 0) + picos, PICOS_PER_MICRO)
-        if before is None:
-            conn.execute(carry.insert().values(org_id=org_id, carry_picos=rest))
-        elif rest != before:
-            conn.execute(carry.update().where(carry.c.org_id == org_id).values(carry_picos=rest))
+        before = _carry(conn, org_id)
+        micros, rest = divmod(before + picos, PICOS_PER_MICRO)
+        if rest != before:
+            conn.execute(self._upsert_carry, {"org_id": org_id, "carry_picos": rest})
         if micros:
             legs = [ledger.Leg("wallet", org_id, currency, micros), ledger.Leg("revenue_usage", "", currency, -micros)]
             ledger.post(conn, self._clock.now_ms(), "usage", cause, legs)
@@ -252,13 +252,21 @@ def _owed(batch: list[_Job]) -> dict[tuple[str, str], int]:
     return dict(sorted(owed.items()))
 
 
+# Built once: building a statement costs more than running it.
+_CARRY = sa.select(tables.wallet_carry.c.carry_picos).where(tables.wallet_carry.c.org_id == sa.bindparam("org"))
+
+
+def _carry(conn: sa.Connection, org_id: str) -> int:
+    """What the wallet owes below one micro."""
+    return int(conn.execute(_CARRY, {"org": org_id}).scalar() or 0)
+
+
 def _wallets_of(conn: sa.Connection, owed: dict[tuple[str, str], int]) -> list[Committed]:
     """The balances as this transaction leaves them."""
     wallets = []
     for (org_id, currency), picos in owed.items():
-        carry = conn.execute(sa.select(tables.wallet_carry.c.carry_picos).where(tables.wallet_carry.c.org_id == org_id)).scalar() or 0
         balance = ledger.wallet_micros(conn, org_id, currency) * PICOS_PER_MICRO
-        wallets.append(Committed(org_id, balance - carry, picos))
+        wallets.append(Committed(org_id, balance - _carry(conn, org_id), picos))
     return wallets
 
 
