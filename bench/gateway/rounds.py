@@ -42,6 +42,8 @@ PLAN = (
     ("gateway", True, ALONE),
 )
 
+SLOW_PAIR = {("direct-slow", True, SLOW_STREAMS), ("gateway-slow", True, SLOW_STREAMS)}
+
 Round = Mapping[tuple[str, bool, int], Block]
 
 
@@ -96,7 +98,12 @@ def figures(rounds: list[Round]) -> list[Figure]:
     json_busy, sse_busy = ("gateway", False, BUSY), ("gateway", True, BUSY)
     litellm, direct = f"litellm {peers.LITELLM}", "mock upstream, direct"
     nginx = f"nginx {peers.nginx_version()}" if any(("nginx", False, BUSY) in r for r in rounds) else "nginx"
-    slow_share = _rates(rounds, ("gateway-slow", True, SLOW_STREAMS), ("direct-slow", True, SLOW_STREAMS))
+    slow = [
+        (r[name, True, SLOW_STREAMS] for name in ("direct-slow", "gateway-slow"))
+        for r in rounds
+        if SLOW_PAIR <= r.keys()
+    ]
+    slow_share = [float(d.result["latency_p50_ms"]) / float(g.result["latency_p50_ms"]) for d, g in slow]
     found = [
         Figure("gateway_json_vs_nginx", _rates(rounds, json_busy, ("nginx", False, BUSY)), "ratio", 0.06, nginx),
         Figure("gateway_json_vs_litellm", _rates(rounds, json_busy, ("litellm", False, BUSY)), "x", 15, litellm),
