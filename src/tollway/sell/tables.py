@@ -1,7 +1,8 @@
 """The tables of the selling side: who the buyers are, what is sold, what was used, what is owed.
 
 Times are epoch milliseconds UTC (`*_ms`), money is micros or picos (see kit.money), ids are typed text (kit.ids).
-Usage events are immutable facts; `usage_daily` is their exact rollup, written in the same transaction.
+Usage events are immutable facts; `usage_daily` is their exact rollup, written in the same transaction. The tables of
+the hot path have no rowid on SQLite: a commit then touches half the pages.
 """
 
 import sqlalchemy as sa
@@ -123,6 +124,7 @@ usage_event = sa.Table(
     sa.Column("streamed", sa.Boolean, nullable=False),
     sa.Index("ix_usage_event_org_at", "org_id", "at_ms"),
     sa.Index("ix_usage_event_at", "at_ms"),
+    sqlite_with_rowid=False,
 )
 
 usage_daily = sa.Table(
@@ -141,6 +143,7 @@ usage_daily = sa.Table(
     sa.Column("prefill_us", sa.BigInteger, nullable=False),
     sa.Column("decode_us", sa.BigInteger, nullable=False),
     sa.Index("ix_usage_daily_day", "day"),
+    sqlite_with_rowid=False,
 )
 
 ledger_transaction = sa.Table(
@@ -151,6 +154,7 @@ ledger_transaction = sa.Table(
     sa.Column("kind", sa.String(40), nullable=False),  # top_up | usage | invoice | payment | grant | correction
     sa.Column("memo", sa.String(400), nullable=False, server_default=""),
     sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 ledger_entry = sa.Table(
@@ -163,6 +167,7 @@ ledger_entry = sa.Table(
     sa.Column("currency", sa.String(3), nullable=False),
     sa.Column("amount_micros", sa.BigInteger, nullable=False),  # debit positive, credit negative
     sa.Index("ix_ledger_entry_account_org", "account", "org_id"),
+    sqlite_with_rowid=False,
 )
 
 # A projection of ledger_entry, kept in the same transaction; `ledger.audit` proves that it is the sum.
@@ -173,6 +178,7 @@ ledger_balance = sa.Table(
     sa.Column("org_id", Id, primary_key=True),
     sa.Column("currency", sa.String(3), primary_key=True),
     sa.Column("amount_micros", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 # What usage cost in picos beyond the whole micros already taken from the wallet; always below one micro.
@@ -181,6 +187,7 @@ wallet_carry = sa.Table(
     metadata,
     sa.Column("org_id", Id, primary_key=True),
     sa.Column("carry_picos", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 invoice = sa.Table(
