@@ -111,6 +111,7 @@ class Access:
         self._pepper = pepper
         self._by_digest: dict[str, Caller] = {}
         self._accounts: dict[str, Account] = {}
+        self._month, self._month_end_ms = "", 0
         self.revision = -1
         self.refusals: dict[str, int] = defaultdict(int)
 
@@ -293,7 +294,11 @@ class Access:
         return units
 
     def _this_month(self, account: Account) -> Spending:
-        month = month_of(self._clock.now_ms())
+        now_ms = self._clock.now_ms()
+        if now_ms >= self._month_end_ms:
+            self._month = month_of(now_ms)
+            self._month_end_ms = month_bounds_ms(self._month)[1]
+        month = self._month
         if account.spending.month != month:
             account.turn(Spending(month, account.spending.terms, {}, 0))
         return account.spending

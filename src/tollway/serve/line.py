@@ -96,7 +96,11 @@ class Line:
 
     def _free_seat(self, tokens: int) -> Seat | None:
         """The least busy seat where the call fits."""
-        return min((seat for seat in self.seats if seat.fits(tokens)), key=lambda seat: seat.running, default=None)
+        best = None
+        for seat in self.seats:
+            if seat.fits(tokens) and (best is None or seat.running < best.running):
+                best = seat
+        return best
 
     def _forget(self, org_id: str, place: _Waiting) -> None:
         self.waiting -= 1

@@ -190,22 +190,16 @@ class Pool:
 
     async def post(self, path: str, body: bytes) -> Reply:
         """POST and read the whole answer. Raises WireError."""
-        async with self.stream(path, body) as answer:
-            return Reply(answer.status, await answer.body())
+        return await self._whole("POST", path, body)
 
     async def get(self, path: str) -> Reply:
         """GET and read the whole answer. Raises WireError."""
-        async with self.stream(path, b"", method="GET") as answer:
-            return Reply(answer.status, await answer.body())
+        return await self._whole("GET", path, b"")
 
     @asynccontextmanager
-    async def stream(self, path: str, body: bytes, method: str = "POST") -> AsyncIterator[Answer]:
-        """Send a request and hand out the answer once its headers are here. Raises WireError."""
-        head = self._heads.get((method, path))
-        if head is None:
-            head = f"{method} {self._prefix}{path} HTTP/1.1\r\n".encode("latin-1") + self._fixed + b"Content-Length: "
-            self._heads[method, path] = head
-        connection = await self._exchange(b"%b%d\r\n\r\n" % (head, len(body)), body)
+    async def stream(self, path: str, body: bytes) -> AsyncIterator[Answer]:
+        """POST and hand out the answer once its headers are here. Raises WireError."""
+        connection = await self._exchange(self._head("POST", path, body), body)
         try:
             yield Answer(connection)
         finally:
@@ -215,6 +209,20 @@ class Pool:
         """Close what idles."""
         while self._idle:
             self._idle.popleft().transport.abort()
+
+    async def _whole(self, method: str, path: str, body: bytes) -> Reply:
+        connection = await self._exchange(self._head(method, path, body), body)
+        try:
+            return Reply(connection.status, await Answer(connection).body())
+        finally:
+            self._give_back(connection)
+
+    def _head(self, method: str, path: str, body: bytes) -> bytes:
+        head = self._heads.get((method, path))
+        if head is None:
+            head = f"{method} {self._prefix}{path} HTTP/1.1\r\n".encode("latin-1") + self._fixed + b"Content-Length: "
+            self._heads[method, path] = head
+        return b"%b%d\r\n\r\n" % (head, len(body))
 
     async def _exchange(self, head: bytes, body: bytes) -> _Connection:
         while True:

@@ -34,6 +34,7 @@ async def _serve(shop: Shop, on_ready: Callable[[Gateway], None] | None, on_prog
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=30,
         backlog=2048,
