@@ -2,8 +2,9 @@
 
     with Upstream() as upstream: offer_upstream(home, "mill", upstream.url); …; upstream.calls()
 
-What a call does is written in its prompt: `id=call-17 tokens=12 input=40 cached=8 pause_ms=5`. The server notes for each
-id how many tokens it produced and whether it came to the end, so that a bill can be held against what was made.
+What a call does is written in its prompt: `id=call-17 tokens=12 input=40 cached=8 pause_ms=5`; with `fail=1` the server
+hangs up. It notes for each id how many tokens it produced and whether the call came to its end, so that a bill can be
+held against what was made.
 As a program: `python upstream.py PORT` serves until its stdin closes.
 """
 
@@ -88,6 +89,8 @@ async def _complete(writer: asyncio.StreamWriter, asked: dict[str, Any]) -> None
     call["begun"] += 1
     tokens = min(int(told.get("tokens", 1)), asked.get("max_tokens") or asked.get("max_completion_tokens") or 10**9)
     pause_s = float(told.get("pause_ms", 0)) / 1000
+    if "fail" in told:
+        raise ConnectionResetError
     usage = {
         "prompt_tokens": int(told.get("input", 10)),
         "completion_tokens": tokens,
