@@ -21,7 +21,7 @@ from tollway.sell import accounts, api_keys, billing, catalog, ledger, rating
 from tollway.sell import tables as sell
 from tollway.serve import tables as serve
 
-NOW_MS = 1_795_356_000_000  # 22 November 2026, 14:00 UTC
+NOW_MS = 1_795_358_040_000  # 22 November 2026, 14:34 UTC
 DAY_MS, HOUR_MS = 86_400_000, 3_600_000
 PASSWORD = "a-good-password"  # noqa: S105
 OPERATOR = "operator@tollway.test"
@@ -97,11 +97,11 @@ def plans() -> list[tuple[str, str, catalog.Terms]]:
 
 
 ORGANIZATIONS = (  # name, plan, calls a day at first, growth over the sixty days, days on board
-    ("Northwind Analytics", "team", 95, 1.9, 60),
-    ("Lotus Translation 莲花翻译", "scale", 130, 1.4, 60),
-    ("Blue Harbor Support", "starter", 40, 1.3, 52),
-    ("Quarry Search", "team", 55, 2.4, 41),
-    ("Tidepool Labs", "starter", 18, 1.2, 19),
+    ("Northwind Analytics", "team", 250, 1.9, 60),
+    ("Lotus Translation 莲花翻译", "scale", 340, 1.4, 60),
+    ("Blue Harbor Support", "starter", 105, 1.3, 52),
+    ("Quarry Search", "team", 140, 2.4, 41),
+    ("Tidepool Labs", "starter", 44, 1.2, 19),
 )
 
 
@@ -180,7 +180,7 @@ def _event(draw: random.Random, buyer: dict[str, Any], at_ms: int) -> dict[str, 
     prompt = int(draw.lognormvariate(5.6, 0.7)) if chat else int(draw.lognormvariate(4.6, 0.5))
     cached = int(prompt * draw.choice((0, 0, 0.4, 0.7))) if chat else 0
     output = int(draw.lognormvariate(4.9, 0.6)) if chat else 0
-    prefill_us, decode_us = (prompt - cached) * 900, output * 5200
+    prefill_us, decode_us = (prompt - cached) * 2200, output * 16_000
     waited_us = int(draw.expovariate(1 / 30_000))
     first_us = waited_us + prefill_us + 4000
     aborted = chat and draw.random() < 0.012
@@ -191,7 +191,7 @@ def _event(draw: random.Random, buyer: dict[str, Any], at_ms: int) -> dict[str, 
         "model_version": CHAT_VERSION if chat else EMBEDDING_VERSION, "operation": "chat" if chat else "embedding",
         "status": "aborted" if aborted else "ok", "at_ms": at_ms, "input_tokens": prompt - cached, "cached_tokens": cached,
         "output_tokens": output, "prefill_us": prefill_us, "decode_us": decode_us, "first_token_us": first_us if chat else None,
-        "duration_us": first_us + decode_us * 2, "streamed": chat,
+        "duration_us": first_us + decode_us * 3 // 2, "streamed": chat,
     }  # fmt: skip
 
 
@@ -226,7 +226,7 @@ def _wallets(conn: sa.Connection, events: list[dict[str, Any]], buyers: list[dic
             continue
         org_id, start_ms = buyer["org"].id, NOW_MS - buyer["days"] * DAY_MS
         ledger.grant(conn, start_ms, org_id, "USD", 500_000, f"grant:welcome:{org_id}", "Welcome credit")
-        ledger.top_up(conn, start_ms + DAY_MS, org_id, "USD", 20_000_000 if buyer["calls"] > 20 else 700_000, f"top_up:first:{org_id}")
+        ledger.top_up(conn, start_ms + DAY_MS, org_id, "USD", 95_000_000 if buyer["calls"] > 60 else 9_200_000, f"top_up:first:{org_id}")
         carry, days = 0, {}
         for event in events:
             if event["org_id"] == org_id:
@@ -244,11 +244,13 @@ def _replica_hours(conn: sa.Connection, events: list[dict[str, Any]]) -> None:
         place = (event["model"], event["model_version"], event["at_ms"] // HOUR_MS * HOUR_MS)
         busy[place] = busy.get(place, 0) + event["prefill_us"] + event["decode_us"]
     rows = []
+    first_ms = (NOW_MS - 60 * DAY_MS) // HOUR_MS * HOUR_MS
     for model, version in ((CHAT, CHAT_VERSION), (EMBEDDING, EMBEDDING_VERSION)):
-        for hour_ms in range(NOW_MS - 60 * DAY_MS, NOW_MS, HOUR_MS):
+        for hour_ms in range(first_ms, NOW_MS, HOUR_MS):
+            alive_us = min(HOUR_MS, NOW_MS - hour_ms) * 1000
             busy_us = busy.get((model, version, hour_ms), 0)
             failed_us = busy_us // 90
-            rows.append({"model": model, "model_version": version, "hour_ms": hour_ms, "busy_us": busy_us, "failed_us": failed_us, "idle_us": max(0, 3_600_000_000 - busy_us - failed_us)})
+            rows.append({"model": model, "model_version": version, "hour_ms": hour_ms, "busy_us": busy_us, "failed_us": failed_us, "idle_us": max(0, alive_us - busy_us - failed_us)})
     conn.execute(serve.replica_hour.insert(), rows)
 
 

@@ -70,8 +70,8 @@ def of_overview(visit: Visit, span: Range, found: Any, money: Sequence[Series]) 
         chart(
             visit, "tokens", t("chart.tokens"), found.starts_ms, span.by_day,
             [
-                Series(t("meter.output_tokens"), series["output_tokens"], "number"),
-                Series(t("meter.all_input_tokens"), tokens_in, "number", "quiet"),
+                Series(t("chart.out"), series["output_tokens"], "number"),
+                Series(t("chart.in"), tokens_in, "number", "quiet"),
             ],
         ),
         chart(visit, "money", t("chart.money"), found.starts_ms, span.by_day, money),

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from tollway.faces.console import charts, queries, ranges
 from tollway.faces.console.visit import Visit
 from tollway.kit.errors import NotFound
-from tollway.sell import catalog
+from tollway.sell import catalog, rating
 
 _DAY = ranges.RANGES["24h"]
 
@@ -53,12 +53,7 @@ def _row(visit: Visit, found: dict[str, Any], used: dict[str, int] | None, price
         "state": "retired" if found["retired_ms"] else _state(replicas, found["engine"]),
         "used": used,
         "tokens_per_s": used["output_tokens"] * 1_000_000 // decode_us if used and decode_us else None,
-        "prices": [
-            (version, charge)
-            for version in prices
-            for charge in version.terms.charges
-            if charge.model in ("*", found["name"]) and charge.meter == ("output_tokens" if found["kind"] == "chat" else "input_tokens")
-        ],
+        "prices": _prices_of(prices, found["name"], "output_tokens" if found["kind"] == "chat" else "input_tokens"),
         "licence": _card(visit, found).get("licence", ""),
     }
 
@@ -70,6 +65,17 @@ def _state(replicas: list[dict[str, Any]], engine: str) -> str:
         if state in states:
             return state
     return "upstream" if engine == "upstream" else "unknown"
+
+
+def _prices_of(plans: list[Any], model: str, meter: str) -> list[tuple[Any, Any]]:
+    """(plan version, charge) for every plan that sells the model."""
+    found = []
+    for plan in plans:
+        if "*" in plan.terms.models or model in plan.terms.models:
+            charge = rating.charge_for(plan.terms, meter, model)
+            if charge is not None:
+                found.append((plan, charge[1]))
+    return sorted(found, key=lambda one: one[1].price_micros)
 
 
 def _prices(conn: Any) -> list[Any]:
@@ -101,9 +107,9 @@ def _token_series(visit: Visit, days: dict[str, dict[str, int]], starts: list[in
 
     rows = [days.get(day_of(start), {}) for start in starts]
     return [
-        charts.Series(visit.t("meter.output_tokens"), [row.get("output_tokens", 0) for row in rows], "number"),
+        charts.Series(visit.t("chart.out"), [row.get("output_tokens", 0) for row in rows], "number"),
         charts.Series(
-            visit.t("meter.all_input_tokens"),
+            visit.t("chart.in"),
             [row.get("input_tokens", 0) + row.get("cached_tokens", 0) for row in rows],
             "number",
             "quiet",

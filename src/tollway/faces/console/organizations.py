@@ -172,7 +172,7 @@ def _detail(visit: Visit, problem: TollwayError | None = None, issued: dict[str,
             "by_model": queries.usage_rows(conn, "model", from_day, to_day, org.id, None, None),
             "margin": margin_of(visit, conn, org.id),
             "chart": charts.chart(
-                visit, "org-usage", visit.t("chart.money"), found.starts_ms, True,
+                visit, "org-usage", visit.t("chart.revenue"), found.starts_ms, True,
                 [charts.Series(visit.t("money.revenue"), found.series["price_picos"], "money")],
             ),
         }  # fmt: skip

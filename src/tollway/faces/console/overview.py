@@ -6,7 +6,7 @@ from typing import Any
 from starlette.responses import Response
 
 from tollway.faces.console import charts, queries, ranges
-from tollway.faces.console.ranges import HOUR_MS, Range
+from tollway.faces.console.ranges import HOUR_MS, MINUTE_MS, Range
 from tollway.faces.console.visit import Visit
 from tollway.insight import economics
 from tollway.kit.money import PICOS_PER_MICRO
@@ -35,20 +35,19 @@ def overview(visit: Visit) -> Response:
 
 
 def _costs(visit: Visit, conn: Any, span: Range) -> list[int]:
-    """Hardware cost per bucket in picos: each hour in which a replica lived, at the machine's price.
+    """Hardware cost per bucket in picos: an hour costs as long as its longest-lived replica was alive (see economics).
 
-    The buckets of one hour share its cost evenly; the sum is what `tollway economics` calls hardware.
+    An hour's cost is spread evenly over its minutes that have passed, and each minute belongs to one bucket.
     """
     from_ms, to_ms = span.window(visit.now_ms)
     price = economics.machine_price(visit.shop.settings)
     costs = [0] * (span.span_ms // span.step_ms)
-    hours = queries.machine_hours(conn, from_ms - from_ms % HOUR_MS, to_ms)
-    for hour_ms, alive_us in hours:
-        micros = price.micros_per_hour * min(alive_us, HOUR_US) // HOUR_US
-        first, last = max(hour_ms, from_ms), min(hour_ms + HOUR_MS, to_ms)
-        for start_ms in range(first, last, min(span.step_ms, HOUR_MS)):
-            share = micros * PICOS_PER_MICRO * min(span.step_ms, HOUR_MS) // HOUR_MS
-            costs[(start_ms - from_ms) // span.step_ms] += share
+    for hour_ms, alive_us in queries.machine_hours(conn, from_ms - from_ms % HOUR_MS, to_ms):
+        picos = price.micros_per_hour * PICOS_PER_MICRO * min(alive_us, HOUR_US) // HOUR_US
+        minutes = min(60, max(1, (visit.now_ms - hour_ms) // MINUTE_MS + 1))
+        for start_ms in range(hour_ms, hour_ms + minutes * MINUTE_MS, MINUTE_MS):
+            if from_ms <= start_ms < to_ms:
+                costs[(start_ms - from_ms) // span.step_ms] += picos // minutes
     return costs
 
 

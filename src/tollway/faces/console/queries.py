@@ -210,9 +210,9 @@ def wallet_movements(conn: sa.Connection, org_id: str, limit: int) -> list[dict[
 
 
 def models(conn: sa.Connection) -> list[dict[str, Any]]:
-    """All models ever offered, running ones first."""
+    """All models ever offered: running ones first, chat before embedding."""
     table = serve.model
-    query = sa.select(table).order_by(table.c.retired_ms.is_not(None), table.c.name)
+    query = sa.select(table).order_by(table.c.retired_ms.is_not(None), table.c.kind, table.c.name)
     return [dict(row._mapping) for row in conn.execute(query)]
 
 
@@ -229,13 +229,13 @@ def _buckets(
     conn: sa.Connection, span: Range, from_ms: int, to_ms: int, org_id: str | None
 ) -> list[tuple[int, dict[str, int]]]:
     event = sell.usage_event.c
-    bucket = (event.at_ms // span.step_ms).label("bucket")
+    bucket = ((event.at_ms - from_ms) // span.step_ms).label("bucket")
     sums = [sa.func.sum(event[name]).label(name) for name in METERS if name != "requests"]
     query = sa.select(bucket, sa.func.count().label("requests"), *sums).where(event.at_ms >= from_ms, event.at_ms < to_ms)
     if org_id is not None:
         query = query.where(event.org_id == org_id)
     rows = conn.execute(query.group_by(bucket))
-    return [(int(row.bucket) * span.step_ms, {name: int(getattr(row, name) or 0) for name in METERS}) for row in rows]
+    return [(from_ms + int(row.bucket) * span.step_ms, {name: int(getattr(row, name) or 0) for name in METERS}) for row in rows]
 
 
 def _buckets_daily(conn: sa.Connection, from_ms: int, to_ms: int, org_id: str | None) -> list[tuple[int, dict[str, int]]]:

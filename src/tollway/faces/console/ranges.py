@@ -24,8 +24,9 @@ class Range:
         return self.step_ms == DAY_MS
 
     def window(self, now_ms: int) -> tuple[int, int]:
-        """Start and end (exclusive), on bucket borders; the running bucket is the last."""
-        end_ms = (now_ms // self.step_ms + 1) * self.step_ms
+        """Start and end (exclusive): whole UTC days, or sliding by the minute so that the last bucket is a full one."""
+        border_ms = DAY_MS if self.by_day else MINUTE_MS
+        end_ms = (now_ms // border_ms + 1) * border_ms
         return end_ms - self.span_ms, end_ms
 
     def starts(self, now_ms: int) -> list[int]:

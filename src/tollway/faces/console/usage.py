@@ -105,8 +105,8 @@ def _charts(visit: Visit, days: list[dict[str, Any]], from_day: str, to_day: str
         charts.chart(
             visit, "usage-tokens", t("chart.tokens"), starts, True,
             [
-                charts.Series(t("meter.output_tokens"), [row["output_tokens"] for row in rows], "number"),
-                charts.Series(t("meter.all_input_tokens"), [row["input_tokens"] + row["cached_tokens"] for row in rows], "number", "quiet"),
+                charts.Series(t("chart.out"), [row["output_tokens"] for row in rows], "number"),
+                charts.Series(t("chart.in"), [row["input_tokens"] + row["cached_tokens"] for row in rows], "number", "quiet"),
             ],
         ),
         charts.chart(visit, "usage-money", t("chart.spend"), starts, True, [charts.Series(t("money.price"), [row["price_picos"] for row in rows], "money")]),

@@ -77,7 +77,7 @@
     const options = {
       width: box.clientWidth, height: box.clientHeight, padding: [8, 6, 0, 0], legend: { show: false },
       cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
-      scales: { x: { time: true }, y: { range: (u, min, max) => [Math.min(0, min), max > 0 ? max * 1.08 : 1] } },
+      scales: { x: { time: true, range: (u, min, max) => (bars ? [min - 43200, max + 43200] : [min, max]) }, y: { range: (u, min, max) => [Math.min(0, min), max > 0 ? max * 1.08 : 1] } },
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
       axes: [
         { ...axis, grid: { show: false }, size: 26, gap: 6, space: 58, values: (u, splits) => splits.map((s) => timeText(s, u.spec ? u.spec.byDay : spec.byDay)) },
