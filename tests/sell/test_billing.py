@@ -1,5 +1,6 @@
 """Invoices: worked examples, replay to the bit, one booking and one number each, whatever is repeated."""
 
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -170,6 +171,30 @@ def test_an_aborted_call_is_billed_or_free_as_the_plan_says(sqlite_db: Database,
             assert len(billing.draft(conn, FEBRUARY, subscription.id, "2026-01").lines) == lines
 
 
+def test_a_month_takes_the_events_of_its_own_milliseconds(db: Database, record_use: RecordUse) -> None:
+    with db.write() as conn:
+        subscription = subscribed(conn, Terms(overage="invoice", charges=(OUT,)))
+        for moment, tokens in (
+            (at(2026, 1, 1), 1),
+            (at(2026, 2, 1) - 1, 20),
+            (at(2026, 2, 1), 300),
+            (at(2026, 3, 1), 4000),
+        ):
+            record_use(conn, subscription, at_ms=moment, output_tokens=tokens)
+        for period, tokens in (("2026-01", 21), ("2026-02", 300), ("2026-03", 4000)):
+            assert billing.draft(conn, FEBRUARY, subscription.id, period).lines[0].quantity == tokens
+
+
+def test_a_call_that_ends_just_after_its_subscription_is_billed(db: Database, record_use: RecordUse) -> None:
+    with db.write() as conn:
+        subscription = subscribed(conn)
+        catalog.cancel(conn, at(2026, 2, 1) - 5_000, subscription.org_id)
+        record_use(conn, subscription, at_ms=at(2026, 2, 1) + 5_000, output_tokens=1_100_000)
+        assert subscription.id in [one.id for one in billing.due_subscriptions(conn, "2026-02")]
+        invoice = billing.draft(conn, FEBRUARY, subscription.id, "2026-02")
+        assert [line.amount_micros for line in invoice.lines] == [600_000]  # the use, and no day of the fee
+
+
 # -- drafts are a pure function ----------------------------------------------------------------------------------------
 
 
@@ -262,6 +287,33 @@ def test_numbers_have_no_gaps_even_when_a_transaction_fails(db: Database) -> Non
         with db.write() as conn:
             numbers.append(billing.finalise(conn, FEBRUARY, one.id).number)
     assert numbers == ["TW-2026-000002", "TW-2026-000003", "TW-2026-000004"]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_finalising_from_many_sides_at_once_numbers_each_invoice_once(db: Database, same: bool) -> None:
+    with db.write() as conn:
+        drafts = [
+            billing.draft(conn, FEBRUARY, subscribed(conn, org=f"org-{n}").id, "2026-01")
+            for n in range(1 if same else 4)
+        ]
+    barrier = threading.Barrier(4)
+    found: list[str | None] = []
+
+    def close(invoice_id: str) -> None:
+        barrier.wait()
+        with db.write() as conn:
+            found.append(billing.finalise(conn, FEBRUARY, invoice_id).number)
+
+    threads = [threading.Thread(target=close, args=(drafts[n % len(drafts)].id,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert set(found) == {f"TW-2026-{n + 1:06d}" for n in range(len(drafts))}
+    with db.read() as conn:
+        assert ledger.balance(conn, "revenue_subscription", "", "USD") == -20_000_000 * len(drafts)
+        assert ledger.audit(conn) == []
 
 
 def test_a_payment_is_booked_once(db: Database) -> None:
