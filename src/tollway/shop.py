@@ -40,13 +40,17 @@ class Shop:
         try:
             settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            raise Unavailable(f"The home {settings.home} cannot be used: {error.strerror}.", hint="Give another with --home.") from error
+            raise Unavailable(
+                f"The home {settings.home} cannot be used: {error.strerror}.", hint="Give another with --home."
+            ) from error
         db = Database(settings.url_of_database)
         try:
             migrate(db)
-        except sa.exc.OperationalError as error:
+        except sa.exc.DatabaseError as error:
             raise Unavailable(
-                f"The database cannot be opened ({_first_line(error)}).", code="database_unavailable", hint="`tollway doctor` shows why."
+                f"The database cannot be opened ({_first_line(error)}).",
+                code="database_unavailable",
+                hint="`tollway doctor` shows why.",
             ) from error
         return cls(settings, db, clock or SystemClock())
 
@@ -56,7 +60,11 @@ class Shop:
             return
         if self._lock_file is not None or self._lock_conn is not None:
             return
-        taken = Conflict("Another gateway is running on this database.", code="already_running", hint="Stop it first, or give another --home.")
+        taken = Conflict(
+            "Another gateway is running on this database.",
+            code="already_running",
+            hint="Stop it first, or give another --home.",
+        )
         if self.db.is_sqlite:
             path = self.settings.home / "gateway.lock"
             held = path.open("a+")
@@ -97,5 +105,5 @@ def default_home() -> Path:
     return Path(os.environ.get("TOLLWAY_HOME") or Path.home() / ".tollway")
 
 
-def _first_line(error: sa.exc.OperationalError) -> str:
+def _first_line(error: sa.exc.DatabaseError) -> str:
     return str(error.orig).splitlines()[0][:200]

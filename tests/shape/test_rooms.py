@@ -20,7 +20,9 @@ def test_other_rooms_are_entered_by_the_front_door():
             if room_of(source) == room_of(module.name):
                 continue
             deep = len(source.split(".")) > len(room_of(source).split(".")) + 1
-            private = any(part.startswith("_") and not part.startswith("__") for part in (*source.split("."), name or ""))
+            private = any(
+                part.startswith("_") and not part.startswith("__") for part in (*source.split("."), name or "")
+            )
             if deep or private:
                 wrong.append(f"{module.shown}:{line}: {source}{'.' + name if name else ''}")
     assert not wrong
@@ -39,5 +41,7 @@ def test_every_room_says_what_it_is_for():
 def test_tests_mirror_the_source():
     """A folder of tests has the name of a room, or is one of the few that look at the whole."""
     whole = {"shape", "proof", "clients", "fakes", "end_to_end"}
-    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and not path.name.startswith((".", "_"))}
+    folders = {
+        path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and not path.name.startswith((".", "_"))
+    }
     assert folders <= ROOMS | whole

@@ -5,7 +5,18 @@ import sys
 
 import pytest
 
-HEAVY = ("fastapi", "starlette", "sqlalchemy", "numpy", "uvicorn", "xllamacpp", "cryptography", "reportlab", "alembic", "gguf")
+HEAVY = (
+    "fastapi",
+    "starlette",
+    "sqlalchemy",
+    "numpy",
+    "uvicorn",
+    "xllamacpp",
+    "cryptography",
+    "reportlab",
+    "alembic",
+    "gguf",
+)
 
 
 def loaded_by(*arguments: str) -> set[str]:

@@ -53,7 +53,9 @@ def test_comments_are_no_to_do_list():
     found = []
     for module in modules():
         for token in tokenize.generate_tokens(io.StringIO(module.text).readline):
-            if token.type == tokenize.COMMENT and any(word in token.string for word in ("TODO", "FIXME", "XXX", "HACK")):
+            if token.type == tokenize.COMMENT and any(
+                word in token.string for word in ("TODO", "FIXME", "XXX", "HACK")
+            ):
                 found.append(f"{module.shown}:{token.start[0]}")
     assert not found
 

@@ -240,7 +240,9 @@ def weights(name: str, locate: Callable[[], Path | None], sha256: str) -> Examin
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != sha256:
-            return Check(f"weights {name}", "fail", f"{path.name} has sha256 {found[:12]}…", "It is not the known file.", fix)
+            return Check(
+                f"weights {name}", "fail", f"{path.name} has sha256 {found[:12]}…", "It is not the known file.", fix
+            )
         return Check(f"weights {name}", "ok", f"{path.name}, sha256 {found[:12]}… as it should be")
 
     return look

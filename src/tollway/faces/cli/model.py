@@ -153,7 +153,8 @@ def _model(desk: Desk, name: str) -> models.Model:
 
 
 def _row(model: models.Model) -> dict[str, Any]:
-    return msgspec.to_builtins(model) | {"state": "retired" if model.retired_ms else "on offer"}
+    plain: dict[str, Any] = msgspec.to_builtins(model)
+    return plain | {"state": "retired" if model.retired_ms else "on offer"}
 
 
 def _card(manifest: Any, folder: Path) -> Any:

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command as to_command
 
-from tollway.kit.errors import TollwayError
+from tollway.kit.errors import TollwayError, Unavailable
 
 RUN, SERVE, SELL, LOOK = "Run the shop", "Serve models", "Sell them", "See how it goes"
 
@@ -66,7 +66,7 @@ class Root(TyperGroup):
         self._for_help = False
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[arg-type]  # what a typo is compared with
+        self.commands = {name: TyperGroup(name=name) for name in COMMANDS}  # what a typo is compared with
         return super().resolve_command(ctx, args)
 
 
@@ -87,15 +87,34 @@ def _root() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command and exit with its code. Errors are three lines on stderr: what, why, what to do; no traceback."""
+    """Run one command and exit with its code. Errors are short: what and why, what to do; no traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         app(args=arguments, prog_name="tollway")
     except TollwayError as error:
-        print(f"Error: {error.message}", file=sys.stderr)  # noqa: T201
-        if error.hint:
-            print(f"Do this: {error.hint}", file=sys.stderr)  # noqa: T201
-        if "--json" in arguments:
-            body = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
-            print(json.dumps(body, ensure_ascii=False))  # noqa: T201
+        _tell(error, as_json="--json" in arguments)
         sys.exit(error.exit_code)
+    except Exception as error:
+        trouble = _database_trouble(error)
+        if trouble is None:
+            raise
+        _tell(trouble, as_json="--json" in arguments)
+        sys.exit(trouble.exit_code)
+
+
+def _tell(error: TollwayError, as_json: bool) -> None:
+    sys.stderr.write(f"Error: {error.message}\n")
+    if error.hint:
+        sys.stderr.write(f"Do this: {error.hint}\n")
+    if as_json:
+        body = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+        sys.stdout.write(json.dumps(body, ensure_ascii=False) + "\n")
+
+
+def _database_trouble(error: Exception) -> TollwayError | None:
+    """A full disk, a lock that lasts, a server that went away: the driver's first line, without SQL and values."""
+    sqlalchemy = sys.modules.get("sqlalchemy")  # not loaded means: it cannot be one of its errors
+    if sqlalchemy is None or not isinstance(error, sqlalchemy.exc.DBAPIError):
+        return None
+    said = (str(error.orig).strip().splitlines() or ["no reason given"])[0][:200]
+    return Unavailable(f"The database said: {said}.", code="database_unavailable", hint="`tollway doctor` shows why.")

@@ -86,7 +86,8 @@ def _running(conn: sa.Connection, one: accounts.Organization) -> catalog.Subscri
 
 
 def _row(one: catalog.Subscription, organization: str, plan: catalog.PlanVersion) -> dict[str, Any]:
-    return msgspec.to_builtins(one) | {
+    plain: dict[str, Any] = msgspec.to_builtins(one)
+    return plain | {
         "organization": organization,
         "plan": plan.plan_name,
         "version": plan.version,

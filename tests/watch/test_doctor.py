@@ -1,0 +1,129 @@
+"""The doctor finds what is wrong, says why it matters and how to fix it, and changes nothing."""
+
+import hashlib
+import os
+import socket
+
+import pytest
+
+from tollway.guard.secrets import Secrets
+from tollway.kit.settings import Settings
+from tollway.watch import doctor
+
+
+@pytest.fixture
+def home(tmp_path):
+    return tmp_path / "home"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def settings(home, **flags):
+    return Settings(home, {"port": free_port()} | flags, environment={})
+
+
+def finding(home, name, **flags):
+    found = {check.name: check for check in doctor.examine(settings(home, **flags))}
+    return found[name]
+
+
+def test_a_sound_machine_has_no_failures_and_nothing_is_made(home):
+    checks = doctor.examine(settings(home))
+    assert [check for check in checks if check.state == "fail"] == []
+    assert {"python", "packages", "engine", "home", "keys", "database", "disk", "port", "open files", "clock"} == {
+        check.name for check in checks
+    }
+    assert not home.exists()
+
+
+def test_a_taken_port_fails_with_another_to_use(home):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = finding(home, "port", port=port)
+    assert found.state == "fail" and found.fix == f"tollway up --port {port + 1}"
+
+
+def test_an_address_open_to_the_network_is_a_warning(home):
+    assert finding(home, "port", host="0.0.0.0").state == "warn"
+
+
+def test_secrets_others_can_read_fail_with_the_chmod(home):
+    Secrets.load(home / "keys")
+    assert finding(home, "keys").state == "ok"
+    (home / "keys" / "pepper").chmod(0o640)
+    found = finding(home, "keys")
+    assert found.state == "fail" and found.fix == f"chmod 600 {home / 'keys' / 'pepper'}"
+
+
+def test_a_damaged_database_fails(home):
+    home.mkdir()
+    (home / "tollway.db").write_bytes(b"not a database " * 1000)
+    assert finding(home, "database").state == "fail"
+
+
+def test_a_database_server_that_is_away_fails_without_its_password(home):
+    found = finding(home, "database", database_url="postgresql://user:secret@127.0.0.1:9/db")
+    assert found.state == "fail" and "secret" not in str(found)
+
+
+def test_a_real_postgres_is_named_with_its_version(home, postgres_url):
+    found = finding(home, "database", database_url=postgres_url)
+    assert found.state == "ok" and found.found.startswith("PostgreSQL ")
+
+
+def test_a_home_that_is_a_file_fails(home):
+    home.write_text("")
+    assert finding(home, "home").state == "fail"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_home_that_cannot_be_written_fails(home):
+    home.mkdir(mode=0o500)
+    assert finding(home, "home").state == "fail"
+
+
+def test_a_clock_behind_the_data_fails(home):
+    home.mkdir()
+    file = home / "tollway.db"
+    file.write_bytes(b"")
+    os.utime(file, (4e9, 4e9))
+    assert doctor.clock(settings(home)).state == "fail"
+
+
+def test_weights_are_held_against_their_hash(home, tmp_path):
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"weights")
+    right = hashlib.sha256(b"weights").hexdigest()
+
+    def state(path, sha256):
+        return doctor.weights("m", lambda: path, sha256)(settings(home)).state
+
+    assert state(file, right) == "ok"
+    assert state(file, "0" * 64) == "fail"
+    assert state(None, right) == "warn"
+
+
+def test_a_gateway_is_seen_by_its_lock_not_by_a_number_in_a_file(home):
+    import fcntl
+
+    home.mkdir()
+    lock = home / "gateway.lock"
+    lock.write_text(f"{os.getpid()}\n")
+    assert doctor.running_pid(home) is None  # left behind by a process that died
+    with lock.open("a+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert doctor.running_pid(home) == os.getpid()
+
+
+def test_what_a_check_stumbles_over_is_a_finding(home):
+    def stumbles(_settings):
+        raise OSError("the disk is on fire")
+
+    last = doctor.examine(settings(home), [stumbles])[-1]
+    assert (last.name, last.state, last.found) == ("stumbles", "fail", "the disk is on fire")
