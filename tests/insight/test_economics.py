@@ -63,6 +63,28 @@ def test_one_replica_that_is_busy_half_the_hour(db: Database, record_use: Record
     assert [(one.name, one.cost_micros, one.margin_micros) for one in books.organizations] == [("acme", 58_000, 42_000)]
 
 
+@pytest.mark.parametrize(
+    ("an_hour", "tokens_per_s", "per_million"),
+    [
+        (2_800_000, 1_000, 777_778),  # 2.8 / 3.6, InferenceX
+        (2_000_000, 85, 6_535_948),  # published as 6.54
+        (2_000_000, 120, 4_629_630),  # 4.63
+        (2_000_000, 400, 1_388_889),  # 1.39
+        (2_600_000, 140, 5_158_730),  # 5.16
+    ],
+)
+def test_published_unit_costs(
+    sqlite_db: Database, record_use: RecordUse, an_hour: int, tokens_per_s: int, per_million: int
+) -> None:
+    with sqlite_db.write() as conn:
+        alive(conn, busy=HOUR)
+        acme = subscribed(conn, "acme")
+        record_use(conn, acme, at_ms=NOON, output_tokens=tokens_per_s * 3600, decode_us=HOUR)
+        (row,) = economics.report(conn, MachinePrice(an_hour, "USD", "test"), NOON, LATER).rows
+    assert row.output_cost_per_1m_tokens_micros == row.total_cost_per_1m_tokens_micros == per_million
+    assert row.input_cost_per_1m_tokens_micros is None
+
+
 def test_replicas_alive_together_share_the_machine(db: Database) -> None:
     with db.write() as conn:
         alive(conn, "a", busy=HOUR)
