@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.rig.figures import Figure, publish
-from bench.rig.load import Target, measure
+from bench.rig.load import NOISY, Bystanders, Target, measure
 from bench.rig.processes import Child, Overtime, Rig, talk
 from bench.rig.shop import Shop
 from bench.rig.store import Missing
 
 MODEL, TOKENS, BAR = "smollm2", 128, 0.95
-LIMIT_S, QUICK_LIMIT_S = 420, 180
+LIMIT_S, QUICK_LIMIT_S = 480, 240
 ENGINE_BATCH, CACHE_RAM_MIB = 128, 256  # what the replica process sets beyond the settings (serve.engines.llama_cpp)
 
 
@@ -153,11 +153,24 @@ def start_shop(rig: Rig, model: Path, threads: int) -> tuple[Shop, Target]:
     return shop, Target("tollway", port, child, MODEL, headers=(f"Authorization: Bearer {key}",))
 
 
+def pair(
+    rig: Rig, engine: InProcess, target: Target, asked: list[dict[str, Any]], conns: int, engine_first: bool
+) -> tuple[float, float]:
+    """One block of each side: how much of the cores others took meanwhile, and the whole path's share of the engine."""
+    took, noise = {}, 0.0
+    for side in ("engine", "path") if engine_first else ("path", "engine"):
+        bystanders = Bystanders(rig)
+        took[side] = engine.block(asked, conns) if side == "engine" else whole_path_block(rig, target, asked, conns)
+        noise = max(noise, bystanders.share())
+    talk(f"  share {took['path'] / took['engine']:.3f}, others took up to {noise:.0%} of the cores")
+    return noise, took["path"] / took["engine"]
+
+
 def bench(rig: Rig, model: Path, rounds: int, alone_calls: int, threads: int) -> tuple[list[Figure], bool]:
     """All rounds; one ratio per round and concurrency."""
     shop, target = start_shop(rig, model, threads)
     engine = start_in_process(rig, model, settings_of(shop, threads))
-    source, shares, calls = prompts(), {1: [], 8: []}, 0
+    source, shares, calls, again = prompts(), {1: [], 8: []}, 0, rounds
     warm = bodies(source, 2)
     engine.block(warm, 2)
     whole_path_block(rig, target, warm, 2)
@@ -166,12 +179,13 @@ def bench(rig: Rig, model: Path, rounds: int, alone_calls: int, threads: int) ->
         for conns in shares:
             asked = bodies(source, alone_calls if conns == 1 else conns)
             calls += len(asked)
-            took = {}
-            for side in ("engine", "path") if (number + conns) % 2 else ("path", "engine"):
-                took[side] = (
-                    engine.block(asked, conns) if side == "engine" else whole_path_block(rig, target, asked, conns)
-                )
-            shares[conns].append(took["path"] / took["engine"])
+            tries = [pair(rig, engine, target, asked, conns, engine_first=bool((number + conns) % 2))]
+            if tries[0][0] > NOISY and again:
+                again -= 1
+                asked = bodies(source, len(asked))
+                calls += len(asked)
+                tries.append(pair(rig, engine, target, asked, conns, engine_first=bool((number + conns) % 2)))
+            shares[conns].append(min(tries)[1])  # the quieter one, whatever it gave
     for conns, found in shares.items():
         talk(f"  c={conns}: {statistics.median(found):.3f} of the engine in process")
     peer = "xllamacpp in process, same settings"

@@ -25,6 +25,9 @@ class Target:
     headers: Sequence[str] = ()
 
 
+NOISY = 0.15  # a block during which others took more than this of both cores is run again
+
+
 @dataclass(frozen=True)
 class Block:
     """What one timed block gave. `cpu` is the share of one core its server used, `foreign` what others took of both."""
@@ -84,6 +87,20 @@ def _own_seconds(rig: Rig) -> float:
     return ours + sum(child.cpu_seconds() for child in rig.children)
 
 
+class Bystanders:
+    """How much of the two cores processes outside the bench took since this was made."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig, self._began = rig, time.monotonic()
+        self._busy, self._own = _busy_ticks(), _own_seconds(rig)
+
+    def share(self) -> float:
+        """Their share of both cores' time, 0 to 1."""
+        took = time.monotonic() - self._began
+        others = (_busy_ticks() - self._busy) / TICK - (_own_seconds(self._rig) - self._own)
+        return max(0.0, others / took / len(set(cores())))
+
+
 def generator_command(target: Target, conns: int, sse: bool, seconds: float, warmup: float) -> list[str]:
     """How the load generator is called for a block."""
     command = [str(store.native("load")), "--port", str(target.port), "--path", target.path, "--conns", str(conns)]
@@ -108,7 +125,7 @@ def measure(
     """Runs one block (on the load core, when pinned) and returns what it gave."""
     command = generator_command(target, conns, sse, seconds, warmup)
     command += body if body is not None else ["--body", chat_body(target.model, sse)]
-    began, busy, own, served = time.monotonic(), _busy_ticks(), _own_seconds(rig), target.child.cpu_seconds()
+    bystanders, began, served = Bystanders(rig), time.monotonic(), target.child.cpu_seconds()
     done = subprocess.run(
         command,
         capture_output=True,
@@ -120,13 +137,11 @@ def measure(
     )
     if done.returncode:
         raise RuntimeError(f"the load generator failed on {target.name}: {done.stderr.strip()}")
-    took = time.monotonic() - began
-    others = (_busy_ticks() - busy) / TICK - (_own_seconds(rig) - own)
     return Block(
         target=target.name,
         sse=sse,
         conns=conns,
         result=json.loads(done.stdout),
-        cpu=(target.child.cpu_seconds() - served) / took,
-        foreign=max(0.0, others / took / len(set(cores()))),
+        cpu=(target.child.cpu_seconds() - served) / (time.monotonic() - began),
+        foreign=bystanders.share(),
     )
