@@ -24,7 +24,15 @@ PRICES = (
 class Shop:
     """One organization on one plan, with a key and an Access that read them."""
 
-    def __init__(self, db: Database, clock: ManualClock, pepper: bytes, terms: catalog.Terms, wallet_micros: int = 0, **key: object) -> None:
+    def __init__(
+        self,
+        db: Database,
+        clock: ManualClock,
+        pepper: bytes,
+        terms: catalog.Terms,
+        wallet_micros: int = 0,
+        **key: object,
+    ) -> None:
         self.db, self.clock, self.pepper = db, clock, pepper
         with db.write() as conn:
             self.org = accounts.create_organization(conn, clock.now_ms(), "acme")
@@ -60,7 +68,14 @@ def shop(db: Database, clock: ManualClock, pepper: bytes) -> Shop:
 
 def test_a_key_opens_for_its_organization_and_nothing_else_does(shop: Shop) -> None:
     assert shop.caller().account.org_id == shop.org.id
-    for wrong in ("", "tw_live_", "sk-" + "x" * 40, shop.key.secret[:-1] + "0", shop.key.secret.upper(), "tw_live_" + "é" * 38):
+    for wrong in (
+        "",
+        "tw_live_",
+        "sk-" + "x" * 40,
+        shop.key.secret[:-1] + "0",
+        shop.key.secret.upper(),
+        "tw_live_" + "é" * 38,
+    ):
         with pytest.raises(Unauthorized):
             shop.access.identify(wrong)
     from tollway.guard import keys
@@ -128,7 +143,7 @@ def test_a_release_gives_everything_back(shop: Shop) -> None:
 def test_an_empty_wallet_is_402_and_a_top_up_helps_at_once(shop: Shop, clock: ManualClock) -> None:
     with pytest.raises(PaymentRequired, match=r"may cost up to \$4.00.*has \$0.01 free"):
         shop.access.admit(shop.caller(), "m", 1, MILLION)
-    shop.change(lambda conn: (ledger.top_up(conn, clock.now_ms(), shop.org.id, "USD", 5 * MILLION, "t2")))
+    shop.change(lambda conn: ledger.top_up(conn, clock.now_ms(), shop.org.id, "USD", 5 * MILLION, "t2"))
     shop.access.admit(shop.caller(), "m", 1, MILLION)
 
 
@@ -145,8 +160,12 @@ def test_a_monthly_cap_is_402_until_the_month_turns(db: Database, clock: ManualC
     shop.access.admit(shop.caller(), "m", 600, 400)
 
 
-def test_a_plan_that_refuses_overage_ends_with_its_included_units(db: Database, clock: ManualClock, pepper: bytes) -> None:
-    included = catalog.Terms(overage="refuse", charges=(catalog.Charge(meter="output_tokens", price_micros=MILLION, included=50),))
+def test_a_plan_that_refuses_overage_ends_with_its_included_units(
+    db: Database, clock: ManualClock, pepper: bytes
+) -> None:
+    included = catalog.Terms(
+        overage="refuse", charges=(catalog.Charge(meter="output_tokens", price_micros=MILLION, included=50),)
+    )
     shop = Shop(db, clock, pepper, included)
     held = shop.access.admit(shop.caller(), "m", 1000, 50)
     with pytest.raises(PaymentRequired, match="used up"):
@@ -216,7 +235,10 @@ def test_calls_in_flight_over_a_change_of_plan_stay_covered(shop: Shop, clock: M
     assert after.left_picos() == before - picos
 
 
-CALLS = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300), st.floats(0, 1), st.floats(0, 1), st.sampled_from("ahs")), max_size=60)
+CALLS = st.lists(
+    st.tuples(st.integers(0, 300), st.integers(0, 300), st.floats(0, 1), st.floats(0, 1), st.sampled_from("ahs")),
+    max_size=60,
+)
 
 
 @given(CALLS, st.integers(0, 3000), st.randoms(use_true_random=False))
@@ -251,7 +273,11 @@ def test_whatever_arrives_and_settles_in_whatever_order_the_wallet_is_never_over
                 continue
             prompt = round(most_in * part_in)
             cached = round(prompt * part_cached)
-            amounts = {"input_tokens": prompt - cached, "cached_tokens": cached, "output_tokens": round(most_out * part_cached)}
+            amounts = {
+                "input_tokens": prompt - cached,
+                "cached_tokens": cached,
+                "output_tokens": round(most_out * part_cached),
+            }
             spent += guard.settle(grant, {**amounts, "requests": 1})
             used = {name: used[name] + amounts[name] for name in used}
         assert spent <= wallet_micros * MILLION

@@ -53,7 +53,11 @@ async def test_the_rollup_is_the_sum_of_the_events(db: Database, clock: ManualCl
     for number in range(300):
         if chance.random() < 0.02:
             clock.advance(hours=20)
-        waiting.append(recorder.record(event(number, clock, org=chance.choice(["a", "b"]), model=chance.choice("xyz"), picos=number), None))
+        waiting.append(
+            recorder.record(
+                event(number, clock, org=chance.choice(["a", "b"]), model=chance.choice("xyz"), picos=number), None
+            )
+        )
         if chance.random() < 0.2:
             await asyncio.sleep(0.001)
     await asyncio.gather(*waiting)
@@ -66,7 +70,9 @@ async def test_the_rollup_is_the_sum_of_the_events(db: Database, clock: ManualCl
     assert recorder.commits < 300, "many calls share one commit"
 
 
-async def test_the_wallet_pays_whole_micros_and_loses_none(db: Database, clock: ManualClock, recorder: Recorder, told: list[Committed]) -> None:
+async def test_the_wallet_pays_whole_micros_and_loses_none(
+    db: Database, clock: ManualClock, recorder: Recorder, told: list[Committed]
+) -> None:
     with db.write() as conn:
         ledger.top_up(conn, clock.now_ms(), "org_a", "USD", 10 * MILLION, "t")
     total = 0
@@ -101,7 +107,9 @@ async def test_a_commit_that_came_through_unheard_is_not_repeated(
         assert ledger.wallet_micros(conn, "org_a", "USD") == MILLION - 5
 
 
-async def test_a_commit_that_failed_is_tried_again(db: Database, clock: ManualClock, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_commit_that_failed_is_tried_again(
+    db: Database, clock: ManualClock, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     failures = iter([True, True])
 
     def fail(name: str) -> None:

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from tollway.serve.engine_time import EngineTime
 
-STEPS = st.lists(st.tuples(st.floats(0.0001, 5, allow_nan=False), st.sampled_from(["enter", "first", "leave"])), max_size=80)
+STEPS = st.lists(
+    st.tuples(st.floats(0.0001, 5, allow_nan=False), st.sampled_from(["enter", "first", "leave"])), max_size=80
+)
 
 
 @given(STEPS)
@@ -29,7 +31,9 @@ def test_shares_and_idle_time_are_the_time_that_passed(steps: list[tuple[float, 
         shares += prefill + decode
     totals = time.take_totals(now)
     assert totals.busy_us + totals.failed_us == shares
-    assert totals.busy_us + totals.failed_us + totals.idle_us == pytest.approx((now - 100.0) * 1e6, abs=len(steps) * 2 + 2)
+    assert totals.busy_us + totals.failed_us + totals.idle_us == pytest.approx(
+        (now - 100.0) * 1e6, abs=len(steps) * 2 + 2
+    )
 
 
 def test_a_call_alone_has_the_engine_to_itself() -> None:

@@ -5,7 +5,7 @@ closes the call exactly once: what was delivered is billed and durable before th
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from tollway.flows.call import Call, Desk
 from tollway.kit.crash import crashpoint
@@ -37,11 +37,13 @@ async def answer_whole(call: Call) -> bytes:
     return call.renamed(raw)
 
 
-async def answer_stream(call: Call) -> AsyncIterator[list[bytes]]:
+async def answer_stream(call: Call) -> AsyncGenerator[list[bytes]]:
     """Run a call and yield its events in groups as they come; the last group only after the event is durable.
     If the caller leaves, the engine stops and what was generated is billed."""
     async with call, asyncio.timeout(call.desk.call_timeout_s):
-        async for events in call.relayed(0) if len(call.work) == 1 and call.request.operation == "chat" else call.woven():
+        async for events in (
+            call.relayed(0) if len(call.work) == 1 and call.request.operation == "chat" else call.woven()
+        ):
             yield events
     crashpoint("answer.before_last_byte")
     yield call.last_events()

@@ -9,7 +9,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -58,11 +58,14 @@ class Call:
         self.tallies = [Tally() for _ in self.work]
         self.price_picos: int | None = None
         self._closed = False
+        self._head: dict[str, Any] = {}  # id and time of the engine's own stream
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         if kind is None:
             await self.close("ok")
         elif issubclass(kind, asyncio.CancelledError | GeneratorExit):
@@ -107,7 +110,8 @@ class Call:
             started = False
             try:
                 async for events in engine_call.relay(seat, self.work[index], self.tallies[index]):
-                    started = True
+                    if not started:
+                        started, self._head = True, fold.head_of(events[0])
                     yield [self.renamed(event) for event in events] if self.served.renames else events
                 return
             except WireError as error:
@@ -119,6 +123,7 @@ class Call:
         """Run all engine calls of a streamed answer at once, each event with its choice's index."""
         assert not isinstance(self.request, EmbeddingRequest)
         arrived = asyncio.Queue[tuple[int, list[bytes]] | BaseException | None]()
+        weave = fold.Weave(self.id, self.at_ms // 1000, self.request)
 
         async def run(index: int) -> None:
             try:
@@ -139,7 +144,7 @@ class Call:
                 if came is None:
                     open_parts -= 1
                 else:
-                    yield [fold.restamp(event, came[0], self.id, self.request) for event in came[1]]
+                    yield [weave.event(event, came[0]) for event in came[1]]
         finally:
             await _stop(tasks)
 
@@ -174,7 +179,10 @@ class Call:
         _log.warning("engine went away", model=self.request.model, error=str(error), final=final)
         if final:
             raise Unavailable(
-                "The engine stopped while answering; nothing was billed.", code="engine_lost", hint="Try again.", retry_after_s=2
+                "The engine stopped while answering; nothing was billed.",
+                code="engine_lost",
+                hint="Try again.",
+                retry_after_s=2,
             ) from error
 
     # -- close -------------------------------------------------------------------------------------------------------
@@ -185,7 +193,9 @@ class Call:
             return
         self._closed = True
         counts = self.counts()
-        generated = status == "ok" or (status == "aborted" and self.grant.plan.terms.aborted == "bill" and counts[2] > 0)
+        generated = status == "ok" or (
+            status == "aborted" and self.grant.plan.terms.aborted == "bill" and counts[2] > 0
+        )
         for tally in self.tallies:
             if tally.time is not None:
                 tally.time.book(tally.prefill_us + tally.decode_us, billed=generated)
@@ -222,7 +232,7 @@ class Call:
         if options is None or not options.include_usage:
             return [b"[DONE]"]
         chat = isinstance(self.request, ChatRequest)
-        usage = {
+        usage: dict[str, Any] = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{self.id}",
             "object": "chat.completion.chunk" if chat else "text_completion",
             "created": self.at_ms // 1000,
@@ -230,13 +240,17 @@ class Call:
             "choices": [],
             "usage": self.usage(),
         }
+        if chat and len(self.work) == 1:
+            usage |= self._head  # its events were passed on as they came
         return [msgspec.json.encode(usage), b"[DONE]"]
 
     def renamed(self, answer: bytes) -> bytes:
         """The answer under the name the caller used."""
         if not self.served.renames:
             return answer
-        return answer.replace(b'"model":"%b"' % self.served.engine_model.encode(), b'"model":"%b"' % self.request.model.encode(), 1)
+        return answer.replace(
+            b'"model":"%b"' % self.served.engine_model.encode(), b'"model":"%b"' % self.request.model.encode(), 1
+        )
 
     def first_piece_at(self) -> float | None:
         """When the first piece came (monotonic), of any choice."""
@@ -278,7 +292,7 @@ class Call:
         )
 
 
-async def _stop(tasks: list[asyncio.Future[Any]]) -> None:
+async def _stop(tasks: Sequence[asyncio.Future[Any]]) -> None:
     """Cancel what still runs and wait until it has stopped; its outcome was already dealt with."""
     for task in tasks:
         task.cancel()

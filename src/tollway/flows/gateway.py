@@ -41,7 +41,7 @@ class Gateway:
         shop.own_the_shop()
         access = Access(shop.clock, shop.secrets.pepper)
         metrics = Metrics()
-        
+
         def turned(served: Served, state: State) -> None:
             _note_replica(metrics, served, state)
             if on_progress is not None:

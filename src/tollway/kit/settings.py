@@ -26,13 +26,22 @@ class Setting:
 
 
 TABLE = (
-    Setting("host", str, "127.0.0.1", "Address to listen on. Anything but a loopback address opens the shop to the network."),
+    Setting(
+        "host", str, "127.0.0.1", "Address to listen on. Anything but a loopback address opens the shop to the network."
+    ),
     Setting("port", int, 8080, "TCP port to listen on."),
-    Setting("public_url", str, "", "How buyers reach this shop, e.g. https://api.example.com; empty: http://host:port."),
+    Setting(
+        "public_url", str, "", "How buyers reach this shop, e.g. https://api.example.com; empty: http://host:port."
+    ),
     Setting("database_url", str, "", "PostgreSQL URL; empty: SQLite in the home directory.", secret=True),
     Setting("log_level", str, "info", "debug, info, warning or error."),
     Setting("currency", str, "USD", "Currency of new plans and of the machine's price (ISO 4217)."),
-    Setting("machine_price_per_hour", str, "", "What this machine costs an hour, in `currency`; empty: cores x a cloud list price."),
+    Setting(
+        "machine_price_per_hour",
+        str,
+        "",
+        "What this machine costs an hour, in `currency`; empty: cores x a cloud list price.",
+    ),
     Setting("body_bytes_max", int, 4 * 1024 * 1024, "Largest request body accepted; larger ones get 413."),
     Setting("connections_max", int, 1000, "Open client connections; further ones are closed at once."),
     Setting("header_timeout_s", float, 5.0, "A client must have sent its headers by then."),
@@ -79,7 +88,9 @@ class Settings:
             except (TypeError, ValueError):
                 problems.append(f"{setting.name} = {raw!r} ({source}) is not {setting.kind.__name__}")
         if problems:
-            raise BadRequest("These settings cannot be used: " + "; ".join(problems) + ".", hint="See `tollway config show`.")
+            raise BadRequest(
+                "These settings cannot be used: " + "; ".join(problems) + ".", hint="See `tollway config show`."
+            )
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -21,7 +21,10 @@ def migrate(db: Database) -> None:
     if found == HEAD:
         return  # the usual start: Alembic is not even imported
     if found is not None and found > HEAD:
-        raise Conflict(f"This database was written by a newer Tollway (revision {found}).", hint="Upgrade with `pip install -U tollway`.")
+        raise Conflict(
+            f"This database was written by a newer Tollway (revision {found}).",
+            hint="Upgrade with `pip install -U tollway`.",
+        )
     from alembic import command
 
     with db.write() as conn:

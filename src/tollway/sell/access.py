@@ -88,7 +88,7 @@ class Grant(msgspec.Struct):
     spending: Spending
     units: dict[int, int]
     tokens: int
-    taken: list[tuple[Gate, list[int] | None, list[int] | None]]
+    taken: list[tuple[Gate, list[int] | None]]
     wallet: bool
     open: bool = True
 
@@ -99,8 +99,12 @@ class Book(msgspec.Struct):
     revision: int
     month: str
     keys: dict[str, ApiKey]  # by digest
-    accounts: dict[str, tuple[str, bool, str, catalog.PlanVersion | None, int]]  # name, suspended, subscription, plan, wallet
-    usage: dict[str, tuple[dict[str, dict[str, int]], int]]  # org -> (model -> meter -> units), all tokens; of the running plan
+    accounts: dict[
+        str, tuple[str, bool, str, catalog.PlanVersion | None, int]
+    ]  # name, suspended, subscription, plan, wallet
+    usage: dict[
+        str, tuple[dict[str, dict[str, int]], int]
+    ]  # org -> (model -> meter -> units), all tokens; of the running plan
 
 
 class Access:
@@ -120,19 +124,34 @@ class Access:
     def identify(self, secret: str) -> Caller:
         """The caller behind a key. Raises Unauthorized; says which way the key is wrong only to who holds it."""
         if not secret:
-            raise self._refuse(Unauthorized("No API key was given.", hint="Send it as `Authorization: Bearer tw_live_…`."))
+            raise self._refuse(
+                Unauthorized("No API key was given.", hint="Send it as `Authorization: Bearer tw_live_…`.")
+            )
         if not keys.well_formed(secret):
-            raise self._refuse(Unauthorized("This is not a Tollway API key: its form or checksum is wrong.", hint="Check for a cut or mistyped key."))
+            raise self._refuse(
+                Unauthorized(
+                    "This is not a Tollway API key: its form or checksum is wrong.",
+                    hint="Check for a cut or mistyped key.",
+                )
+            )
         caller = self._by_digest.get(keys.digest(secret, self._pepper))
         if caller is None:
-            raise self._refuse(Unauthorized("This API key is unknown.", hint="Create one in the console under API keys."))
+            raise self._refuse(
+                Unauthorized("This API key is unknown.", hint="Create one in the console under API keys.")
+            )
         key = caller.key
         if key.revoked_ms is not None:
-            raise self._refuse(Unauthorized("This API key was revoked.", code="key_revoked", hint="Create a new one in the console."))
+            raise self._refuse(
+                Unauthorized("This API key was revoked.", code="key_revoked", hint="Create a new one in the console.")
+            )
         if key.expires_ms is not None and key.expires_ms <= self._clock.now_ms():
-            raise self._refuse(Unauthorized("This API key has expired.", code="key_expired", hint="Create a new one in the console."))
+            raise self._refuse(
+                Unauthorized("This API key has expired.", code="key_expired", hint="Create a new one in the console.")
+            )
         if caller.account.suspended:
-            raise self._refuse(Forbidden("This organization is suspended.", code="organization_suspended", hint="Ask the operator."))
+            raise self._refuse(
+                Forbidden("This organization is suspended.", code="organization_suspended", hint="Ask the operator.")
+            )
         return caller
 
     def require(self, caller: Caller, scope: str) -> None:
@@ -153,9 +172,19 @@ class Access:
         account, plan = caller.account, caller.account.plan
         self.require(caller, "inference")
         if plan is None:
-            raise self._refuse(PaymentRequired(f"{account.name} has no subscription.", code="no_subscription", hint="Subscribe to a plan first."))
+            raise self._refuse(
+                PaymentRequired(
+                    f"{account.name} has no subscription.", code="no_subscription", hint="Subscribe to a plan first."
+                )
+            )
         if not self.may_use(caller, model):
-            raise self._refuse(Forbidden(f"This key may not use the model {model!r}.", code="model_not_allowed", hint="GET /v1/models lists what it may use."))
+            raise self._refuse(
+                Forbidden(
+                    f"This key may not use the model {model!r}.",
+                    code="model_not_allowed",
+                    hint="GET /v1/models lists what it may use.",
+                )
+            )
         now = self._clock.monotonic()
         tokens = input_max + output_max
         gates = [account.gate] if caller.gate is None else [caller.gate, account.gate]
@@ -168,10 +197,10 @@ class Access:
         for index, held in units.items():
             spending.held_units[index] += held
         spending.held_tokens += tokens
-        taken = [(gate, gate.rpm and gate.rpm.take(now, 1), gate.tpm and gate.tpm.take(now, tokens)) for gate in gates]
-        for gate in gates:
-            gate.running += 1
-        return Grant(caller, plan, account.subscription_id, model, spending, units, tokens, taken, plan.terms.overage == "wallet")
+        taken = [gate.take(now, tokens) for gate in gates]
+        return Grant(
+            caller, plan, account.subscription_id, model, spending, units, tokens, taken, plan.terms.overage == "wallet"
+        )
 
     def settle(self, grant: Grant, quantities: dict[str, int]) -> int:
         """Turn the hold into the true price (picos) of `quantities` (meter -> units). The money stays pending until
@@ -181,11 +210,12 @@ class Access:
         picos, units = rating.rate(spending.terms, spending.units, grant.model, quantities)
         for index, used in units.items():
             spending.units[index] = spending.units.get(index, 0) + used
-        tokens = quantities.get("input_tokens", 0) + quantities.get("cached_tokens", 0) + quantities.get("output_tokens", 0)
+        tokens = (
+            quantities.get("input_tokens", 0) + quantities.get("cached_tokens", 0) + quantities.get("output_tokens", 0)
+        )
         spending.tokens += tokens
-        for gate, _, ticket in grant.taken:
-            if gate.tpm is not None and ticket is not None:
-                gate.tpm.correct(ticket, tokens - grant.tokens)
+        for gate, ticket in grant.taken:
+            gate.correct(ticket, tokens - grant.tokens)
         if grant.wallet:
             grant.caller.account.pending_picos += picos
         return picos
@@ -193,9 +223,8 @@ class Access:
     def release(self, grant: Grant) -> None:
         """Give everything back: nothing was delivered. The request itself still counts against RPM."""
         self._free(grant)
-        for gate, _, ticket in grant.taken:
-            if gate.tpm is not None and ticket is not None:
-                gate.tpm.correct(ticket, -grant.tokens)
+        for gate, ticket in grant.taken:
+            gate.correct(ticket, -grant.tokens)
 
     def committed(self, org_id: str, wallet_picos: int, settled_picos: int) -> None:
         """The database has it: take over the balance that the committing transaction saw."""
@@ -209,7 +238,9 @@ class Access:
         now = self._clock.monotonic()
         headers = []
         for what, gates in (("requests", "rpm"), ("tokens", "tpm")):
-            windows = [w for g in (caller.gate, caller.account.gate) if g is not None and (w := getattr(g, gates)) is not None]
+            windows = [
+                w for g in (caller.gate, caller.account.gate) if g is not None and (w := getattr(g, gates)) is not None
+            ]
             if windows:
                 tightest = min(windows, key=lambda w: w.left(now))
                 headers.append((b"x-ratelimit-limit-" + what.encode(), b"%d" % tightest.limit))
@@ -226,7 +257,9 @@ class Access:
             limits = plan.terms.limits if plan else catalog.Limits()
             account = self._accounts.get(org_id)
             if account is None or account.subscription_id != subscription_id:
-                spending = Spending(book.month, plan.terms if plan else catalog.Terms(), *_used(plan, *book.usage.get(org_id, ({}, 0))))
+                spending = Spending(
+                    book.month, plan.terms if plan else catalog.Terms(), *_used(plan, *book.usage.get(org_id, ({}, 0)))
+                )
                 if account is None:
                     gate = Gate(limits.rpm, limits.tpm, limits.concurrency)
                     account = Account(org_id, name, suspended, subscription_id, plan, gate, wallet_picos, spending)
@@ -239,11 +272,11 @@ class Access:
         callers = {}
         for digest, key in book.keys.items():
             known = self._by_digest.get(digest)
-            gate = known.gate if known else None
+            own = known.gate if known else None
             if (key.rpm, key.tpm, key.concurrency) != (None, None, None):
-                gate = gate or Gate(None, None, None)
-                gate.adopt(key.rpm, key.tpm, key.concurrency)
-            callers[digest] = Caller(key, accounts[key.org_id], gate)
+                own = own or Gate(None, None, None)
+                own.adopt(key.rpm, key.tpm, key.concurrency)
+            callers[digest] = Caller(key, accounts[key.org_id], own)
         self._accounts, self._by_digest, self.revision = accounts, callers, book.revision
 
     def account(self, org_id: str) -> Account:
@@ -256,7 +289,13 @@ class Access:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _check_money(
-        self, account: Account, plan: catalog.PlanVersion, spending: Spending, model: str, input_max: int, output_max: int
+        self,
+        account: Account,
+        plan: catalog.PlanVersion,
+        spending: Spending,
+        model: str,
+        input_max: int,
+        output_max: int,
     ) -> dict[int, int]:
         """The units to hold, if quota and wallet bear them. Raises PaymentRequired."""
         terms = plan.terms
@@ -264,7 +303,8 @@ class Access:
         if cap is not None and spending.tokens + spending.held_tokens + input_max + output_max > cap:
             raise self._refuse(
                 PaymentRequired(
-                    f"The plan {plan.title!r} includes {cap:,} tokens a month; {spending.tokens:,} are used and this call may need {input_max + output_max:,}.",
+                    f"The plan {plan.title!r} includes {cap:,} tokens a month; {spending.tokens:,} are used "
+                    f"and this call may need {input_max + output_max:,}.",
                     code="monthly_quota_exceeded",
                     hint="Wait for the next month, lower max_tokens, or change the plan.",
                 )
@@ -310,7 +350,7 @@ class Access:
         for index, held in grant.units.items():
             grant.spending.held_units[index] -= held
         grant.spending.held_tokens -= grant.tokens
-        for gate, _, _ in grant.taken:
+        for gate, _ in grant.taken:
             gate.running -= 1
 
     def _refuse(self, error: Refusal) -> Refusal:
@@ -321,7 +361,10 @@ class Access:
 def read_book(conn: sa.Connection, now_ms: int) -> Book:
     """One consistent reading of keys, plans, subscriptions, wallets and this month's use."""
     plans = catalog.plan_versions(conn)
-    running = {row.org_id: row for row in conn.execute(sa.select(tables.subscription).where(tables.subscription.c.ended_ms.is_(None)))}
+    running = {
+        row.org_id: row
+        for row in conn.execute(sa.select(tables.subscription).where(tables.subscription.c.ended_ms.is_(None)))
+    }
     accounts = {}
     for org in conn.execute(sa.select(tables.organization)):
         sub = running.get(org.id)
@@ -340,13 +383,15 @@ def _usage_of_month(
 ) -> dict[str, tuple[dict[str, dict[str, int]], int]]:
     """What each organization used this month under its running plan version, per model and meter."""
     daily = tables.usage_daily.c
-    start_ms, _ = month_bounds_ms(month)
     query = (
         sa.select(
             daily.org_id,
             daily.plan_version_id,
             daily.model,
-            *(sa.func.sum(daily[name]).label(name) for name in ("requests", "input_tokens", "cached_tokens", "output_tokens")),
+            *(
+                sa.func.sum(daily[name]).label(name)
+                for name in ("requests", "input_tokens", "cached_tokens", "output_tokens")
+            ),
         )
         .where(daily.day.startswith(month))
         .group_by(daily.org_id, daily.plan_version_id, daily.model)
@@ -355,14 +400,21 @@ def _usage_of_month(
     for row in conn.execute(query):
         if row.org_id not in running or running[row.org_id].plan_version_id != row.plan_version_id:
             continue
-        meters = {name: int(getattr(row, name)) for name in ("requests", "input_tokens", "cached_tokens", "output_tokens")}
+        meters = {
+            name: int(getattr(row, name)) for name in ("requests", "input_tokens", "cached_tokens", "output_tokens")
+        }
         models, tokens = found.setdefault(row.org_id, ({}, 0))
         models[row.model] = meters
-        found[row.org_id] = (models, tokens + meters["input_tokens"] + meters["cached_tokens"] + meters["output_tokens"])
+        found[row.org_id] = (
+            models,
+            tokens + meters["input_tokens"] + meters["cached_tokens"] + meters["output_tokens"],
+        )
     return found
 
 
-def _used(plan: catalog.PlanVersion | None, models: dict[str, dict[str, int]], tokens: int) -> tuple[dict[int, int], int]:
+def _used(
+    plan: catalog.PlanVersion | None, models: dict[str, dict[str, int]], tokens: int
+) -> tuple[dict[int, int], int]:
     """Units used per charge of the plan, and tokens in all."""
     units: dict[int, int] = {}
     for model, meters in models.items():
@@ -380,4 +432,6 @@ def _rate_limited(gate: Gate, tokens: int, limit: str, wait_s: float) -> RateLim
             hint="Shorten the prompt or lower max_tokens.",
             retry_after_s=wait_s,
         )
-    return RateLimited(f"The limit of {limit} is reached.", hint="Try again after the time in Retry-After.", retry_after_s=wait_s)
+    return RateLimited(
+        f"The limit of {limit} is reached.", hint="Try again after the time in Retry-After.", retry_after_s=wait_s
+    )

@@ -60,7 +60,9 @@ def issue_key(
     """Make a key for an organization. Raises BadRequest for unknown scopes, limits below one or an expiry in the past."""
     problems = [f"scope {scope!r} is none of {', '.join(SCOPES)}" for scope in scopes if scope not in SCOPES]
     problems += [
-        f"{label} must be at least 1" for label, limit in (("rpm", rpm), ("tpm", tpm), ("concurrency", concurrency)) if limit is not None and limit < 1
+        f"{label} must be at least 1"
+        for label, limit in (("rpm", rpm), ("tpm", tpm), ("concurrency", concurrency))
+        if limit is not None and limit < 1
     ]
     if not name.strip():
         problems.append("the name is empty")

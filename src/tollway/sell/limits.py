@@ -67,13 +67,25 @@ class Window:
 class Gate:
     """The three limits of one holder (an organization or a key); None means no limit."""
 
-    __slots__ = ("concurrency", "running", "rpm", "tpm")
+    __slots__ = ("concurrency", "rpm", "running", "tpm")
 
     def __init__(self, rpm: int | None, tpm: int | None, concurrency: int | None) -> None:
         self.rpm = Window(rpm) if rpm is not None else None
         self.tpm = Window(tpm) if tpm is not None else None
         self.concurrency = concurrency
         self.running = 0
+
+    def take(self, now: float, tokens: int) -> "tuple[Gate, list[int] | None]":
+        """A call of so many tokens begins (ask `refusal` first). Its ticket is for `correct`; `running` falls with it."""
+        self.running += 1
+        if self.rpm is not None:
+            self.rpm.take(now, 1)
+        return self, self.tpm.take(now, tokens) if self.tpm is not None else None
+
+    def correct(self, ticket: list[int] | None, by: int) -> None:
+        """The call took other than it was thought to."""
+        if self.tpm is not None and ticket is not None:
+            self.tpm.correct(ticket, by)
 
     def adopt(self, rpm: int | None, tpm: int | None, concurrency: int | None) -> None:
         """Take on new limits and keep what was already taken under the old ones."""

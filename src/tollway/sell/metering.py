@@ -95,7 +95,9 @@ class Recorder:
         self._find_event = sa.select(tables.usage_event.c.id).where(tables.usage_event.c.id == sa.bindparam("event_id"))
         self._upsert_daily = self._rollup_statement()
         carry = db.insert(tables.wallet_carry)
-        self._upsert_carry = carry.on_conflict_do_update(index_elements=["org_id"], set_={"carry_picos": carry.excluded.carry_picos})
+        self._upsert_carry = carry.on_conflict_do_update(
+            index_elements=["org_id"], set_={"carry_picos": carry.excluded.carry_picos}
+        )
         self._thread.start()
 
     def record(self, event: UsageEvent, wallet_currency: str | None) -> "asyncio.Future[None]":
@@ -176,14 +178,15 @@ class Recorder:
         except sa.exc.SQLAlchemyError as error:
             self._log.warning("job failed", error=type(error).__name__)
             self._loop.call_soon_threadsafe(_finish, [job], None, _cannot_record())
-        except Exception as error:
-            # The caller awaits it and sees it there; the thread must live on.
+        except Exception as error:  # noqa: BLE001 - the caller awaits it and sees it there; the thread must live on
             self._loop.call_soon_threadsafe(_finish, [job], None, error)
             self._log.error("job failed", error=repr(error))
         else:
             self._loop.call_soon_threadsafe(_finish, [job], result, None)
 
-    def _tell(self, batch: list[_Job], wallets: list[Committed] | None = None, error: BaseException | None = None) -> None:
+    def _tell(
+        self, batch: list[_Job], wallets: list[Committed] | None = None, error: BaseException | None = None
+    ) -> None:
         def on_loop() -> None:
             if wallets:
                 self._on_commit(wallets)

@@ -12,7 +12,9 @@ _NAME = "access"
 
 def touch(conn: sa.Connection) -> None:
     """Say that something changed; part of the same transaction as the change."""
-    moved = conn.execute(tables.revision.update().where(tables.revision.c.name == _NAME).values(value=tables.revision.c.value + 1))
+    moved = conn.execute(
+        tables.revision.update().where(tables.revision.c.name == _NAME).values(value=tables.revision.c.value + 1)
+    )
     if moved.rowcount == 0:
         conn.execute(tables.revision.insert().values(name=_NAME, value=1))
 

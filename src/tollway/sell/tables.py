@@ -12,7 +12,12 @@ from tollway.kit.db import metadata
 Id = sa.String(40)
 
 # One counter that every change to keys, plans, subscriptions or wallets moves: gateways watch it (see access).
-revision = sa.Table("revision", metadata, sa.Column("name", sa.String(20), primary_key=True), sa.Column("value", sa.BigInteger, nullable=False))
+revision = sa.Table(
+    "revision",
+    metadata,
+    sa.Column("name", sa.String(20), primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
 
 organization = sa.Table(
     "organization",
@@ -95,7 +100,13 @@ subscription = sa.Table(
     sa.Column("started_ms", sa.BigInteger, nullable=False),
     sa.Column("ended_ms", sa.BigInteger),
     # At most one running subscription per organization.
-    sa.Index("uq_subscription_running", "org_id", unique=True, sqlite_where=sa.text("ended_ms IS NULL"), postgresql_where=sa.text("ended_ms IS NULL")),
+    sa.Index(
+        "uq_subscription_running",
+        "org_id",
+        unique=True,
+        sqlite_where=sa.text("ended_ms IS NULL"),
+        postgresql_where=sa.text("ended_ms IS NULL"),
+    ),
 )
 
 # input_tokens excludes cached_tokens: the pools are disjoint, so parts sum to the whole.

@@ -142,7 +142,10 @@ def refusal_of(status: int, body: bytes) -> TollwayError:
     message = str(told.get("message", ""))[:300]
     if told.get("type") == "exceed_context_size_error" or told.get("code") == "context_length_exceeded":
         return BadRequest(
-            message or "The prompt is longer than the model's context.", code="context_length_exceeded", param="messages", hint="Shorten the prompt."
+            message or "The prompt is longer than the model's context.",
+            code="context_length_exceeded",
+            param="messages",
+            hint="Shorten the prompt.",
         )
     if status in (400, 413, 422):
         return BadRequest(message or "The engine refused this request.", code="engine_refused")

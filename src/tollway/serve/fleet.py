@@ -8,7 +8,7 @@ one is stopped when its last call has ended.
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,9 @@ class Hour(msgspec.Struct, frozen=True):
 class Served:
     """One model on offer, with its replica and line."""
 
-    def __init__(self, model: Model, engine: Engine, defaults: dict[str, Any], settings: Settings, on_replica: OnReplica) -> None:
+    def __init__(
+        self, model: Model, engine: Engine, defaults: dict[str, Any], settings: Settings, on_replica: OnReplica
+    ) -> None:
         self.model = model
         self.defaults = defaults  # generation parameters for callers who name none
         self.name = model.name
@@ -99,7 +101,7 @@ class Served:
         """Let running calls end (half a minute at most), then stop the replica."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(30):
-                while self.running or self.line.waiting:
+                while self.running or self.line.waiting:  # noqa: ASYNC110 - rare, and short enough to look
                     await asyncio.sleep(0.05)
         await self.replica.stop()
         if self._seat is not None:
@@ -211,8 +213,17 @@ class Fleet:
         if served is not None:
             return served
         if name in self._broken:
-            raise Unavailable(f"The model {name!r} cannot be served now.", code="model_unavailable", hint="The operator's log says why.")
-        raise NotFound(f"There is no model {name[:120]!r}.", code="model_not_found", param="model", hint="GET /v1/models lists them.")
+            raise Unavailable(
+                f"The model {name!r} cannot be served now.",
+                code="model_unavailable",
+                hint="The operator's log says why.",
+            )
+        raise NotFound(
+            f"There is no model {name[:120]!r}.",
+            code="model_not_found",
+            param="model",
+            hint="GET /v1/models lists them.",
+        )
 
     def all(self) -> list[Served]:
         """Every model being served, by name."""
@@ -236,7 +247,7 @@ class Fleet:
 
     async def wait_ready(self) -> None:
         """Until every model on offer has answered a real inference."""
-        while self._coming or not all(served.ready for served in self._served.values()):
+        while self._coming or not all(served.ready for served in self._served.values()):  # noqa: ASYNC110 - once
             await asyncio.sleep(0.02)
 
     async def close(self) -> None:
@@ -324,8 +335,8 @@ class Fleet:
         recommended = msgspec.structs.asdict(manifest.generation)
         return engine, {name: value for name, value in recommended.items() if value is not None}
 
-    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
-        task = asyncio.ensure_future(work)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

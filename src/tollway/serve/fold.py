@@ -31,7 +31,9 @@ class Folded(msgspec.Struct):
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
 
     def _add_tool_call(self, call: dict[str, Any]) -> None:
-        held = self.tool_calls.setdefault(call.get("index", 0), {"type": "function", "function": {"name": "", "arguments": ""}})
+        held = self.tool_calls.setdefault(
+            call.get("index", 0), {"type": "function", "function": {"name": "", "arguments": ""}}
+        )
         if call.get("id"):
             held["id"] = call["id"]
         for name in ("name", "arguments"):
@@ -45,16 +47,25 @@ class Folded(msgspec.Struct):
         if self.tool_calls:
             message["content"] = message["content"] or None
             message["tool_calls"] = [self.tool_calls[number] for number in sorted(self.tool_calls)]
-        shown = {"content": [_without_id(entry) for entry in self.logprobs], "refusal": None} if request.logprobs else None
+        shown = (
+            {"content": [_without_id(entry) for entry in self.logprobs], "refusal": None} if request.logprobs else None
+        )
         return {"index": index, "message": message, "logprobs": shown, "finish_reason": self.finish_reason or "stop"}
 
     def completion_choice(self, index: int, request: CompletionRequest) -> dict[str, Any]:
         """This choice as completions shows it."""
         shown = legacy_logprobs(self.logprobs, request.logprobs) if request.logprobs is not None else None
-        return {"index": index, "text": "".join(self.text), "logprobs": shown, "finish_reason": self.finish_reason or "stop"}
+        return {
+            "index": index,
+            "text": "".join(self.text),
+            "logprobs": shown,
+            "finish_reason": self.finish_reason or "stop",
+        }
 
 
-def whole(request: ChatRequest | CompletionRequest, choices: list[Folded], call_id: str, created_s: int, usage: dict[str, Any]) -> bytes:
+def whole(
+    request: ChatRequest | CompletionRequest, choices: list[Folded], call_id: str, created_s: int, usage: dict[str, Any]
+) -> bytes:
     """The JSON of a whole answer."""
     if isinstance(request, ChatRequest):
         kind, prefix = "chat.completion", "chatcmpl"
@@ -63,32 +74,56 @@ def whole(request: ChatRequest | CompletionRequest, choices: list[Folded], call_
         kind, prefix = "text_completion", "cmpl"
         shown = [choice.completion_choice(index, request) for index, choice in enumerate(choices)]
     return msgspec.json.encode(
-        {"id": f"{prefix}-{call_id}", "object": kind, "created": created_s, "model": request.model, "choices": shown, "usage": usage}
+        {
+            "id": f"{prefix}-{call_id}",
+            "object": kind,
+            "created": created_s,
+            "model": request.model,
+            "choices": shown,
+            "usage": usage,
+        }
     )
 
 
-def restamp(event: bytes, index: int, call_id: str, request: ChatRequest | CompletionRequest) -> bytes:
-    """One streamed event as part of an answer with several choices, or of a plain completion."""
+class Weave:
+    """Makes the events of several engine calls one stream: one id, one time, each choice with its index."""
+
+    def __init__(self, call_id: str, created_s: int, request: ChatRequest | CompletionRequest) -> None:
+        self._request = request
+        self._chat = isinstance(request, ChatRequest)
+        self._head = {"id": f"{'chatcmpl' if self._chat else 'cmpl'}-{call_id}", "created": created_s}
+        self._written: dict[int, int] = {}  # characters of each choice so far
+
+    def event(self, event: bytes, index: int) -> bytes:
+        """One event of the engine call number `index`."""
+        shown = msgspec.json.decode(event) | self._head
+        for choice in shown.get("choices", ()):
+            choice["index"] = index
+            if not self._chat and choice.get("logprobs"):
+                entries, at = choice["logprobs"].get("content") or [], self._written.get(index, 0)
+                choice["logprobs"] = legacy_logprobs(entries, self._request.logprobs, at)
+                self._written[index] = at + sum(len(entry["token"]) for entry in entries)
+        return msgspec.json.encode(shown)
+
+
+def head_of(event: bytes) -> dict[str, Any]:
+    """The id and time that an engine gave its stream; empty where it gave none."""
     shown = msgspec.json.decode(event)
-    chat = isinstance(request, ChatRequest)
-    shown["id"] = f"{'chatcmpl' if chat else 'cmpl'}-{call_id}"
-    for choice in shown.get("choices", ()):
-        choice["index"] = index
-        if not chat and choice.get("logprobs"):
-            choice["logprobs"] = legacy_logprobs(choice["logprobs"].get("content") or [], request.logprobs)
-    return msgspec.json.encode(shown)
+    return {name: shown[name] for name in ("id", "created") if name in shown}
 
 
-def legacy_logprobs(entries: list[Any], top: int | bool | None) -> dict[str, Any]:
-    """Chat-style logprobs in the older shape of /v1/completions."""
-    offsets, position = [], 0
+def legacy_logprobs(entries: list[Any], top: int | bool | None, position: int = 0) -> dict[str, Any]:
+    """Chat-style logprobs in the older shape of /v1/completions; `position`: characters written before them."""
+    offsets = []
     for entry in entries:
         offsets.append(position)
         position += len(entry["token"])
     return {
         "tokens": [entry["token"] for entry in entries],
         "token_logprobs": [entry["logprob"] for entry in entries],
-        "top_logprobs": [{alt["token"]: alt["logprob"] for alt in entry.get("top_logprobs", ())} for entry in entries] if top else None,
+        "top_logprobs": [{alt["token"]: alt["logprob"] for alt in entry.get("top_logprobs", ())} for entry in entries]
+        if top
+        else None,
         "text_offset": offsets,
     }
 

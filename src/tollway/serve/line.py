@@ -111,7 +111,12 @@ class Line:
                 del self._lanes[org_id]
 
     def _refusal(self, why: str) -> Unavailable:
-        return Unavailable(f"The model {self.model!r} {why}.", code="overloaded", hint="Try again after the time in Retry-After.", retry_after_s=2)
+        return Unavailable(
+            f"The model {self.model!r} {why}.",
+            code="overloaded",
+            hint="Try again after the time in Retry-After.",
+            retry_after_s=2,
+        )
 
 
 def _sit(seat: Seat, tokens: int) -> Seat:

@@ -37,7 +37,9 @@ def offer_package(conn: sa.Connection, now_ms: int, name: str, kind: Kind, versi
     return _offer(conn, Model(name, kind, title or name, "llama_cpp", version, None, now_ms))
 
 
-def offer_upstream(conn: sa.Connection, now_ms: int, name: str, kind: Kind, upstream: Upstream, title: str = "") -> Model:
+def offer_upstream(
+    conn: sa.Connection, now_ms: int, name: str, kind: Kind, upstream: Upstream, title: str = ""
+) -> Model:
     """Put an upstream behind a name. Raises BadRequest for a URL that is none."""
     if not upstream.url.startswith(("http://", "https://")):
         raise BadRequest(f"{upstream.url!r} is not an http(s) URL.", hint="Give the base URL up to and including /v1.")
@@ -54,9 +56,13 @@ def list_models(conn: sa.Connection, *, retired: bool = False) -> list[Model]:
 
 def get_model(conn: sa.Connection, name: str) -> Model:
     """One model on offer. Raises NotFound."""
-    row = conn.execute(sa.select(tables.model).where(tables.model.c.name == name, tables.model.c.retired_ms.is_(None))).first()
+    row = conn.execute(
+        sa.select(tables.model).where(tables.model.c.name == name, tables.model.c.retired_ms.is_(None))
+    ).first()
     if row is None:
-        raise NotFound(f"There is no model {name!r} on offer.", code="model_not_found", hint="`tollway model list` shows them.")
+        raise NotFound(
+            f"There is no model {name!r} on offer.", code="model_not_found", hint="`tollway model list` shows them."
+        )
     return _as_model(row)
 
 

@@ -93,7 +93,17 @@ class Generation(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
 
     def settings(self, model: str, defaults: dict[str, Any], output_max: int) -> dict[str, Any]:
         """The part of the engine's body that says how to generate: the caller's word, else the model's own defaults."""
-        named = ("seed", "stop", "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "logit_bias")
+        named = (
+            "seed",
+            "stop",
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "frequency_penalty",
+            "presence_penalty",
+            "logit_bias",
+        )
         body = defaults | {name: value for name in named if (value := getattr(self, name)) is not None}
         body |= {"model": model, "max_tokens": output_max}
         return body
@@ -135,6 +145,8 @@ class ChatRequest(Generation, kw_only=True):
 
     def refuse_unsupported(self, caps: Caps) -> None:
         super().refuse_unsupported(caps)
+        if not caps.chat:
+            raise _unsupported("model", "this model does not chat; GET /v1/models says what kind each is")
         for index, message in enumerate(self.messages):
             if message.audio is not None:
                 raise _unsupported(f"messages[{index}].audio", "this model reads text only")
@@ -206,9 +218,11 @@ class CompletionRequest(Generation, kw_only=True):
     def refuse_unsupported(self, caps: Caps) -> None:
         super().refuse_unsupported(caps)
         if not caps.completions:
-            raise _unsupported("model", "this model offers no plain completions; use /v1/chat/completions")
+            raise _unsupported("model", "this model offers no plain completions")
         if not 1 <= len(self.prompts) <= PROMPTS_MAX or not all(isinstance(prompt, str) for prompt in self.prompts):
-            raise _unsupported("prompt", f"give a text or a list of 1 to {PROMPTS_MAX} texts; token ids are not accepted")
+            raise _unsupported(
+                "prompt", f"give a text or a list of 1 to {PROMPTS_MAX} texts; token ids are not accepted"
+            )
         if self.answers > PROMPTS_MAX:
             raise _unsupported("n", f"prompts x n may be at most {PROMPTS_MAX}")
         for name in ("echo", "suffix"):
@@ -254,6 +268,8 @@ class EmbeddingRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields
 
     def refuse_unsupported(self, caps: Caps) -> None:
         """Raise BadRequest for what this engine cannot honour."""
+        if not caps.embeddings:
+            raise _unsupported("model", "this model makes no embeddings; GET /v1/models says what kind each is")
         if not 1 <= len(self.inputs) <= INPUTS_MAX or not all(isinstance(text, str) for text in self.inputs):
             raise _unsupported("input", f"give a text or a list of 1 to {INPUTS_MAX} texts; token ids are not accepted")
         if not all(text.strip() for text in self.inputs):
@@ -263,7 +279,11 @@ class EmbeddingRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields
 
     def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
         """One engine call for all texts."""
-        body: dict[str, Any] = {"model": model, "input": self.inputs, "encoding_format": self.encoding_format or "float"}
+        body: dict[str, Any] = {
+            "model": model,
+            "input": self.inputs,
+            "encoding_format": self.encoding_format or "float",
+        }
         return [Work("/embeddings", msgspec.json.encode(body))]
 
 
@@ -280,7 +300,10 @@ def _per_choice(path: str, body: dict[str, Any], choices: int, caps: Caps, *, st
     if choices == 1:
         return [Work(path, msgspec.json.encode(body))]
     seed = body.get("seed")
-    return [Work(path, msgspec.json.encode(body if seed is None else body | {"seed": seed + index})) for index in range(choices)]
+    return [
+        Work(path, msgspec.json.encode(body if seed is None else body | {"seed": seed + index}))
+        for index in range(choices)
+    ]
 
 
 def _plain(message: Message) -> Any:
@@ -317,4 +340,6 @@ def _check_response_format(response_format: dict[str, Any] | None, caps: Caps) -
 
 
 def _unsupported(param: str, why: str) -> BadRequest:
-    return BadRequest(f"The parameter {param!r} cannot be used like this: {why}.", param=param, code="unsupported_parameter")
+    return BadRequest(
+        f"The parameter {param!r} cannot be used like this: {why}.", param=param, code="unsupported_parameter"
+    )

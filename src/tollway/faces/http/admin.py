@@ -4,7 +4,7 @@ Enter with an API key that has the scope "admin" (`tollway key create --scope ad
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -16,8 +16,8 @@ from starlette.requests import Request
 from tollway.faces.http.policy import Door
 from tollway.flows.gateway import Gateway
 from tollway.insight import economics
-from tollway.kit.errors import BadRequest
 from tollway.kit.clock import month_bounds_ms, month_of
+from tollway.kit.errors import BadRequest
 from tollway.kit.ids import new_id
 from tollway.kit.money import EXPONENTS
 from tollway.sell import accounts, api_keys, billing, catalog, ledger, revision, usage
@@ -90,64 +90,82 @@ class NewPlan(_Strict):
     terms: dict[str, Any]
 
 
-def mount(app: FastAPI, gateway: Gateway) -> list[Door]:
-    """Add the routes; returns their doors."""
-    desk, shop = gateway.desk, gateway.shop
+_STATUSES = (400, 401, 403, 404, 405, 409, 422, 503)
+_PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in _STATUSES}
+Function = TypeVar("Function", bound=Callable[..., Response])
 
-    def operator(request: Request) -> None:
-        given = request.headers.get("authorization", "")
-        caller = desk.access.identify(given[7:].strip() if given[:7].lower() == "bearer " else "")
-        desk.access.require(caller, "admin")
 
-    statuses = (400, 401, 403, 404, 405, 409, 422, 503)
-    problems: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in statuses}
-    doors: list[Door] = []
+class Counter:
+    """Where the operator's programs are served: adds routes with their doors, runs reads and writes."""
 
-    def route(method: str, path: str, summary: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        def add(function: Callable[..., Any]) -> Callable[..., Any]:
-            app.add_api_route(
+    def __init__(self, app: FastAPI, gateway: Gateway) -> None:
+        self._app = app
+        self._access = gateway.desk.access
+        self.fleet = gateway.desk.fleet
+        self.shop = gateway.shop
+        self.doors: list[Door] = []
+
+    def route(self, method: str, path: str, summary: str) -> Callable[[Function], Function]:
+        """Serve a function by this route, to operators only."""
+
+        def add(function: Function) -> Function:
+            self._app.add_api_route(
                 path,
                 function,
                 methods=[method],
                 summary=summary,
-                dependencies=[Depends(operator)],
-                responses=problems,
+                dependencies=[Depends(self._operator)],
+                responses=_PROBLEMS,
                 tags=["admin"],
                 response_class=Response,
             )
-            doors.append(Door(method, path, "operator", function))
+            self.doors.append(Door(method, path, "operator", function))
             return function
 
         return add
 
-    def read(work: Callable[[sa.Connection], Any]) -> Response:
-        with shop.db.read() as conn:
+    def read(self, work: Callable[[sa.Connection], Any]) -> Response:
+        """Answer with what a read transaction finds."""
+        with self.shop.db.read() as conn:
             return _json(work(conn))
 
-    def write(work: Callable[[sa.Connection], Any], status: int = 200) -> Response:
-        with shop.db.write() as conn:
-            return _json(work(conn), status)
+    def write(self, work: Callable[[sa.Connection], Any]) -> Response:
+        """Answer with what a write transaction did."""
+        with self.shop.db.write() as conn:
+            return _json(work(conn))
 
-    _organizations(route, read, write, shop)
-    _money(route, read, write, shop)
+    def _operator(self, request: Request) -> None:
+        given = request.headers.get("authorization", "")
+        caller = self._access.identify(given[7:].strip() if given[:7].lower() == "bearer " else "")
+        self._access.require(caller, "admin")
 
-    @route("GET", "/admin/models", "Models on offer, and how their replicas are")
+
+def mount(app: FastAPI, gateway: Gateway) -> list[Door]:
+    """Add the routes; returns their doors."""
+    counter = Counter(app, gateway)
+    _organizations(counter)
+    _money(counter)
+
+    @counter.route("GET", "/admin/models", "Models on offer, and how their replicas are")
     def list_models() -> Response:
-        live = {served.name: served for served in desk.fleet.all()}
-        with shop.db.read() as conn:
-            return _json([_model(one, live.get(one.name)) for one in models.list_models(conn)])
+        live = {served.name: served for served in counter.fleet.all()}
+        return counter.read(lambda conn: [_model(one, live.get(one.name)) for one in models.list_models(conn)])
 
-    return doors
+    return counter.doors
 
 
-def _organizations(route: Any, read: Any, write: Any, shop: Any) -> None:
+def _organizations(counter: Counter) -> None:
+    shop, read, write, route = counter.shop, counter.read, counter.write, counter.route
+
     @route("GET", "/admin/organizations", "All organizations")
     def list_organizations() -> Response:
         return read(accounts.list_organizations)
 
     @route("POST", "/admin/organizations", "Add an organization")
     def create_organization(body: NewOrganization) -> Response:
-        return write(lambda conn: accounts.create_organization(conn, shop.clock.now_ms(), body.name, body.billing_email))
+        return write(
+            lambda conn: accounts.create_organization(conn, shop.clock.now_ms(), body.name, body.billing_email)
+        )
 
     @route("GET", "/admin/organizations/{org_id}", "One organization")
     def get_organization(org_id: Id) -> Response:
@@ -175,12 +193,16 @@ def _organizations(route: Any, read: Any, write: Any, shop: Any) -> None:
     def subscribe(org_id: Id, body: NewSubscription) -> Response:
         def work(conn: sa.Connection) -> catalog.Subscription:
             org = accounts.get_organization(conn, org_id)
-            return catalog.subscribe(conn, shop.clock.now_ms(), org.id, catalog.get_plan(conn, body.plan, body.version).id)
+            return catalog.subscribe(
+                conn, shop.clock.now_ms(), org.id, catalog.get_plan(conn, body.plan, body.version).id
+            )
 
         return write(work)
 
 
-def _money(route: Any, read: Any, write: Any, shop: Any) -> None:
+def _money(counter: Counter) -> None:
+    shop, read, write, route = counter.shop, counter.read, counter.write, counter.route
+
     @route("POST", "/admin/organizations/{org_id}/wallet", "Top up its wallet")
     def top_up(org_id: Id, body: TopUp) -> Response:
         if body.currency not in EXPONENTS:
@@ -205,7 +227,9 @@ def _money(route: Any, read: Any, write: Any, shop: Any) -> None:
         return write(lambda conn: catalog.create_plan(conn, shop.clock.now_ms(), body.name, body.title, terms))
 
     @route("GET", "/admin/usage", "Use by day, zeros included")
-    def get_usage(from_day: Day, to_day: Day, org_id: Annotated[str, Query(max_length=40, pattern=r"^[a-z0-9_]*$")] = "") -> Response:
+    def get_usage(
+        from_day: Day, to_day: Day, org_id: Annotated[str, Query(max_length=40, pattern=r"^[a-z0-9_]*$")] = ""
+    ) -> Response:
         return read(lambda conn: usage.by_day(conn, org_id or None, from_day, to_day))
 
     @route("GET", "/admin/invoices", "Invoices")
@@ -221,9 +245,14 @@ def _money(route: Any, read: Any, write: Any, shop: Any) -> None:
 def _model(model: models.Model, served: Any) -> dict[str, Any]:
     shown: dict[str, Any] = msgspec.to_builtins(model)
     replica = served.replica if served else None
-    shown["replica"] = replica and {"state": replica.state, "restarts": replica.restarts, "rss_bytes": replica.rss_bytes, "running": served.running}
+    shown["replica"] = replica and {
+        "state": replica.state,
+        "restarts": replica.restarts,
+        "rss_bytes": replica.rss_bytes,
+        "running": served.running,
+    }
     return shown
 
 
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
+def _json(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

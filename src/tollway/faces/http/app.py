@@ -63,7 +63,10 @@ def _health(app: FastAPI, gateway: Gateway) -> list[Door]:
     async def front(_: Request) -> Response:
         return Response(status_code=307, headers={"location": "/console"})
 
-    doors = [Door("GET", path, "public", page) for path, page in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics), ("/", front))]
+    doors = [
+        Door("GET", path, "public", page)
+        for path, page in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics), ("/", front))
+    ]
     for door in doors:
         app.add_route(door.path, door.endpoint, methods=[door.method], include_in_schema=False)
     return doors

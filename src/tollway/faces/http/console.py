@@ -1,14 +1,14 @@
 """The console inside the gateway: its routes, its live numbers, and a playground that takes the road of every call."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from fastapi import FastAPI
 from starlette.responses import Response, StreamingResponse
 
 from tollway.faces.console import PAGES, routes
-from tollway.faces.http.policy import Door
+from tollway.faces.http.policy import Door, Policy
 from tollway.faces.http.wire import decode, error_body
 from tollway.flows.answer import answer_stream, open_call
 from tollway.flows.call import new_call_id
@@ -28,7 +28,9 @@ def mount(app: FastAPI, gateway: Gateway) -> list[Door]:
         return await _chat_as(gateway, org_id, body)
 
     app.router.routes.extend(routes(LiveShop(gateway), playground))
-    return [Door(method, page.path, page.policy, page.endpoint) for page in PAGES for method in page.methods]
+    return [
+        Door(method, page.path, cast(Policy, page.policy), page.endpoint) for page in PAGES for method in page.methods
+    ]
 
 
 class LiveShop:
@@ -78,10 +80,16 @@ async def _chat_as(gateway: Gateway, org_id: str, body: dict[str, Any]) -> Respo
     call_id = new_call_id()
     nobody: dict[str, Any] = dict.fromkeys(("models", "rpm", "tpm", "concurrency", "expires_ms", "revoked_ms"))
     key = ApiKey(id="console", org_id=org_id, name="console", hint="", scopes=("inference",), created_ms=0, **nobody)
-    call = await open_call(desk, Caller(key, desk.access.account(org_id), None), decode(_chat, msgspec.json.encode(body)), call_id)
+    call = await open_call(
+        desk, Caller(key, desk.access.account(org_id), None), decode(_chat, msgspec.json.encode(body)), call_id
+    )
     groups = answer_stream(call)
     first = await anext(groups)
-    return StreamingResponse(_events(first, groups), media_type="text/event-stream", headers={"x-request-id": f"req_{call_id}", "cache-control": "no-cache"})
+    return StreamingResponse(
+        _events(first, groups),
+        media_type="text/event-stream",
+        headers={"x-request-id": f"req_{call_id}", "cache-control": "no-cache"},
+    )
 
 
 async def _events(first: list[bytes], groups: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:

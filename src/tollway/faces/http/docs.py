@@ -16,7 +16,11 @@ from tollway import __version__
 from tollway.faces.http.policy import Door
 from tollway.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 
-_BODIES = {"/v1/chat/completions": ChatRequest, "/v1/completions": CompletionRequest, "/v1/embeddings": EmbeddingRequest}
+_BODIES = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+    "/v1/embeddings": EmbeddingRequest,
+}
 _TITLES = {
     "/v1/chat/completions": "Answer a conversation",
     "/v1/completions": "Continue a text",
@@ -47,7 +51,12 @@ def mount(app: FastAPI, doors: list[Door]) -> list[Door]:
         return JSONResponse(described)
 
     async def page(_: Request) -> Response:
-        return HTMLResponse(_page(described), headers={"content-security-policy": "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'"})
+        return HTMLResponse(
+            _page(described),
+            headers={
+                "content-security-policy": "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+            },
+        )
 
     own = [Door("GET", "/openapi.json", "public", spec), Door("GET", "/docs", "public", page)]
     for door in own:
@@ -87,7 +96,9 @@ def _operation(door: Door, body: Any) -> dict[str, Any]:
         | {status: {"description": text, **problem} for status, text in _ERRORS.items()},
     }
     if "{model}" in door.path:
-        operation["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}]
+        operation["parameters"] = [
+            {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        ]
     if body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     return operation
@@ -95,14 +106,19 @@ def _operation(door: Door, body: Any) -> dict[str, Any]:
 
 def _page(described: dict[str, Any]) -> str:
     rows = []
-    for path, operations in sorted(described["paths"].items(), key=lambda item: (not item[0].startswith("/v1"), item[0])):
+    for path, operations in sorted(
+        described["paths"].items(), key=lambda item: (not item[0].startswith("/v1"), item[0])
+    ):
         for method, operation in operations.items():
             answers = ", ".join(operation["responses"])
             rows.append(
                 f"<tr><td><b>{method.upper()}</b></td><td><code>{html.escape(path)}</code></td>"
                 f"<td>{html.escape(operation.get('summary', ''))}</td><td>{answers}</td></tr>"
             )
-    fields = "".join(_fields(name, described["components"]["schemas"][name]) for name in ("ChatRequest", "CompletionRequest", "EmbeddingRequest"))
+    fields = "".join(
+        _fields(name, described["components"]["schemas"][name])
+        for name in ("ChatRequest", "CompletionRequest", "EmbeddingRequest")
+    )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         '<title>Tollway API</title><link rel="stylesheet" href="/console/static/console.css"><main class="docs">'
@@ -115,7 +131,8 @@ def _page(described: dict[str, Any]) -> str:
 def _fields(name: str, schema: dict[str, Any]) -> str:
     required = set(schema.get("required", ()))
     rows = "".join(
-        f"<tr><td><code>{html.escape(field)}</code></td><td>{'required' if field in required else ''}</td><td>{html.escape(_kind(kind))}</td></tr>"
+        f"<tr><td><code>{html.escape(field)}</code></td><td>{'required' if field in required else ''}</td>"
+        f"<td>{html.escape(_kind(kind))}</td></tr>"
         for field, kind in schema["properties"].items()
     )
     return f"<h2>{name}</h2><table><thead><tr><th>Parameter</th><th></th><th>Type</th></tr></thead><tbody>{rows}</tbody></table>"

@@ -14,9 +14,23 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from tollway.faces.http.policy import Door
-from tollway.faces.http.wire import EVENTS, ClientGone, Departure, Headers, Receive, Scope, Send, bearer, decode, error_body, read_body, send_error, send_json
-from tollway.flows.answer import Call, Desk, answer_stream, answer_whole, open_call
-from tollway.flows.call import new_call_id
+from tollway.faces.http.wire import (
+    EVENTS,
+    ClientGone,
+    Departure,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    bearer,
+    decode,
+    error_body,
+    read_body,
+    send_error,
+    send_json,
+)
+from tollway.flows.answer import answer_stream, answer_whole, open_call
+from tollway.flows.call import Call, Desk, new_call_id
 from tollway.kit import log
 from tollway.kit.clock import from_ms
 from tollway.kit.crash import crashpoint
@@ -77,10 +91,12 @@ class Api:
             await send_error(send, error, headers)
         except ClientGone:
             status = 499
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the last wall: logged, and answered without its inside
             status = 500
             _log.error("unexpected", route=route, request_id=f"req_{call_id}", exc_info=error)
-            await send_error(send, TollwayError(f"Something went wrong on our side; the request id is req_{call_id}."), headers)
+            await send_error(
+                send, TollwayError(f"Something went wrong on our side; the request id is req_{call_id}."), headers
+            )
         finally:
             self._desk.metrics.inflight.dec()
             self._desk.metrics.http(route, scope["method"], status, time.monotonic() - began)
@@ -88,7 +104,9 @@ class Api:
     # -- generation --------------------------------------------------------------------------------------------------
 
     def _generates(self, decoder: msgspec.json.Decoder[Any]) -> Callable[..., Awaitable[int]]:
-        async def endpoint(scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers) -> int:
+        async def endpoint(
+            scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+        ) -> int:
             request: Request = decode(decoder, await read_body(scope, receive, self._limit))
             call = await open_call(self._desk, caller, request, call_id)
             headers += self._desk.access.rate_headers(caller)
@@ -119,25 +137,39 @@ class Api:
                 async for group in groups:
                     await send({"type": "http.response.body", "body": _events(group), "more_body": True})
             except (TollwayError, TimeoutError) as error:
-                told = error if isinstance(error, TollwayError) else Unavailable("The call took too long and was stopped.", code="timeout")
+                told = (
+                    error
+                    if isinstance(error, TollwayError)
+                    else Unavailable("The call took too long and was stopped.", code="timeout")
+                )
                 await send({"type": "http.response.body", "body": _events([error_body(told)]), "more_body": True})
             await send({"type": "http.response.body", "body": b""})
 
     # -- looking around ----------------------------------------------------------------------------------------------
 
-    async def _models(self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers) -> int:
+    async def _models(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
         shown = [_shown(served) for served in self._desk.fleet.all() if self._desk.access.may_use(caller, served.name)]
         await send_json(send, 200, msgspec.json.encode({"object": "list", "data": shown}), headers)
         return 200
 
-    async def _model(self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers) -> int:
+    async def _model(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
         served = self._desk.fleet.find(scope["path"].removeprefix("/v1/models/"))
         if not self._desk.access.may_use(caller, served.name):
-            raise NotFound(f"There is no model {served.name!r} for this key.", code="model_not_found", hint="GET /v1/models lists them.")
+            raise NotFound(
+                f"There is no model {served.name!r} for this key.",
+                code="model_not_found",
+                hint="GET /v1/models lists them.",
+            )
         await send_json(send, 200, msgspec.json.encode(_shown(served)), headers)
         return 200
 
-    async def _key(self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers) -> int:
+    async def _key(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
         """What a key may do and has left: so that a client can look before it calls."""
         key, account = caller.key, caller.account
         spending = account.spending
@@ -151,7 +183,8 @@ class Api:
             "scopes": key.scopes,
             "models": key.models,
             "expires_at": from_ms(key.expires_ms).isoformat() if key.expires_ms else None,
-            "plan": account.plan and {"name": account.plan.plan_name, "title": account.plan.title, "version": account.plan.version},
+            "plan": account.plan
+            and {"name": account.plan.plan_name, "title": account.plan.title, "version": account.plan.version},
             "month": spending.month,
             "tokens_used": spending.tokens,
             "tokens_max": terms.limits.monthly_tokens if terms else None,
@@ -162,13 +195,17 @@ class Api:
         await send_json(send, 200, msgspec.json.encode(shown), [*headers, *self._desk.access.rate_headers(caller)])
         return 200
 
-    async def _usage(self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers) -> int:
+    async def _usage(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
         """What the key's organization used: by day, model or key, between two UTC days (this month unless given)."""
         today = from_ms(self._desk.clock.now_ms()).date()
         asked = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         unknown = asked.keys() - {"from", "to", "by"}
         if unknown:
-            raise BadRequest(f"Unknown parameter: {min(unknown)[:120]!r}.", param=min(unknown)[:120], code="unknown_parameter")
+            raise BadRequest(
+                f"Unknown parameter: {min(unknown)[:120]!r}.", param=min(unknown)[:120], code="unknown_parameter"
+            )
         group = _GROUPS.get(asked.get("by", "day"))
         if group is None:
             raise BadRequest(f"`by` must be one of {', '.join(_GROUPS)}.", param="by", code="invalid_value")
@@ -192,7 +229,9 @@ class Api:
             error = BadRequest(f"{method} is not allowed here; use {wanted}.", code="method_not_allowed")
             error.status = 405
             return error
-        return NotFound(f"There is no {path[:80]!r} in this API.", code="unknown_url", hint="See /docs for what there is.")
+        return NotFound(
+            f"There is no {path[:80]!r} in this API.", code="unknown_url", hint="See /docs for what there is."
+        )
 
 
 def _events(group: list[bytes]) -> bytes:

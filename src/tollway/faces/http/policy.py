@@ -1,11 +1,11 @@
 """Who may enter by which route: every route of the house states its policy, and a route without one cannot be built.
 
-    public       anyone (health, login page, static files, docs)
-    inference    an API key with the scope "inference"      usage   an API key with the scope "usage"
-    key          any valid API key
-    operator     the operator: a console session, or an API key with the scope "admin"
-    signed_in    anyone signed in to the console, operator or member
-    member       a member, seeing their own organization only
+public       anyone (health, login page, static files, docs)
+inference    an API key with the scope "inference"      usage   an API key with the scope "usage"
+key          any valid API key
+operator     the operator: a console session, or an API key with the scope "admin"
+signed_in    anyone signed in to the console, operator or member
+member       a member, seeing their own organization only
 """
 
 from collections.abc import Callable

@@ -15,13 +15,17 @@ from tollway.kit.errors import Unavailable
 from tollway.shop import Shop
 
 
-def serve(shop: Shop, on_ready: Callable[[Gateway], None] | None = None, on_progress: Callable[[str], None] | None = None) -> None:
+def serve(
+    shop: Shop, on_ready: Callable[[Gateway], None] | None = None, on_progress: Callable[[str], None] | None = None
+) -> None:
     """Run the gateway of `shop` until SIGINT or SIGTERM. `on_ready` is called once when every replica can answer."""
     with asyncio.Runner(loop_factory=_uvloop()) as runner:
         runner.run(_serve(shop, on_ready, on_progress))
 
 
-async def _serve(shop: Shop, on_ready: Callable[[Gateway], None] | None, on_progress: Callable[[str], None] | None) -> None:
+async def _serve(
+    shop: Shop, on_ready: Callable[[Gateway], None] | None, on_progress: Callable[[str], None] | None
+) -> None:
     settings = shop.settings
     listener = listen(settings.host, settings.port)
     gateway = Gateway(shop)
@@ -77,7 +81,9 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise Unavailable(
-            f"Cannot listen on {host}:{port}: {error.strerror}.", code="port_in_use", hint=f"Choose another with `tollway up --port {port + 1}`."
+            f"Cannot listen on {host}:{port}: {error.strerror}.",
+            code="port_in_use",
+            hint=f"Choose another with `tollway up --port {port + 1}`.",
         ) from error
     listener.listen(2048)
     listener.setblocking(False)

@@ -72,8 +72,12 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
             named = what.rpartition("field `")[2].rstrip("`")
             param = f"{param}.{named}" if param else named
             if "unknown field" in what:
-                raise BadRequest(f"Unknown parameter: {param!r}."[:300], param=param[:120], code="unknown_parameter") from None
-        raise BadRequest(f"Invalid value for {param or 'the body'}: {what}."[:300], param=param and param[:120], code="invalid_value") from None
+                raise BadRequest(
+                    f"Unknown parameter: {param!r}."[:300], param=param[:120], code="unknown_parameter"
+                ) from None
+        raise BadRequest(
+            f"Invalid value for {param or 'the body'}: {what}."[:300], param=param and param[:120], code="invalid_value"
+        ) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"The body is not valid JSON: {str(error)[:200]}.", code="invalid_json") from None
     except RecursionError:
@@ -82,7 +86,9 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
 
 def error_body(error: TollwayError) -> bytes:
     """An error in OpenAI's shape."""
-    return msgspec.json.encode({"error": {"message": str(error), "type": error.type, "param": error.param, "code": error.code}})
+    return msgspec.json.encode(
+        {"error": {"message": str(error), "type": error.type, "param": error.param, "code": error.code}}
+    )
 
 
 async def send_json(send: Send, status: int, body: bytes, headers: Headers) -> None:
@@ -147,4 +153,7 @@ def _bounded(body: bytes, limit: int) -> bytes:
 
 
 def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"The request body is larger than {limit:,} bytes.", hint="Send less, or ask the operator to raise body_bytes_max.")
+    return TooLarge(
+        f"The request body is larger than {limit:,} bytes.",
+        hint="Send less, or ask the operator to raise body_bytes_max.",
+    )
