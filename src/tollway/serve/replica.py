@@ -165,6 +165,7 @@ class Replica:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         self._enter(State.DEAD)
+        self._turn.set()  # whoever still waits in `start` hears that it is over
         if self._own_folder and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -178,6 +179,9 @@ class Replica:
                 await self._live()
             except Failed as failure:
                 self.last_failure = str(failure)
+            except Exception as error:  # noqa: BLE001 - logged; a fault of ours must not end the supervision
+                self.last_failure = f"the supervisor failed ({type(error).__name__})"
+                _LOG.exception("replica_supervisor_failed", replica=self.name)
             self._turn.set()
             if self.state is State.DRAINING:
                 self._enter(State.DEAD)
@@ -221,35 +225,33 @@ class Replica:
             return
         socket.unlink(missing_ok=True)
         pipe = asyncio.subprocess.PIPE
-        process = self._process = await asyncio.create_subprocess_exec(
-            *launch.argv,
-            stdin=pipe,
-            stdout=pipe,
-            stderr=pipe,
-            env=_environment(),
-            start_new_session=True,
-            close_fds=True,
-        )
+        try:
+            process = self._process = await asyncio.create_subprocess_exec(
+                *launch.argv, stdin=pipe, stdout=pipe, stderr=pipe, env=_environment(), start_new_session=True
+            )
+        except OSError as error:
+            raise Failed(f"its process cannot be started: {error.strerror}") from None
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(ConnectionError):
             process.stdin.write(launch.first_line)
             await process.stdin.drain()
-        try:
-            word: Any = json.loads(await process.stdout.readline())
-        except ValueError:
-            word = {}
-        if word.get("event") != "ready":
-            raise Failed(await self._reason(process, str(word.get("why", ""))))
+        word: Any = None
+        with contextlib.suppress(ValueError):  # no JSON, or a line without end
+            word = json.loads(await process.stdout.readline())
+        if not isinstance(word, dict) or word.get("event") != "ready":
+            raise Failed(await self._reason(process, word))
 
-    async def _reason(self, process: asyncio.subprocess.Process, why: str) -> str:
-        """What a process said before it died while loading: nothing it could quote had been asked yet."""
+    async def _reason(self, process: asyncio.subprocess.Process, word: Any) -> str:
+        """Why loading failed, from what the process said before anybody had asked it anything it could quote."""
+        if isinstance(word, dict) and word.get("why"):
+            return str(word["why"])
         assert process.stderr is not None
         noise = b""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(0.5):
                 noise = await process.stderr.read(_NOISE_BYTES)
         last = noise.decode(errors="replace").strip().splitlines()[-1:]
-        return why or "; ".join(last) or "its process ended while loading the model"
+        return "; ".join(last) or "its process did not report that the model is loaded"
 
     async def _prove(self, pool: Pool, address: Address) -> None:
         """Ready means that a real inference was answered."""
@@ -303,12 +305,16 @@ class Replica:
             return
         if process.stdin is not None:
             process.stdin.close()
+        told_to_stop = self._task is None
         try:
-            async with asyncio.timeout(self._pace.stop_within_s if self.state is State.READY else 0.2):
+            async with asyncio.timeout(self._pace.stop_within_s if told_to_stop else 0.2):
                 await process.wait()
-        except (TimeoutError, asyncio.CancelledError):
+        except TimeoutError:
+            pass
+        finally:  # also when cancelled here
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
+            process._transport.close()  # type: ignore[attr-defined]  # `wait` would wait for output nobody reads
             await process.wait()
 
     def _enter(self, state: State) -> None:
