@@ -9,6 +9,7 @@ from bench.rig.load import NOISY, Block, Target, measure
 from bench.rig.processes import Rig, talk
 
 BUSY, ALONE, SLOW_STREAMS = 32, 1, 64
+STARVED = 0.9  # a peer at 32 connections uses more of its core than this, unless the client is too slow
 REPEATS = 12  # so many disturbed blocks are run again, in all
 
 
@@ -86,8 +87,14 @@ def run(rig: Rig, pace: Pace, targets: Mapping[str, Target]) -> tuple[list[Round
     return rounds, every
 
 
-def _rates(rounds: list[Round], top: tuple[str, bool, int], bottom: tuple[str, bool, int]) -> list[float]:
-    return [r[top].rate / r[bottom].rate for r in rounds if top in r and bottom in r and r[bottom].rate]
+def _rates(rounds: list[Round], ours: tuple[str, bool, int], peer: tuple[str, bool, int]) -> list[float]:
+    """Our rate over the peer's. A peer that could not use its core, because something kept the load generator from
+    asking for more, is credited with what it would do on a whole one: noise must not make us look better."""
+    return [
+        r[ours].rate / (r[peer].rate / (r[peer].cpu if r[peer].cpu < STARVED else 1))
+        for r in rounds
+        if ours in r and peer in r and r[peer].rate
+    ]
 
 
 def _added(rounds: list[Round], sse: bool, what: str) -> list[float]:
