@@ -1,0 +1,17 @@
+"""Every test here drives a real gateway with the real models through somebody else's client."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.clients.open_shop import open_shop
+
+__all__ = ["open_shop"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lives in this folder."""
+    for item in items:
+        if Path(item.path).is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.clients)
+            item.add_marker(pytest.mark.engine)
