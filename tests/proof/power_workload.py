@@ -1,0 +1,142 @@
+"""The program whose recording `test_power_loss` replays: the real Recorder with several calls at a time and a wallet.
+
+    python -m tests.proof.power_workload HOME ORG KEY SUBSCRIPTION PLAN_VERSION EVENTS PLANTED
+
+It prints `ACK request_id` when the recorder says that an event is durable: the moment an answer would end. PLANTED names
+a bug to put in ("" for none), so that the checker itself is checked.
+"""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from tollway.kit.clock import SystemClock
+from tollway.kit.db import Database
+from tollway.sell import catalog, rating
+from tollway.sell.metering import Recorder, UsageEvent
+
+WORKERS = 4
+BUGS = ("synchronous_normal", "ack_before_commit", "event_twice", "wallet_apart", "rollup_apart")
+
+
+class _Sieve:
+    """A connection that does something else with one statement."""
+
+    def __init__(self, conn: sa.Connection, statement: Any, instead: Any) -> None:
+        self._conn, self._statement, self._instead = conn, statement, instead
+
+    def execute(self, statement: Any, *args: Any) -> Any:
+        return self._instead(*args) if statement is self._statement else self._conn.execute(statement, *args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._conn, name)
+
+
+class EventTwice(Recorder):
+    """Planted: a second try writes the event again under a new id."""
+
+    def _write(self, conn: Any, batch: Any) -> Any:
+        def twice(rows: list[dict[str, Any]]) -> None:
+            conn.execute(self._insert_event, rows)
+            again = rows[0] | {"id": rows[0]["id"] + "2"}
+            if int(again["request_id"].rpartition("_")[2]) % 20 == 0:
+                conn.execute(self._insert_event, [again])
+
+        return super()._write(_Sieve(conn, self._insert_event, twice), batch)  # type: ignore[arg-type]
+
+
+class RollupApart(Recorder):
+    """Planted: the daily rollup in a transaction of its own."""
+
+    def _write(self, conn: Any, batch: Any) -> Any:
+        return super()._write(_Sieve(conn, self._upsert_daily, lambda rows: self._later.extend(rows)), batch)  # type: ignore[arg-type]
+
+    def _keep(self, batch: Any) -> None:
+        self._later: list[dict[str, Any]] = []
+        super()._keep(batch)
+        with self._db.write() as conn:
+            conn.execute(self._upsert_daily, self._later)
+
+
+class WalletApart(Recorder):
+    """Planted: the wallet pays in a transaction of its own."""
+
+    def _charge_wallet(self, conn: Any, *args: Any, **more: Any) -> None:
+        self._later.append((args, more))
+
+    def _keep(self, batch: Any) -> None:
+        self._later: list[Any] = []
+        super()._keep(batch)
+        with self._db.write() as conn:
+            for args, more in self._later:
+                super()._charge_wallet(conn, *args, **more)
+
+
+def _recorder(planted: str) -> type[Recorder]:
+    return {"event_twice": EventTwice, "rollup_apart": RollupApart, "wallet_apart": WalletApart}.get(planted, Recorder)
+
+
+def _open(home: Path, planted: str) -> Database:
+    db = Database(str(home / "tollway.db"))
+
+    @sa.event.listens_for(db.engine, "connect")
+    def _tune(raw: Any, _record: Any) -> None:
+        raw.execute("PRAGMA wal_autocheckpoint=60").fetchall()  # many checkpoints in a short recording
+        if planted == "synchronous_normal":
+            raw.execute("PRAGMA synchronous=NORMAL").fetchall()
+
+    return db
+
+
+async def main(home: str, org: str, key: str, subscription: str, plan: str, count: str, planted: str) -> None:
+    db = _open(Path(home), planted)
+    with db.read() as conn:
+        terms = catalog.get_plan_version(conn, plan).terms
+    recorder = _recorder(planted)(db, SystemClock(), lambda wallets: None)
+    numbers = iter(range(int(count)))
+    used: dict[int, int] = {}
+
+    async def work() -> None:
+        for number in numbers:
+            event = _event(number, terms, used, org_id=org, key_id=key, subscription_id=subscription, plan_version_id=plan)
+            done = recorder.record(event, terms.currency)
+            if planted != "ack_before_commit":
+                await done
+            os.write(1, f"ACK {event.request_id}\n".encode())
+            await done
+
+    await asyncio.gather(*(work() for _ in range(WORKERS)))
+    await recorder.close()
+    db.close()
+
+
+def _event(number: int, terms: catalog.Terms, used: dict[int, int], **who: str) -> UsageEvent:
+    tokens = {"input_tokens": 10 + number % 7, "cached_tokens": number % 3, "output_tokens": 1 + number % 40}
+    picos, units = rating.rate(terms, used, "m", tokens | {"requests": 1})
+    for index, amount in units.items():
+        used[index] = used.get(index, 0) + amount
+    return UsageEvent(
+        id=f"evt_{number}",
+        request_id=f"req_{number}",
+        model="m",
+        model_version="1",
+        operation="chat",
+        status="ok",
+        at_ms=1_700_000_000_000 + number,
+        price_picos=picos,
+        prefill_us=number,
+        decode_us=2 * number,
+        first_token_us=None,
+        duration_us=3 * number,
+        streamed=False,
+        **tokens,
+        **who,
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
