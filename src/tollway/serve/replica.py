@@ -305,9 +305,9 @@ class Replica:
             return
         if process.stdin is not None:
             process.stdin.close()
-        told_to_stop = self._task is None
+        polite = self._task is None and self.state is not State.STARTING  # told to stop, and able to hear it
         try:
-            async with asyncio.timeout(self._pace.stop_within_s if told_to_stop else 0.2):
+            async with asyncio.timeout(self._pace.stop_within_s if polite else 0.2):
                 await process.wait()
         except TimeoutError:
             pass
