@@ -65,7 +65,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     ready_within_s: float = 120.0
     pulse_every_s: float = 2.0
     upstream_pulse_every_s: float = 10.0
-    pulse_within_s: float = 20.0  # one step of a large model on a busy machine takes seconds
+    pulse_within_s: float = 60.0  # one step of a large model on a busy machine takes many seconds
     backoff_first_s: float = 0.1
     backoff_most_s: float = 10.0
     settled_after_s: float = 60.0
