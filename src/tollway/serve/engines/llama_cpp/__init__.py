@@ -39,8 +39,9 @@ class LlamaCpp:
 
     `context_tokens` is what all slots together hold (one unified cache); a single call may use all of it, up to what
     the model was made for. `threads=0`: the CPU quota less one, for two spinning threads on two busy cores collapse.
-    `batch_tokens` bounds one step: a long prompt is read in steps of 128 tokens (fewer for large models), between which other calls get their
-    tokens and a caller who left is noticed. Measured: same prefill speed as 2048, but 1.1 s instead of 16 s of silence.
+    `batch_tokens` bounds one step: a long prompt is read in steps of 128 tokens (fewer for large models), between which
+    other calls get their tokens and a caller who left is noticed. Measured: same prefill speed as 2048, but 1.1 s
+    instead of 16 s of silence.
     """
 
     name = "llama_cpp"
