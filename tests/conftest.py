@@ -109,7 +109,6 @@ def _record_use(conn: sa.Connection, subscription: catalog.Subscription, **given
     names = ("input_tokens", "cached_tokens", "output_tokens", "prefill_us", "decode_us", "duration_us")
     row: dict[str, Any] = dict.fromkeys(names, 0) | {
         "id": new_id("evt", given["at_ms"]),
-        "request_id": f"req_{uuid.uuid4().hex}",
         "org_id": subscription.org_id,
         "key_id": "key_1",
         "subscription_id": subscription.id,
@@ -122,6 +121,7 @@ def _record_use(conn: sa.Connection, subscription: catalog.Subscription, **given
         "streamed": False,
     }
     row |= given
+    row["request_id"] = row["id"].replace("evt_", "req_")
     terms = catalog.get_plan_version(conn, row["plan_version_id"]).terms
     meters = {name: row[name] for name in names[:3]} | {"requests": 1}
     free = row["status"] == "aborted" and terms.aborted == "free"

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from tollway.kit.errors import Unavailable
+from tollway.kit.errors import BadRequest, Unavailable
 
 MINIMUM_SQLITE = (3, 51, 3)
 metadata = sa.MetaData(
@@ -42,13 +42,13 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A read transaction; nothing written in it is kept."""
-        with self.engine.connect() as conn:
+        with _storable(), self.engine.connect() as conn:
             yield conn
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A write transaction: committed at the end of the block, rolled back on any exception."""
-        with self._writer.begin() as conn:
+        with _storable(), self._writer.begin() as conn:
             yield conn
 
     def insert(self, table: sa.Table) -> Any:
@@ -65,6 +65,15 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
+
+
+@contextmanager
+def _storable() -> Iterator[None]:
+    """What no database can hold (a NUL character, a number beyond 64 bits) is the caller's mistake, not ours."""
+    try:
+        yield
+    except (sa.exc.DataError, OverflowError) as error:
+        raise BadRequest("A value in this request cannot be stored: a NUL character, or a number out of range.") from error
 
 
 def normalise_url(url: str) -> str:

@@ -233,6 +233,11 @@ def new_event_id(now_ms: int) -> str:
     return new_id("evt", now_ms)
 
 
+def event_id_of(request_id: str) -> str:
+    """The event of a request: they share what follows the prefix. An event's own id is left as it is."""
+    return f"evt_{request_id.removeprefix('req_')}" if request_id.startswith("req_") else request_id
+
+
 def _rollup(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The batch summed per organization, day, key, model and plan version."""
     sums: dict[tuple[str, ...], dict[str, int]] = defaultdict(lambda: dict.fromkeys(_ROLLED, 0))

@@ -4,6 +4,7 @@ Running gateways watch it and reload what they hold in memory; nothing else has 
 """
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from tollway.sell import tables
 
@@ -12,11 +13,9 @@ _NAME = "access"
 
 def touch(conn: sa.Connection) -> None:
     """Say that something changed; part of the same transaction as the change."""
-    moved = conn.execute(
-        tables.revision.update().where(tables.revision.c.name == _NAME).values(value=tables.revision.c.value + 1)
-    )
-    if moved.rowcount == 0:
-        conn.execute(tables.revision.insert().values(name=_NAME, value=1))
+    insert = (sqlite if conn.dialect.name == "sqlite" else postgresql).insert(tables.revision)
+    moved = insert.on_conflict_do_update(index_elements=["name"], set_={"value": tables.revision.c.value + 1})
+    conn.execute(moved, {"name": _NAME, "value": 1})
 
 
 def current(conn: sa.Connection) -> int:

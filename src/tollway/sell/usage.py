@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from tollway.kit.errors import BadRequest, NotFound
 from tollway.sell import tables
-from tollway.sell.metering import UsageEvent
+from tollway.sell.metering import UsageEvent, event_id_of
 
 _SUMMED = ("requests", "input_tokens", "cached_tokens", "output_tokens", "price_picos", "prefill_us", "decode_us")
 _DAYS_MOST = 3700
@@ -146,10 +146,10 @@ def recent_events(
 def find_event(conn: sa.Connection, request_id: str, org_id: str | None = None) -> UsageEvent:
     """The event of one request, by its `x-request-id` (or the event's own id). Raises NotFound, also for others'."""
     event = tables.usage_event.c
-    query = sa.select(tables.usage_event).where((event.request_id == request_id) | (event.id == request_id))
+    query = sa.select(tables.usage_event).where(event.id == event_id_of(request_id))
     if org_id is not None:
         query = query.where(event.org_id == org_id)
-    row = conn.execute(query.order_by(event.id).limit(1)).first()
+    row = conn.execute(query).first()
     if row is None:
         raise NotFound(f"There is no usage event for the request {request_id!r}.", code="event_not_found")
     return UsageEvent(**row._mapping)

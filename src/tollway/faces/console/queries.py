@@ -6,13 +6,15 @@ Rules: an organization's page passes its `org_id` and every statement filters by
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from tollway.faces.console.ranges import DAY_MS, Range
-from tollway.kit.clock import day_of
+from tollway.kit.clock import day_of, month_of, to_ms
 from tollway.sell import tables as sell
+from tollway.sell.metering import event_id_of
 from tollway.serve import tables as serve
 
 METERS: Final = ("requests", "input_tokens", "cached_tokens", "output_tokens", "price_picos", "prefill_us", "decode_us")
@@ -111,7 +113,9 @@ def events(
     if filters.get("day"):
         start_ms = day_start_ms(filters["day"])
         query = query.where(event.at_ms >= start_ms, event.at_ms < start_ms + DAY_MS)
-    for column, name in ((event.model, "model"), (event.key_id, "key"), (event.request_id, "request")):
+    if filters.get("request"):
+        query = query.where(event.id == event_id_of(filters["request"]))
+    for column, name in ((event.model, "model"), (event.key_id, "key")):
         if filters.get(name):
             query = query.where(column == filters[name])
     if before_id:
@@ -122,10 +126,10 @@ def events(
 def event(conn: sa.Connection, event_id: str, org_id: str | None) -> dict[str, Any] | None:
     """One call by its id, or by the request id its caller saw; another organization's call does not exist."""
     table = sell.usage_event
-    query = sa.select(table).where(sa.or_(table.c.id == event_id, table.c.request_id == event_id))
+    query = sa.select(table).where(table.c.id == event_id_of(event_id))
     if org_id is not None:
         query = query.where(table.c.org_id == org_id)
-    row = conn.execute(query.order_by(table.c.id.desc()).limit(1)).first()
+    row = conn.execute(query).first()
     return dict(row._mapping) if row else None
 
 
@@ -267,17 +271,11 @@ def _aborted(conn: sa.Connection, from_ms: int, to_ms: int, org_id: str | None) 
 
 
 def day_start_ms(day: str) -> int:
-    from datetime import UTC, datetime
-
-    from tollway.kit.clock import to_ms
-
     return to_ms(datetime.fromisoformat(day).replace(tzinfo=UTC))
 
 
 def due_drafts(conn: sa.Connection, now_ms: int) -> int:
     """Drafts of months that are over: they wait for being finalised."""
-    from tollway.kit.clock import month_of
-
     table = sell.invoice
     query = sa.select(sa.func.count()).where(table.c.status == "draft", table.c.period < month_of(now_ms))
     return int(conn.execute(query).scalar_one())
