@@ -10,7 +10,6 @@ from bench.rig.processes import Rig, talk
 
 BUSY, ALONE, SLOW_STREAMS = 32, 1, 64
 STARVED = 0.9  # a peer at 32 connections uses more of its core than this, unless the client is too slow
-REPEATS = 12  # so many disturbed blocks are run again, in all
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,11 @@ class Pace:
     slow_peer_seconds: float
     warmup: float
     slow_peer_warmup: float
+    repeats: int  # so many disturbed blocks are run again, in all
 
 
-FULL = Pace(rounds=5, seconds=2.5, slow_peer_seconds=4.0, warmup=0.5, slow_peer_warmup=1.5)
-QUICK = Pace(rounds=3, seconds=1.0, slow_peer_seconds=1.8, warmup=0.3, slow_peer_warmup=0.8)
+FULL = Pace(rounds=5, seconds=2.5, slow_peer_seconds=4.0, warmup=0.5, slow_peer_warmup=1.5, repeats=12)
+QUICK = Pace(rounds=3, seconds=1.0, slow_peer_seconds=1.8, warmup=0.3, slow_peer_warmup=0.8, repeats=4)
 
 # (target, streamed, connections): what one round consists of
 PLAN = (
@@ -68,7 +68,7 @@ def run(rig: Rig, pace: Pace, targets: Mapping[str, Target]) -> tuple[list[Round
     machine favours nobody. A block disturbed by other processes is run again and the quieter one counts, whatever it gave."""
     rounds: list[Round] = []
     every: list[Block] = []
-    again = REPEATS
+    again = pace.repeats
     plan = [step for step in PLAN if step[0] in targets]
     if "gateway-slow" in targets:
         plan += [("direct-slow", True, SLOW_STREAMS), ("gateway-slow", True, SLOW_STREAMS)]
