@@ -51,7 +51,7 @@ TABLE = (
     Setting("queue_timeout_s", float, 60.0, "A call that waited this long for a replica gets 503."),
     Setting("replica_slots", int, 8, "Calls one replica works on at the same time."),
     Setting("replica_threads", int, 0, "CPU threads of a replica; 0: the machine's cores less one, at least one."),
-    Setting("replica_context_tokens", int, 32768, "Tokens of context a replica keeps for all its slots together."),
+    Setting("replica_context_tokens", int, 16384, "Tokens of context a replica keeps for all its slots together."),
     Setting("output_tokens_default", int, 1024, "Bound on the answer when the caller names none."),
     Setting("refresh_s", float, 0.25, "How often the gateway looks for changed keys, plans and wallets."),
     Setting("session_hours", int, 12, "How long a console session lasts without a new login."),

@@ -147,6 +147,13 @@ def refusal_of(status: int, body: bytes) -> TollwayError:
             param="messages",
             hint="Shorten the prompt.",
         )
+    if "too large to process" in message:  # an encoder reads each text whole
+        return BadRequest(
+            "A text is longer than this model's context.",
+            code="context_length_exceeded",
+            param="input",
+            hint="Shorten or split it.",
+        )
     if status in (400, 413, 422):
         return BadRequest(message or "The engine refused this request.", code="engine_refused")
     if status == 501:
