@@ -208,7 +208,7 @@ class Call:
         event = self._settle(status, counts)
         crashpoint("call.before_record")
         wallet = self.grant.plan.terms.currency if self.grant.wallet else None
-        await self.desk.recorder.record(event, wallet)
+        await self.desk.recorder.record(event, wallet, lambda: self._unsettle(event))
         crashpoint("call.after_record")
 
     def counts(self) -> tuple[int, int, int]:
@@ -262,11 +262,16 @@ class Call:
         tokens = (counts[0] + counts[1], counts[2])
         self.desk.metrics.call(self.request.operation, self.request.model, status, now - self.began, first_s, tokens)
 
+    def _unsettle(self, event: UsageEvent) -> None:
+        """The event could not be kept."""
+        self.desk.access.unsettle(
+            self.grant, _quantities(event.input_tokens, event.cached_tokens, event.output_tokens), event.price_picos
+        )
+
     def _settle(self, status: str, counts: tuple[int, int, int]) -> UsageEvent:
         fresh, cached, output = counts
         grant, account = self.grant, self.grant.caller.account
-        quantities = {"input_tokens": fresh, "cached_tokens": cached, "output_tokens": output, "requests": 1}
-        self.price_picos = self.desk.access.settle(grant, quantities)
+        self.price_picos = self.desk.access.settle(grant, _quantities(fresh, cached, output))
         first = self.first_piece_at()
         return UsageEvent(
             id=f"evt_{self.id}",
@@ -290,6 +295,10 @@ class Call:
             duration_us=round((time.monotonic() - self.began) * 1e6),
             streamed=bool(self.request.stream),
         )
+
+
+def _quantities(fresh: int, cached: int, output: int) -> dict[str, int]:
+    return {"input_tokens": fresh, "cached_tokens": cached, "output_tokens": output, "requests": 1}
 
 
 async def _stop(tasks: Sequence[asyncio.Future[Any]]) -> None:

@@ -78,10 +78,12 @@ class Gateway:
         def read(conn: sa.Connection) -> tuple[Book, list[Model]] | None:
             return None if revision.current(conn) == known else (read_book(conn, now_ms), list_models(conn))
 
-        found = await self.desk.recorder.run(read)
-        if found is not None:
-            self.desk.access.adopt(found[0])
-            self.desk.fleet.offer(found[1])
+        def take_over(found: tuple[Book, list[Model]] | None) -> None:
+            if found is not None:
+                self.desk.access.adopt(found[0])
+                self.desk.fleet.offer(found[1])
+
+        await self.desk.recorder.run(read, take_over)
 
     async def _keep_fresh(self) -> None:
         while True:

@@ -220,6 +220,15 @@ class Access:
             grant.caller.account.pending_picos += picos
         return picos
 
+    def unsettle(self, grant: Grant, quantities: dict[str, int], picos: int) -> None:
+        """Take a settlement back: its event could not be recorded, so the call was not answered and is not owed."""
+        spending = grant.spending
+        for index, used in rating.rate(spending.terms, {}, grant.model, quantities)[1].items():
+            spending.units[index] -= used
+        spending.tokens -= sum(quantities.get(meter, 0) for meter in ("input_tokens", "cached_tokens", "output_tokens"))
+        if grant.wallet:
+            grant.caller.account.pending_picos -= picos
+
     def release(self, grant: Grant) -> None:
         """Give everything back: nothing was delivered. The request itself still counts against RPM."""
         self._free(grant)

@@ -74,6 +74,8 @@ class _Job(msgspec.Struct):
     event: UsageEvent | None = None
     currency: str | None = None
     work: Callable[[sa.Connection], Any] | None = None
+    then: Callable[[Any], None] | None = None  # on the loop, with the result of `work`, before later news
+    on_lost: Callable[[], None] | None = None  # on the loop, when the event could not be kept
 
 
 class Recorder:
@@ -100,13 +102,17 @@ class Recorder:
         )
         self._thread.start()
 
-    def record(self, event: UsageEvent, wallet_currency: str | None) -> "asyncio.Future[None]":
-        """Keep an event; the future is done when it is durable. `wallet_currency` is None when no wallet pays."""
-        return self._put(_Job(self._loop.create_future(), event=event, currency=wallet_currency))
+    def record(
+        self, event: UsageEvent, wallet_currency: str | None, on_lost: Callable[[], None] | None = None
+    ) -> "asyncio.Future[None]":
+        """Keep an event; the future is done when it is durable. `wallet_currency` is None when no wallet pays. `on_lost`
+        is called when it could not be kept, whether or not anybody still waits for the future."""
+        return self._put(_Job(self._loop.create_future(), event=event, currency=wallet_currency, on_lost=on_lost))
 
-    async def run(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run a small function in a write transaction on the writer's thread."""
-        result: T = await self._put(_Job(self._loop.create_future(), work=work))
+    async def run(self, work: Callable[[sa.Connection], T], then: Callable[[T], None] | None = None) -> T:
+        """Run a small function in a write transaction on the writer's thread. `then` takes over its result before the
+        news of any later commit: a balance that was read must not replace a newer one."""
+        result: T = await self._put(_Job(self._loop.create_future(), work=work, then=then))
         return result
 
     @property
@@ -166,6 +172,15 @@ class Recorder:
                 first = False
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 2, 0.5)
+            except Exception as error:  # noqa: BLE001 - logged, and told to each caller
+                # An event that no database holds (a number beyond 64 bits): it fails alone, and the thread lives on.
+                self._log.error("event cannot be kept", error=repr(error)[:300], events=len(batch))
+                if len(batch) == 1:
+                    self._tell(batch, error=_cannot_record())
+                else:
+                    for job in batch:
+                        self._keep([job])
+                return
         self.commits += 1
         self.events += len(batch)
         self._tell(batch, wallets=wallets)
@@ -182,7 +197,7 @@ class Recorder:
             self._loop.call_soon_threadsafe(_finish, [job], None, error)
             self._log.error("job failed", error=repr(error))
         else:
-            self._loop.call_soon_threadsafe(_finish, [job], result, None)
+            self._loop.call_soon_threadsafe(_take_over, job, result)
 
     def _tell(
         self, batch: list[_Job], wallets: list[Committed] | None = None, error: BaseException | None = None
@@ -190,6 +205,10 @@ class Recorder:
         def on_loop() -> None:
             if wallets:
                 self._on_commit(wallets)
+            if error is not None:
+                for job in batch:
+                    if job.on_lost is not None:
+                        job.on_lost()
             _finish(batch, None, error)
 
         self._loop.call_soon_threadsafe(on_loop)
@@ -276,6 +295,17 @@ def _wallets_of(conn: sa.Connection, owed: dict[tuple[str, str], int]) -> list[C
         balance = ledger.wallet_micros(conn, org_id, currency) * PICOS_PER_MICRO
         wallets.append(Committed(org_id, balance - _carry(conn, org_id), picos))
     return wallets
+
+
+def _take_over(job: _Job, result: Any) -> None:
+    try:
+        if job.then is not None:
+            job.then(result)
+    except Exception as error:  # noqa: BLE001 - logged, and raised where it is awaited
+        _finish([job], None, error)
+        log.get("sell.metering").error("result not taken over", error=repr(error))
+    else:
+        _finish([job], result, None)
 
 
 def _finish(jobs: list[_Job], result: Any, error: BaseException | None) -> None:
