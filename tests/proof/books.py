@@ -1,7 +1,7 @@
 """Do the books close? Everything that must hold between events, rollup, ledger and wallets, whatever happened before.
 
-    problems(db, customers)         -> what is wrong, in words; empty when nothing is
-    unmatched(db, answered, lost)   -> answered calls without their one event, events that nobody waited for
+problems(db, customers)         -> what is wrong, in words; empty when nothing is
+unmatched(db, answered, lost)   -> answered calls without their one event, events that nobody waited for
 """
 
 from collections import Counter
@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
-from tests.proof.house import Answer, Customer
 
+from tests.proof.house import Answer, Customer
 from tollway.kit.db import Database
 from tollway.kit.money import PICOS_PER_MICRO
 from tollway.sell import catalog, ledger, rating, tables
@@ -40,8 +40,12 @@ def _rollup_off(conn: sa.Connection) -> list[str]:
     where = ("org_id", "key_id", "model", "plan_version_id")
     by_event = sa.select(*(event[n] for n in where), sa.func.count(), *(sa.func.sum(event[n]) for n in _SUMS))
     by_day = sa.select(*(daily[n] for n in where), *(sa.func.sum(daily[n]) for n in ("requests", *_SUMS)))
-    from_events = {tuple(r[:4]): tuple(map(int, r[4:])) for r in conn.execute(by_event.group_by(*(event[n] for n in where)))}
-    from_days = {tuple(r[:4]): tuple(map(int, r[4:])) for r in conn.execute(by_day.group_by(*(daily[n] for n in where)))}
+    from_events = {
+        tuple(r[:4]): tuple(map(int, r[4:])) for r in conn.execute(by_event.group_by(*(event[n] for n in where)))
+    }
+    from_days = {
+        tuple(r[:4]): tuple(map(int, r[4:])) for r in conn.execute(by_day.group_by(*(daily[n] for n in where)))
+    }
     places = from_events.keys() | from_days.keys()
     return [
         f"rollup of {place} is {from_days.get(place)}, its events are {from_events.get(place)}"
@@ -85,7 +89,9 @@ def _price_off(conn: sa.Connection, customer: Customer) -> list[str]:
 
 def _spent_picos(conn: sa.Connection, customer: Customer) -> int:
     event = tables.usage_event.c
-    return int(conn.execute(sa.select(sa.func.sum(event.price_picos)).where(event.org_id == customer.org_id)).scalar() or 0)
+    return int(
+        conn.execute(sa.select(sa.func.sum(event.price_picos)).where(event.org_id == customer.org_id)).scalar() or 0
+    )
 
 
 def events(db: Database) -> dict[str, sa.Row[tuple[object, ...]]]:

@@ -204,7 +204,9 @@ def tollway_program() -> list[str]:
 def run_cli(home: Path, *words: str, database_url: str = "") -> Any:
     """Run one command with --json; returns its document. Raises with its stderr when it fails."""
     command = [*tollway_program(), *words, "--home", str(home), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=_environment(database_url), check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env=_environment(database_url), check=False
+    )
     if done.returncode:
         raise RuntimeError(f"`tollway {' '.join(words)}` ended with {done.returncode}:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout) if done.stdout.strip() else None
@@ -246,7 +248,13 @@ def shop_of(home: Path, database_url: str = "") -> Any:
 
 
 def make_customer(
-    home: Path, terms: catalog.Terms = PAID, wallet_micros: int = 0, *, name: str = "acme", database_url: str = "", **key: Any
+    home: Path,
+    terms: catalog.Terms = PAID,
+    wallet_micros: int = 0,
+    *,
+    name: str = "acme",
+    database_url: str = "",
+    **key: Any,
 ) -> Customer:
     """An organization on a plan of its own with `terms`, a filled wallet and an API key; a running gateway knows it
     within a quarter of a second. `key`: limits of the key (rpm, tpm, concurrency, models, scopes)."""
@@ -261,7 +269,9 @@ def make_customer(
     return Customer(org.id, name, issued.secret, issued.id, terms.currency, wallet_micros)
 
 
-def offer_upstream(home: Path, name: str, url: str, *, upstream_model: str = "", kind: Any = "chat", database_url: str = "") -> None:
+def offer_upstream(
+    home: Path, name: str, url: str, *, upstream_model: str = "", kind: Any = "chat", database_url: str = ""
+) -> None:
     """Put the server at `url` (up to /v1) on offer under `name`."""
     with shop_of(home, database_url) as shop, shop.db.write() as conn:
         models.offer_upstream(conn, shop.clock.now_ms(), name, kind, models.Upstream(url, upstream_model or name))
@@ -336,7 +346,9 @@ class Answer:
             choice = self.json["choices"][0]
             return str(choice.get("text") or choice["message"]["content"])
         pieces = [json.loads(event) for event in self.events if event.startswith(b"{")]
-        return "".join(str(piece["choices"][0].get("delta", {}).get("content") or "") for piece in pieces if piece.get("choices"))
+        return "".join(
+            str(piece["choices"][0].get("delta", {}).get("content") or "") for piece in pieces if piece.get("choices")
+        )
 
 
 def chat(text: str, model: str = "smollm2-135m-instruct", *, stream: bool = False, **more: Any) -> dict[str, Any]:

@@ -18,7 +18,9 @@ MODEL = "mill"
 class Crowd:
     """Clients that call until told to stop or until the gateway is gone."""
 
-    def __init__(self, customers: Sequence[Customer], seed: int = 0, *, leavers: float = 0.1, failing: float = 0.05) -> None:
+    def __init__(
+        self, customers: Sequence[Customer], seed: int = 0, *, leavers: float = 0.1, failing: float = 0.05
+    ) -> None:
         self.customers, self.random, self.noted = customers, random.Random(seed), Noted()
         self._leavers, self._failing = leavers, failing
         self._numbers = itertools.count(1)
@@ -43,7 +45,7 @@ class Crowd:
         stream, kind = pick.random() < 0.5, pick.random()
         leaves = kind < self._leavers
         fails = not leaves and kind < self._leavers + self._failing
-        tokens, fresh, cached = pick.randint(1, 30), 10 + number % 500, pick.randint(0, 9)
+        tokens, fresh, cached = pick.randint(1, 30), 5 + number % 50, pick.randint(0, 9)
         pause_ms = 5 if leaves else pick.choice((0, 0, 2))
         words = upstream.prompt(name, tokens, input_=fresh + cached, cached=cached, pause_ms=pause_ms)
         body = chat(words + (" fail=1" if fails else ""), MODEL, stream=stream or leaves, max_tokens=40)
@@ -53,7 +55,9 @@ class Crowd:
         )
         if answer.answered:
             if tokens_stated(answer) != (fresh, cached, tokens):
-                self.problems.append(f"{name} states {tokens_stated(answer)}, the engine counted {(fresh, cached, tokens)}")
+                self.problems.append(
+                    f"{name} states {tokens_stated(answer)}, the engine counted {(fresh, cached, tokens)}"
+                )
             self.noted.answered[answer.request_id] = tokens_stated(answer)
         elif answer.left or (leaves and answer.request_id and not answer.error):
             self.noted.left[answer.request_id] = name

@@ -102,7 +102,9 @@ async def main(home: str, org: str, key: str, subscription: str, plan: str, coun
 
     async def work() -> None:
         for number in numbers:
-            event = _event(number, terms, used, org_id=org, key_id=key, subscription_id=subscription, plan_version_id=plan)
+            event = _event(
+                number, terms, used, org_id=org, key_id=key, subscription_id=subscription, plan_version_id=plan
+            )
             done = recorder.record(event, terms.currency)
             if planted != "ack_before_commit":
                 await done

@@ -22,7 +22,9 @@ from pathlib import Path
 
 SECTOR = 512
 MODES = ("nothing", "everything", "some writes", "some sectors", "torn last write")
-_CALLS = "openat,close,write,pwrite64,pwritev,fsync,fdatasync,ftruncate,fallocate,unlink,unlinkat,rename,renameat,renameat2"
+_CALLS = (
+    "openat,close,write,pwrite64,pwritev,fsync,fdatasync,ftruncate,fallocate,unlink,unlinkat,rename,renameat,renameat2"
+)
 _LINE = re.compile(r"^(\d+) +(?:<\.\.\. )?(\w+)(?: resumed>|\()(.*?)(?: <unfinished \.\.\.>|\) += (-?\d+).*)$")
 _TEXT = re.compile(r'"((?:\\x[0-9a-f]{2})*)"(\.\.\.)?')
 
@@ -54,7 +56,20 @@ def record(command: Sequence[str], trace: Path, env: Mapping[str, str], timeout_
     strace = shutil.which("strace")
     if strace is None:
         raise RuntimeError("the power-loss proof needs strace: apt-get install strace")
-    watch = [strace, "-f", "--seccomp-bpf", "-xx", "-s", "1000000", "-e", f"trace={_CALLS}", "-e", "signal=none", "-o", str(trace)]
+    watch = [
+        strace,
+        "-f",
+        "--seccomp-bpf",
+        "-xx",
+        "-s",
+        "1000000",
+        "-e",
+        f"trace={_CALLS}",
+        "-e",
+        "signal=none",
+        "-o",
+        str(trace),
+    ]
     done = subprocess.run([*watch, *command], env=dict(env), capture_output=True, timeout=timeout_s, check=False)
     if done.returncode:
         raise RuntimeError(f"the recorded program ended with {done.returncode}:\n{done.stderr.decode()[-3000:]}")
@@ -106,7 +121,9 @@ def parse(trace: Path, folder: Path, start: Mapping[str, bytes]) -> list[Op]:
     return ops
 
 
-def _on_descriptor(ops: list[Op], open_files: dict[int, int | None], call: str, text: str, data: bytes, value: int) -> None:
+def _on_descriptor(
+    ops: list[Op], open_files: dict[int, int | None], call: str, text: str, data: bytes, value: int
+) -> None:
     number = int(text.split(",")[0].strip())
     if call == "write" and number == 1:
         ops += [Op("ack", name=line[4:]) for line in data.decode().splitlines() if line.startswith("ACK ")]

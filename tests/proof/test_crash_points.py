@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import tollway
 from tests.proof import books
 from tests.proof.house import PAID, GatewayProcess, make_customer, offer_upstream, shop_of, start_gateway
 from tests.proof.load import MODEL, Crowd
 from tests.proof.upstream import Upstream
-
-import tollway
 from tollway.kit.db import Database
 from tollway.kit.settings import Settings
 from tollway.sell.catalog import Charge, Limits, Terms
@@ -100,7 +100,9 @@ class House:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_killed_at_each_crash_point_no_answered_call_is_lost_or_doubled(tmp_path: Path, mill: Upstream, seed: int) -> None:
+async def test_killed_at_each_crash_point_no_answered_call_is_lost_or_doubled(
+    tmp_path: Path, mill: Upstream, seed: int
+) -> None:
     assert len(POINTS) >= 13, POINTS
     house = House(tmp_path / "home", mill, seed)
     order = POINTS.copy()
@@ -117,7 +119,9 @@ async def test_killed_at_each_crash_point_no_answered_call_is_lost_or_doubled(tm
     print(f"seed {seed}: {len(order)} crashes, {_figures(house)}")
 
 
-@pytest.mark.parametrize("kills", [pytest.param(4), pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(400)])])
+@pytest.mark.parametrize(
+    "kills", [pytest.param(4), pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(400)])]
+)
 async def test_killed_from_outside_at_any_moment(tmp_path: Path, mill: Upstream, kills: int) -> None:
     house = House(tmp_path / "home", mill, kills)
     for number in range(kills):
@@ -156,4 +160,6 @@ def _figures(house: House) -> str:
 
 def test_the_points_are_found_in_the_source() -> None:
     """A renamed function must not silently empty the list."""
-    assert {"answer.after_hold", "recorder.before_commit", "recorder.after_commit", "answer.before_last_byte"} <= set(POINTS)
+    assert {"answer.after_hold", "recorder.before_commit", "recorder.after_commit", "answer.before_last_byte"} <= set(
+        POINTS
+    )

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from tests.proof import books, replay
 from tests.proof.house import PAID, Customer, make_customer, shop_of
 from tests.proof.power_workload import BUGS
-
 from tollway.kit.db import Database
 from tollway.sell import catalog
 
@@ -76,7 +76,9 @@ class Checker:
             if verdict != ["ok"]:
                 return [f"corrupt: {verdict[:3]}"]
             known = books.events(self._db)
-            lost = [f"{request_id} was acknowledged and is lost" for request_id in crash.acks if request_id not in known]
+            lost = [
+                f"{request_id} was acknowledged and is lost" for request_id in crash.acks if request_id not in known
+            ]
             return lost + books.problems(self._db, [self._customer])
         finally:
             self._db.engine.dispose()

@@ -98,9 +98,7 @@ async def test_an_event_no_database_holds_takes_no_other_along(counter: Counter,
         assert conn.execute(sa.select(sa.func.count()).select_from(tables.usage_event)).scalar() == 3
 
 
-async def test_what_could_not_be_recorded_is_not_owed(
-    counter: Counter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_could_not_be_recorded_is_not_owed(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
     """The database refuses for a while: the calls fail, and wallet and quota are as before them."""
     monkeypatch.setattr(metering, "_GIVE_UP_S", 0.1)
     with counter.db.write() as conn:
@@ -109,7 +107,9 @@ async def test_what_could_not_be_recorded_is_not_owed(
     assert counter.left_micros == 600
     quantities = {"output_tokens": 400, "requests": 1}
     with pytest.raises(Unavailable):
-        await counter.recorder.record(event, "USD", lambda: counter.access.unsettle(grant, quantities, event.price_picos))
+        await counter.recorder.record(
+            event, "USD", lambda: counter.access.unsettle(grant, quantities, event.price_picos)
+        )
     left = asyncio.ensure_future(_left_alone(counter))
     await asyncio.sleep(0)
     left.cancel()  # its client went away while it waited: it is not owed either

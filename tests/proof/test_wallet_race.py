@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.proof import books
 from tests.proof.house import (
     Answer,
@@ -25,7 +26,6 @@ from tests.proof.house import (
     shop_of,
 )
 from tests.proof.upstream import Upstream, prompt
-
 from tollway.sell import catalog, ledger, revision
 
 CALLS, PAYS_FOR = 200, 60
@@ -51,7 +51,9 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return "" if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
 
 
-async def test_never_more_served_than_paid_for_and_hardly_fewer(tmp_path: Path, mill: Upstream, database_url: str) -> None:
+async def test_never_more_served_than_paid_for_and_hardly_fewer(
+    tmp_path: Path, mill: Upstream, database_url: str
+) -> None:
     offer_upstream(tmp_path, "mill", mill.url, database_url=database_url)
     buyer = make_customer(tmp_path, TERMS, PAYS_FOR * PRICE_MICROS, database_url=database_url)
     async with running_gateway(tmp_path, starter=False, database_url=database_url) as gateway:
@@ -59,7 +61,8 @@ async def test_never_more_served_than_paid_for_and_hardly_fewer(tmp_path: Path, 
         began = time.monotonic()
         answers = await asyncio.gather(*(_insist(gateway, buyer, number) for number in range(CALLS)))
         took_s = time.monotonic() - began
-        watch.cancel()
+        if not watch.cancel():
+            watch.result()
         last = await gateway.ask(buyer.key, _body(CALLS))
     statuses = Counter(answer.status for answer in answers)
     served = [answer for answer in answers if answer.answered]
@@ -73,7 +76,9 @@ async def test_never_more_served_than_paid_for_and_hardly_fewer(tmp_path: Path, 
         with shop.db.read() as conn:
             left = ledger.wallet_micros(conn, buyer.org_id, buyer.currency)
     assert left == (PAYS_FOR - len(served)) * PRICE_MICROS
-    assert sum(call["finished"] for name, call in mill.calls().items() if name != "probe") == len(served), "an unpaid call ran"
+    assert sum(call["finished"] for name, call in mill.calls().items() if name != "probe") == len(served), (
+        "an unpaid call ran"
+    )
     print(f"{len(served)} of {PAYS_FOR} served among {CALLS} in {took_s:.1f} s, {statuses[402]} refused to the end")
 
 
@@ -100,6 +105,22 @@ async def test_money_paid_in_while_it_is_spent_is_spent_once(tmp_path: Path, mil
         left = ledger.wallet_micros(conn, buyer.org_id, buyer.currency)
     assert 0 <= left < 2 * PRICE_MICROS, f"{left} micros left of {paid_in} after {served} calls"
     assert told == left, "the gateway's picture of the wallet is not the ledger's"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_an_upstream_that_counts_more_than_was_held_overdraws_no_wallet(
+    tmp_path: Path, mill: Upstream, stream: bool
+) -> None:
+    offer_upstream(tmp_path, "mill", mill.url)
+    buyer = make_customer(tmp_path, TERMS, PRICE_MICROS + 20)
+    async with running_gateway(tmp_path, starter=False) as gateway:
+        greedy = chat(prompt("greedy", TOKENS, input_=10**9, cached=10**8), "mill", stream=stream, max_tokens=TOKENS)
+        answer = await gateway.ask(buyer.key, greedy)
+    assert answer.answered
+    with shop_of(tmp_path) as shop:
+        assert books.problems(shop.db, [buyer]) == []
+        (row,) = books.events(shop.db).values()
+        assert books.tokens_of(row) == books.tokens_stated(answer), "the answer says one thing, the bill another"
 
 
 async def _insist(gateway: GatewayProcess, buyer: Customer, number: int) -> Answer:
@@ -131,7 +152,9 @@ def _top_up(home: Path, database_url: str, buyer: Customer, times: int) -> int:
     with shop_of(home, database_url) as shop:
         for number in range(times):
             with shop.db.write() as conn:
-                ledger.top_up(conn, shop.clock.now_ms(), buyer.org_id, buyer.currency, 3 * PRICE_MICROS, f"more:{number}")
+                ledger.top_up(
+                    conn, shop.clock.now_ms(), buyer.org_id, buyer.currency, 3 * PRICE_MICROS, f"more:{number}"
+                )
                 revision.touch(conn)
             time.sleep(0.03)
     return times * 3 * PRICE_MICROS

@@ -125,7 +125,9 @@ async def _complete(writer: asyncio.StreamWriter, asked: dict[str, Any]) -> None
 
 def _whole(writer: asyncio.StreamWriter, answer: Any) -> None:
     data = json.dumps(answer, separators=(",", ":")).encode()
-    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(data), data))
+    writer.write(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(data), data)
+    )
 
 
 def _chunk(writer: asyncio.StreamWriter, event: Any) -> None:

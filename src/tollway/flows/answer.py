@@ -30,7 +30,7 @@ async def answer_whole(call: Call) -> bytes:
     request = call.request
     async with call, asyncio.timeout(call.desk.call_timeout_s):
         if isinstance(request, EmbeddingRequest) or (call.served.passes_through and len(call.work) == 1):
-            raw = await call.whole(0)
+            raw = call.corrected(await call.whole(0))
         else:
             raw = fold.whole(request, await call.all_folded(), call.id, call.at_ms // 1000, call.usage())
     crashpoint("answer.before_last_byte")

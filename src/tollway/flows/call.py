@@ -212,11 +212,14 @@ class Call:
         crashpoint("call.after_record")
 
     def counts(self) -> tuple[int, int, int]:
-        """(input, cached, output) tokens of the whole call: choices of one prompt share its input, as callers expect."""
+        """(input, cached, output) tokens of the whole call, never more than was held, whatever an upstream says it used:
+        a wallet cannot be overdrawn. Choices of one prompt share its input, as callers expect."""
         per_part = [tally.counts(self.size.input_tokens) for tally in self.tallies]
         firsts = per_part[:: self.request.choices] if not isinstance(self.request, EmbeddingRequest) else per_part
         output = min(sum(part[2] for part in per_part), self.size.output_tokens)
-        return sum(part[0] for part in firsts), sum(part[1] for part in firsts), output
+        cached = min(sum(part[1] for part in firsts), self.size.input_tokens)
+        fresh = min(sum(part[0] for part in firsts), self.size.input_tokens - cached)
+        return fresh, cached, output
 
     def usage(self) -> dict[str, Any]:
         """The usage object of the answer."""
@@ -225,6 +228,12 @@ class Call:
         if not isinstance(self.request, EmbeddingRequest):
             usage |= {"completion_tokens": output, "prompt_tokens_details": {"cached_tokens": cached}}
         return usage
+
+    def corrected(self, answer: bytes) -> bytes:
+        """An engine's whole answer with the usage that is billed, should the engine have counted otherwise."""
+        if self.tallies[0].counts(self.size.input_tokens) == self.counts():
+            return answer
+        return msgspec.json.encode(msgspec.json.decode(answer) | {"usage": self.usage()})
 
     def last_events(self) -> list[bytes]:
         """What ends a stream: usage, if it was asked for, and [DONE]."""
