@@ -5,14 +5,19 @@ start that was interrupted is simply begun again.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Final
 
 import msgspec
 import sqlalchemy as sa
 
+from tollway.artifacts import signing, store
 from tollway.flows import release
 from tollway.forge.convert import starter
 from tollway.guard import passwords
+from tollway.kit.clock import SystemClock
 from tollway.sell import accounts, api_keys, catalog, ledger
 from tollway.serve import models
 from tollway.shop import Shop
@@ -21,6 +26,7 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, units done and units in all."""
 
 CHAT: Final = starter.SMOLLM2.name
+EMBEDDING: Final = starter.MINILM.name
 OPERATOR: Final = "operator@localhost"
 BUYER: Final = "demo@localhost"
 _GRANT_MICROS: Final = 10_000_000
@@ -64,7 +70,7 @@ def starter_terms(currency: str) -> catalog.Terms:
         catalog.Charge(meter=meter, price_micros=price, included=10_000 if meter == "input_tokens" else 0)  # type: ignore[arg-type]
         for meter, price in prices.items()
     ]
-    charges.append(catalog.Charge(meter="input_tokens", model=starter.MINILM.name, price_micros=20_000))
+    charges.append(catalog.Charge(meter="input_tokens", model=EMBEDDING, price_micros=20_000))
     limits = catalog.Limits(rpm=3_000, tpm=2_000_000, concurrency=64, monthly_tokens=100_000_000)
     return catalog.Terms(
         currency=currency, flat_fee_micros=9_000_000, overage="wallet", charges=tuple(charges), limits=limits
@@ -87,10 +93,19 @@ def _starter_models(shop: Shop, progress: Progress) -> None:
     """Offer the packaged models that are installed and not known here yet; one that was retired stays retired."""
     with shop.db.read() as conn:
         known = {model.name for model in models.list_models(conn, retired=True)}
-    for name, locate, bring in (
-        (CHAT, starter.locate_smollm2, starter.import_smollm2),
-        (starter.MINILM.name, starter.locate_minilm, starter.import_minilm),
-    ):
-        if name not in known and locate() is not None:
-            bring(shop.store, progress=lambda done, total, name=name: progress(name, done, total))  # type: ignore[misc]
-            release.deploy(shop, name)
+    with ProcessPoolExecutor(1, get_context("spawn")) as apart:
+        converting = None
+        if EMBEDDING not in known and starter.locate_minilm() is not None:
+            progress(EMBEDDING, 0, 1)
+            converting = apart.submit(_convert_minilm, shop.store.root, shop.secrets.signing_seed)
+        if CHAT not in known and starter.locate_smollm2() is not None:
+            starter.import_smollm2(shop.store, progress=lambda done, total: progress(CHAT, done, total))
+            release.deploy(shop, CHAT)
+        if converting is not None:
+            converting.result()
+            release.deploy(shop, EMBEDDING)
+
+
+def _convert_minilm(root: Path, seed: bytes) -> None:
+    """In a process of its own: the converter's libraries would stay in the gateway's memory, and two cores are faster."""
+    starter.import_minilm(store.Store(root, signing.Signer(seed), SystemClock()))
