@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tollway import __version__
+from tollway.faces.http import refusals
 from tollway.faces.http.openai import Api
 from tollway.faces.http.policy import Door
 from tollway.faces.http.wire import Receive, Scope, Send
 from tollway.flows.gateway import Gateway
-from tollway.kit.errors import TollwayError
 
 
 class House:
@@ -27,7 +27,7 @@ class House:
         self.doors = doors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+        if scope["type"] == "http" and (scope["path"].startswith("/v1/") or scope["path"] == "/v1"):
             await self._api(scope, receive, send)
         else:
             await self._app(scope, receive, send)
@@ -39,7 +39,7 @@ def build(gateway: Gateway) -> House:
 
     api = Api(gateway.desk, gateway.shop.db, gateway.shop.settings.body_bytes_max)
     app = FastAPI(title="Tollway", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_exception_handler(TollwayError, _told)
+    refusals.install(app)
     doors = list(api.doors)
     doors += _health(app, gateway)
     doors += admin.mount(app, gateway)
@@ -70,13 +70,6 @@ def _health(app: FastAPI, gateway: Gateway) -> list[Door]:
     for door in doors:
         app.add_route(door.path, door.endpoint, methods=[door.method], include_in_schema=False)
     return doors
-
-
-async def _told(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, TollwayError)
-    shown = {"error": {"message": str(error), "type": error.type, "param": error.param, "code": error.code}}
-    headers = {"retry-after": str(max(1, int(error.retry_after_s)))} if error.retry_after_s else {}
-    return JSONResponse(shown, status_code=error.status, headers=headers)
 
 
 def _every_route_has_a_door(app: FastAPI, doors: list[Door]) -> None:

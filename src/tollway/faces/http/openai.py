@@ -81,6 +81,8 @@ class Api:
         try:
             door = self._exact.get((scope["method"], route))
             if door is None:
+                if route in self._methods:
+                    headers.append((b"allow", ", ".join(sorted(self._methods[route])).encode()))
                 raise self._no_door(scope["method"], route, path)
             caller = self._desk.access.identify(bearer(scope))
             if door.policy != "key":

@@ -99,12 +99,18 @@ async def send_json(send: Send, status: int, body: bytes, headers: Headers) -> N
 
 
 async def send_error(send: Send, error: TollwayError, headers: Headers) -> None:
-    """An error answer; `Retry-After` where trying again helps."""
+    """An error answer."""
+    await send_json(send, error.status, error_body(error), [*headers, *error_headers(error)])
+
+
+def error_headers(error: TollwayError) -> Headers:
+    """`Retry-After` where trying again helps, and how to say who one is."""
+    headers: Headers = []
     if error.retry_after_s is not None:
-        headers = [*headers, (b"retry-after", b"%d" % max(1, -(-error.retry_after_s // 1)))]
+        headers.append((b"retry-after", b"%d" % max(1, -(-error.retry_after_s // 1))))
     if error.status == 401:
-        headers = [*headers, (b"www-authenticate", b"Bearer")]
-    await send_json(send, error.status, error_body(error), headers)
+        headers.append((b"www-authenticate", b"Bearer"))
+    return headers
 
 
 class Departure:
