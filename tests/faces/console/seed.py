@@ -59,8 +59,23 @@ class SeededShop:
         self.store = None
 
     def live(self) -> dict[str, Any]:
-        chat = {"model": CHAT, "version": CHAT_VERSION, "state": "ready", "busy": 3, "slots": 8, "pid": 4121, "restarts": 0, "rss_bytes": 412_000_000}
-        embedding = chat | {"model": EMBEDDING, "version": EMBEDDING_VERSION, "busy": 0, "pid": 4122, "rss_bytes": 96_000_000}
+        chat = {
+            "model": CHAT,
+            "version": CHAT_VERSION,
+            "state": "ready",
+            "busy": 3,
+            "slots": 8,
+            "pid": 4121,
+            "restarts": 0,
+            "rss_bytes": 412_000_000,
+        }
+        embedding = chat | {
+            "model": EMBEDDING,
+            "version": EMBEDDING_VERSION,
+            "busy": 0,
+            "pid": 4122,
+            "rss_bytes": 96_000_000,
+        }
         return {"in_flight": 3, "queued": 0, "errors": 0, "refused": 4, "replicas": [chat, embedding]}
 
     def describe_model(self, name: str, version: str) -> Any:
@@ -68,10 +83,13 @@ class SeededShop:
 
         chat = name == CHAT
         return SimpleNamespace(
-            digest="sha256:" + ("7c1e" if chat else "d04b") * 16, licence="Apache-2.0", signed_by="house",
-            parameters=134_515_008 if chat else 22_713_216, context_tokens=2048 if chat else 512,
+            digest="sha256:" + ("7c1e" if chat else "d04b") * 16,
+            licence="Apache-2.0",
+            signed_by="house",
+            parameters=134_515_008 if chat else 22_713_216,
+            context_tokens=2048 if chat else 512,
             files=[SimpleNamespace(size_bytes=91_700_000 if chat else 23_000_000)],
-        )  # fmt: skip
+        )
 
 
 def charge(meter: str, dollars: str, included: int = 0, model: str = "*") -> catalog.Charge:
@@ -83,15 +101,28 @@ def charge(meter: str, dollars: str, included: int = 0, model: str = "*") -> cat
 def plans() -> list[tuple[str, str, catalog.Terms]]:
     limits = catalog.Limits(rpm=60, tpm=40_000, concurrency=4)
     starter = catalog.Terms(
-        charges=(charge("input_tokens", "18", 20_000), charge("cached_tokens", "4"), charge("output_tokens", "54", 5_000)),
+        charges=(
+            charge("input_tokens", "18", 20_000),
+            charge("cached_tokens", "4"),
+            charge("output_tokens", "54", 5_000),
+        ),
         limits=limits,
     )
     team = catalog.Terms(
-        flat_fee_micros=49_000_000, overage="invoice", limits=catalog.Limits(rpm=600, tpm=400_000, concurrency=16),
-        charges=(charge("input_tokens", "15", 100_000), charge("cached_tokens", "3"), charge("output_tokens", "45", 100_000), charge("input_tokens", "2", 0, EMBEDDING)),
-    )  # fmt: skip
+        flat_fee_micros=49_000_000,
+        overage="invoice",
+        limits=catalog.Limits(rpm=600, tpm=400_000, concurrency=16),
+        charges=(
+            charge("input_tokens", "15", 100_000),
+            charge("cached_tokens", "3"),
+            charge("output_tokens", "45", 100_000),
+            charge("input_tokens", "2", 0, EMBEDDING),
+        ),
+    )
     scale = catalog.Terms(
-        flat_fee_micros=490_000_000, overage="invoice", charges=(charge("input_tokens", "10"), charge("cached_tokens", "2"), charge("output_tokens", "30"))
+        flat_fee_micros=490_000_000,
+        overage="invoice",
+        charges=(charge("input_tokens", "10"), charge("cached_tokens", "2"), charge("output_tokens", "30")),
     )
     return [("starter", "Starter", starter), ("team", "Team", team), ("scale", "Scale", scale)]
 
@@ -117,12 +148,26 @@ def seed(home: Path, url: str = "", share: float = 1.0) -> SeededShop:
     draw = random.Random(20261122)
     with db.write() as conn:
         _models(conn, clock)
-        versions = {name: catalog.create_plan(conn, clock.now_ms(), name, title, terms) for name, title, terms in plans()}
+        versions = {
+            name: catalog.create_plan(conn, clock.now_ms(), name, title, terms) for name, title, terms in plans()
+        }
         accounts.create_member(conn, clock.now_ms(), OPERATOR, PASSWORD, "operator")
-        buyers = [_buyer(conn, clock, shop, versions, name, plan, calls * share, *rest) for name, plan, calls, *rest in ORGANIZATIONS]
+        buyers = [
+            _buyer(conn, clock, shop, versions, name, plan, calls * share, *rest)
+            for name, plan, calls, *rest in ORGANIZATIONS
+        ]
         clock.at_ms = NOW_MS - 20 * DAY_MS
-        dearer = [charge("input_tokens", "20", 20_000), charge("cached_tokens", "4"), charge("output_tokens", "54", 5_000)]
-        catalog.revise_plan(conn, clock.now_ms(), "starter", catalog.Terms(charges=tuple(dearer), limits=catalog.Limits(rpm=60, tpm=60_000, concurrency=4)))
+        dearer = [
+            charge("input_tokens", "20", 20_000),
+            charge("cached_tokens", "4"),
+            charge("output_tokens", "54", 5_000),
+        ]
+        catalog.revise_plan(
+            conn,
+            clock.now_ms(),
+            "starter",
+            catalog.Terms(charges=tuple(dearer), limits=catalog.Limits(rpm=60, tpm=60_000, concurrency=4)),
+        )
         events = sorted((event for buyer in buyers for event in _events(draw, buyer)), key=lambda event: event["at_ms"])
         _rate(events, {buyer["subscription"].id: buyer["terms"] for buyer in buyers})
         _write(conn, events)
@@ -135,24 +180,57 @@ def seed(home: Path, url: str = "", share: float = 1.0) -> SeededShop:
 
 def _models(conn: sa.Connection, clock: Clock) -> None:
     rows = (
-        {"name": CHAT, "kind": "chat", "title": "SmolLM2 135M Instruct", "engine": "llama_cpp", "version": CHAT_VERSION},
-        {"name": EMBEDDING, "kind": "embedding", "title": "all-MiniLM-L6-v2", "engine": "llama_cpp", "version": EMBEDDING_VERSION},
+        {
+            "name": CHAT,
+            "kind": "chat",
+            "title": "SmolLM2 135M Instruct",
+            "engine": "llama_cpp",
+            "version": CHAT_VERSION,
+        },
+        {
+            "name": EMBEDDING,
+            "kind": "embedding",
+            "title": "all-MiniLM-L6-v2",
+            "engine": "llama_cpp",
+            "version": EMBEDDING_VERSION,
+        },
     )
     for row in rows:
         conn.execute(serve.model.insert().values(**row, created_ms=clock.now_ms()))
 
 
-def _buyer(conn: sa.Connection, clock: Clock, shop: SeededShop, versions: Any, name: str, plan: str, calls: float, growth: float, days: int) -> dict[str, Any]:
+def _buyer(
+    conn: sa.Connection,
+    clock: Clock,
+    shop: SeededShop,
+    versions: Any,
+    name: str,
+    plan: str,
+    calls: float,
+    growth: float,
+    days: int,
+) -> dict[str, Any]:
     clock.at_ms = NOW_MS - days * DAY_MS
     slug = name.split()[0].lower()
     org = accounts.create_organization(conn, clock.now_ms(), name, f"billing@{slug}.test")
     subscription = catalog.subscribe(conn, clock.now_ms(), org.id, versions[plan].id)
-    keys = [api_keys.issue_key(conn, clock.now_ms(), shop.secrets.pepper, org.id, label).id for label in ("production", "staging")]
+    keys = [
+        api_keys.issue_key(conn, clock.now_ms(), shop.secrets.pepper, org.id, label).id
+        for label in ("production", "staging")
+    ]
     if slug == "northwind":
         accounts.create_member(conn, clock.now_ms(), BUYER, PASSWORD, "owner", org.id)
         old = api_keys.issue_key(conn, clock.now_ms(), shop.secrets.pepper, org.id, "notebook", rpm=30, models=[CHAT])
         api_keys.revoke_key(conn, clock.now_ms() + 9 * DAY_MS, old.id)
-    return {"org": org, "subscription": subscription, "terms": versions[plan].terms, "keys": keys, "calls": calls, "growth": growth, "days": days}
+    return {
+        "org": org,
+        "subscription": subscription,
+        "terms": versions[plan].terms,
+        "keys": keys,
+        "calls": calls,
+        "growth": growth,
+        "days": days,
+    }
 
 
 def _events(draw: random.Random, buyer: dict[str, Any]) -> list[dict[str, Any]]:
@@ -160,7 +238,12 @@ def _events(draw: random.Random, buyer: dict[str, Any]) -> list[dict[str, Any]]:
     for day in range(buyer["days"], -1, -1):
         start_ms = NOW_MS - NOW_MS % DAY_MS - day * DAY_MS
         weekend = (start_ms // DAY_MS + 4) % 7 in (0, 6)
-        wanted = buyer["calls"] * (1 + (buyer["growth"] - 1) * (1 - day / 60)) * (0.45 if weekend else 1) * draw.uniform(0.85, 1.15)
+        wanted = (
+            buyer["calls"]
+            * (1 + (buyer["growth"] - 1) * (1 - day / 60))
+            * (0.45 if weekend else 1)
+            * draw.uniform(0.85, 1.15)
+        )
         for _ in range(int(wanted)):
             at_ms = start_ms + _hour_of_day(draw)
             if at_ms < NOW_MS:
@@ -186,21 +269,38 @@ def _event(draw: random.Random, buyer: dict[str, Any], at_ms: int) -> dict[str, 
     aborted = chat and draw.random() < 0.012
     event_id = new_id("evt", at_ms)
     return {
-        "id": event_id, "request_id": event_id.replace("evt_", "req_"), "org_id": buyer["org"].id,
-        "key_id": buyer["keys"][0 if draw.random() < 0.86 else 1], "subscription_id": buyer["subscription"].id,
-        "plan_version_id": buyer["subscription"].plan_version_id, "model": CHAT if chat else EMBEDDING,
-        "model_version": CHAT_VERSION if chat else EMBEDDING_VERSION, "operation": "chat" if chat else "embedding",
-        "status": "aborted" if aborted else "ok", "at_ms": at_ms, "input_tokens": prompt - cached, "cached_tokens": cached,
-        "output_tokens": output, "prefill_us": prefill_us, "decode_us": decode_us, "first_token_us": first_us if chat else None,
-        "duration_us": first_us + decode_us * 3 // 2, "streamed": chat,
-    }  # fmt: skip
+        "id": event_id,
+        "request_id": event_id.replace("evt_", "req_"),
+        "org_id": buyer["org"].id,
+        "key_id": buyer["keys"][0 if draw.random() < 0.86 else 1],
+        "subscription_id": buyer["subscription"].id,
+        "plan_version_id": buyer["subscription"].plan_version_id,
+        "model": CHAT if chat else EMBEDDING,
+        "model_version": CHAT_VERSION if chat else EMBEDDING_VERSION,
+        "operation": "chat" if chat else "embedding",
+        "status": "aborted" if aborted else "ok",
+        "at_ms": at_ms,
+        "input_tokens": prompt - cached,
+        "cached_tokens": cached,
+        "output_tokens": output,
+        "prefill_us": prefill_us,
+        "decode_us": decode_us,
+        "first_token_us": first_us if chat else None,
+        "duration_us": first_us + decode_us * 3 // 2,
+        "streamed": chat,
+    }
 
 
 def _rate(events: list[dict[str, Any]], terms: dict[str, catalog.Terms]) -> None:
     used: dict[tuple[str, str], dict[int, int]] = {}
     for event in events:
         place = used.setdefault((event["subscription_id"], month_of(event["at_ms"])), {})
-        quantities = {"input_tokens": event["input_tokens"], "cached_tokens": event["cached_tokens"], "output_tokens": event["output_tokens"], "requests": 1}
+        quantities = {
+            "input_tokens": event["input_tokens"],
+            "cached_tokens": event["cached_tokens"],
+            "output_tokens": event["output_tokens"],
+            "requests": 1,
+        }
         event["price_picos"], units = rating.rate(terms[event["subscription_id"]], place, event["model"], quantities)
         for index, amount in units.items():
             place[index] = place.get(index, 0) + amount
@@ -217,7 +317,9 @@ def _write(conn: sa.Connection, events: list[dict[str, Any]]) -> None:
             sums[name] += event[name]
     conn.execute(sell.usage_event.insert(), events)
     columns = ("org_id", "day", "key_id", "model", "plan_version_id")
-    conn.execute(sell.usage_daily.insert(), [dict(zip(columns, place, strict=True)) | sums for place, sums in daily.items()])
+    conn.execute(
+        sell.usage_daily.insert(), [dict(zip(columns, place, strict=True)) | sums for place, sums in daily.items()]
+    )
 
 
 def _wallets(conn: sa.Connection, events: list[dict[str, Any]], buyers: list[dict[str, Any]]) -> None:
@@ -227,7 +329,14 @@ def _wallets(conn: sa.Connection, events: list[dict[str, Any]], buyers: list[dic
             continue
         org_id, start_ms = buyer["org"].id, NOW_MS - buyer["days"] * DAY_MS
         ledger.grant(conn, start_ms, org_id, "USD", 500_000, f"grant:welcome:{org_id}", "Welcome credit")
-        ledger.top_up(conn, start_ms + DAY_MS, org_id, "USD", 95_000_000 if buyer["days"] > 20 else 9_200_000, f"top_up:first:{org_id}")
+        ledger.top_up(
+            conn,
+            start_ms + DAY_MS,
+            org_id,
+            "USD",
+            95_000_000 if buyer["days"] > 20 else 9_200_000,
+            f"top_up:first:{org_id}",
+        )
         carry, days = 0, {}
         for event in events:
             if event["org_id"] == org_id:
@@ -236,7 +345,13 @@ def _wallets(conn: sa.Connection, events: list[dict[str, Any]], buyers: list[dic
             micros, carry = divmod(picos + carry, 1_000_000)
             if micros:
                 legs = [ledger.Leg("wallet", org_id, "USD", micros), ledger.Leg("revenue_usage", "", "USD", -micros)]
-                ledger.post(conn, month_bounds_ms(day[:7])[0] + int(day[8:]) * DAY_MS - 60_000, "usage", f"usage:{day}:{org_id}", legs)
+                ledger.post(
+                    conn,
+                    month_bounds_ms(day[:7])[0] + int(day[8:]) * DAY_MS - 60_000,
+                    "usage",
+                    f"usage:{day}:{org_id}",
+                    legs,
+                )
 
 
 def _replica_hours(conn: sa.Connection, events: list[dict[str, Any]]) -> None:
@@ -251,7 +366,16 @@ def _replica_hours(conn: sa.Connection, events: list[dict[str, Any]]) -> None:
             alive_us = min(HOUR_MS, NOW_MS - hour_ms) * 1000
             busy_us = busy.get((model, version, hour_ms), 0)
             failed_us = busy_us // 90
-            rows.append({"model": model, "model_version": version, "hour_ms": hour_ms, "busy_us": busy_us, "failed_us": failed_us, "idle_us": max(0, alive_us - busy_us - failed_us)})
+            rows.append(
+                {
+                    "model": model,
+                    "model_version": version,
+                    "hour_ms": hour_ms,
+                    "busy_us": busy_us,
+                    "failed_us": failed_us,
+                    "idle_us": max(0, alive_us - busy_us - failed_us),
+                }
+            )
     conn.execute(serve.replica_hour.insert(), rows)
 
 

@@ -20,4 +20,6 @@ __all__ = ["PAGES", "Page", "routes"]
 def routes(shop: Any, playground: Callable[[str, dict[str, Any]], Awaitable[Response]] | None = None) -> list[Route]:
     """All routes of the console, each with the checks of its declared policy built in."""
     desk = Desk(shop, playground)
-    return [Route(page.path, desk.serve(page), methods=list(page.methods), name=f"console:{page.path}") for page in PAGES]
+    return [
+        Route(page.path, desk.serve(page), methods=list(page.methods), name=f"console:{page.path}") for page in PAGES
+    ]

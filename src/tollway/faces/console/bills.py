@@ -8,11 +8,17 @@ from starlette.responses import Response
 from tollway.faces.console.confirm import confirmation
 from tollway.faces.console.visit import Visit
 from tollway.flows import month_end
-from tollway.kit.clock import month_of
+from tollway.kit.clock import month_bounds_ms, month_of
 from tollway.kit.errors import BadRequest, NotFound, TollwayError
 from tollway.sell import accounts, billing, catalog
 
-UNITS = {"1M tokens": "tokens", "1M requests": "requests", "1k requests": "thousand", "request": "request", "month": "month"}
+UNITS = {
+    "1M tokens": "tokens",
+    "1M requests": "requests",
+    "1k requests": "thousand",
+    "request": "request",
+    "month": "month",
+}
 STATUSES = ("draft", "finalised", "paid", "void")
 
 
@@ -24,6 +30,10 @@ def invoices(visit: Visit) -> Response:
 def draft(visit: Visit) -> Response:
     """POST /console/invoices: (re)compute the drafts of a month for every subscription that ran in it."""
     period = visit.field("period")
+    try:
+        month_bounds_ms(period)
+    except ValueError:
+        return _list(visit, BadRequest(visit.t("error.period"), param="period"))
     try:
         drafted = month_end.run(visit.shop, period).drafted
     except TollwayError as error:
@@ -37,7 +47,9 @@ def invoice(visit: Visit) -> Response:
     with visit.shop.db.read() as conn:
         found = _own(visit, conn)
         context = _context(conn, found)
-    return visit.page("invoice.html", invoice=found, described=lambda line: described(visit, line), units=UNITS, **context)
+    return visit.page(
+        "invoice.html", invoice=found, described=lambda line: described(visit, line), units=UNITS, **context
+    )
 
 
 def pdf(visit: Visit) -> Response:
@@ -47,7 +59,9 @@ def pdf(visit: Visit) -> Response:
         org = accounts.get_organization(conn, found.org_id)
     raw = billing.render_pdf(found, org, visit.t("brand"), locale=visit.lang)
     name = (found.number or f"draft-{found.period}-{found.id[-6:]}").replace("/", "-")
-    return Response(raw, media_type="application/pdf", headers={"content-disposition": f'attachment; filename="{name}.pdf"'})
+    return Response(
+        raw, media_type="application/pdf", headers={"content-disposition": f'attachment; filename="{name}.pdf"'}
+    )
 
 
 def finalise(visit: Visit) -> Response:
@@ -89,7 +103,9 @@ def void(visit: Visit) -> Response:
     return visit.go(f"/invoices/{found.id}", done="voided")
 
 
-def _ask(visit: Visit, act: str, found: Any, org: Any, kept: dict[str, str] | None = None, danger: bool = False) -> Response:
+def _ask(
+    visit: Visit, act: str, found: Any, org: Any, kept: dict[str, str] | None = None, danger: bool = False
+) -> Response:
     money = visit.fmt.money
     facts = [
         (visit.t("organization.one"), org.name),
@@ -98,9 +114,15 @@ def _ask(visit: Visit, act: str, found: Any, org: Any, kept: dict[str, str] | No
         (visit.t("invoice.due"), money(found.due_micros, found.currency)),
     ]
     return confirmation(
-        visit, visit.t(f"confirm.{act}.title", name=found.number or visit.t("invoice.draft_name")), visit.t(f"confirm.{act}.effect"),
-        facts, kept or {}, visit.t(f"confirm.{act}.yes"), f"/invoices/{found.id}", danger=danger,
-    )  # fmt: skip
+        visit,
+        visit.t(f"confirm.{act}.title", name=found.number or visit.t("invoice.draft_name")),
+        visit.t(f"confirm.{act}.effect"),
+        facts,
+        kept or {},
+        visit.t(f"confirm.{act}.yes"),
+        f"/invoices/{found.id}",
+        danger=danger,
+    )
 
 
 def _own(visit: Visit, conn: Any) -> Any:
@@ -129,15 +151,24 @@ def _list(visit: Visit, problem: TollwayError | None = None) -> Response:
     if visit.org_id is not None:
         rows = [row for row in rows if row.status != "draft"]
     return visit.page(
-        "invoices.html", problem.status if problem else 200, rows=rows, names=names, problem=problem, status=status,
-        statuses=STATUSES if visit.org_id is None else STATUSES[1:], selected_org=org_id or "", month=month_of(visit.now_ms),
-    )  # fmt: skip
+        "invoices.html",
+        problem.status if problem else 200,
+        rows=rows,
+        names=names,
+        problem=problem,
+        status=status,
+        statuses=STATUSES if visit.org_id is None else STATUSES[1:],
+        selected_org=org_id or "",
+        month=month_of(visit.now_ms),
+    )
 
 
 def described(visit: Visit, line: Any) -> str:
     """What a line is for, in the reader's language (stored lines are written in English)."""
     if line.meter is None:
-        days = visit.t("invoice.days", days=line.quantity, of=line.period_days) if line.quantity < line.period_days else ""
+        days = (
+            visit.t("invoice.days", days=line.quantity, of=line.period_days) if line.quantity < line.period_days else ""
+        )
         return f"{line.plan or line.description} {days}".strip()
     name = visit.t(f"meter.{line.meter}")
     return f"{name} · {line.model}" if line.model else name

@@ -26,7 +26,11 @@ def start_with_key(visit: Visit) -> Response:
     """POST /console/start: a key with the plan's own limits, filled into the code at once and shown this once."""
     with visit.shop.db.write() as conn:
         issued = api_keys.issue_key(
-            conn, visit.now_ms, visit.shop.secrets.pepper, str(visit.org_id), visit.t("start.key_name", day=day_of(visit.now_ms))
+            conn,
+            visit.now_ms,
+            visit.shop.secrets.pepper,
+            str(visit.org_id),
+            visit.t("start.key_name", day=day_of(visit.now_ms)),
         )
     return _start(visit, issued)
 
@@ -71,9 +75,15 @@ def revoke_key(visit: Visit) -> Response:
             (visit.t("key.calls_7d"), visit.fmt.number(calls)),
         ]
         return confirmation(
-            visit, visit.t("confirm.revoke.title", name=found.name), visit.t("confirm.revoke.effect"), facts, {},
-            visit.t("confirm.revoke.yes"), "/keys", danger=True,
-        )  # fmt: skip
+            visit,
+            visit.t("confirm.revoke.title", name=found.name),
+            visit.t("confirm.revoke.effect"),
+            facts,
+            {},
+            visit.t("confirm.revoke.yes"),
+            "/keys",
+            danger=True,
+        )
     with visit.shop.db.write() as conn:
         api_keys.revoke_key(conn, visit.now_ms, key_id, org_id)
     return visit.go("/keys", done="key_revoked")
@@ -110,7 +120,9 @@ def offered(conn: Any, org_id: str) -> list[dict[str, Any]]:
     if subscription is None:
         return []
     allowed = catalog.get_plan_version(conn, subscription.plan_version_id).terms.models
-    found = [one for one in queries.models(conn) if one["retired_ms"] is None and ("*" in allowed or one["name"] in allowed)]
+    found = [
+        one for one in queries.models(conn) if one["retired_ms"] is None and ("*" in allowed or one["name"] in allowed)
+    ]
     return sorted(found, key=lambda one: (one["kind"] != "chat", one["name"]))
 
 
@@ -124,7 +136,16 @@ def _start(visit: Visit, issued: api_keys.IssuedKey | None = None) -> Response:
     wanted = visit.query.get("model", "")
     model = next((one for one in models if one["name"] == wanted), models[0] if models else None)
     code = snippets.samples(visit.shop.settings.url, issued.secret if issued else "", model) if model else []
-    return visit.page("start.html", models=models, model=model, issued=issued, first=first, keys=keys, code=code, subscribed=subscribed)
+    return visit.page(
+        "start.html",
+        models=models,
+        model=model,
+        issued=issued,
+        first=first,
+        keys=keys,
+        code=code,
+        subscribed=subscribed,
+    )
 
 
 def _keys(visit: Visit, issued: api_keys.IssuedKey | None = None, problem: BadRequest | None = None) -> Response:
@@ -135,9 +156,18 @@ def _keys(visit: Visit, issued: api_keys.IssuedKey | None = None, problem: BadRe
         models = offered(conn, org_id)
     status = problem.status if problem else 200
     return visit.page(
-        "keys.html", status, rows=rows, last_used=last_used, models=models, issued=issued, problem=problem,
-        scopes=SCOPES, limits=LIMITS, expiries=EXPIRIES, usable=lambda key: _usable(key, visit.now_ms),
-    )  # fmt: skip
+        "keys.html",
+        status,
+        rows=rows,
+        last_used=last_used,
+        models=models,
+        issued=issued,
+        problem=problem,
+        scopes=SCOPES,
+        limits=LIMITS,
+        expiries=EXPIRIES,
+        usable=lambda key: _usable(key, visit.now_ms),
+    )
 
 
 def _key_wish(visit: Visit) -> dict[str, Any]:
@@ -175,9 +205,11 @@ def _allowances(version: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]
         if not charge.included:
             continue
         own = {one.model for one in version.terms.charges if one.meter == charge.meter and one.model != "*"}
-        used = sum(row[charge.meter] for row in rows if (row["group"] == charge.model if charge.model != "*" else row["group"] not in own))
+        used = sum(
+            row[charge.meter]
+            for row in rows
+            if (row["group"] == charge.model if charge.model != "*" else row["group"] not in own)
+        )
         share = min(1000, used * 1000 // charge.included)
         found.append({"charge": charge, "used": used, "share": share})
     return found
-
-

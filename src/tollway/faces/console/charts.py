@@ -36,14 +36,21 @@ class Chart:
     empty: bool
 
 
-def chart(visit: Visit, chart_id: str, title: str, starts_ms: Sequence[int], by_day: bool, series: Sequence[Series]) -> Chart:
+def chart(
+    visit: Visit, chart_id: str, title: str, starts_ms: Sequence[int], by_day: bool, series: Sequence[Series]
+) -> Chart:
     """Values leave here twice: as plain numbers for drawing, and written out per locale for the table and the label."""
     spec = {
         "x": [start // 1000 for start in starts_ms],
         "byDay": by_day,
         "currency": visit.currency,
         "series": [
-            {"label": one.label, "kind": one.kind, "tone": one.tone, "values": [_plain(value, one.kind) for value in one.values]}
+            {
+                "label": one.label,
+                "kind": one.kind,
+                "tone": one.tone,
+                "values": [_plain(value, one.kind) for value in one.values],
+            }
             for one in series
         ],
     }
@@ -66,16 +73,27 @@ def of_overview(visit: Visit, span: Range, found: Any, money: Sequence[Series]) 
     t, series = visit.t, found.series
     tokens_in = [a + b for a, b in zip(series["input_tokens"], series["cached_tokens"], strict=True)]
     return [
-        chart(visit, "requests", t("chart.requests"), found.starts_ms, span.by_day, [Series(t("meter.requests"), series["requests"], "number")]),
         chart(
-            visit, "tokens", t("chart.tokens"), found.starts_ms, span.by_day,
+            visit,
+            "requests",
+            t("chart.requests"),
+            found.starts_ms,
+            span.by_day,
+            [Series(t("meter.requests"), series["requests"], "number")],
+        ),
+        chart(
+            visit,
+            "tokens",
+            t("chart.tokens"),
+            found.starts_ms,
+            span.by_day,
             [
                 Series(t("chart.out"), series["output_tokens"], "number"),
                 Series(t("chart.in"), tokens_in, "number", "quiet"),
             ],
         ),
         chart(visit, "money", t("chart.money"), found.starts_ms, span.by_day, money),
-    ]  # fmt: skip
+    ]
 
 
 def sparkline(values: Sequence[int]) -> dict[str, str]:

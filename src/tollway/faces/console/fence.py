@@ -62,7 +62,9 @@ class LoginBrake:
     A try is counted before the password is checked, so that parallel guesses share one allowance; success forgives.
     """
 
-    def __init__(self, monotonic: Callable[[], float], per_pair: int = 5, per_address: int = 30, window_s: float = 60.0) -> None:
+    def __init__(
+        self, monotonic: Callable[[], float], per_pair: int = 5, per_address: int = 30, window_s: float = 60.0
+    ) -> None:
         self._monotonic = monotonic
         self._per_pair = per_pair
         self._per_address = per_address

@@ -39,7 +39,9 @@ def model(visit: Visit) -> Response:
         row = _row(visit, found, queries.throughput(conn, from_ms, to_ms).get(name), _prices(conn), live)
         latency = queries.latency(conn, from_ms, to_ms, None, name)
     starts = span.starts(visit.now_ms)
-    chart = charts.chart(visit, "model-usage", visit.t("chart.tokens"), starts, True, _token_series(visit, days, starts))
+    chart = charts.chart(
+        visit, "model-usage", visit.t("chart.tokens"), starts, True, _token_series(visit, days, starts)
+    )
     return visit.page("model.html", row=row, chart=chart, latency=latency, card=_card(visit, found))
 
 

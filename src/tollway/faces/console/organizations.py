@@ -77,9 +77,14 @@ def add_money(visit: Visit) -> Response:
         ]
         kept = {"kind": kind, "amount": visit.field("amount"), "cause": f"{kind}:{secrets.token_hex(12)}"}
         return confirmation(
-            visit, visit.t(f"confirm.{kind}.title", name=org.name), visit.t(f"confirm.{kind}.effect"), facts, kept,
-            visit.t(f"confirm.{kind}.yes"), f"/organizations/{org.id}",
-        )  # fmt: skip
+            visit,
+            visit.t(f"confirm.{kind}.title", name=org.name),
+            visit.t(f"confirm.{kind}.effect"),
+            facts,
+            kept,
+            visit.t(f"confirm.{kind}.yes"),
+            f"/organizations/{org.id}",
+        )
     cause = visit.field("cause")
     if not cause.startswith(f"{kind}:") or len(cause) > 60:
         raise BadRequest(visit.t("error.form"))
@@ -97,9 +102,15 @@ def suspend(visit: Visit) -> Response:
     if visit.request.method == "GET":
         facts = [(visit.t("organization.one"), org.name), (visit.t("key.many"), visit.fmt.number(len(keys)))]
         return confirmation(
-            visit, visit.t("confirm.suspend.title", name=org.name), visit.t("confirm.suspend.effect"), facts, {},
-            visit.t("confirm.suspend.yes"), f"/organizations/{org.id}", danger=True,
-        )  # fmt: skip
+            visit,
+            visit.t("confirm.suspend.title", name=org.name),
+            visit.t("confirm.suspend.effect"),
+            facts,
+            {},
+            visit.t("confirm.suspend.yes"),
+            f"/organizations/{org.id}",
+            danger=True,
+        )
     with visit.shop.db.write() as conn:
         accounts.suspend(conn, visit.now_ms, org.id)
     return visit.go(f"/organizations/{org.id}", done="suspended")
@@ -172,11 +183,23 @@ def _detail(visit: Visit, problem: TollwayError | None = None, issued: dict[str,
             "by_model": queries.usage_rows(conn, "model", from_day, to_day, org.id, None, None),
             "margin": margin_of(visit, conn, org.id),
             "chart": charts.chart(
-                visit, "org-usage", visit.t("chart.revenue"), found.starts_ms, True,
+                visit,
+                "org-usage",
+                visit.t("chart.revenue"),
+                found.starts_ms,
+                True,
                 [charts.Series(visit.t("money.revenue"), found.series["price_picos"], "money")],
             ),
-        }  # fmt: skip
-    return visit.page("organization.html", error_status(problem), problem=problem, issued=issued, roles=ROLES, today=day_of(visit.now_ms), **context)
+        }
+    return visit.page(
+        "organization.html",
+        error_status(problem),
+        problem=problem,
+        issued=issued,
+        roles=ROLES,
+        today=day_of(visit.now_ms),
+        **context,
+    )
 
 
 def margin_of(visit: Visit, conn: Any, org_id: str) -> Any:

@@ -61,26 +61,63 @@ def _money(visit: Visit, found: queries.Overview, costs: list[int]) -> list[char
 def _cards(visit: Visit, found: queries.Overview, costs: list[int]) -> list[dict[str, Any]]:
     """The row of figures: label, value, change against the span before, sparkline, and where its rows are."""
     t, fmt, totals, before = visit.t, visit.fmt, found.totals, found.before
-    tokens = [sum(parts) for parts in zip(*(found.series[name] for name in ("input_tokens", "cached_tokens", "output_tokens")), strict=True)]
+    tokens = [
+        sum(parts)
+        for parts in zip(
+            *(found.series[name] for name in ("input_tokens", "cached_tokens", "output_tokens")), strict=True
+        )
+    ]
     tokens_before = before["input_tokens"] + before["cached_tokens"] + before["output_tokens"]
     revenue, cost = totals["price_picos"], sum(costs)
     margins = [got - paid for got, paid in zip(found.series["price_picos"], costs, strict=True)]
     usage, books = visit.url("/usage"), visit.url("/economics", range=visit.query.get("range"))
     return [
-        _card(t("meter.requests"), fmt.number(totals["requests"]), usage, found.series["requests"], _change(visit, totals["requests"], before["requests"])),
-        _card(t("meter.tokens"), fmt.compact(sum(tokens)), usage, tokens, _change(visit, sum(tokens), tokens_before), fmt.number(sum(tokens))),
-        _card(t("money.revenue"), fmt.picos(revenue, visit.currency), books, found.series["price_picos"], _change(visit, revenue, before["price_picos"])),
+        _card(
+            t("meter.requests"),
+            fmt.number(totals["requests"]),
+            usage,
+            found.series["requests"],
+            _change(visit, totals["requests"], before["requests"]),
+        ),
+        _card(
+            t("meter.tokens"),
+            fmt.compact(sum(tokens)),
+            usage,
+            tokens,
+            _change(visit, sum(tokens), tokens_before),
+            fmt.number(sum(tokens)),
+        ),
+        _card(
+            t("money.revenue"),
+            fmt.picos(revenue, visit.currency),
+            books,
+            found.series["price_picos"],
+            _change(visit, revenue, before["price_picos"]),
+        ),
         _card(t("money.cost"), fmt.picos(cost, visit.currency), books, costs, t("overview.of_machine")),
         _card(
-            t("money.margin"), fmt.picos(revenue - cost, visit.currency), books, margins,
+            t("money.margin"),
+            fmt.picos(revenue - cost, visit.currency),
+            books,
+            margins,
             fmt.percent(Fraction(revenue - cost, revenue)) if revenue else "",
             tone="bad" if revenue < cost else "",
         ),
-    ]  # fmt: skip
+    ]
 
 
-def _card(label: str, value: str, href: str, values: list[int], note: str, title: str = "", tone: str = "") -> dict[str, Any]:
-    return {"label": label, "value": value, "href": href, "spark": charts.sparkline(values), "note": note, "title": title, "tone": tone}
+def _card(
+    label: str, value: str, href: str, values: list[int], note: str, title: str = "", tone: str = ""
+) -> dict[str, Any]:
+    return {
+        "label": label,
+        "value": value,
+        "href": href,
+        "spark": charts.sparkline(values),
+        "note": note,
+        "title": title,
+        "tone": tone,
+    }
 
 
 def _change(visit: Visit, now: int, before: int) -> str:
@@ -107,10 +144,22 @@ def _attention(visit: Visit, conn: Any) -> list[dict[str, str]]:
             found.append({"text": text, "href": visit.url(f"/organizations/{org_id}"), "tone": "warn"})
     for org_id, name in names.items():
         if org_id not in plans:
-            found.append({"text": t("attention.no_plan", name=name), "href": visit.url(f"/organizations/{org_id}"), "tone": "note"})
+            found.append(
+                {
+                    "text": t("attention.no_plan", name=name),
+                    "href": visit.url(f"/organizations/{org_id}"),
+                    "tone": "note",
+                }
+            )
     drafts = queries.due_drafts(conn, visit.now_ms)
     if drafts:
-        found.append({"text": t("attention.drafts", count=drafts), "href": visit.url("/invoices", status="draft"), "tone": "note"})
+        found.append(
+            {
+                "text": t("attention.drafts", count=drafts),
+                "href": visit.url("/invoices", status="draft"),
+                "tone": "note",
+            }
+        )
     for replica in visit.desk.live().get("replicas", ()):
         if replica.get("state") == "dead":
             text = t("attention.replica", model=replica.get("model", ""))

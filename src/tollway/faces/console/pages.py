@@ -2,7 +2,19 @@
 
 from typing import Final
 
-from tollway.faces.console import bills, books, buyer, entrance, offers, organizations, overview, plans, playground, static, usage
+from tollway.faces.console import (
+    bills,
+    books,
+    buyer,
+    entrance,
+    offers,
+    organizations,
+    overview,
+    plans,
+    playground,
+    static,
+    usage,
+)
 from tollway.faces.console.visit import Page
 
 _GET: Final = ("GET",)

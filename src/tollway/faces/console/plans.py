@@ -43,7 +43,9 @@ def plan(visit: Visit) -> Response:
     shown = next((one for one in versions if str(one.version) == wanted), newest)
     before = next((one for one in versions if one.version == shown.version - 1), None)
     changes = differences(visit, before.terms, shown.terms) if before else []
-    return visit.page("plan.html", shown=shown, newest=newest, versions=versions, subscribers=subscribers, changes=changes)
+    return visit.page(
+        "plan.html", shown=shown, newest=newest, versions=versions, subscribers=subscribers, changes=changes
+    )
 
 
 def new(visit: Visit) -> Response:
@@ -63,9 +65,15 @@ def create(visit: Visit) -> Response:
             return visit.go(f"/plans/{name}", done="plan_created")
         except (BadRequest, Conflict) as error:
             problems = [str(error)]
-    changes = differences(visit, None, terms) if terms is not None and not problems and visit.field("step") == "preview" else None
+    changes = (
+        differences(visit, None, terms)
+        if terms is not None and not problems and visit.field("step") == "preview"
+        else None
+    )
     status = 400 if problems else 200
-    return visit.page("plan_form.html", status, plan=None, form=form, name=name, title=title, problems=problems, changes=changes)
+    return visit.page(
+        "plan_form.html", status, plan=None, form=form, name=name, title=title, problems=problems, changes=changes
+    )
 
 
 def revise_form(visit: Visit) -> Response:
@@ -73,7 +81,9 @@ def revise_form(visit: Visit) -> Response:
     with visit.shop.db.read() as conn:
         found = catalog.get_plan(conn, visit.request.path_params["name"])
     form = written_terms(found.terms)
-    return visit.page("plan_form.html", plan=found, form=form, name=found.plan_name, title=found.title, problems=[], changes=None)
+    return visit.page(
+        "plan_form.html", plan=found, form=form, name=found.plan_name, title=found.title, problems=[], changes=None
+    )
 
 
 def revise(visit: Visit) -> Response:
@@ -91,9 +101,16 @@ def revise(visit: Visit) -> Response:
         else:
             return _publish(visit, found, terms)
     return visit.page(
-        "plan_form.html", 400 if problems else 200, plan=found, form=form, name=found.plan_name, title=found.title,
-        problems=problems, changes=changes if visit.field("step") != "edit" else None, staying=subscribers.get(found.id, 0),
-    )  # fmt: skip
+        "plan_form.html",
+        400 if problems else 200,
+        plan=found,
+        form=form,
+        name=found.plan_name,
+        title=found.title,
+        problems=problems,
+        changes=changes if visit.field("step") != "edit" else None,
+        staying=subscribers.get(found.id, 0),
+    )
 
 
 def archive(visit: Visit) -> Response:
@@ -106,9 +123,15 @@ def archive(visit: Visit) -> Response:
         count = sum(subscribers.get(one.id, 0) for one in versions)
         facts = [(visit.t("plan.one"), found.title), (visit.t("plan.subscribers"), visit.fmt.number(count))]
         return confirmation(
-            visit, visit.t("confirm.archive.title", name=found.title), visit.t("confirm.archive.effect"), facts, {},
-            visit.t("confirm.archive.yes"), f"/plans/{found.plan_name}", danger=True,
-        )  # fmt: skip
+            visit,
+            visit.t("confirm.archive.title", name=found.title),
+            visit.t("confirm.archive.effect"),
+            facts,
+            {},
+            visit.t("confirm.archive.yes"),
+            f"/plans/{found.plan_name}",
+            danger=True,
+        )
     with visit.shop.db.write() as conn:
         catalog.archive_plan(conn, visit.now_ms, found.plan_name)
     return visit.go(f"/plans/{found.plan_name}", done="archived")
@@ -121,7 +144,14 @@ def _publish(visit: Visit, found: Any, terms: Any) -> Response:
     except TollwayError as error:
         form = written_terms(terms)
         return visit.page(
-            "plan_form.html", error.status, plan=found, form=form, name=found.plan_name, title=found.title,
-            problems=[str(error)], changes=None, staying=0,
-        )  # fmt: skip
+            "plan_form.html",
+            error.status,
+            plan=found,
+            form=form,
+            name=found.plan_name,
+            title=found.title,
+            problems=[str(error)],
+            changes=None,
+            staying=0,
+        )
     return visit.go(f"/plans/{found.plan_name}", done="plan_published")

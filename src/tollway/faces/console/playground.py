@@ -53,7 +53,11 @@ def chat_body(visit: Visit) -> dict[str, Any]:
         body["max_tokens"] = min(32768, max(1, int(given.get("max_tokens", 256))))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BadRequest(visit.t("error.form")) from error
-    if not clean or len(clean) > MESSAGES_MAX or any(one["role"] not in ("system", "user", "assistant") for one in clean):
+    if (
+        not clean
+        or len(clean) > MESSAGES_MAX
+        or any(one["role"] not in ("system", "user", "assistant") for one in clean)
+    ):
         raise BadRequest(visit.t("error.form"))
     if body["temperature"] != body["temperature"]:
         raise BadRequest(visit.t("error.form"))

@@ -20,14 +20,21 @@ from tollway.serve import tables as serve
 METERS: Final = ("requests", "input_tokens", "cached_tokens", "output_tokens", "price_picos", "prefill_us", "decode_us")
 SAMPLE_MAX: Final = 2000
 # What `shop.live()` may say; all of it optional. `replicas`: [{model, version, state, busy, slots, pid, restarts, rss_bytes}].
-NOTHING_LIVE: Final[Mapping[str, Any]] = {"in_flight": None, "queued": None, "errors": None, "refused": None, "replicas": ()}
+NOTHING_LIVE: Final[Mapping[str, Any]] = {
+    "in_flight": None,
+    "queued": None,
+    "errors": None,
+    "refused": None,
+    "replicas": (),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Percentiles over the newest `sample` calls of a span, in microseconds; None when there were none."""
+    """The newest `sample` calls of a span: how many the client aborted, and percentiles in microseconds (None: no calls)."""
 
     sample: int
+    aborted: int
     p50_us: int | None
     p95_us: int | None
     first_p50_us: int | None
@@ -43,11 +50,12 @@ class Overview:
     totals: dict[str, int]
     before: dict[str, int]
     latency: Latency
-    aborted: int
     live: dict[str, Any]
 
 
-def overview(conn: sa.Connection, live: Mapping[str, Any], span: Range, now_ms: int, org_id: str | None = None) -> Overview:
+def overview(
+    conn: sa.Connection, live: Mapping[str, Any], span: Range, now_ms: int, org_id: str | None = None
+) -> Overview:
     """Traffic and revenue per bucket, the totals, the totals of the span before, and how fast answers came."""
     from_ms, to_ms = span.window(now_ms)
     starts = span.starts(now_ms)
@@ -65,15 +73,18 @@ def overview(conn: sa.Connection, live: Mapping[str, Any], span: Range, now_ms: 
         totals={name: sum(values) for name, values in series.items()},
         before=before(conn, from_ms - span.span_ms, from_ms, org_id),
         latency=latency(conn, from_ms, to_ms, org_id),
-        aborted=_aborted(conn, from_ms, to_ms, org_id),
         live={**NOTHING_LIVE, **live},
     )
 
 
-def latency(conn: sa.Connection, from_ms: int, to_ms: int, org_id: str | None = None, model: str | None = None) -> Latency:
+def latency(
+    conn: sa.Connection, from_ms: int, to_ms: int, org_id: str | None = None, model: str | None = None
+) -> Latency:
     """Percentiles of duration and first token over the newest calls of a span."""
     event = sell.usage_event.c
-    query = sa.select(event.duration_us, event.first_token_us).where(event.at_ms >= from_ms, event.at_ms < to_ms)
+    query = sa.select(event.duration_us, event.first_token_us, event.status).where(
+        event.at_ms >= from_ms, event.at_ms < to_ms
+    )
     if org_id is not None:
         query = query.where(event.org_id == org_id)
     if model is not None:
@@ -82,7 +93,12 @@ def latency(conn: sa.Connection, from_ms: int, to_ms: int, org_id: str | None = 
     durations = sorted(int(row[0]) for row in rows)
     firsts = sorted(int(row[1]) for row in rows if row[1] is not None)
     return Latency(
-        len(rows), percentile(durations, 50), percentile(durations, 95), percentile(firsts, 50), percentile(firsts, 95)
+        sample=len(rows),
+        aborted=sum(row[2] == "aborted" for row in rows),
+        p50_us=percentile(durations, 50),
+        p95_us=percentile(durations, 95),
+        first_p50_us=percentile(firsts, 50),
+        first_p95_us=percentile(firsts, 95),
     )
 
 
@@ -119,8 +135,19 @@ def events(
         if filters.get(name):
             query = query.where(column == filters[name])
     if before_id:
-        query = query.where(event.id < before_id)
-    return [dict(row._mapping) for row in conn.execute(query.order_by(event.id.desc()).limit(limit))]
+        query = query.where(_earlier_than(conn, before_id))
+    return [
+        dict(row._mapping) for row in conn.execute(query.order_by(event.at_ms.desc(), event.id.desc()).limit(limit))
+    ]
+
+
+def _earlier_than(conn: sa.Connection, event_id: str) -> sa.ColumnElement[bool]:
+    """Where the next page of calls begins; along (org_id, at_ms), so that no page sorts a whole history."""
+    event = sell.usage_event.c
+    at_ms = conn.execute(sa.select(event.at_ms).where(event.id == event_id)).scalar_one_or_none()
+    if at_ms is None:
+        return sa.true()
+    return sa.and_(event.at_ms <= at_ms, sa.or_(event.at_ms < at_ms, event.id < event_id))
 
 
 def event(conn: sa.Connection, event_id: str, org_id: str | None) -> dict[str, Any] | None:
@@ -140,7 +167,13 @@ def first_event(conn: sa.Connection, org_id: str) -> dict[str, Any] | None:
 
 
 def usage_rows(
-    conn: sa.Connection, group: str, from_day: str, to_day: str, org_id: str | None, model: str | None, key_id: str | None
+    conn: sa.Connection,
+    group: str,
+    from_day: str,
+    to_day: str,
+    org_id: str | None,
+    model: str | None,
+    key_id: str | None,
 ) -> list[dict[str, Any]]:
     """Use summed by day, model, key or org, with all filters at once; most expensive first (days: newest first)."""
     table = sell.usage_daily
@@ -195,7 +228,9 @@ def running_plans(conn: sa.Connection) -> dict[str, str]:
 def wallets(conn: sa.Connection) -> dict[str, tuple[int, str]]:
     """Organization -> what its wallet can spend, with the currency."""
     table = sell.ledger_balance
-    rows = conn.execute(sa.select(table.c.org_id, table.c.currency, table.c.amount_micros).where(table.c.account == "wallet"))
+    rows = conn.execute(
+        sa.select(table.c.org_id, table.c.currency, table.c.amount_micros).where(table.c.account == "wallet")
+    )
     return {row.org_id: (-int(row.amount_micros), row.currency) for row in rows}
 
 
@@ -235,14 +270,21 @@ def _buckets(
     event = sell.usage_event.c
     bucket = ((event.at_ms - from_ms) // span.step_ms).label("bucket")
     sums = [sa.func.sum(event[name]).label(name) for name in METERS if name != "requests"]
-    query = sa.select(bucket, sa.func.count().label("requests"), *sums).where(event.at_ms >= from_ms, event.at_ms < to_ms)
+    query = sa.select(bucket, sa.func.count().label("requests"), *sums).where(
+        event.at_ms >= from_ms, event.at_ms < to_ms
+    )
     if org_id is not None:
         query = query.where(event.org_id == org_id)
     rows = conn.execute(query.group_by(bucket))
-    return [(from_ms + int(row.bucket) * span.step_ms, {name: int(getattr(row, name) or 0) for name in METERS}) for row in rows]
+    return [
+        (from_ms + int(row.bucket) * span.step_ms, {name: int(getattr(row, name) or 0) for name in METERS})
+        for row in rows
+    ]
 
 
-def _buckets_daily(conn: sa.Connection, from_ms: int, to_ms: int, org_id: str | None) -> list[tuple[int, dict[str, int]]]:
+def _buckets_daily(
+    conn: sa.Connection, from_ms: int, to_ms: int, org_id: str | None
+) -> list[tuple[int, dict[str, int]]]:
     rows = usage_rows(conn, "day", day_of(from_ms), day_of(to_ms - 1), org_id, None, None)
     return [(day_start_ms(row["group"]), {name: row[name] for name in METERS}) for row in rows]
 
@@ -260,14 +302,6 @@ def _totals(conn: sa.Connection, from_ms: int, to_ms: int, org_id: str | None) -
 def _totals_daily(conn: sa.Connection, from_ms: int, to_ms: int, org_id: str | None) -> dict[str, int]:
     rows = usage_rows(conn, "day", day_of(from_ms), day_of(to_ms - 1), org_id, None, None)
     return {name: sum(row[name] for row in rows) for name in METERS}
-
-
-def _aborted(conn: sa.Connection, from_ms: int, to_ms: int, org_id: str | None) -> int:
-    event = sell.usage_event.c
-    query = sa.select(sa.func.count()).where(event.at_ms >= from_ms, event.at_ms < to_ms, event.status == "aborted")
-    if org_id is not None:
-        query = query.where(event.org_id == org_id)
-    return int(conn.execute(query).scalar_one())
 
 
 def day_start_ms(day: str) -> int:

@@ -30,7 +30,9 @@ class FormTerms:
     def empty(currency: str) -> "FormTerms":
         """A sensible start: three charges waiting for their prices."""
         meters = ("input_tokens", "cached_tokens", "output_tokens")
-        return FormTerms(currency, charges=[{"meter": meter, "model": "*", "price": "", "included": ""} for meter in meters])
+        return FormTerms(
+            currency, charges=[{"meter": meter, "model": "*", "price": "", "included": ""} for meter in meters]
+        )
 
 
 def written_terms(terms: catalog.Terms) -> FormTerms:

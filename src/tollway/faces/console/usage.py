@@ -1,11 +1,12 @@
 """Usage for both sides: the operator sees all organizations, a buyer its own; every sum leads to its single calls."""
 
 import re
+from datetime import date
 from typing import Any
 
 from starlette.responses import Response
 
-from tollway.faces.console import charts, queries, ranges
+from tollway.faces.console import charts, queries
 from tollway.faces.console.ranges import DAY_MS
 from tollway.faces.console.visit import Visit
 from tollway.kit.clock import day_of
@@ -29,21 +30,33 @@ def usage(visit: Visit) -> Response:
         rows = queries.usage_rows(conn, group, from_day, to_day, org_id, model, key)
         days = rows if group == "day" else queries.usage_rows(conn, "day", from_day, to_day, org_id, model, key)
         names = _names(visit, conn)
-        filters = {"models": queries.models_used(conn, visit.org_id), "keys": queries.key_names(conn, org_id), "orgs": names["org"]}
+        filters = {
+            "models": queries.models_used(conn, visit.org_id),
+            "keys": queries.key_names(conn, org_id),
+            "orgs": names["org"],
+        }
     totals = {name: sum(row[name] for row in rows) for name in queries.METERS}
     return visit.page(
-        "usage.html", group=group, groups=groups, rows=rows, totals=totals, names=names, filters=filters,
-        from_day=from_day, to_day=to_day, charts=_charts(visit, days, from_day, to_day),
+        "usage.html",
+        group=group,
+        groups=groups,
+        rows=rows,
+        totals=totals,
+        names=names,
+        filters=filters,
+        from_day=from_day,
+        to_day=to_day,
+        charts=_charts(visit, days, from_day, to_day),
         selected={"org": org_id or "", "model": model or "", "key": key or ""},
-    )  # fmt: skip
+    )
 
 
 def events(visit: Visit) -> Response:
     """GET /console/usage/events: single calls, newest first, with the same filters."""
     names = ("day", "model", "key", "org", "request")
     filters = {name: visit.query[name] for name in names if visit.query.get(name)}
-    if "day" in filters and not _DAY.fullmatch(filters["day"]):
-        del filters["day"]
+    if not _is_day(filters.get("day", "")):
+        filters.pop("day", None)
     with visit.shop.db.read() as conn:
         rows = queries.events(conn, visit.org_id, filters, visit.query.get("before"), PAGE + 1)
         found_names = _names(visit, conn)
@@ -76,8 +89,6 @@ def _days(visit: Visit) -> tuple[str, str]:
 
 
 def _is_day(text: str) -> bool:
-    from datetime import date
-
     if not _DAY.fullmatch(text):
         return False
     try:
@@ -103,11 +114,24 @@ def _charts(visit: Visit, days: list[dict[str, Any]], from_day: str, to_day: str
     t = visit.t
     return [
         charts.chart(
-            visit, "usage-tokens", t("chart.tokens"), starts, True,
+            visit,
+            "usage-tokens",
+            t("chart.tokens"),
+            starts,
+            True,
             [
                 charts.Series(t("chart.out"), [row["output_tokens"] for row in rows], "number"),
-                charts.Series(t("chart.in"), [row["input_tokens"] + row["cached_tokens"] for row in rows], "number", "quiet"),
+                charts.Series(
+                    t("chart.in"), [row["input_tokens"] + row["cached_tokens"] for row in rows], "number", "quiet"
+                ),
             ],
         ),
-        charts.chart(visit, "usage-money", t("chart.spend"), starts, True, [charts.Series(t("money.price"), [row["price_picos"] for row in rows], "money")]),
-    ]  # fmt: skip
+        charts.chart(
+            visit,
+            "usage-money",
+            t("chart.spend"),
+            starts,
+            True,
+            [charts.Series(t("money.price"), [row["price_picos"] for row in rows], "money")],
+        ),
+    ]

@@ -126,9 +126,17 @@ class Visit:
     def page(self, template: str, status: int = 200, /, **context: object) -> Response:
         """The page as HTML."""
         html = self.desk.templates.get_template(template).render(
-            v=self, t=self.t, fmt=self.fmt, url=self.url, asset=static.address, languages=words.LANGUAGES,
-            html_lang=words.HTML_LANG[self.lang], themes=THEMES, done=_done(self), **context,
-        )  # fmt: skip
+            v=self,
+            t=self.t,
+            fmt=self.fmt,
+            url=self.url,
+            asset=static.address,
+            languages=words.LANGUAGES,
+            html_lang=words.HTML_LANG[self.lang],
+            themes=THEMES,
+            done=_done(self),
+            **context,
+        )
         return HTMLResponse(html, status)
 
     def go(self, path: str, **query: object) -> Response:
@@ -162,7 +170,13 @@ class Desk:
     def set_cookie(self, response: Response, name: str, value: str, seconds: int, http_only: bool = True) -> None:
         """A strict cookie; an empty value takes it away."""
         response.set_cookie(
-            name, value, max_age=seconds if value else 0, path="/", secure=self.secure, httponly=http_only, samesite="strict"
+            name,
+            value,
+            max_age=seconds if value else 0,
+            path="/",
+            secure=self.secure,
+            httponly=http_only,
+            samesite="strict",
         )
 
     def serve(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
@@ -180,7 +194,7 @@ class Desk:
                 response = self._refuse(visit, error)
             except ClientDisconnect:
                 return Response(status_code=499)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the last wall: logged with a reference, shown without details
                 reference = secrets.token_hex(4)
                 _log.exception("page failed", path=request.url.path, reference=reference, error=type(error).__name__)
                 response = self._refuse(visit, TollwayError(visit.t("error.internal", reference=reference)))
@@ -194,7 +208,9 @@ class Desk:
 
     def _visit(self, request: Request) -> Visit:
         lang = words.choose(
-            request.query_params.get("lang"), request.cookies.get("tollway_lang"), request.headers.get("accept-language", "")
+            request.query_params.get("lang"),
+            request.cookies.get("tollway_lang"),
+            request.headers.get("accept-language", ""),
         )
         theme = request.cookies.get("tollway_theme", "system")
         return Visit(request, self, lang, theme if theme in THEMES else "system")
@@ -217,7 +233,7 @@ class Desk:
             await run_in_threadpool(self._recognise, visit)
         if page.policy != "public":
             _require(visit, page.policy)
-        if unsafe and visit.session is not None:
+        if unsafe and visit.session is not None and page.path != f"{BASE}/login":  # a new login may replace any session
             given = (visit.field("csrf") or None, request.headers.get("x-csrf-token"))
             if not fence.token_matches(visit.session.csrf, *given):
                 raise Forbidden(visit.t("error.csrf"), code="csrf")
@@ -244,7 +260,8 @@ class Desk:
             return RedirectResponse(target, 303)
         if visit.is_fragment:
             return visit.page("parts/failure.html", error.status, error=error)
-        return visit.page("error.html", error.status, error=error)
+        kind = error.status if f"error.title.{error.status}" in words.dictionary(visit.lang) else 500
+        return visit.page("error.html" if visit.session else "error_outside.html", error.status, error=error, kind=kind)
 
 
 def _require(visit: Visit, policy: str) -> None:
@@ -257,7 +274,7 @@ def _require(visit: Visit, policy: str) -> None:
         return
     if policy == "member" and visit.org_id is not None:
         return
-    raise Forbidden(visit.t("error.role" if policy == "operator" else "error.member_only"), code="role")
+    raise Forbidden(visit.t("error.role") if policy == "operator" else visit.t("error.member_only"), code="role")
 
 
 async def _body(visit: Visit) -> bytes:
