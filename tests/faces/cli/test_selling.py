@@ -172,6 +172,21 @@ def test_a_gguf_file_becomes_a_signed_package_on_offer(ask, tollway, tmp_path, h
     assert tollway("deploy", "tiny").code == 7
 
 
+def test_the_same_commands_work_on_postgres(ask, tollway, monkeypatch, postgres_url):
+    monkeypatch.setenv("TOLLWAY_DATABASE_URL", postgres_url)
+    ask("plan", "create", "pro", "--flat-fee", "9", "--price", "output_tokens=2")
+    ask("org", "create", "acme")
+    ask("subscription", "start", "acme", "pro")
+    assert ask("wallet", "top-up", "acme", "10", "--reference", "one")["balance_micros"] == 10_000_000
+    assert not ask("wallet", "top-up", "acme", "10", "--reference", "one")["moved"]
+    made = ask("key", "create", "acme")
+    ask("key", "revoke", made["id"], "--yes")
+    assert [one["status"] for one in ask("invoice", "draft")] == ["draft"]
+    assert ask("status")["database"].startswith("PostgreSQL")
+    for words in (("usage",), ("usage", "--by", "org"), ("economics",), ("audit",), ("org", "list"), ("model", "list")):
+        assert tollway(*words, "--json").code == 0
+
+
 def tiny_gguf(path):
     import gguf
     import numpy
