@@ -23,6 +23,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from tollway.kit.db import Prepared
 from tollway.kit.errors import BadRequest
 from tollway.kit.ids import new_id
 from tollway.kit.money import EXPONENTS
@@ -65,25 +66,27 @@ def post(conn: sa.Connection, now_ms: int, kind: str, cause: str, legs: Sequence
     if not moving:
         return None
     transaction_id = new_id("tx", now_ms)
-    open_transaction, move_balance = _statements(conn.dialect.name)
+    statements = _statements(conn.dialect)
     head = {"id": transaction_id, "cause": cause, "kind": kind, "memo": memo[:400], "at_ms": now_ms}
-    if conn.execute(open_transaction, head).first() is None:  # not rowcount: PostgreSQL does not tell it here
+    if statements.open_transaction.run(conn, head).first() is None:  # not rowcount: PostgreSQL does not tell it here
         return None
     rows = [
         msgspec.structs.asdict(leg) | {"transaction_id": transaction_id, "line": line}
         for line, leg in enumerate(moving)
     ]
-    conn.execute(_ADD_ENTRY, rows)
-    conn.execute(move_balance, [  # sorted: two writers lock in one order
+    statements.add_entry.run(conn, rows)
+    moves = [  # sorted: two writers lock in one order
         {"account": account, "org_id": org_id, "currency": currency, "amount_micros": amount}
         for (account, org_id, currency), amount in sorted(_sums(moving).items())
-    ])  # fmt: skip
+    ]
+    statements.move_balance.run(conn, moves)
     return transaction_id
 
 
 def balance(conn: sa.Connection, account: str, org_id: str, currency: str) -> int:
     """The balance in micros, debit positive; 0 where nothing ever moved."""
-    return int(conn.execute(_BALANCE, {"of": account, "org": org_id, "in_currency": currency}).scalar() or 0)
+    found = _statements(conn.dialect).balance.run(conn, {"of": account, "org": org_id, "in_currency": currency})
+    return int(found.scalar() or 0)
 
 
 def wallet_micros(conn: sa.Connection, org_id: str, currency: str) -> int:
@@ -215,23 +218,35 @@ def _sums(legs: Sequence[Leg]) -> dict[tuple[str, str, str], int]:
     return sums
 
 
-# Built once: `post` is called for every commit of the hot path, and building a statement costs more than running it.
-_ADD_ENTRY = tables.ledger_entry.insert()
-_BALANCE = sa.select(tables.ledger_balance.c.amount_micros).where(
-    tables.ledger_balance.c.account == sa.bindparam("of"),
-    tables.ledger_balance.c.org_id == sa.bindparam("org"),
-    tables.ledger_balance.c.currency == sa.bindparam("in_currency"),
-)
+class _Statements(msgspec.Struct, frozen=True):
+    """What `post` and `balance` run: they are called with every commit of the hot path."""
+
+    open_transaction: Prepared  # a row unless the cause is known
+    add_entry: Prepared
+    move_balance: Prepared
+    balance: Prepared
 
 
 @lru_cache
-def _statements(dialect: str) -> tuple[Any, Any]:
-    """Open a transaction unless its cause is known; move a balance."""
-    transaction, balance_of = tables.ledger_transaction, tables.ledger_balance
-    opened = _insert(dialect, transaction).on_conflict_do_nothing(index_elements=["cause"]).returning(transaction.c.id)
-    moved = _insert(dialect, balance_of)
-    summed = {"amount_micros": balance_of.c.amount_micros + moved.excluded.amount_micros}
-    return opened, moved.on_conflict_do_update(index_elements=["account", "org_id", "currency"], set_=summed)
+def _statements(dialect: sa.Dialect) -> _Statements:
+    transaction, entry, of = tables.ledger_transaction, tables.ledger_entry, tables.ledger_balance
+    opened = (
+        _insert(dialect.name, transaction).on_conflict_do_nothing(index_elements=["cause"]).returning(transaction.c.id)
+    )
+    moved = _insert(dialect.name, of)
+    summed = {"amount_micros": of.c.amount_micros + moved.excluded.amount_micros}
+    moved = moved.on_conflict_do_update(index_elements=["account", "org_id", "currency"], set_=summed)
+    balance = sa.select(of.c.amount_micros).where(
+        of.c.account == sa.bindparam("of"),
+        of.c.org_id == sa.bindparam("org"),
+        of.c.currency == sa.bindparam("in_currency"),
+    )
+    return _Statements(
+        Prepared(opened, dialect, transaction.c.keys()),
+        Prepared(entry.insert(), dialect, entry.c.keys()),
+        Prepared(moved, dialect, of.c.keys()),
+        Prepared(balance, dialect),
+    )
 
 
 def _fill_wallet(

@@ -13,7 +13,8 @@ import asyncio
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,7 +23,7 @@ import sqlalchemy as sa
 from tollway.kit import log
 from tollway.kit.clock import Clock, day_of
 from tollway.kit.crash import crashpoint
-from tollway.kit.db import Database
+from tollway.kit.db import Database, Prepared
 from tollway.kit.errors import Unavailable
 from tollway.kit.ids import new_id
 from tollway.kit.money import PICOS_PER_MICRO
@@ -93,13 +94,8 @@ class Recorder:
         self._log = log.get("sell.metering")
         self.commits = 0
         self.events = 0
-        self._insert_event = tables.usage_event.insert()
-        self._find_event = sa.select(tables.usage_event.c.id).where(tables.usage_event.c.id == sa.bindparam("event_id"))
-        self._upsert_daily = self._rollup_statement()
-        carry = db.insert(tables.wallet_carry)
-        self._upsert_carry = carry.on_conflict_do_update(
-            index_elements=["org_id"], set_={"carry_picos": carry.excluded.carry_picos}
-        )
+        self._conn: sa.Connection | None = None
+        self._sql = _statements(db)
         self._thread.start()
 
     def record(
@@ -148,7 +144,23 @@ class Recorder:
                     if job.work is not None:
                         self._run_one(job)
             if self._closing:
-                return
+                break
+        if self._conn is not None:
+            self._conn.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        """One write transaction on the thread's own connection. A connection that failed is not used again."""
+        if self._conn is None:
+            self._conn = self._db.writer()
+        try:
+            with self._conn.begin():
+                yield self._conn
+        except BaseException:
+            broken, self._conn = self._conn, None
+            broken.invalidate()
+            broken.close()
+            raise
 
     def _keep(self, batch: list[_Job]) -> None:
         """Commit the events, trying again for a few seconds: an answered call must not go unbilled for a hiccup."""
@@ -156,11 +168,11 @@ class Recorder:
         pause_s, first = 0.02, True
         while True:
             try:
-                with self._db.write() as conn:
+                with self._transaction() as conn:
                     if first or not self._already_there(conn, batch):
                         wallets = self._write(conn, batch)
                     else:
-                        wallets = _wallets_of(conn, _owed(batch))
+                        wallets = self._wallets_of(conn, _owed(batch))
                     crashpoint("recorder.before_commit")
                 crashpoint("recorder.after_commit")
                 break
@@ -188,7 +200,7 @@ class Recorder:
     def _run_one(self, job: _Job) -> None:
         assert job.work is not None
         try:
-            with self._db.write() as conn:
+            with self._transaction() as conn:
                 result = job.work(conn)
         except sa.exc.SQLAlchemyError as error:
             self._log.warning("job failed", error=type(error).__name__)
@@ -217,34 +229,69 @@ class Recorder:
         """Whether an earlier try was committed after all: a batch is one transaction, so one event speaks for all."""
         event = batch[0].event
         assert event is not None
-        return conn.execute(self._find_event, {"event_id": event.id}).first() is not None
+        return self._sql.find_event.run(conn, {"event_id": event.id}).first() is not None
 
     def _write(self, conn: sa.Connection, batch: list[_Job]) -> list[Committed]:
         rows = [msgspec.structs.asdict(job.event) for job in batch if job.event is not None]
-        conn.execute(self._insert_event, rows)
+        self._sql.insert_event.run(conn, rows)
         crashpoint("recorder.events_written")
-        conn.execute(self._upsert_daily, _rollup(rows))
+        self._sql.add_daily.run(conn, _rollup(rows))
         crashpoint("recorder.rollup_written")
         owed = _owed(batch)
         for (org_id, currency), picos in owed.items():
             self._charge_wallet(conn, org_id, currency, picos, cause=f"usage:{rows[0]['id']}:{org_id}")
         crashpoint("recorder.wallet_written")
-        return _wallets_of(conn, owed)
+        return self._wallets_of(conn, owed)
 
     def _charge_wallet(self, conn: sa.Connection, org_id: str, currency: str, picos: int, cause: str) -> None:
         """Move whole micros from the wallet to revenue; what is left below one micro waits in `wallet_carry`."""
-        before = _carry(conn, org_id)
+        before = self._carry(conn, org_id)
         micros, rest = divmod(before + picos, PICOS_PER_MICRO)
         if rest != before:
-            conn.execute(self._upsert_carry, {"org_id": org_id, "carry_picos": rest})
+            self._sql.set_carry.run(conn, {"org_id": org_id, "carry_picos": rest})
         if micros:
             legs = [ledger.Leg("wallet", org_id, currency, micros), ledger.Leg("revenue_usage", "", currency, -micros)]
             ledger.post(conn, self._clock.now_ms(), "usage", cause, legs)
 
-    def _rollup_statement(self) -> Any:
-        insert = self._db.insert(tables.usage_daily)
-        summed = {name: tables.usage_daily.c[name] + insert.excluded[name] for name in _ROLLED}
-        return insert.on_conflict_do_update(index_elements=list(tables.usage_daily.primary_key.columns), set_=summed)
+    def _carry(self, conn: sa.Connection, org_id: str) -> int:
+        """What the wallet owes below one micro."""
+        return int(self._sql.carry.run(conn, {"org": org_id}).scalar() or 0)
+
+    def _wallets_of(self, conn: sa.Connection, owed: dict[tuple[str, str], int]) -> list[Committed]:
+        """The balances as this transaction leaves them."""
+        wallets = []
+        for (org_id, currency), picos in owed.items():
+            balance = ledger.wallet_micros(conn, org_id, currency) * PICOS_PER_MICRO
+            wallets.append(Committed(org_id, balance - self._carry(conn, org_id), picos))
+        return wallets
+
+
+class _Statements(msgspec.Struct, frozen=True):
+    """What runs with every commit."""
+
+    insert_event: Prepared
+    find_event: Prepared
+    add_daily: Prepared
+    carry: Prepared
+    set_carry: Prepared
+
+
+def _statements(db: Database) -> _Statements:
+    event, daily, carry, dialect = tables.usage_event, tables.usage_daily, tables.wallet_carry, db.engine.dialect
+    added = db.insert(daily)
+    summed = {name: daily.c[name] + added.excluded[name] for name in _ROLLED}
+    added = added.on_conflict_do_update(index_elements=list(daily.primary_key.columns), set_=summed)
+    replaced = db.insert(carry)
+    replaced = replaced.on_conflict_do_update(
+        index_elements=["org_id"], set_={"carry_picos": replaced.excluded.carry_picos}
+    )
+    return _Statements(
+        Prepared(event.insert(), dialect, event.c.keys()),
+        Prepared(sa.select(event.c.id).where(event.c.id == sa.bindparam("event_id")), dialect),
+        Prepared(added, dialect, daily.c.keys()),
+        Prepared(sa.select(carry.c.carry_picos).where(carry.c.org_id == sa.bindparam("org")), dialect),
+        Prepared(replaced, dialect, carry.c.keys()),
+    )
 
 
 def new_event_id(now_ms: int) -> str:
@@ -277,24 +324,6 @@ def _owed(batch: list[_Job]) -> dict[tuple[str, str], int]:
         if job.event is not None and job.currency is not None:
             owed[job.event.org_id, job.currency] += job.event.price_picos
     return dict(sorted(owed.items()))
-
-
-# Built once: building a statement costs more than running it.
-_CARRY = sa.select(tables.wallet_carry.c.carry_picos).where(tables.wallet_carry.c.org_id == sa.bindparam("org"))
-
-
-def _carry(conn: sa.Connection, org_id: str) -> int:
-    """What the wallet owes below one micro."""
-    return int(conn.execute(_CARRY, {"org": org_id}).scalar() or 0)
-
-
-def _wallets_of(conn: sa.Connection, owed: dict[tuple[str, str], int]) -> list[Committed]:
-    """The balances as this transaction leaves them."""
-    wallets = []
-    for (org_id, currency), picos in owed.items():
-        balance = ledger.wallet_micros(conn, org_id, currency) * PICOS_PER_MICRO
-        wallets.append(Committed(org_id, balance - _carry(conn, org_id), picos))
-    return wallets
 
 
 def _take_over(job: _Job, result: Any) -> None:
