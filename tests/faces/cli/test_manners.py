@@ -1,6 +1,7 @@
 """How every command behaves: data apart from talk, one JSON document, clear errors, no traceback, a next step."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -147,6 +148,19 @@ def test_a_reader_who_leaves_is_no_error(home):
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_is_a_script_for_the_shell(tollway, shell):
     assert "_TOLLWAY_COMPLETE" in tollway("completion", shell).out
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("tollway su", {"subscription"}), ("tollway wallet t", {"top-up"}), ("tollway plan create --fl", {"--flat-fee"})],
+)
+def test_the_shell_completes_commands_and_options(typed, offered):
+    asking = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1), "_TOLLWAY_COMPLETE": "complete_bash"}
+    run = subprocess.run(
+        [sys.executable, "-c", "from tollway.faces.cli import main; main()"], env=os.environ | asking,
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert set(run.stdout.split()) == offered
 
 
 def test_every_command_is_in_the_reference_with_help_for_everything():

@@ -8,6 +8,7 @@ import typer
 from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
 from tollway.faces.cli.desk import Desk, command
+from tollway.faces.cli.root import COMPLETE
 from tollway.kit.errors import BadRequest
 
 app = typer.Typer(add_completion=False)
@@ -23,6 +24,6 @@ def completion(
     name = shell or Path(os.environ.get("SHELL", "")).name or "bash"
     if name not in SHELLS:
         raise BadRequest(f"There is no completion for {name!r}.", hint=f"Use one of: {', '.join(SHELLS)}.")
-    script = get_completion_script(prog_name="tollway", complete_var="_TOLLWAY_COMPLETE", shell=name)
+    script = get_completion_script(prog_name="tollway", complete_var=COMPLETE, shell=name)
     desk.answer({"shell": name, "script": script}, lambda: script)
     desk.then(f"tollway completion {name} >> {SHELLS[name]}", "then open a new shell")

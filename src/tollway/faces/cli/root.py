@@ -6,15 +6,18 @@ no web framework, no engine. A test keeps it so.
 
 import importlib
 import json
+import os
 import sys
 from typing import Any, Final
 
 import typer
+from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.core import TyperGroup
 from typer.main import get_command as to_command
 
 from tollway.kit.errors import TollwayError, Unavailable
 
+COMPLETE: Final = "_TOLLWAY_COMPLETE"
 RUN, SERVE, SELL, LOOK = "Run the shop", "Serve models", "Sell them", "See how it goes"
 
 # name -> (module, panel of the help, one line)
@@ -89,6 +92,8 @@ def _root() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code. Errors are short: what and why, what to do; no traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if COMPLETE in os.environ:  # the shell asks what could come next (see `tollway completion`)
+        completion_init()
     try:
         app(args=arguments, prog_name="tollway")
     except TollwayError as error:
