@@ -11,8 +11,17 @@ import litellm
 
 litellm.telemetry = False
 CHAT, EMBED = f"openai/{os.environ['CHAT']}", f"openai/{os.environ['EMBED']}"
-where: dict[str, Any] = {"api_base": os.environ["BASE_URL"], "api_key": os.environ["API_KEY"], "num_retries": 0, "timeout": 60}
-asked: dict[str, Any] = {"messages": [{"role": "user", "content": "Say hello in one short sentence."}], "max_tokens": 16, "temperature": 0}
+where: dict[str, Any] = {
+    "api_base": os.environ["BASE_URL"],
+    "api_key": os.environ["API_KEY"],
+    "num_retries": 0,
+    "timeout": 60,
+}
+asked: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "Say hello in one short sentence."}],
+    "max_tokens": 16,
+    "temperature": 0,
+}
 
 
 def failure(**changes: Any) -> list[Any] | None:
@@ -39,7 +48,9 @@ told["streamed"] = "".join(chunk.choices[0].delta.content or "" for chunk in chu
 told["asynchronous"] = asyncio.run(later())
 rows = litellm.embedding(model=EMBED, input=["a toll road", "raspberry jam"], **where).data
 told["dimensions"] = [len(row["embedding"]) for row in rows]
-told["text_completion"] = litellm.text_completion(model=f"text-completion-{CHAT}", prompt="One, two,", max_tokens=4, **where).choices[0].text
+told["text_completion"] = (
+    litellm.text_completion(model=f"text-completion-{CHAT}", prompt="One, two,", max_tokens=4, **where).choices[0].text
+)
 told["wrong_key"] = failure(api_key="tw_live_wrong")
 told["unknown_model"] = failure(model="openai/gpt-9-unknown")
 told["bad_value"] = failure(temperature=9)

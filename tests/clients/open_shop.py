@@ -92,7 +92,9 @@ def shared_gateway(name: str, env: Mapping[str, str]) -> Iterator[OpenShop]:
         if shop is None:
             started = start_gateway(folder / "home", env=env)
             shop = OpenShop(started.home, started.port, started.process.pid, started.welcome)
-            note.write_text(json.dumps({"home": str(shop.home), "port": shop.port, "pid": shop.pid, "welcome": shop.welcome}))
+            note.write_text(
+                json.dumps({"home": str(shop.home), "port": shop.port, "pid": shop.pid, "welcome": shop.welcome})
+            )
         mine.touch()
     try:
         yield shop

@@ -19,7 +19,12 @@ class Fruit(BaseModel):
 def model(open_shop: OpenShop) -> ChatOpenAI:
     """A chat model as LangChain's pages show it."""
     return ChatOpenAI(
-        model=CHAT, base_url=open_shop.base_url, api_key=SecretStr(open_shop.key), temperature=0, max_retries=0, max_completion_tokens=60
+        model=CHAT,
+        base_url=open_shop.base_url,
+        api_key=SecretStr(open_shop.key),
+        temperature=0,
+        max_retries=0,
+        max_completion_tokens=60,
     )
 
 

@@ -42,7 +42,9 @@ def test_the_sdk(python: Path, open_shop: OpenShop) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     given = {"BASE_URL": open_shop.base_url, "API_KEY": open_shop.key, "CHAT": CHAT, "EMBED": EMBED}
     script = Path(__file__).with_name("litellm_round.py")
-    ran = subprocess.run([str(python), str(script)], env=kept | given, capture_output=True, text=True, timeout=170, check=False)
+    ran = subprocess.run(
+        [str(python), str(script)], env=kept | given, capture_output=True, text=True, timeout=170, check=False
+    )
     assert ran.returncode == 0, ran.stderr
     told = json.loads(ran.stdout.strip().splitlines()[-1])
     assert told["text"] and told["text"] == told["streamed"] == told["asynchronous"]

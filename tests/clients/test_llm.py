@@ -15,7 +15,8 @@ from tests.clients.open_shop import CHAT, OpenShop
 def llm(open_shop: OpenShop, tmp_path: Path):  # type: ignore[no-untyped-def]
     """`llm(words…) -> standard output`, with a home of its own."""
     (tmp_path / "extra-openai-models.yaml").write_text(
-        f"- model_id: smol\n  model_name: {CHAT}\n  api_base: {open_shop.base_url}\n  api_key_name: tollway\n", encoding="utf-8"
+        f"- model_id: smol\n  model_name: {CHAT}\n  api_base: {open_shop.base_url}\n  api_key_name: tollway\n",
+        encoding="utf-8",
     )
     (tmp_path / "keys.json").write_text(json.dumps({"tollway": open_shop.key}), encoding="utf-8")
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
@@ -23,7 +24,13 @@ def llm(open_shop: OpenShop, tmp_path: Path):  # type: ignore[no-untyped-def]
 
     def run(*words: str) -> str:
         ran = subprocess.run(
-            [sys.executable, "-m", "llm", *words], env=environment, input="", capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, "-m", "llm", *words],
+            env=environment,
+            input="",
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         assert ran.returncode == 0, ran.stderr
         return ran.stdout

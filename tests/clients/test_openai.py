@@ -141,7 +141,9 @@ def test_logit_bias_can_forbid_the_usual_first_word(client: OpenAI) -> None:
     first = client.chat.completions.create(**asked, logprobs=True).choices[0]
     assert first.logprobs and first.logprobs.content
     # the id of every token that starts the usual answer is not public; a bias on all low ids changes what comes
-    barred = client.chat.completions.create(**asked, logit_bias={str(token): -100 for token in range(20_000)}).choices[0]
+    barred = client.chat.completions.create(**asked, logit_bias={str(token): -100 for token in range(20_000)}).choices[
+        0
+    ]
     assert barred.message.content != first.message.content
 
 
@@ -169,7 +171,9 @@ def test_logprobs_in_a_stream(client: OpenAI) -> None:
 def test_json_object(client: OpenAI) -> None:
     asked = [{"role": "user", "content": "Name one fruit as a small JSON object."}]
     more = {"max_tokens": 60, "temperature": 0}
-    choice = client.chat.completions.create(model=CHAT, messages=asked, response_format={"type": "json_object"}, **more).choices[0]
+    choice = client.chat.completions.create(
+        model=CHAT, messages=asked, response_format={"type": "json_object"}, **more
+    ).choices[0]
     if choice.finish_reason == "stop":
         assert isinstance(json.loads(choice.message.content or ""), dict)
     else:
@@ -178,7 +182,9 @@ def test_json_object(client: OpenAI) -> None:
 
 def test_a_schema_is_kept_and_parsed(client: OpenAI) -> None:
     asked = [{"role": "user", "content": "Name one fruit."}]
-    answer = client.chat.completions.parse(model=CHAT, messages=asked, response_format=Fruit, max_tokens=80, temperature=0)
+    answer = client.chat.completions.parse(
+        model=CHAT, messages=asked, response_format=Fruit, max_tokens=80, temperature=0
+    )
     assert isinstance(answer.choices[0].message.parsed, Fruit)
 
 
@@ -194,14 +200,19 @@ def test_roles_and_content_parts(client: OpenAI) -> None:
 
 def test_text_in_every_script(client: OpenAI) -> None:
     messages = [{"role": "user", "content": "请说“你好”。🙂 Grüße, мир — ‎\u202e"}]
-    assert client.chat.completions.create(model=CHAT, messages=messages, max_tokens=8).choices[0].message.role == "assistant"
+    assert (
+        client.chat.completions.create(model=CHAT, messages=messages, max_tokens=8).choices[0].message.role
+        == "assistant"
+    )
 
 
 async def test_asynchronous_calls_side_by_side(open_shop: OpenShop) -> None:
     async with AsyncOpenAI(base_url=open_shop.base_url, api_key=open_shop.key, max_retries=0, timeout=60) as client:
 
         async def stream() -> str:
-            came = await client.chat.completions.create(model=CHAT, messages=HELLO, max_tokens=8, temperature=0, stream=True)
+            came = await client.chat.completions.create(
+                model=CHAT, messages=HELLO, max_tokens=8, temperature=0, stream=True
+            )
             return "".join([chunk.choices[0].delta.content or "" async for chunk in came])
 
         names = [model.id async for model in client.models.list()]
@@ -230,8 +241,20 @@ def test_completions_streamed_with_logprobs(client: OpenAI) -> None:
     assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.text
     assert whole.logprobs and whole.logprobs.tokens and "".join(whole.logprobs.tokens) == whole.text
     assert whole.logprobs.top_logprobs and all(1 <= len(top) <= 2 for top in whole.logprobs.top_logprobs)
-    streamed = [token for chunk in chunks for choice in chunk.choices if choice.logprobs for token in choice.logprobs.tokens or []]
-    offsets = [at for chunk in chunks for choice in chunk.choices if choice.logprobs for at in choice.logprobs.text_offset or []]
+    streamed = [
+        token
+        for chunk in chunks
+        for choice in chunk.choices
+        if choice.logprobs
+        for token in choice.logprobs.tokens or []
+    ]
+    offsets = [
+        at
+        for chunk in chunks
+        for choice in chunk.choices
+        if choice.logprobs
+        for at in choice.logprobs.text_offset or []
+    ]
     assert streamed == whole.logprobs.tokens
     assert offsets == whole.logprobs.text_offset, "offsets count from the start of the text, streamed or not"
     assert chunks[-1].usage and chunks[-1].usage.completion_tokens == 6
@@ -276,9 +299,11 @@ def test_raw_answers_carry_request_id_and_limits(client: OpenAI) -> None:
 
 
 def test_a_wrong_key_is_an_authentication_error(open_shop: OpenShop) -> None:
-    with OpenAI(base_url=open_shop.base_url, api_key="tw_live_nonsense", max_retries=0) as stranger:
-        with pytest.raises(openai.AuthenticationError) as told:
-            stranger.models.list()
+    with (
+        OpenAI(base_url=open_shop.base_url, api_key="tw_live_nonsense", max_retries=0) as stranger,
+        pytest.raises(openai.AuthenticationError) as told,
+    ):
+        stranger.models.list()
     assert told.value.code == "invalid_api_key" and told.value.status_code == 401
 
 
@@ -338,18 +363,22 @@ def test_a_rate_limit_names_the_time_to_wait(open_shop: OpenShop) -> None:
 def test_an_empty_wallet_is_402(open_shop: OpenShop) -> None:
     terms = catalog.Terms(overage="wallet", charges=(catalog.Charge(meter="output_tokens", price_micros=1_000_000),))
     customer = open_shop.customer(terms, wallet_micros=0)
-    with OpenAI(base_url=open_shop.base_url, api_key=customer.key, max_retries=0) as client:
-        with pytest.raises(openai.APIStatusError) as told:
-            client.chat.completions.create(model=CHAT, messages=HELLO, max_tokens=50)
+    with (
+        OpenAI(base_url=open_shop.base_url, api_key=customer.key, max_retries=0) as client,
+        pytest.raises(openai.APIStatusError) as told,
+    ):
+        client.chat.completions.create(model=CHAT, messages=HELLO, max_tokens=50)
     assert told.value.status_code == 402 and told.value.type == "insufficient_quota"
     assert "retry-after" not in told.value.response.headers, "retrying does not help"
 
 
 def test_a_key_without_the_scope_or_the_model_is_403(open_shop: OpenShop) -> None:
     looking = open_shop.customer(FREE, scopes=("usage",))
-    with OpenAI(base_url=open_shop.base_url, api_key=looking.key, max_retries=0) as client:
-        with pytest.raises(openai.PermissionDeniedError) as told:
-            client.embeddings.create(model=EMBED, input="x")
+    with (
+        OpenAI(base_url=open_shop.base_url, api_key=looking.key, max_retries=0) as client,
+        pytest.raises(openai.PermissionDeniedError) as told,
+    ):
+        client.embeddings.create(model=EMBED, input="x")
     assert told.value.code == "missing_scope"
     narrow = open_shop.customer(FREE, models=(EMBED,))
     with OpenAI(base_url=open_shop.base_url, api_key=narrow.key, max_retries=0) as client:

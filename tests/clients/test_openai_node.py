@@ -23,7 +23,14 @@ def installed() -> Path:
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (CACHE / "node_modules" / "openai" / "package.json").exists():
-            flags = ["--no-save", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
+            flags = [
+                "--no-save",
+                "--no-package-lock",
+                "--no-audit",
+                "--no-fund",
+                "--ignore-scripts",
+                "--loglevel=error",
+            ]
             subprocess.run(["npm", "install", *flags, f"openai@{VERSION}"], cwd=CACHE, check=True, timeout=150)
     return CACHE
 
@@ -32,7 +39,13 @@ def test_the_client_from_npm(installed: Path, open_shop: OpenShop) -> None:
     given = {"BASE_URL": open_shop.base_url, "API_KEY": open_shop.key, "CHAT": CHAT, "EMBED": EMBED}
     script = Path(__file__).with_name("openai_node.mjs")
     ran = subprocess.run(
-        ["node", str(script)], cwd=installed, env=_without_proxies() | given, capture_output=True, text=True, timeout=150, check=False
+        ["node", str(script)],
+        cwd=installed,
+        env=_without_proxies() | given,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
     )
     assert ran.returncode == 0, ran.stderr
     told: dict[str, Any] = json.loads(ran.stdout)

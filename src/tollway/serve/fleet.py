@@ -149,7 +149,8 @@ class Served:
                 body = {"messages": request.plain_messages()} | ({"tools": request.tools} if request.tools else {})
                 reply = await pool.post("/apply-template", msgspec.json.encode(body))
                 if reply.status != 200:
-                    raise refusal_of(reply.status, reply.body)
+                    # a template is a pure function of the messages: whatever it says is about them
+                    raise refusal_of(400 if reply.status == 500 else reply.status, reply.body)
                 texts = [msgspec.json.decode(reply.body)["prompt"]]
             found = []
             for text in texts:

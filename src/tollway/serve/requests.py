@@ -40,13 +40,27 @@ class Part(msgspec.Struct, omit_defaults=True):
     text: str = ""
 
 
+class CalledFunction(msgspec.Struct):
+    """The function a model asked for."""
+
+    name: str
+    arguments: str = ""
+
+
+class ToolCall(msgspec.Struct, tag_field="type", tag="function", kw_only=True):
+    """One call of a tool, as an earlier answer of the model made it."""
+
+    id: str = ""
+    function: CalledFunction
+
+
 class Message(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[Part] | None = None
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
     annotations: list[Any] | None = None
@@ -114,6 +128,8 @@ class Generation(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
             raise _unsupported("stream_options", "it only makes sense together with stream=true")
         if self.logit_bias and not caps.logit_bias:
             raise _unsupported("logit_bias", "this engine does not offer it")
+        if self.logit_bias and not all(token.isdecimal() and token.isascii() for token in self.logit_bias):
+            raise _unsupported("logit_bias", "its names must be token ids")
 
 
 class ChatRequest(Generation, kw_only=True):

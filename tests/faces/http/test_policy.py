@@ -132,7 +132,9 @@ async def test_the_right_key_opens_each_api_door(town: Town) -> None:
             if door.policy in API or door.path.startswith("/admin"):
                 key = {"key": "usage", "operator": "admin"}.get(door.policy, door.policy)
                 answer = await _enter(client, door, town.a, _bearer(town.a.keys[key]))
-                assert answer.status_code not in (401, 403) and answer.status_code < 500, f"{door.path}: {answer.text[:200]}"
+                assert answer.status_code not in (401, 403) and answer.status_code < 500, (
+                    f"{door.path}: {answer.text[:200]}"
+                )
 
 
 async def test_wrong_sessions_open_no_console_page(town: Town) -> None:
@@ -186,7 +188,9 @@ async def test_a_member_cannot_look_through_another_organizations_eyes(town: Tow
     headers["cookie"] += f"; tollway_view_as={town.b.org_id}"
     async with town.client() as client:
         assert town.b.key_id not in (await client.get("/console/keys", headers=headers)).text
-        chosen = await client.post("/console/view-as", headers=headers, data={"csrf": town.a.csrf, "org_id": town.b.org_id})
+        chosen = await client.post(
+            "/console/view-as", headers=headers, data={"csrf": town.a.csrf, "org_id": town.b.org_id}
+        )
         assert chosen.status_code == 403
 
 

@@ -2,13 +2,19 @@
 
 Default uvicorn waits for ever for headers and bodies: 1,500 slow connections stop it. Here a connection must have sent
 its headers within `header_timeout_s` of opening (or of its first byte after idling), its body within `body_timeout_s`
-of its headers, and connections above the cap are closed at once.
+of its headers, must read what it is sent (no progress for `body_timeout_s` ends it), and connections above the cap are
+closed at once.
 """
 
 import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tollway.faces.http.wire import error_body
+from tollway.kit.errors import BadRequest
+
+HEAD_BYTES_MAX = 64 * 1024
 
 
 def guarded(header_timeout_s: float, body_timeout_s: float, connections_max: int) -> type[HttpToolsProtocol]:
@@ -18,7 +24,9 @@ def guarded(header_timeout_s: float, body_timeout_s: float, connections_max: int
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self._deadline: asyncio.TimerHandle | None = None
+            self._stalled: asyncio.TimerHandle | None = None
             self._awaiting = "headers"
+            self._head_bytes = 0
 
         def connection_made(self, transport: Any) -> None:
             if len(self.connections) >= connections_max:
@@ -30,6 +38,7 @@ def guarded(header_timeout_s: float, body_timeout_s: float, connections_max: int
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._disarm()
+            self._unstall()
             if self in self.connections:
                 super().connection_lost(exc)
 
@@ -40,16 +49,43 @@ def guarded(header_timeout_s: float, body_timeout_s: float, connections_max: int
                 self._awaiting = "headers"
                 self._arm(header_timeout_s)
             super().data_received(data)
+            if self._awaiting == "headers":
+                self._head_bytes += len(data)
+                if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+                    self._refuse(431, "Request Header Fields Too Large", "The request's headers are too large.")
+
+        def send_400_response(self, msg: str) -> None:
+            self._refuse(400, "Bad Request", "This is not a valid HTTP request.")
 
         def on_headers_complete(self) -> None:
             super().on_headers_complete()
             self._awaiting = "body"
+            self._head_bytes = 0
             self._arm(body_timeout_s)
 
         def on_message_complete(self) -> None:
             super().on_message_complete()
             self._disarm()
             self._awaiting = "request"
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._stalled = self.loop.call_later(body_timeout_s, self._too_slow)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._unstall()
+
+        def _unstall(self) -> None:
+            if self._stalled is not None:
+                self._stalled.cancel()
+                self._stalled = None
+
+        def _refuse(self, status: int, phrase: str, message: str) -> None:
+            body = error_body(BadRequest(message, code="invalid_http"))
+            head = f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
+            self.transport.close()
 
         def _arm(self, seconds: float) -> None:
             self._disarm()

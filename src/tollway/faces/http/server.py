@@ -34,6 +34,7 @@ async def _serve(
     config = uvicorn.Config(
         build(gateway),
         http=protocol,
+        ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -1,0 +1,141 @@
+"""The guard in front of the app: deadlines for senders and readers, bounded heads, a cap on connections. A real server."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from tollway.faces.http.guard import HEAD_BYTES_MAX, guarded
+from tollway.faces.http.server import listen
+
+CONNECTIONS = 20
+
+
+class Server:
+    """An app that streams for ever at /flood and says ok elsewhere, behind a guard with short deadlines."""
+
+    def __init__(self) -> None:
+        self.flooding = 0
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if scope["path"] == "/flood":
+            self.flooding += 1
+            gone = asyncio.ensure_future(receive())
+            while not gone.done():
+                await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+                await asyncio.sleep(0)
+            self.flooding -= 1
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def ask(self, data: bytes) -> bytes:
+        """Everything that comes until the server closes."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(data)
+        came = b""
+        with contextlib.suppress(ConnectionError):
+            came = await asyncio.wait_for(reader.read(-1), 5)
+        writer.transport.abort()
+        return came
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    """A running server."""
+    made = Server()
+    config = uvicorn.Config(
+        made.app, http=guarded(0.4, 0.6, CONNECTIONS), ws="none", lifespan="off", interface="asgi3", log_config=None
+    )
+    running = uvicorn.Server(config)
+    running.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
+    listener = listen("127.0.0.1", 0)
+    made.port = listener.getsockname()[1]  # type: ignore[attr-defined]
+    task = asyncio.ensure_future(running.serve(sockets=[listener]))
+    while not running.started:
+        await asyncio.sleep(0.01)
+    yield made
+    running.should_exit = running.force_exit = True
+    await task
+
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+async def test_a_good_request_passes(server: Server) -> None:
+    assert (await server.ask(GET)).endswith(b"ok\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("data", [b"", b"GET / HT", GET[:-2]])
+async def test_headers_that_do_not_come_end_the_connection(server: Server, data: bytes) -> None:
+    began = time.monotonic()
+    assert await server.ask(data) == b""
+    assert 0.3 < time.monotonic() - began < 2
+
+
+async def test_a_body_that_does_not_come_ends_the_connection(server: Server) -> None:
+    began = time.monotonic()
+    assert await server.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc") == b""
+    assert 0.5 < time.monotonic() - began < 2
+
+
+async def test_the_deadline_begins_anew_with_each_request_and_not_while_idle(server: Server) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    for _ in range(2):
+        writer.write(GET.replace(b"Connection: close\r\n", b""))
+        assert await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 2)
+        await asyncio.sleep(0.8)  # longer than any deadline: idling is no crime
+    writer.write(b"GET")
+    assert await asyncio.wait_for(reader.read(-1), 2) == b""
+    writer.close()
+
+
+async def test_a_reader_that_stops_reading_is_let_go(server: Server) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+    writer.write(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
+    await reader.read(10)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    for _ in range(40):
+        await asyncio.sleep(0.1)
+        if server.flooding == 0:
+            break
+    assert server.flooding == 0
+    writer.transport.abort()
+
+
+async def test_large_heads_are_refused_in_our_shape(server: Server) -> None:
+    answer = await server.ask(b"GET / HTTP/1.1\r\nX-Big: " + b"a" * (HEAD_BYTES_MAX + 300_000))
+    assert answer.startswith(b"HTTP/1.1 431 ") or answer == b""  # the refusal may drown in what we still send
+    slowly = b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: 1\r\n" % number for number in range(8000))
+    answer = await server.ask(slowly)
+    assert (
+        answer.startswith(b"HTTP/1.1 431 ")
+        and json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_http"
+    )
+
+
+async def test_a_websocket_is_not_opened(server: Server) -> None:
+    upgrade = GET.replace(
+        b"Connection: close",
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13",
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(upgrade)
+    assert not (await asyncio.wait_for(reader.readline(), 2)).startswith(b"HTTP/1.1 101")
+    writer.close()
+
+
+async def test_connections_above_the_cap_are_closed_and_others_served_again_later(server: Server) -> None:
+    held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(CONNECTIONS)]
+    await asyncio.sleep(0.1)
+    assert await server.ask(GET) == b""
+    for _, writer in held:
+        writer.close()
+    await asyncio.sleep(0.1)
+    assert (await server.ask(GET)).endswith(b"ok\r\n0\r\n\r\n")
