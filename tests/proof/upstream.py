@@ -107,6 +107,10 @@ async def _complete(writer: asyncio.StreamWriter, asked: dict[str, Any]) -> None
     else:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         base |= {"object": "chat.completion.chunk"}
+        _chunk(
+            writer,
+            base | {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]},
+        )
         for number in range(tokens):
             if pause_s:
                 await asyncio.sleep(pause_s)

@@ -4,6 +4,7 @@
 upstream never reports usage, an honest estimate that says it is one. None is not zero: a count that never came stays None.
 """
 
+import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,6 +19,8 @@ from tollway.serve.wire import Answer
 
 _TIMINGS = b',"timings":{'
 _DONE = b"[DONE]"
+_NO_TEXT = re.compile(rb'"content": ?(?:""|null)|"delta": ?\{\}')  # what opens or ends a stream
+_OTHER_TEXT = re.compile(rb'"tool_calls": ?\[|"reasoning(?:_content)?": ?"[^"]')
 _EVENT_BYTES_MAX = 4 * 1024 * 1024
 
 
@@ -128,7 +131,8 @@ def _note(seat: Seat, tally: Tally, event: bytes) -> bytes:
         tally.first_piece_at = now = time.monotonic()
         if seat.time is not None and tally.stint is not None:
             seat.time.first_token(tally.stint, now)
-    tally.pieces += 1
+    if tally.timings or not _NO_TEXT.search(event) or _OTHER_TEXT.search(event):
+        tally.pieces += 1
     return event
 
 
