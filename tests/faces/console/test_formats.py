@@ -1,9 +1,12 @@
 """Numbers, money and dates per language; exact where exactness is promised."""
 
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tollway.faces.console.charts import sparkline
 from tollway.faces.console.formats import Locale, round_div
 
 EN, ZH = Locale("en"), Locale("zh")
@@ -74,3 +77,18 @@ def test_exact_money_can_be_read_back(micros):
     text = EN.exact(micros, "USD").replace("$", "").replace(",", "")
     whole, _, fraction = text.lstrip("-").partition(".")
     assert int(whole) * 10**6 + int(fraction.ljust(6, "0")) == abs(micros)
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [(0.413, "41.3%"), (Fraction(1, 3), "33.3%"), (-0.5, "-50.0%"), (-27.8, "< -1,000%"), (None, "–")],
+)
+def test_shares(share, shown):
+    assert EN.percent(share) == shown
+
+
+def test_a_sparkline_of_losses_hangs_from_zero():
+    path = sparkline([0, -4, -2])
+    assert path["line"] == "M0.0,2.0L60.0,26.0L120.0,14.0"
+    assert path["area"].endswith("L120,2.0L0,2.0Z")
+    assert sparkline([7])["line"] == ""

@@ -97,18 +97,24 @@ def of_overview(visit: Visit, span: Range, found: Any, money: Sequence[Series]) 
 
 
 def sparkline(values: Sequence[int]) -> dict[str, str]:
-    """SVG path data (`line`, and `area` closed along the bottom) in a box of SPARK_WIDTH x SPARK_HEIGHT."""
+    """SVG path data (`line`, and the `area` between it and zero) in a box of SPARK_WIDTH x SPARK_HEIGHT."""
     if len(values) < 2:
         return {"line": "", "area": ""}
-    low, high = min(0, min(values)), max(values)
+    low, high = min(0, min(values)), max(0, max(values))
     reach = high - low or 1
+
+    def height(value: int) -> str:
+        y = (SPARK_HEIGHT - 2) * 10 - (value - low) * (SPARK_HEIGHT - 4) * 10 // reach
+        return f"{y // 10}.{y % 10}"
+
+    steps = len(values) - 1
     points = []
     for place, value in enumerate(values):
-        x = place * SPARK_WIDTH * 10 // (len(values) - 1)
-        y = (SPARK_HEIGHT - 2) * 10 - (value - low) * (SPARK_HEIGHT - 4) * 10 // reach
-        points.append(f"{x // 10}.{x % 10},{y // 10}.{y % 10}")
+        x = place * SPARK_WIDTH * 10 // steps
+        points.append(f"{x // 10}.{x % 10},{height(value)}")
     line = "M" + "L".join(points)
-    return {"line": line, "area": f"{line}L{SPARK_WIDTH},{SPARK_HEIGHT}L0,{SPARK_HEIGHT}Z"}
+    ground = height(0) if low < 0 else str(SPARK_HEIGHT)
+    return {"line": line, "area": f"{line}L{SPARK_WIDTH},{ground}L0,{ground}Z"}
 
 
 def _plain(value: int, kind: str) -> float:

@@ -2,6 +2,7 @@
 
 import math
 
+import sqlalchemy as sa
 from starlette.responses import Response
 
 from tollway.faces.console.visit import BASE, THEMES, Visit
@@ -125,7 +126,7 @@ def _password(visit: Visit, name: str) -> str:
     return next((value for key, value in visit.form if key == name), "")[:1000]
 
 
-def _close_own_session(visit: Visit, conn: object) -> None:
+def _close_own_session(visit: Visit, conn: sa.Connection) -> None:
     cookie = visit.request.cookies.get(visit.desk.session_cookie)
     if cookie:
         accounts.close_session(conn, cookie, visit.shop.secrets.pepper)

@@ -3,7 +3,7 @@
 Money comes in as integer micros or picos and is never turned into a float: every digit shown is exact or rounded half-even.
 """
 
-from datetime import date
+from datetime import date as Day
 from decimal import ROUND_HALF_EVEN, Decimal
 from fractions import Fraction
 from typing import Final
@@ -68,9 +68,11 @@ class Locale:
         return self._exact(Decimal(picos) / (MICROS * PICOS_PER_MICRO), currency)
 
     def percent(self, share: float | Decimal | Fraction | None, decimals: int = 1) -> str:
-        """`41.3%` of a share such as 0.413."""
+        """`41.3%` of a share such as 0.413; a loss beyond ten times the income is only said to be that."""
         if share is None:
             return NONE
+        if share < -10:
+            return "< -1,000%"
         value = Decimal(share.numerator) / share.denominator if isinstance(share, Fraction) else Decimal(share)
         return f"{(value * 100).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_EVEN):,}%"
 
@@ -116,14 +118,14 @@ class Locale:
 
     def day(self, text: str) -> str:
         """A stored day (`2026-11-22`) for people."""
-        return self._day(date.fromisoformat(text))
+        return self._day(Day.fromisoformat(text))
 
     def month(self, text: str) -> str:
         """A billing period (`2026-11`) as `Nov 2026` or `2026年11月`."""
         year, month = text.split("-")
         return f"{year}年{int(month)}月" if self.lang == "zh" else f"{_MONTHS[int(month) - 1]} {year}"
 
-    def _day(self, day: date) -> str:
+    def _day(self, day: Day) -> str:
         if self.lang == "zh":
             return f"{day.year}年{day.month}月{day.day}日"
         return f"{day.day} {_MONTHS[day.month - 1]} {day.year}"

@@ -54,7 +54,7 @@ def _costs(visit: Visit, conn: Any, span: Range) -> list[int]:
 def _money(visit: Visit, found: queries.Overview, costs: list[int]) -> list[charts.Series]:
     return [
         charts.Series(visit.t("money.revenue"), found.series["price_picos"], "money"),
-        charts.Series(visit.t("money.cost"), costs, "money", "quiet"),
+        charts.Series(visit.t("chart.cost"), costs, "money", "quiet"),
     ]
 
 

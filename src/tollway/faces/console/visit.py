@@ -184,6 +184,7 @@ class Desk:
 
         async def endpoint(request: Request) -> Response:
             visit = self._visit(request)
+            response: Response
             try:
                 await self._admit(visit, page)
                 if inspect.iscoroutinefunction(page.endpoint):
