@@ -67,6 +67,7 @@ class _Connection(asyncio.Protocol):
         self.buffered = 0
         self.received_any = False
         self.keep_alive = True
+        self._delimited = False  # the answer says where it ends; else it ends with the connection
 
     # asyncio.Protocol
     def connection_made(self, transport: Any) -> None:
@@ -86,15 +87,31 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        if exc is None and self.headers_done and not self._delimited and not self.failure:
+            self.complete = True
         self._wake()
 
     # httptools
+    def on_message_begin(self) -> None:
+        if self.complete:  # nobody asked for this: neither part of our answer nor of the next one
+            self.failure = "more came than was asked for"
+            self.keep_alive = False
+            self.transport.abort()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() in (b"content-length", b"transfer-encoding"):
+            self._delimited = True
+
     def on_headers_complete(self) -> None:
+        if self.complete:
+            return
         self.status = self.parser.get_status_code()
         self.keep_alive = self.parser.should_keep_alive()
         self.headers_done = self.status >= 200
 
     def on_body(self, body: bytes) -> None:
+        if self.complete:
+            return
         self.chunks.append(body)
         self.buffered += len(body)
 
@@ -243,7 +260,7 @@ class Pool:
         now = time.monotonic()
         while self._idle:
             connection = self._idle.pop()
-            if not connection.closed and now - connection.idle_since < _IDLE_S:
+            if connection.reusable and now - connection.idle_since < _IDLE_S:
                 return connection, False
             connection.transport.abort()
         loop = asyncio.get_running_loop()
