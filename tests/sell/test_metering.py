@@ -20,7 +20,8 @@ MILLION = 1_000_000
 def event(number: int, clock: ManualClock, *, org: str = "org_a", picos: int = 0, model: str = "m") -> UsageEvent:
     call = f"{number:026d}"
     return UsageEvent(
-        f"evt_{call}", f"req_{call}", org, "key_1", "sub_1", "pv_1", model, "1", "chat", "ok", clock.now_ms(), 3, 2, 5, picos, 10, 20, None, 30, False
+        f"evt_{call}", f"req_{call}", org, "key_1", "sub_1", "pv_1", model, "1", "chat", "ok",
+        clock.now_ms(), 3, 2, 5, picos, 10, 20, None, 30, False,
     )  # fmt: skip
 
 

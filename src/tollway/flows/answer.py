@@ -4,7 +4,6 @@
 closes the call exactly once: what was delivered is billed and durable before the answer ends, the rest is given back.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator
 
 from tollway.flows.call import Call, Desk
@@ -28,7 +27,7 @@ async def open_call(desk: Desk, caller: Caller, request: Request, call_id: str) 
 async def answer_whole(call: Call) -> bytes:
     """Run a call and answer in one piece; its event is durable when this returns. Raises Unavailable (503)."""
     request = call.request
-    async with call, asyncio.timeout(call.desk.call_timeout_s):
+    async with call:
         if isinstance(request, EmbeddingRequest) or (call.served.passes_through and len(call.work) == 1):
             raw = call.corrected(await call.whole(0))
         else:
@@ -40,7 +39,7 @@ async def answer_whole(call: Call) -> bytes:
 async def answer_stream(call: Call) -> AsyncGenerator[list[bytes]]:
     """Run a call and yield its events in groups as they come; the last group only after the event is durable.
     If the caller leaves, the engine stops and what was generated is billed."""
-    async with call, asyncio.timeout(call.desk.call_timeout_s):
+    async with call:
         async for events in (
             call.relayed(0) if len(call.work) == 1 and call.request.operation == "chat" else call.woven()
         ):

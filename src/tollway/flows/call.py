@@ -58,20 +58,35 @@ class Call:
         self.tallies = [Tally() for _ in self.work]
         self.price_picos: int | None = None
         self._closed = False
+        self._expired = False  # it took too long and was stopped
         self._head: dict[str, Any] = {}  # id and time of the engine's own stream
 
     async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self.desk.call_timeout_s, self._expire)
+        self._task = asyncio.current_task(loop)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        self._timer.cancel()
         if kind is None:
             await self.close("ok")
+        elif self._expired and issubclass(kind, asyncio.CancelledError):
+            if self._task is not None:
+                self._task.uncancel()
+            await self.close("failed")
+            raise Unavailable("The call took too long and was stopped; nothing was billed.", code="timeout") from error
         elif issubclass(kind, asyncio.CancelledError | GeneratorExit):
             await self.close("aborted")
         else:
             await self.close("failed")
+
+    def _expire(self) -> None:
+        if self._task is not None:
+            self._expired = True
+            self._task.cancel()
 
     # -- run ---------------------------------------------------------------------------------------------------------
 

@@ -21,9 +21,13 @@ from tollway.kit.errors import Forbidden, NotFound, PaymentRequired, RateLimited
 from tollway.kit.money import PICOS_PER_MICRO, format_micros
 from tollway.sell import catalog, ledger, rating, revision, tables
 from tollway.sell.api_keys import ApiKey, as_key
-from tollway.sell.limits import Gate
+from tollway.sell.limits import Gate, Window
 
 Refusal = TypeVar("Refusal", bound=TollwayError)
+
+
+_REQUESTS = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
+_TOKENS = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
 
 
 class Spending(msgspec.Struct):
@@ -245,16 +249,18 @@ class Access:
     def rate_headers(self, caller: Caller) -> list[tuple[bytes, bytes]]:
         """`x-ratelimit-*` of the narrower holder (the key where it has limits of its own)."""
         now = self._clock.monotonic()
-        headers = []
-        for what, gates in (("requests", "rpm"), ("tokens", "tpm")):
-            windows = [
-                w for g in (caller.gate, caller.account.gate) if g is not None and (w := getattr(g, gates)) is not None
-            ]
-            if windows:
-                tightest = min(windows, key=lambda w: w.left(now))
-                headers.append((b"x-ratelimit-limit-" + what.encode(), b"%d" % tightest.limit))
-                headers.append((b"x-ratelimit-remaining-" + what.encode(), b"%d" % max(0, tightest.left(now))))
-                headers.append((b"x-ratelimit-reset-" + what.encode(), b"%.3fs" % tightest.reset_s(now)))
+        own, account = caller.gate, caller.account.gate
+        headers: list[tuple[bytes, bytes]] = []
+        for names, windows in (
+            (_REQUESTS, (own and own.rpm, account.rpm)),
+            (_TOKENS, (own and own.tpm, account.tpm)),
+        ):
+            known = [(window.left(now), window) for window in windows if isinstance(window, Window)]
+            if known:
+                left, tightest = known[0] if len(known) == 1 or known[0][0] <= known[1][0] else known[1]
+                headers.append((names[0], b"%d" % tightest.limit))
+                headers.append((names[1], b"%d" % max(0, left)))
+                headers.append((names[2], b"%.3fs" % tightest.reset_s(now)))
         return headers
 
     # -- taking over what the database says --------------------------------------------------------------------------

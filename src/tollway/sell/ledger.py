@@ -68,7 +68,7 @@ def post(conn: sa.Connection, now_ms: int, kind: str, cause: str, legs: Sequence
     transaction_id = new_id("tx", now_ms)
     statements = _statements(conn.dialect)
     head = {"id": transaction_id, "cause": cause, "kind": kind, "memo": memo[:400], "at_ms": now_ms}
-    if statements.open_transaction.run(conn, head).first() is None:  # not rowcount: PostgreSQL does not tell it here
+    if statements.open_transaction.value(conn, head) is None:  # not rowcount: PostgreSQL does not tell it here
         return None
     rows = [
         msgspec.structs.asdict(leg) | {"transaction_id": transaction_id, "line": line}
@@ -85,8 +85,9 @@ def post(conn: sa.Connection, now_ms: int, kind: str, cause: str, legs: Sequence
 
 def balance(conn: sa.Connection, account: str, org_id: str, currency: str) -> int:
     """The balance in micros, debit positive; 0 where nothing ever moved."""
-    found = _statements(conn.dialect).balance.run(conn, {"of": account, "org": org_id, "in_currency": currency})
-    return int(found.scalar() or 0)
+    return int(
+        _statements(conn.dialect).balance.value(conn, {"of": account, "org": org_id, "in_currency": currency}) or 0
+    )
 
 
 def wallet_micros(conn: sa.Connection, org_id: str, currency: str) -> int:

@@ -229,7 +229,7 @@ class Recorder:
         """Whether an earlier try was committed after all: a batch is one transaction, so one event speaks for all."""
         event = batch[0].event
         assert event is not None
-        return self._sql.find_event.run(conn, {"event_id": event.id}).first() is not None
+        return self._sql.find_event.value(conn, {"event_id": event.id}) is not None
 
     def _write(self, conn: sa.Connection, batch: list[_Job]) -> list[Committed]:
         rows = [msgspec.structs.asdict(job.event) for job in batch if job.event is not None]
@@ -255,7 +255,7 @@ class Recorder:
 
     def _carry(self, conn: sa.Connection, org_id: str) -> int:
         """What the wallet owes below one micro."""
-        return int(self._sql.carry.run(conn, {"org": org_id}).scalar() or 0)
+        return int(self._sql.carry.value(conn, {"org": org_id}) or 0)
 
     def _wallets_of(self, conn: sa.Connection, owed: dict[tuple[str, str], int]) -> list[Committed]:
         """The balances as this transaction leaves them."""

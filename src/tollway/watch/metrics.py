@@ -7,6 +7,7 @@ templates, models and codes, never a key, an organization or a prompt: one box s
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -71,12 +72,13 @@ class Metrics:
             registry=registry,
         )
         self._recent: deque[tuple[float, str, int]] = deque(maxlen=50_000)  # when, route, status
+        self._children: dict[tuple[Any, ...], Any] = {}
         self.refresh: list[Callable[[], None]] = []
 
     def http(self, route: str, method: str, status: int, seconds: float) -> None:
         """An HTTP request was answered."""
-        self.http_requests.labels(route, method, str(status)).inc()
-        self.http_duration.labels(route).observe(seconds)
+        self._child(self.http_requests, route, method, str(status)).inc()
+        self._child(self.http_duration, route).observe(seconds)
         if route.startswith("/v1/"):
             self._recent.append((time.monotonic(), route, status))
 
@@ -90,17 +92,26 @@ class Metrics:
         tokens: tuple[int, int],
     ) -> None:
         """An engine call ended as `state` (ok, aborted, failed) with (input, output) tokens."""
-        self.billing_events.labels(state).inc()
+        self._child(self.billing_events, state).inc()
         if state == "failed":
             return
-        self.duration.labels(operation, model).observe(seconds)
-        self.tokens.labels(operation, model, "input").observe(tokens[0])
+        self._child(self.duration, operation, model).observe(seconds)
+        self._child(self.tokens, operation, model, "input").observe(tokens[0])
         if operation != "embedding":
-            self.tokens.labels(operation, model, "output").observe(tokens[1])
+            self._child(self.tokens, operation, model, "output").observe(tokens[1])
         if first_token_s is not None:
-            self.first_token.labels(operation, model).observe(first_token_s)
+            self._child(self.first_token, operation, model).observe(first_token_s)
             if tokens[1] > 1:
-                self.per_token.labels(operation, model).observe(max(0.0, seconds - first_token_s) / (tokens[1] - 1))
+                pause_s = max(0.0, seconds - first_token_s) / (tokens[1] - 1)
+                self._child(self.per_token, operation, model).observe(pause_s)
+
+    def _child(self, metric: Any, *labels: str) -> Any:
+        """A metric's child by labels, looked up once: the library's own look-up takes a lock and builds a key each time."""
+        key = (metric, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return child
 
     def live(self, window_s: float = _LIVE_S) -> dict[str, float]:
         """Requests, client errors (4xx) and server errors (5xx) of the last minutes, for the console."""

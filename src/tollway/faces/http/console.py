@@ -13,7 +13,7 @@ from tollway.faces.http.wire import decode, error_body
 from tollway.flows.answer import answer_stream, open_call
 from tollway.flows.call import new_call_id
 from tollway.flows.gateway import Gateway
-from tollway.kit.errors import TollwayError, Unavailable
+from tollway.kit.errors import TollwayError
 from tollway.sell.access import Caller
 from tollway.sell.api_keys import ApiKey
 from tollway.serve.requests import ChatRequest
@@ -100,7 +100,5 @@ async def _events(first: list[bytes], groups: AsyncIterator[list[bytes]]) -> Asy
             yield b"".join([b"data: %b\n\n" % event for event in group])
     except TollwayError as error:
         yield b"data: %b\n\n" % error_body(error)
-    except TimeoutError:
-        yield b"data: %b\n\n" % error_body(Unavailable("The call took too long and was stopped.", code="timeout"))
     finally:
         await groups.aclose()  # type: ignore[attr-defined]

@@ -35,7 +35,7 @@ from tollway.kit import log
 from tollway.kit.clock import from_ms
 from tollway.kit.crash import crashpoint
 from tollway.kit.db import Database
-from tollway.kit.errors import BadRequest, NotFound, TollwayError, Unavailable
+from tollway.kit.errors import BadRequest, NotFound, TollwayError
 from tollway.kit.money import PICOS
 from tollway.sell import usage
 from tollway.sell.access import Caller
@@ -119,13 +119,10 @@ class Api:
         return endpoint
 
     async def _render(self, call: Call, send: Send, headers: Headers) -> None:
-        try:
-            if call.request.stream:
-                await self._stream(call, send, headers)
-            else:
-                await send_json(send, 200, await answer_whole(call), headers)
-        except TimeoutError:
-            raise Unavailable("The call took too long and was stopped; nothing was billed.", code="timeout") from None
+        if call.request.stream:
+            await self._stream(call, send, headers)
+        else:
+            await send_json(send, 200, await answer_whole(call), headers)
         crashpoint("answer.after_last_byte")
 
     async def _stream(self, call: Call, send: Send, headers: Headers) -> None:
@@ -138,13 +135,8 @@ class Api:
                 crashpoint("answer.after_first_event")
                 async for group in groups:
                     await send({"type": "http.response.body", "body": _events(group), "more_body": True})
-            except (TollwayError, TimeoutError) as error:
-                told = (
-                    error
-                    if isinstance(error, TollwayError)
-                    else Unavailable("The call took too long and was stopped.", code="timeout")
-                )
-                await send({"type": "http.response.body", "body": _events([error_body(told)]), "more_body": True})
+            except TollwayError as error:
+                await send({"type": "http.response.body", "body": _events([error_body(error)]), "more_body": True})
             await send({"type": "http.response.body", "body": b""})
 
     # -- looking around ----------------------------------------------------------------------------------------------

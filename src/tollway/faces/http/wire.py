@@ -119,7 +119,7 @@ class Departure:
     `async with Departure(receive) as departure: …`; afterwards `departure.gone` says whether that happened.
     """
 
-    _AFTER_S = 0.02
+    _AFTER_S = 0.2
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
