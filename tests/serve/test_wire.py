@@ -5,6 +5,7 @@ import contextlib
 import datetime
 import gzip
 import ipaddress
+import itertools
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_any_chunks_cut_anywhere_arrive_whole(chunks: list[bytes], cuts: list[in
     framed = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     framed += b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks if chunk) + b"0\r\n\r\n"
     places = [0, *sorted(min(cut, len(framed)) for cut in cuts), len(framed)]
-    pieces = [framed[start:end] for start, end in zip(places, places[1:], strict=False)]
+    pieces = [framed[start:end] for start, end in itertools.pairwise(places)]
 
     async def whole() -> bytes:
         async with serving(always(*pieces)) as (_, pool), pool.stream("/x", b"{}") as answer:

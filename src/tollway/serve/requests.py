@@ -14,6 +14,7 @@ from tollway.serve.engines import Caps
 
 CHOICES_MAX = 8
 PROMPTS_MAX = 64
+SEEDS = 2**32 - 1  # engines take 32 bits, and the last number means "any": a caller's seed is folded into the others
 INPUTS_MAX = 256
 
 Unit = Annotated[float, Meta(ge=0, le=1)]
@@ -313,13 +314,11 @@ def _per_choice(path: str, body: dict[str, Any], choices: int, caps: Caps, *, st
         body["stream_options"] = {"include_usage": True}
         if caps.token_timings:
             body["timings_per_token"] = True
-    if choices == 1:
-        return [Work(path, msgspec.json.encode(body))]
     seed = body.get("seed")
-    return [
-        Work(path, msgspec.json.encode(body if seed is None else body | {"seed": seed + index}))
-        for index in range(choices)
-    ]
+    if seed is None:
+        return [Work(path, msgspec.json.encode(body))] * choices
+    seeds = [(seed + index) % SEEDS for index in range(choices)]
+    return [Work(path, msgspec.json.encode(body | {"seed": one})) for one in seeds]
 
 
 def _plain(message: Message) -> Any:
