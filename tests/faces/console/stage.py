@@ -72,12 +72,14 @@ class Site:
         self._server.should_exit = True
 
 
-def serve(shop: seed.SeededShop) -> Site:
+def serve(shop: seed.SeededShop, playground: Any = None) -> Site:
     free = socket.socket()
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
     free.close()
-    server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes(shop, tell_a_story)), port=port, log_level="error"))
+    server = uvicorn.Server(
+        uvicorn.Config(Starlette(routes=routes(shop, playground or tell_a_story)), port=port, log_level="error")
+    )
     threading.Thread(target=server.run, daemon=True).start()
     while not server.started:
         threading.Event().wait(0.02)
