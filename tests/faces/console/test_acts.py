@@ -6,6 +6,7 @@ from urllib.parse import unquote
 from tests.faces.console import seed
 from tollway.guard import keys
 from tollway.sell import accounts, api_keys, billing, catalog, ledger
+from tollway.sell import tables as sell
 
 
 def organization(shop, name: str):
@@ -249,3 +250,16 @@ def test_playground_calls_are_checked_and_streamed(buyer):
         "/console/playground/chat", json=good | {"messages": [{"role": "user", "content": "refuse"}]}, headers=headers
     )
     assert (broke.status_code, broke.json()["error"]["code"]) == (402, "insufficient_funds")
+
+
+def test_a_call_is_shown_in_the_currency_it_was_priced_in(operator, shop):
+    with shop.db.write() as conn:
+        terms = catalog.Terms(
+            currency="EUR", charges=(catalog.Charge(meter="requests", price_micros=2_500_000_000_000),)
+        )
+        plan = catalog.create_plan(conn, seed.NOW_MS, "euro", "Euro", terms)
+        row = dict(conn.execute(sell.usage_event.select().limit(1)).one()._mapping)
+        dear = {"id": "evt_euro", "plan_version_id": plan.id, "price_picos": 2_500_000 * 10**6, "at_ms": seed.NOW_MS}
+        conn.execute(sell.usage_event.insert().values(row | dear))
+    for path in ("/console/usage/events", "/console/overview", "/console/usage/events/evt_euro"):
+        assert "€2.50" in operator.get(path).text, path

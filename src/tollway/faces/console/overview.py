@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from tollway.faces.console import charts, queries, ranges
 from tollway.faces.console.ranges import HOUR_MS, MINUTE_MS, Range
-from tollway.faces.console.visit import Visit
+from tollway.faces.console.visit import Visit, currencies
 from tollway.insight import economics
 from tollway.kit.money import PICOS_PER_MICRO
 from tollway.sell import accounts
@@ -29,6 +29,7 @@ def overview(visit: Visit) -> Response:
             "charts": charts.of_overview(visit, span, found, _money(visit, found, costs)),
             "attention": _attention(visit, conn),
             "recent": queries.events(conn, None, {}, None, 6),
+            "currencies": currencies(conn),
             "org_names": {one.id: one.name for one in accounts.list_organizations(conn)},
         }
     return visit.page("parts/overview.html" if visit.is_fragment else "overview.html", **context)

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from tollway.faces.console import charts, queries
 from tollway.faces.console.ranges import DAY_MS
-from tollway.faces.console.visit import Visit
+from tollway.faces.console.visit import Visit, currencies
 from tollway.kit.clock import day_of
 from tollway.kit.errors import NotFound
 from tollway.sell import accounts, catalog
@@ -59,9 +59,11 @@ def events(visit: Visit) -> Response:
         filters.pop("day", None)
     with visit.shop.db.read() as conn:
         rows = queries.events(conn, visit.org_id, filters, visit.query.get("before"), PAGE + 1)
-        found_names = _names(visit, conn)
+        found_names, priced_in = _names(visit, conn), currencies(conn)
     more = rows[PAGE - 1]["id"] if len(rows) > PAGE else ""
-    return visit.page("events.html", rows=rows[:PAGE], more=more, filters=filters, names=found_names)
+    return visit.page(
+        "events.html", rows=rows[:PAGE], more=more, filters=filters, names=found_names, currencies=priced_in
+    )
 
 
 def event(visit: Visit) -> Response:

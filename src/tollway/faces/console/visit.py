@@ -14,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 import jinja2
+import sqlalchemy as sa
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -301,6 +302,11 @@ def currency_of(conn: Any, org_id: str, default: str) -> str:
     """The currency of the plan an organization is on; the default while it is on none."""
     subscription = catalog.running_subscription(conn, org_id)
     return catalog.get_plan_version(conn, subscription.plan_version_id).terms.currency if subscription else default
+
+
+def currencies(conn: sa.Connection) -> dict[str, str]:
+    """Plan version -> its currency: in which single calls were priced."""
+    return {version_id: version.terms.currency for version_id, version in catalog.plan_versions(conn).items()}
 
 
 def _known_organization(conn: Any, org_id: str) -> str | None:
