@@ -122,7 +122,9 @@ class Settings:
     @property
     def url(self) -> str:
         """The address to show people, without a trailing slash."""
-        return (self._values["public_url"] or f"http://{self._values['host']}:{self._values['port']}").rstrip("/")
+        host = str(self._values["host"])
+        shown = f"[{host}]" if ":" in host else host  # an IPv6 address stands in brackets
+        return str(self._values["public_url"] or f"http://{shown}:{self._values['port']}").rstrip("/")
 
 
 def _read_file(path: Path, problems: list[str]) -> dict[str, Any]:

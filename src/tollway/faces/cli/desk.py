@@ -4,6 +4,7 @@ Data goes to stdout (a table, or with `--json` exactly one JSON document), talk 
 that takes a `Desk` and its own options; `command` adds `--home` and `--json` to it and opens and closes the desk.
 """
 
+import contextlib
 import functools
 import inspect
 import json
@@ -57,8 +58,10 @@ class Desk:
     @cached_property
     def shop(self) -> "Shop":
         """The shop in this home: database (migrated), secrets, packages. Only `up` makes a home that is not there."""
+        from tollway.kit import log
         from tollway.shop import Shop
 
+        log.configure(self.settings.log_level)
         if not self.home.exists() and not self.make_home:
             raise NotFound(f"There is no shop in {self.home}.", hint=f"Start one with `tollway up --home {self.home}`.")
         return Shop.open(self.settings)
@@ -117,8 +120,9 @@ class Desk:
 
     def say(self, *lines: str) -> None:
         """Talk, on stderr: never mixed into the data."""
-        for line in lines:
-            print(line, file=sys.stderr)  # noqa: T201
+        with contextlib.suppress(OSError):  # nobody listens, or the disk behind stderr is full
+            for line in lines:
+                print(line, file=sys.stderr)  # noqa: T201
 
     def then(self, command: str, why: str = "") -> None:
         """The next step: how every command ends."""

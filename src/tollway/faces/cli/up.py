@@ -16,6 +16,7 @@ from tollway.flows.gateway import Gateway
 from tollway.kit.errors import Unavailable
 
 app = typer.Typer(add_completion=False)
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @command(app)
@@ -33,6 +34,8 @@ def up(
     desk.flags = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     desk.make_home = True
     _require_free(desk.settings.host, desk.settings.port)
+    if desk.settings.host not in LOOPBACK:
+        desk.say(f"Warning: {desk.settings.host} is open to the network; put TLS in front (docs/operations.md).")
     shop = desk.shop
     shop.own_the_shop()
     desk.note_address()
