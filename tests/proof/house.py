@@ -87,7 +87,7 @@ class GatewayProcess:
 
     def log(self, last: int = 4000) -> str:
         """The end of what it wrote to stderr."""
-        return self.log_file.read_text(errors="replace")[-last:] if self.log_file.exists() else ""
+        return self.log_file.read_text(errors="replace")[-last:] if self.log_file.is_file() else ""
 
     def wait_ready(self, within_s: float = 90) -> None:
         """Returns once the JSON line was printed: every model on offer has answered. Raises with the log otherwise."""
@@ -152,14 +152,16 @@ def start_gateway(
     port: int | None = None,
     wait: bool = True,
     within_s: float = 90,
+    log: Path | None = None,
 ) -> GatewayProcess:
-    """Start `tollway up --json` on a free port. `flags` go to the command; `env` on top of a clean environment."""
+    """Start `tollway up --json` on a free port. `flags` go to the command; `env` on top of a clean environment; `log`
+    takes its stderr (gateway.log in the home unless given)."""
     port = port or free_port()
     words = ["up", "--home", str(home), "--port", str(port), "--json", *flags]
     if not starter:
         words.append("--no-starter")
     home.mkdir(parents=True, exist_ok=True)
-    log = home / "gateway.log"
+    log = log or home / "gateway.log"
     with log.open("ab") as sink:
         process = subprocess.Popen(
             [*tollway_program(), *words],

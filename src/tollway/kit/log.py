@@ -7,10 +7,14 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
 
+from tollway.kit.errors import BadRequest
+
+_LEVELS = ("debug", "info", "warning", "error")
 _SECRET = re.compile(r"(tw_(?:live|test)_|sk-|Bearer\s+)[A-Za-z0-9_\-]{4,}")
 
 
@@ -23,7 +27,9 @@ def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutab
 
 
 def configure(level: str = "info", *, json: bool | None = None) -> None:
-    """Set up logging once per process. `json=None` means: JSON unless stderr is a terminal."""
+    """Set up logging once per process. `json=None` means: JSON unless stderr is a terminal. Raises BadRequest."""
+    if level.lower() not in _LEVELS:
+        raise BadRequest(f"log_level {level!r} is none of {', '.join(_LEVELS)}.", hint="See `tollway config show`.")
     as_json = not sys.stderr.isatty() if json is None else json
     renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
     structlog.configure(
@@ -36,9 +42,22 @@ def configure(level: str = "info", *, json: bool | None = None) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_Stderr()),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
+
+
+class _Stderr:
+    """stderr, but a log that cannot be written (its disk is full, its reader went away) stops nothing."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
 
 
 def get(room: str) -> Any:
