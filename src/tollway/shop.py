@@ -58,8 +58,6 @@ class Shop:
         """Be the one gateway of this database until `close`; twice is no harm. Raises Conflict when another one is."""
         if self._lock_file is not None or self._lock_conn is not None:
             return
-        if self._lock_file is not None or self._lock_conn is not None:
-            return
         taken = Conflict(
             "Another gateway is running on this database.",
             code="already_running",
@@ -84,6 +82,24 @@ class Shop:
             raise taken
         conn.commit()
         self._lock_conn = conn
+
+    def keep_the_shop(self) -> None:
+        """Still be the one gateway: a PostgreSQL that was started anew forgot who held the place, so take it again.
+        Raises Conflict when another gateway has it now, Unavailable while the server is away."""
+        if self.db.is_sqlite:
+            return  # the lock on the file is ours until we close it
+        if self._lock_conn is not None:
+            try:
+                self._lock_conn.execute(sa.select(1))
+                self._lock_conn.commit()
+            except sa.exc.DBAPIError:
+                self._lock_conn.invalidate()
+                self._lock_conn.close()
+                self._lock_conn = None
+        try:
+            self.own_the_shop()
+        except sa.exc.DBAPIError as error:
+            raise Unavailable("The database server is away.", code="database_unavailable") from error
 
     def close(self) -> None:
         """Let go of the database and the lock."""

@@ -249,7 +249,7 @@ async def test_the_database_killed_under_load_fails_closed_and_is_found_again(
             await asyncio.sleep(0.01)
             assert time.monotonic() - started < 10
         back_s = time.monotonic() - started
-        await asyncio.sleep(1)
+        await asyncio.sleep(2.5)
         other = start_gateway(tmp_path / "other", starter=False, database_url=postgres.url, wait=False)
         assert await other.ended(20) not in (0, -signal.SIGKILL), (
             "the place of the one gateway was lost with the server"

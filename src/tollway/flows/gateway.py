@@ -6,6 +6,7 @@ other processes changed (four times a second), and write down what the machines 
 
 import asyncio
 import shutil
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 
 from tollway.flows.call import Desk
 from tollway.kit import log
-from tollway.kit.errors import TollwayError
+from tollway.kit.errors import Conflict, TollwayError, Unavailable
 from tollway.sell import ledger, revision
 from tollway.sell.access import Access, Book, read_book
 from tollway.sell.metering import Committed, Recorder
@@ -25,6 +26,7 @@ from tollway.watch.metrics import Metrics
 
 _log = log.get("flows.gateway")
 _NOTE_EVERY_S = 10.0
+_PLACE_EVERY_S = 1.0
 
 
 class Gateway:
@@ -57,7 +59,7 @@ class Gateway:
         self.desk = Desk(shop.clock, access, recorder, fleet, metrics, settings.call_timeout_s)
         metrics.refresh.append(self._measure)
         await self._refresh()
-        self._tasks = [asyncio.create_task(self._keep_fresh()), asyncio.create_task(self._keep_notes())]
+        self._tasks = [asyncio.create_task(task()) for task in (self._keep_fresh, self._keep_notes, self._keep_place)]
 
     async def close(self) -> None:
         """Stop the replicas, write what is left, let go of the database."""
@@ -92,6 +94,19 @@ class Gateway:
                 await self._refresh()
             except TollwayError as error:
                 _log.warning("refresh failed", error=error.message)
+
+    async def _keep_place(self) -> None:
+        """Two gateways on one database would each spend the whole wallet: who lost the place to another one stops."""
+        while True:
+            await asyncio.sleep(_PLACE_EVERY_S)
+            try:
+                await asyncio.to_thread(self.shop.keep_the_shop)
+            except Unavailable:
+                continue  # nothing can be recorded now, so nothing is answered
+            except Conflict as error:
+                _log.error("another gateway took over this database; stopping", error=error.message)
+                signal.raise_signal(signal.SIGTERM)
+                return
 
     # -- writing down what the machines did ---------------------------------------------------------------------------
 
