@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from tollway import __version__
+from tollway.faces.http.answer_shapes import PARAMETERS, RATE_LIMITS, REQUEST_ID, RETRY_AFTER, SHAPES
 from tollway.faces.http.policy import Door
 from tollway.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 
@@ -41,6 +42,7 @@ _ERRORS = {
     "429": "A rate limit is reached; see Retry-After.",
     "503": "Cannot be answered now; nothing was billed.",
 }
+_ONLY_GENERATION = ("402", "413", "429")
 
 
 def mount(app: FastAPI, doors: list[Door]) -> list[Door]:
@@ -80,25 +82,27 @@ def openapi(app: FastAPI, doors: list[Door]) -> dict[str, Any]:
             paths.setdefault(door.path, {})[door.method.lower()] = _operation(door, references.get(door.path))
     for operations in paths.values():
         for operation in operations.values():
-            operation["responses"].pop("422", None) if operation.get("tags") == ["v1"] else None
+            operation["responses"].pop("422", None)  # what does not fit is a 400 here
+            operation["responses"]["200"].setdefault("content", {"application/json": {"schema": {}}})
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
     return described
 
 
 def _operation(door: Door, body: Any) -> dict[str, Any]:
     problem = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
-    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    content: dict[str, Any] = {"application/json": {"schema": SHAPES[door.path]}}
     if door.path.endswith("completions"):
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    operation: dict[str, Any] = {
-        "tags": ["v1"],
-        "summary": _TITLES[door.path],
-        "responses": {"200": {"description": "The answer.", "content": content}}
-        | {status: {"description": text, **problem} for status, text in _ERRORS.items()},
-    }
-    if "{model}" in door.path:
-        operation["parameters"] = [
-            {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-        ]
+    headers = REQUEST_ID | (RATE_LIMITS if body is not None else {})
+    responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content, "headers": headers}}
+    for status, text in _ERRORS.items():
+        if body is not None or status not in _ONLY_GENERATION:
+            more = RETRY_AFTER if status in ("429", "503") else {}
+            responses[status] = {"description": text, "headers": REQUEST_ID | more, **problem}
+    operation: dict[str, Any] = {"tags": ["v1"], "summary": _TITLES[door.path], "responses": responses}
+    if door.path in PARAMETERS:
+        operation["parameters"] = PARAMETERS[door.path]
     if body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     return operation

@@ -1,0 +1,121 @@
+"""The shapes of `/v1`'s answers, as JSON schemas for `/openapi.json`. Clients read them, tests hold real answers to them."""
+
+from typing import Any
+
+Shape = dict[str, Any]
+
+
+def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> Shape:
+    return {"type": "object", "properties": required | (optional or {}), "required": list(required)}
+
+
+def _list_of(item: Shape) -> Shape:
+    return {"type": "array", "items": item}
+
+
+_COUNT: Shape = {"type": "integer", "minimum": 0}
+_TEXT: Shape = {"type": "string"}
+_MAYBE_TEXT: Shape = {"type": ["string", "null"]}
+_MAYBE_COUNT: Shape = {"type": ["integer", "null"], "minimum": 0}
+_DAY: Shape = {"type": "string", "format": "date"}
+_USAGE = _object(
+    {"prompt_tokens": _COUNT, "total_tokens": _COUNT},
+    {"completion_tokens": _COUNT, "prompt_tokens_details": _object({"cached_tokens": _COUNT})},
+)
+_MESSAGE = _object(
+    {"role": {"const": "assistant"}, "content": _MAYBE_TEXT},
+    {"refusal": _MAYBE_TEXT, "reasoning_content": _TEXT, "tool_calls": _list_of({"type": "object"})},
+)
+_CHOICE: Shape = {"index": _COUNT, "finish_reason": _MAYBE_TEXT}
+_LOGPROBS: Shape = {"type": ["object", "null"]}
+_HEAD: Shape = {"id": _TEXT, "created": _COUNT, "model": _TEXT}
+_MODEL = _object(
+    {"id": _TEXT, "object": {"const": "model"}, "created": _COUNT, "owned_by": _TEXT},
+    {"kind": {"enum": ["chat", "embedding"]}, "version": _TEXT, "context_tokens": _MAYBE_COUNT},
+)
+_VECTOR: Shape = {"oneOf": [_list_of({"type": "number"}), _TEXT]}
+
+SHAPES: dict[str, Shape] = {
+    "/v1/chat/completions": _object(
+        _HEAD
+        | {
+            "object": {"const": "chat.completion"},
+            "choices": _list_of(_object(_CHOICE | {"message": _MESSAGE}, {"logprobs": _LOGPROBS})),
+            "usage": _USAGE,
+        }
+    ),
+    "/v1/completions": _object(
+        _HEAD
+        | {
+            "object": {"const": "text_completion"},
+            "choices": _list_of(_object(_CHOICE | {"text": _TEXT}, {"logprobs": _LOGPROBS})),
+            "usage": _USAGE,
+        }
+    ),
+    "/v1/embeddings": _object(
+        {
+            "object": {"const": "list"},
+            "model": _TEXT,
+            "data": _list_of(_object({"object": {"const": "embedding"}, "index": _COUNT, "embedding": _VECTOR})),
+            "usage": _USAGE,
+        }
+    ),
+    "/v1/models": _object({"object": {"const": "list"}, "data": _list_of(_MODEL)}),
+    "/v1/models/{model}": _MODEL,
+    "/v1/key": _object(
+        {
+            "object": {"const": "key"},
+            "id": _TEXT,
+            "organization": _object({"id": _TEXT, "name": _TEXT}),
+            "scopes": _list_of(_TEXT),
+            "models": {"type": ["array", "null"], "items": _TEXT},
+            "expires_at": _MAYBE_TEXT,
+            "plan": {"type": ["object", "null"]},
+            "tokens_used": _COUNT,
+            "tokens_max": _MAYBE_COUNT,
+            "wallet_micros": _MAYBE_COUNT,
+            "currency": _MAYBE_TEXT,
+            "limits": {"type": ["object", "null"]},
+        }
+    ),
+    "/v1/usage": _object(
+        {
+            "object": {"const": "list"},
+            "from": _DAY,
+            "to": _DAY,
+            "currency": _MAYBE_TEXT,
+            "data": _list_of(
+                _object({"requests": _COUNT, "input_tokens": _COUNT, "cached_tokens": _COUNT, "output_tokens": _COUNT})
+            ),
+        }
+    ),
+}
+
+PARAMETERS: dict[str, list[Shape]] = {
+    "/v1/models/{model}": [
+        {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    ],
+    "/v1/usage": [
+        {
+            "name": "from",
+            "in": "query",
+            "schema": _DAY,
+            "description": "First UTC day; the first of this month unless given.",
+        },
+        {"name": "to", "in": "query", "schema": _DAY, "description": "Last UTC day; today unless given."},
+        {"name": "by", "in": "query", "schema": {"type": "string", "enum": ["day", "model", "key"]}},
+    ],
+}
+
+
+def _header(text: str, kind: str = "string") -> Shape:
+    return {"description": text, "schema": {"type": kind}}
+
+
+REQUEST_ID: Shape = {"x-request-id": _header("Names this call in logs, usage and support.")}
+RATE_LIMITS: Shape = {
+    f"x-ratelimit-{what}-{unit}": _header(f"{text} {unit} in the running minute.")
+    for unit in ("requests", "tokens")
+    for what, text in (("limit", "Allowed"), ("remaining", "Left"), ("reset", "Seconds until all are free again:"))
+}
+RETRY_AFTER: Shape = {"retry-after": _header("Seconds to wait before trying again.")}
