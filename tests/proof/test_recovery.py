@@ -207,6 +207,10 @@ class PostgresServer:
         for pid in (head, *children):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        while any(_parent(pid) and _state(pid) != "Z" for pid in (head, *children)):
+            time.sleep(0.01)
+        for lock in ("postmaster.pid", ".s.PGSQL.5432.lock"):  # else a process not yet collected passes for the server
+            (self.folder / lock).unlink(missing_ok=True)
 
     def remove(self) -> None:
         self._server.cleanup()
@@ -221,11 +225,19 @@ def postgres() -> Iterator[PostgresServer]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _parent(pid: int) -> int:
+def _stat(pid: int) -> list[str]:
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, IndexError):
-        return 0
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _parent(pid: int) -> int:
+    return int((_stat(pid) or ["", "0"])[1])
+
+
+def _state(pid: int) -> str:
+    return (_stat(pid) or ["Z"])[0]
 
 
 @pytest.mark.slow
@@ -271,6 +283,25 @@ async def test_the_database_killed_under_load_fails_closed_and_is_found_again(
     print(
         f"{len(crowd.noted.answered)} answered, {crowd.noted.refused} refused, {extra} billed unanswered, back in {back_s:.2f} s"
     )
+
+
+@pytest.mark.slow
+async def test_a_gateway_that_lost_its_place_to_another_stops(
+    tmp_path: Path, mill: Upstream, postgres: PostgresServer
+) -> None:
+    make_house(tmp_path, mill, postgres.url)
+    gateway = start_gateway(tmp_path, starter=False, database_url=postgres.url)
+    try:
+        gateway.process.send_signal(signal.SIGSTOP)  # it sleeps while the server is started anew and another one comes
+        postgres.kill()
+        await asyncio.to_thread(postgres.start)
+        with shop_of(tmp_path, postgres.url) as other:
+            other.own_the_shop()
+            gateway.process.send_signal(signal.SIGCONT)
+            await gateway.ended(15)
+        assert "another gateway took over" in gateway.log()
+    finally:
+        gateway.kill()
 
 
 async def _call(gateway: GatewayProcess, customer: Customer) -> Answer:
