@@ -176,6 +176,9 @@ class Recorder:
                     crashpoint("recorder.before_commit")
                 crashpoint("recorder.after_commit")
                 break
+            except sa.exc.DataError as error:
+                self._keep_apart(batch, error)
+                return
             except sa.exc.SQLAlchemyError as error:
                 self._log.warning("commit failed", error=type(error).__name__, events=len(batch))
                 if time.monotonic() > deadline:
@@ -185,17 +188,20 @@ class Recorder:
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 2, 0.5)
             except Exception as error:  # noqa: BLE001 - logged, and told to each caller
-                # An event that no database holds (a number beyond 64 bits): it fails alone, and the thread lives on.
-                self._log.error("event cannot be kept", error=repr(error)[:300], events=len(batch))
-                if len(batch) == 1:
-                    self._tell(batch, error=_cannot_record())
-                else:
-                    for job in batch:
-                        self._keep([job])
+                self._keep_apart(batch, error)
                 return
         self.commits += 1
         self.events += len(batch)
         self._tell(batch, wallets=wallets)
+
+    def _keep_apart(self, batch: list[_Job], error: Exception) -> None:
+        """One event that no database holds (a number beyond 64 bits) fails alone, and the thread lives on."""
+        self._log.error("event cannot be kept", error=repr(error)[:300], events=len(batch))
+        if len(batch) == 1:
+            self._tell(batch, error=_cannot_record())
+            return
+        for job in batch:
+            self._keep([job])
 
     def _run_one(self, job: _Job) -> None:
         assert job.work is not None
