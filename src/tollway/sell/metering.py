@@ -10,9 +10,10 @@ there can never be older than one it already reported.
 """
 
 import asyncio
+import queue
 import threading
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -86,8 +87,7 @@ class Recorder:
         self._db = db
         self._clock = clock
         self._on_commit = on_commit
-        self._jobs: deque[_Job] = deque()
-        self._wake = threading.Event()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()  # None: close
         self._closing = False
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
@@ -114,37 +114,35 @@ class Recorder:
     @property
     def waiting(self) -> int:
         """Jobs not yet durable."""
-        return len(self._jobs)
+        return self._jobs.qsize()
 
     async def close(self) -> None:
         """Write what waits, then stop."""
         self._closing = True
-        self._wake.set()
+        self._jobs.put(None)
         await asyncio.to_thread(self._thread.join, 30.0)
 
     def _put(self, job: _Job) -> "asyncio.Future[Any]":
         if self._closing:
             raise Unavailable("The shop is closing; nothing more is recorded.")
-        self._jobs.append(job)
-        self._wake.set()
+        self._jobs.put(job)
         return job.future
 
     # -- the writer's thread -----------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while True:
-            self._wake.wait()
-            self._wake.clear()
-            while self._jobs:
-                batch = [self._jobs.popleft() for _ in range(min(len(self._jobs), _BATCH_MAX))]
-                kept = [job for job in batch if job.event is not None]
-                if kept:
-                    self._keep(kept)
-                for job in batch:
-                    if job.work is not None:
-                        self._run_one(job)
-            if self._closing:
-                break
+        closing = False
+        while not closing:
+            waiting = [self._jobs.get()]
+            waiting += [self._jobs.get() for _ in range(min(self._jobs.qsize(), _BATCH_MAX))]
+            batch = [job for job in waiting if job is not None]
+            closing = len(batch) < len(waiting)  # nothing is put behind the closing word
+            kept = [job for job in batch if job.event is not None]
+            if kept:
+                self._keep(kept)
+            for job in batch:
+                if job.work is not None:
+                    self._run_one(job)
         if self._conn is not None:
             self._conn.close()
 

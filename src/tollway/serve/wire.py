@@ -55,10 +55,10 @@ class _Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._waiter: asyncio.Future[None] | None = None
         self._paused = False
+        self.parser = httptools.HttpResponseParser(self)
         self._begin()
 
     def _begin(self) -> None:
-        self.parser = httptools.HttpResponseParser(self)
         self.status = 0
         self.headers_done = False
         self.complete = False
