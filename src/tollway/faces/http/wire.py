@@ -13,6 +13,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
+_BREATHER_S = 2.0  # what cannot be served now is worth another try, but not at once
 JSON = (b"content-type", b"application/json")
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 
@@ -106,8 +107,9 @@ async def send_error(send: Send, error: TollwayError, headers: Headers) -> None:
 def error_headers(error: TollwayError) -> Headers:
     """`Retry-After` where trying again helps, and how to say who one is."""
     headers: Headers = []
-    if error.retry_after_s is not None:
-        headers.append((b"retry-after", b"%d" % max(1, -(-error.retry_after_s // 1))))
+    wait_s = error.retry_after_s if error.retry_after_s is not None or error.status != 503 else _BREATHER_S
+    if wait_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, -(-wait_s // 1))))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return headers
