@@ -16,50 +16,49 @@ import sqlalchemy as sa
 
 from tollway.kit.clock import SystemClock
 from tollway.kit.db import Database
-from tollway.sell import catalog, rating
+from tollway.sell import catalog, rating, tables
 from tollway.sell.metering import Recorder, UsageEvent
 
 WORKERS = 4
 BUGS = ("synchronous_normal", "ack_before_commit", "event_twice", "wallet_apart", "rollup_apart")
 
 
-class _Sieve:
-    """A connection that does something else with one statement."""
-
-    def __init__(self, conn: sa.Connection, statement: Any, instead: Any) -> None:
-        self._conn, self._statement, self._instead = conn, statement, instead
-
-    def execute(self, statement: Any, *args: Any) -> Any:
-        return self._instead(*args) if statement is self._statement else self._conn.execute(statement, *args)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._conn, name)
-
-
 class EventTwice(Recorder):
     """Planted: a second try writes the event again under a new id."""
 
     def _write(self, conn: Any, batch: Any) -> Any:
-        def twice(rows: list[dict[str, Any]]) -> None:
-            conn.execute(self._insert_event, rows)
-            again = rows[0] | {"id": rows[0]["id"] + "2"}
-            if int(again["request_id"].rpartition("_")[2]) % 20 == 0:
-                conn.execute(self._insert_event, [again])
-
-        return super()._write(_Sieve(conn, self._insert_event, twice), batch)  # type: ignore[arg-type]
+        told = super()._write(conn, batch)
+        event = tables.usage_event
+        first = dict(conn.execute(sa.select(event).where(event.c.id == batch[0].event.id)).one()._mapping)
+        if int(first["request_id"].rpartition("_")[2]) % 20 == 0:
+            conn.execute(event.insert().values(first | {"id": first["id"] + "2"}))
+        return told
 
 
 class RollupApart(Recorder):
     """Planted: the daily rollup in a transaction of its own."""
 
     def _write(self, conn: Any, batch: Any) -> Any:
-        return super()._write(_Sieve(conn, self._upsert_daily, lambda rows: self._later.extend(rows)), batch)  # type: ignore[arg-type]
+        before = _rollup(conn)
+        told = super()._write(conn, batch)
+        self._later = _rollup(conn)
+        _set_rollup(conn, before)
+        return told
 
     def _keep(self, batch: Any) -> None:
-        self._later: list[dict[str, Any]] = []
         super()._keep(batch)
         with self._db.write() as conn:
-            conn.execute(self._upsert_daily, self._later)
+            _set_rollup(conn, self._later)
+
+
+def _rollup(conn: Any) -> list[dict[str, Any]]:
+    return [dict(row._mapping) for row in conn.execute(sa.select(tables.usage_daily))]
+
+
+def _set_rollup(conn: Any, rows: list[dict[str, Any]]) -> None:
+    conn.execute(tables.usage_daily.delete())
+    if rows:
+        conn.execute(tables.usage_daily.insert(), rows)
 
 
 class WalletApart(Recorder):
