@@ -8,7 +8,7 @@ const { default: OpenAI } = await import(pathToFileURL(found));
 const { BASE_URL: baseURL, API_KEY: apiKey, CHAT, EMBED } = process.env;
 const client = new OpenAI({ baseURL, apiKey, maxRetries: 0, timeout: 60_000 });
 const messages = [{ role: "user", content: "Say hello in one short sentence." }];
-const asked = { model: CHAT, messages, max_tokens: 16, temperature: 0 };
+const asked = { model: CHAT, messages, max_tokens: 200, temperature: 0 };
 const told = {};
 
 told.models = (await client.models.list()).data.map((model) => model.id);

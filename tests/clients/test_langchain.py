@@ -35,7 +35,7 @@ def test_invoke(model: ChatOpenAI) -> None:
     assert answer.response_metadata["model_name"] == CHAT
 
 
-def test_stream(model: ChatOpenAI) -> None:
+def test_stream(model: ChatOpenAI, alone: None) -> None:
     asked = "Say hello in one short sentence."
     chunks = list(model.stream(asked, stream_usage=True))
     assert "".join(str(chunk.content) for chunk in chunks) == model.invoke(asked).content

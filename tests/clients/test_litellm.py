@@ -38,7 +38,7 @@ def python() -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # the first run installs it
-def test_the_sdk(python: Path, open_shop: OpenShop) -> None:
+def test_the_sdk(python: Path, open_shop: OpenShop, alone: None) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     given = {"BASE_URL": open_shop.base_url, "API_KEY": open_shop.key, "CHAT": CHAT, "EMBED": EMBED}
     script = Path(__file__).with_name("litellm_round.py")

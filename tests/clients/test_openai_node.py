@@ -35,7 +35,7 @@ def installed() -> Path:
     return CACHE
 
 
-def test_the_client_from_npm(installed: Path, open_shop: OpenShop) -> None:
+def test_the_client_from_npm(installed: Path, open_shop: OpenShop, alone: None) -> None:
     given = {"BASE_URL": open_shop.base_url, "API_KEY": open_shop.key, "CHAT": CHAT, "EMBED": EMBED}
     script = Path(__file__).with_name("openai_node.mjs")
     ran = subprocess.run(
