@@ -70,7 +70,7 @@ def still_site(seeded_home: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         found.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """Debian's browser, driven by Playwright."""
     from playwright.sync_api import sync_playwright
