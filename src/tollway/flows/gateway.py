@@ -92,8 +92,8 @@ class Gateway:
             await asyncio.sleep(self.shop.settings.refresh_s)
             try:
                 await self._refresh()
-            except TollwayError as error:
-                _log.warning("refresh failed", error=error.message)
+            except Exception as error:  # noqa: BLE001 - logged; if this ended, a revoked key would stay valid
+                _log.error("refresh failed", error=repr(error)[:300])
 
     async def _keep_place(self) -> None:
         """Two gateways on one database would each spend the whole wallet: who lost the place to another one stops."""
@@ -112,8 +112,13 @@ class Gateway:
 
     async def _note(self) -> None:
         rows = self.desk.fleet.take_hours(self.shop.clock.now_ms())
-        if rows:
+        if not rows:
+            return
+        try:
             await self.desk.recorder.run(lambda conn: self.desk.fleet.write_hours(conn, self.shop.db, rows))
+        except TollwayError:
+            self.desk.fleet.put_back(rows)
+            raise
 
     async def _keep_notes(self) -> None:
         while True:

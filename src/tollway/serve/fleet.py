@@ -267,6 +267,10 @@ class Fleet:
             rows += _hour_of(served, now_ms)
         return rows
 
+    def put_back(self, rows: list[Hour]) -> None:
+        """They could not be written: they come again with the next."""
+        self._left += rows
+
     def write_hours(self, conn: sa.Connection, db: Database, rows: list[Hour]) -> None:
         """Add them to the cost record."""
         insert = db.insert(tables.replica_hour)
