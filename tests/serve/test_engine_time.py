@@ -54,6 +54,9 @@ def test_two_calls_share_the_steps_they_were_both_in() -> None:
 
 def test_a_replica_that_is_down_costs_nothing() -> None:
     time = EngineTime(0.0)
+    dying = time.enter(0.5)
     time.pause(1.0)
+    assert time.leave(dying, 2.0) == (500_000, 0)
+    assert time.take_totals(6.0).idle_us == 500_000  # a look at the books meanwhile lets no time pass either
     time.resume(11.0)
-    assert time.take_totals(12.0).idle_us == 2_000_000
+    assert time.take_totals(12.0).idle_us == 1_000_000

@@ -33,6 +33,7 @@ class EngineTime:
         self._shared = 0.0  # the virtual clock
         self._inside = 0
         self._idle = 0.0
+        self._down = False
         self._totals = Totals()
 
     def enter(self, now: float) -> Stint:
@@ -65,10 +66,12 @@ class EngineTime:
     def pause(self, now: float) -> None:
         """The replica is down from here: no machine time passes until `resume`."""
         self._pass(now)
+        self._down = True
 
     def resume(self, now: float) -> None:
         """The replica is up again."""
-        self._last = now
+        self._pass(now)
+        self._down = False
 
     def take_totals(self, now: float) -> Totals:
         """What accumulated since the last time, and start again."""
@@ -81,6 +84,8 @@ class EngineTime:
     def _pass(self, now: float) -> None:
         step = now - self._last
         self._last = now
+        if self._down:
+            return
         if self._inside:
             self._shared += step / self._inside
         else:

@@ -183,8 +183,8 @@ class Served:
                 self._seat.time.resume(now)
             self._seat.ready = True
             self.line.seat_next()
-        elif self._seat is not None and self._seat.ready:
-            self._seat.ready = False
+        elif self._seat is not None:
+            self._seat.ready = False  # it may have been suspected, and be unready, before
             if self._seat.time is not None:
                 self._seat.time.pause(now)
         self._on_replica(self, state)
@@ -205,6 +205,7 @@ class Fleet:
         self._served: dict[str, Served] = {}
         self._coming: dict[str, Served] = {}
         self._broken: dict[str, TollwayError] = {}
+        self._alive: set[Served] = set()  # started and not yet stopped: also those that are on their way out
         self._tasks: set[asyncio.Task[None]] = set()
         self._left: list[Hour] = []  # of replicas that were stopped
 
@@ -239,8 +240,9 @@ class Fleet:
         """Serve exactly these. Returns at once; loading and stopping go on in the background."""
         wanted = {model.name: model for model in models}
         self._broken = {name: error for name, error in self._broken.items() if name in wanted}
-        for name in [name for name in self._served if name not in wanted]:
-            self._retire(self._served.pop(name))
+        for offered in (self._served, self._coming):
+            for name in [name for name in offered if name not in wanted]:
+                self._retire(offered.pop(name))
         for name, model in wanted.items():
             newest = self._coming.get(name) or self._served.get(name)
             if newest is None or _differs(newest.model, model):
@@ -255,8 +257,7 @@ class Fleet:
         """Stop everything."""
         for task in self._tasks:
             task.cancel()
-        everything = [*self._served.values(), *self._coming.values()]
-        await asyncio.gather(*(served.replica.stop() for served in everything), return_exceptions=True)
+        await asyncio.gather(*(served.replica.stop() for served in self._alive), return_exceptions=True)
 
     # -- machine hours -----------------------------------------------------------------------------------------------
 
@@ -288,10 +289,12 @@ class Fleet:
             engine, defaults = self._engine(model)
             served = Served(model, engine, defaults, self._settings, self._on_replica)
         except TollwayError as error:
-            self._broken[model.name] = error
-            _log.error("model cannot be served", model=model.name, why=error.message)
+            self._note_broken(model.name, error)
             return
         self._broken.pop(model.name, None)
+        self._alive.add(served)
+        if model.name in self._coming:  # still loading, and out of date already
+            self._retire(self._coming.pop(model.name))
         if model.name in self._served:
             self._coming[model.name] = served
         else:
@@ -299,6 +302,11 @@ class Fleet:
         self._spawn(self._start(served))
 
     async def _start(self, served: Served) -> None:
+        try:
+            await asyncio.to_thread(self._check, served.model)
+        except TollwayError as error:
+            self._give_up(served, error)
+            return
         await served.start()
         while self._coming.get(served.name) is served:
             if served.ready:
@@ -308,9 +316,27 @@ class Fleet:
             else:
                 await asyncio.sleep(0.05)
 
+    def _check(self, model: Model) -> None:
+        """Hold the package against its signature: every byte is read where no note vouches for it, so not on the loop."""
+        if model.upstream is None:
+            self._store.verify(self._store.get(model.name, model.version)).require()
+
+    def _give_up(self, served: Served, error: TollwayError) -> None:
+        """It must not be served; what runs under its name goes on."""
+        self._alive.discard(served)
+        for offered in (self._served, self._coming):
+            if offered.get(served.name) is served:
+                del offered[served.name]
+                self._note_broken(served.name, error)
+
+    def _note_broken(self, name: str, error: TollwayError) -> None:
+        self._broken[name] = error
+        _log.error("model cannot be served", model=name, why=error.message)
+
     def _retire(self, served: Served) -> None:
         async def stop() -> None:
             await served.stop()
+            self._alive.discard(served)
             self._left += _hour_of(served, SystemClock().now_ms())
 
         self._spawn(stop())
@@ -322,7 +348,6 @@ class Fleet:
             key = os.environ.get(model.upstream.key_env, "") if model.upstream.key_env else ""
             return UpstreamServer(model.upstream.url, model.upstream.model, kind=model.kind, key=key), {}
         package = self._store.get(model.name, model.version)
-        self._store.verify(package).require()
         manifest = package.manifest
         engine = LlamaCpp(
             Path(package.weights_path),
