@@ -38,7 +38,7 @@ class Gateway:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self, on_progress: Callable[[str], None] | None = None) -> None:
-        """Everything up to the first possible answer. Replicas load meanwhile; `fleet.ready` waits for them."""
+        """Everything up to the first possible answer. Replicas load meanwhile; `fleet.wait_ready` waits for them."""
         shop, settings = self.shop, self.shop.settings
         shop.own_the_shop()
         access = Access(shop.clock, shop.secrets.pepper)
@@ -57,7 +57,6 @@ class Gateway:
 
         recorder = Recorder(shop.db, shop.clock, committed)
         self.desk = Desk(shop.clock, access, recorder, fleet, metrics, settings.call_timeout_s)
-        metrics.refresh.append(self._measure)
         await self._refresh()
         self._tasks = [asyncio.create_task(task()) for task in (self._keep_fresh, self._keep_notes, self._keep_place)]
 
@@ -66,7 +65,10 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._note()
+        try:
+            await self._note()
+        except TollwayError as error:  # the replicas are ours to stop, whatever the database says
+            _log.warning("machine hours not written", error=error.message)
         await self.desk.fleet.close()
         await self.desk.recorder.close()
         self.shop.close()
@@ -128,8 +130,8 @@ class Gateway:
             except TollwayError as error:
                 _log.warning("machine hours not written", error=error.message)
 
-    def _measure(self) -> None:
-        """Figures that are read when asked for."""
+    async def measure(self) -> None:
+        """Bring the figures up to date that are read when asked for."""
         metrics, home = self.desk.metrics, self.shop.settings.home
         metrics.billing_waiting.set(self.desk.recorder.waiting)
         metrics.disk_free_bytes.set(shutil.disk_usage(home).free)
@@ -140,8 +142,12 @@ class Gateway:
             metrics.queue_depth.labels(served.name).set(served.line.waiting)
         with suppress(FileNotFoundError):
             metrics.db_wal_bytes.set((home / "tollway.db-wal").stat().st_size)
+        with suppress(sa.exc.SQLAlchemyError):  # a database that is away has no balance to show; the rest goes on
+            metrics.ledger_imbalance.set(await asyncio.to_thread(self._imbalance_micros))
+
+    def _imbalance_micros(self) -> int:
         with self.shop.db.read() as conn:
-            metrics.ledger_imbalance.set(sum(leg.amount_micros for leg in ledger.balances(conn)))
+            return sum(leg.amount_micros for leg in ledger.balances(conn))
 
 
 def _note_replica(metrics: Metrics, served: Served, state: State) -> None:

@@ -6,7 +6,6 @@ templates, models and codes, never a key, an organization or a prompt: one box s
 
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -39,9 +38,6 @@ class Metrics:
             "maas_replica_restarts_total", "Replicas started again.", ("model",), registry=registry
         )
         self.model_load = Gauge("maas_model_load_seconds", "Time the last load took.", ("model",), registry=registry)
-        self.model_info = Gauge(
-            "maas_model_info", "Which version serves.", ("model", "version", "sha256"), registry=registry
-        )
         self.billing_events = Counter(
             "maas_billing_events_total", "Calls by how they ended.", ("state",), registry=registry
         )
@@ -73,7 +69,6 @@ class Metrics:
         )
         self._recent: deque[tuple[float, str, int]] = deque(maxlen=50_000)  # when, route, status
         self._children: dict[tuple[Any, ...], Any] = {}
-        self.refresh: list[Callable[[], None]] = []
 
     def http(self, route: str, method: str, status: int, seconds: float) -> None:
         """An HTTP request was answered."""
@@ -126,6 +121,4 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """What `/metrics` answers, in Prometheus' text format."""
-        for update in self.refresh:
-            update()
         return generate_latest(self.registry)

@@ -58,6 +58,7 @@ def _health(app: FastAPI, gateway: Gateway) -> list[Door]:
         return JSONResponse({"ready": not lacking, "waiting_for": lacking}, status_code=503 if lacking else 200)
 
     async def metrics(_: Request) -> Response:
+        await gateway.measure()
         return Response(gateway.desk.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def front(_: Request) -> Response:

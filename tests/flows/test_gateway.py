@@ -1,0 +1,71 @@
+"""The running gateway's housekeeping: what it measures when asked, and that it closes whatever the database says."""
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tollway.flows.gateway import Gateway
+from tollway.kit.clock import ManualClock
+from tollway.kit.errors import Unavailable
+from tollway.kit.settings import Settings
+from tollway.shop import Shop
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Gateway]:
+    made = Gateway(Shop.open(Settings(tmp_path, environment={}), clock))
+    await made.open()
+    yield made
+    await made.close()
+
+
+async def test_the_books_are_read_beside_the_loop(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that answers slowly must not stop the calls under way."""
+    readers, read = [], gateway.shop.db.read
+
+    @contextmanager
+    def watched() -> Iterator[sa.Connection]:
+        readers.append(threading.current_thread())
+        with read() as conn:
+            yield conn
+
+    monkeypatch.setattr(gateway.shop.db, "read", watched)
+    await gateway.measure()
+    assert readers and threading.main_thread() not in readers
+    assert b"maas_ledger_imbalance 0.0" in gateway.desk.metrics.exposition()
+
+
+async def test_figures_are_shown_while_the_database_is_away(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> None:
+        raise sa.exc.OperationalError("select", None, Exception("gone"))
+
+    monkeypatch.setattr(gateway.shop.db, "read", away)
+    gateway.desk.access.refusals["unauthorized"] += 2
+    await gateway.measure()
+    assert b'maas_rejected_total{reason="unauthorized"} 2.0' in gateway.desk.metrics.exposition()
+
+
+async def test_replicas_are_stopped_even_if_the_last_hours_cannot_be_written(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = Gateway(Shop.open(Settings(tmp_path, environment={}), clock))
+    await gateway.open()
+    closed = []
+
+    async def refuse() -> None:
+        raise Unavailable("The database is away.")
+
+    close = gateway.desk.fleet.close
+
+    async def note() -> None:
+        closed.append(True)
+        await close()
+
+    monkeypatch.setattr(gateway, "_note", refuse)
+    monkeypatch.setattr(gateway.desk.fleet, "close", note)
+    await gateway.close()
+    assert closed
