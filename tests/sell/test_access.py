@@ -95,6 +95,14 @@ def test_revoked_expired_and_suspended_are_refused(shop: Shop, clock: ManualCloc
         shop.caller()
 
 
+def test_a_suspended_organization_calls_from_nowhere(shop: Shop, clock: ManualClock) -> None:
+    """The console's playground calls for a member, without a key to be refused."""
+    caller = shop.caller()
+    shop.change(lambda conn: accounts.suspend(conn, clock.now_ms(), shop.org.id))
+    with pytest.raises(Forbidden, match="suspended"):
+        shop.access.admit(Caller(caller.key, shop.access.account(shop.org.id), None), "m", 1, 1)
+
+
 def test_an_expired_key_is_refused_by_the_clock_alone(db: Database, clock: ManualClock, pepper: bytes) -> None:
     shop = Shop(db, clock, pepper, terms(), expires_ms=clock.now_ms() + 1000)
     shop.caller()

@@ -152,10 +152,7 @@ class Access:
             raise self._refuse(
                 Unauthorized("This API key has expired.", code="key_expired", hint="Create a new one in the console.")
             )
-        if caller.account.suspended:
-            raise self._refuse(
-                Forbidden("This organization is suspended.", code="organization_suspended", hint="Ask the operator.")
-            )
+        self._require_active(caller.account)
         return caller
 
     def require(self, caller: Caller, scope: str) -> None:
@@ -174,6 +171,7 @@ class Access:
     def admit(self, caller: Caller, model: str, input_max: int, output_max: int) -> Grant:
         """Hold the most this call can take. Raises Forbidden, PaymentRequired (402) or RateLimited (429)."""
         account, plan = caller.account, caller.account.plan
+        self._require_active(account)  # a caller from the console showed no key
         self.require(caller, "inference")
         if plan is None:
             raise self._refuse(
@@ -302,6 +300,12 @@ class Access:
         return found
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _require_active(self, account: Account) -> None:
+        if account.suspended:
+            raise self._refuse(
+                Forbidden("This organization is suspended.", code="organization_suspended", hint="Ask the operator.")
+            )
 
     def _check_money(
         self,
