@@ -115,6 +115,26 @@ class Prepared:
         return tuple([named[name] for name in self._order]) if self._order is not None else named
 
 
+class BulkInsert:
+    """Many rows into one table as one statement: run row by row, the driver hands Python's lock over twice a row, which
+    under load costs more than the insert. Both databases bear a thousand rows of thirty columns."""
+
+    def __init__(self, table: sa.Table, dialect: sa.Dialect) -> None:
+        self._names = table.c.keys()
+        self._head = f'INSERT INTO "{table.name}" ({", ".join(self._names)}) VALUES '  # noqa: S608 - our own names
+        self._row = "(" + ", ".join(["?" if dialect.positional else "%s"] * len(self._names)) + ")"
+        self._errors: type[Exception] = dialect.loaded_dbapi.Error
+        self._dialect = dialect
+
+    def run(self, conn: sa.Connection, rows: list[dict[str, Any]]) -> None:
+        """Insert all rows, each with every column, in the connection's transaction."""
+        text = self._head + ", ".join([self._row] * len(rows))
+        try:
+            conn.connection.cursor().execute(text, [row[name] for row in rows for name in self._names])
+        except self._errors as error:
+            raise sa.exc.DBAPIError.instance(text, None, error, self._errors, dialect=self._dialect) from error
+
+
 @contextmanager
 def _storable() -> Iterator[None]:
     """What no database can hold (a NUL character, a number beyond 64 bits) is the caller's mistake, not ours."""

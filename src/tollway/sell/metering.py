@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from tollway.kit import log
 from tollway.kit.clock import Clock, day_of
 from tollway.kit.crash import crashpoint
-from tollway.kit.db import Database, Prepared
+from tollway.kit.db import BulkInsert, Database, Prepared
 from tollway.kit.errors import Unavailable
 from tollway.kit.ids import new_id
 from tollway.kit.money import PICOS_PER_MICRO
@@ -32,6 +32,8 @@ from tollway.sell import ledger, tables
 
 _ROLLED = ("requests", "input_tokens", "cached_tokens", "output_tokens", "price_picos", "prefill_us", "decode_us")
 _BATCH_MAX = 1000
+_SIBLINGS = 4
+_GATHER_S = 0.0005
 _GIVE_UP_S = 5.0
 T = TypeVar("T")
 
@@ -131,13 +133,16 @@ class Recorder:
     # -- the writer's thread -----------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        closing = False
+        closing, together = False, 0
         while not closing:
             waiting = [self._jobs.get()]
+            if together >= _SIBLINGS:  # many call at once: let more of them share the next commit
+                time.sleep(_GATHER_S)
             waiting += [self._jobs.get() for _ in range(min(self._jobs.qsize(), _BATCH_MAX))]
             batch = [job for job in waiting if job is not None]
             closing = len(batch) < len(waiting)  # nothing is put behind the closing word
             kept = [job for job in batch if job.event is not None]
+            together = len(kept)
             if kept:
                 self._keep(kept)
             for job in batch:
@@ -237,7 +242,7 @@ class Recorder:
 
     def _write(self, conn: sa.Connection, batch: list[_Job]) -> list[Committed]:
         rows = [msgspec.structs.asdict(job.event) for job in batch if job.event is not None]
-        self._sql.insert_event.run(conn, rows)
+        self._sql.insert_events.run(conn, rows)
         crashpoint("recorder.events_written")
         self._sql.add_daily.run(conn, _rollup(rows))
         crashpoint("recorder.rollup_written")
@@ -273,7 +278,7 @@ class Recorder:
 class _Statements(msgspec.Struct, frozen=True):
     """What runs with every commit."""
 
-    insert_event: Prepared
+    insert_events: BulkInsert
     find_event: Prepared
     add_daily: Prepared
     carry: Prepared
@@ -290,7 +295,7 @@ def _statements(db: Database) -> _Statements:
         index_elements=["org_id"], set_={"carry_picos": replaced.excluded.carry_picos}
     )
     return _Statements(
-        Prepared(event.insert(), dialect, event.c.keys()),
+        BulkInsert(event, dialect),
         Prepared(sa.select(event.c.id).where(event.c.id == sa.bindparam("event_id")), dialect),
         Prepared(added, dialect, daily.c.keys()),
         Prepared(sa.select(carry.c.carry_picos).where(carry.c.org_id == sa.bindparam("org")), dialect),
