@@ -27,8 +27,9 @@ setup: $(VENV)/.installed ## build .venv with the product and the starter models
 
 setup-test: $(VENV)/.installed-test ## build .venv with everything the tests need
 
-test: $(VENV)/.installed-test ## set-up + every test: lint, types, contracts, engine, browser, third-party clients
+test: ## set-up + every test: lint, types, contracts, engine, browser, third-party clients
 	@.ci/debian-packages
+	@$(MAKE) --no-print-directory setup-test
 	@$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS) $(ARGS)
 
