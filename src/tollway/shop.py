@@ -6,7 +6,6 @@ it (`own_the_shop`): holds live in its memory, so there is one gateway per datab
 
 import fcntl
 import os
-from pathlib import Path
 from typing import IO, Any, Self
 
 import sqlalchemy as sa
@@ -98,7 +97,7 @@ class Shop:
                 self._lock_conn = None
         try:
             self.own_the_shop()
-        except sa.exc.DBAPIError as error:
+        except sa.exc.SQLAlchemyError as error:  # also a pool without a free connection
             raise Unavailable("The database server is away.", code="database_unavailable") from error
 
     def close(self) -> None:
@@ -114,11 +113,6 @@ class Shop:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
-
-
-def default_home() -> Path:
-    """$TOLLWAY_HOME, or ~/.tollway."""
-    return Path(os.environ.get("TOLLWAY_HOME") or Path.home() / ".tollway")
 
 
 def _first_line(error: sa.exc.DatabaseError) -> str:

@@ -130,7 +130,7 @@ usage_event = sa.Table(
     sa.Column("price_picos", sa.BigInteger, nullable=False),
     sa.Column("prefill_us", sa.BigInteger, nullable=False),  # engine time, this call's share of batched steps
     sa.Column("decode_us", sa.BigInteger, nullable=False),
-    sa.Column("first_token_us", sa.BigInteger),  # from arrival to the first piece; null when not streamed
+    sa.Column("first_token_us", sa.BigInteger),  # from arrival to the first piece; null: the engine answered in one
     sa.Column("duration_us", sa.BigInteger, nullable=False),
     sa.Column("streamed", sa.Boolean, nullable=False),
     sa.Index("ix_usage_event_org_at", "org_id", "at_ms"),

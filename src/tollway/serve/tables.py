@@ -16,7 +16,7 @@ model = sa.Table(
     sa.Column("title", sa.String(200), nullable=False, server_default=""),
     sa.Column("engine", sa.String(20), nullable=False),  # llama_cpp | upstream
     sa.Column("version", sa.String(60), nullable=False),  # package version, or "upstream"
-    sa.Column("upstream", sa.JSON),  # {"url", "model", "key"} for engine "upstream"
+    sa.Column("upstream", sa.JSON),  # {"url", "model", "key_env"} for engine "upstream"
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("retired_ms", sa.BigInteger),
 )

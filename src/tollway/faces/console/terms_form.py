@@ -8,9 +8,6 @@ from tollway.kit.money import parse_micros, to_decimal
 from tollway.sell import catalog
 
 LIMITS = ("rpm", "tpm", "concurrency", "monthly_tokens")
-OVERAGES = ("wallet", "invoice", "refuse")
-ABORTED = ("bill", "free")
-BLANK_ROWS = 2
 CHARGES_MAX = 60
 
 
