@@ -56,7 +56,7 @@ async def counter(db: Database) -> AsyncIterator[Counter]:
 
     def committed(wallets: list[Committed]) -> None:
         for wallet in wallets:
-            access.committed(wallet.org_id, wallet.wallet_picos, wallet.settled_picos)
+            access.committed(wallet.org_id, wallet.currency, wallet.wallet_picos, wallet.settled_picos)
 
     recorder = Recorder(db, SystemClock(), committed)
     with db.read() as conn:

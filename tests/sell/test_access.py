@@ -298,6 +298,18 @@ def test_whatever_arrives_and_settles_in_whatever_order_the_wallet_is_never_over
     assert caller.account.gate.running == 0
 
 
+def test_a_call_paid_from_another_currencys_wallet_fills_not_this_one(shop: Shop, clock: ManualClock) -> None:
+    grant = shop.access.admit(shop.caller(), "m", 10, 10)
+    with shop.db.write() as conn:
+        plan = catalog.create_plan(conn, clock.now_ms(), "euro", "Euro", catalog.Terms(currency="EUR", charges=PRICES))
+        catalog.subscribe(conn, clock.now_ms(), shop.org.id, plan.id)
+    shop.refresh()
+    picos = shop.access.settle(grant, {"input_tokens": 10, "output_tokens": 1})
+    shop.access.committed(shop.org.id, "USD", 500 * 10**12, picos)
+    account = shop.access.account(shop.org.id)
+    assert (account.wallet_picos, account.pending_picos) == (0, 0)
+
+
 def test_every_refusal_is_counted_and_none_is_a_row(shop: Shop) -> None:
     for _ in range(5):
         with pytest.raises(TollwayError):

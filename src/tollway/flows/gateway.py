@@ -53,7 +53,7 @@ class Gateway:
 
         def committed(wallets: list[Committed]) -> None:
             for wallet in wallets:
-                access.committed(wallet.org_id, wallet.wallet_picos, wallet.settled_picos)
+                access.committed(wallet.org_id, wallet.currency, wallet.wallet_picos, wallet.settled_picos)
 
         recorder = Recorder(shop.db, shop.clock, committed)
         self.desk = Desk(shop.clock, access, recorder, fleet, metrics, settings.call_timeout_s)

@@ -237,11 +237,13 @@ class Access:
         for gate, ticket in grant.taken:
             gate.correct(ticket, -grant.tokens)
 
-    def committed(self, org_id: str, wallet_picos: int, settled_picos: int) -> None:
-        """The database has it: take over the balance that the committing transaction saw."""
+    def committed(self, org_id: str, currency: str, wallet_picos: int, settled_picos: int) -> None:
+        """The database has it: take over the balance that the committing transaction saw. A call that began under a plan
+        in another currency was paid from another wallet: that one's balance says nothing about this one's."""
         account = self._accounts.get(org_id)
         if account is not None:
-            account.wallet_picos = wallet_picos
+            if account.plan is None or account.plan.terms.currency == currency:
+                account.wallet_picos = wallet_picos
             account.pending_picos -= settled_picos
 
     def rate_headers(self, caller: Caller) -> list[tuple[bytes, bytes]]:

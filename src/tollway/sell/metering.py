@@ -26,7 +26,6 @@ from tollway.kit.clock import Clock, day_of
 from tollway.kit.crash import crashpoint
 from tollway.kit.db import BulkInsert, Database, Prepared
 from tollway.kit.errors import Unavailable
-from tollway.kit.ids import new_id
 from tollway.kit.money import PICOS_PER_MICRO
 from tollway.sell import ledger, tables
 
@@ -39,7 +38,7 @@ T = TypeVar("T")
 
 
 class UsageEvent(msgspec.Struct):
-    """One immutable record of use: a row of `usage_event`. `currency` is set when a wallet pays for it."""
+    """One immutable record of use: a row of `usage_event`."""
 
     id: str
     request_id: str
@@ -67,6 +66,7 @@ class Committed(msgspec.Struct):
     """What a commit did to one wallet: the balance it left and how much of what was pending is now in it (picos)."""
 
     org_id: str
+    currency: str
     wallet_picos: int
     settled_picos: int
 
@@ -271,7 +271,7 @@ class Recorder:
         wallets = []
         for (org_id, currency), picos in owed.items():
             balance = ledger.wallet_micros(conn, org_id, currency) * PICOS_PER_MICRO
-            wallets.append(Committed(org_id, balance - self._carry(conn, org_id), picos))
+            wallets.append(Committed(org_id, currency, balance - self._carry(conn, org_id), picos))
         return wallets
 
 
@@ -301,11 +301,6 @@ def _statements(db: Database) -> _Statements:
         Prepared(sa.select(carry.c.carry_picos).where(carry.c.org_id == sa.bindparam("org")), dialect),
         Prepared(replaced, dialect, carry.c.keys()),
     )
-
-
-def new_event_id(now_ms: int) -> str:
-    """A fresh usage event id; time-ordered."""
-    return new_id("evt", now_ms)
 
 
 def event_id_of(request_id: str) -> str:
