@@ -107,3 +107,44 @@ async def test_the_least_busy_seat_comes_first() -> None:
     busy, free = seat(slots=4), seat(slots=4)
     busy.running = 3
     assert await line(busy, free).take("a", 1) is free
+
+
+async def test_a_full_line_has_room_for_who_waits_least() -> None:
+    only = seat(slots=1)
+    one = line(only, queue_max=4)
+    await one.take("flood", 1)
+    flood = [asyncio.ensure_future(one.take("flood", 1)) for _ in range(4)]
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        await one.take("flood", 1)
+    quiet = [asyncio.ensure_future(one.take("quiet", 1)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        await one.take("quiet", 1)  # both have two now
+    await asyncio.sleep(0)
+    assert [call.done() and call.exception() is not None for call in flood] == [False, False, True, True]
+    for _ in range(5):
+        one.leave(only, 1)
+        await asyncio.sleep(0)
+    await asyncio.gather(*flood[:2], *quiet)
+    await asyncio.sleep(0)
+    assert one.waiting == 0 and only.running == 0 and only.tokens == 0
+
+
+async def test_a_large_call_is_not_passed_for_ever() -> None:
+    only = seat(slots=4, context_tokens=100)
+    one = line(only, timeout_s=0.4)
+    await one.take("many", 40)
+    await one.take("many", 40)
+    large = asyncio.ensure_future(one.take("large", 90))
+    await asyncio.sleep(0.15)
+    small = [asyncio.ensure_future(one.take("many", 40)) for _ in range(2)]
+    await asyncio.sleep(0)
+    one.leave(only, 40)
+    await asyncio.sleep(0)
+    assert not small[0].done()
+    one.leave(only, 40)
+    await large
+    one.leave(only, 90)
+    await asyncio.gather(*small)
+    assert only.running == 2 and one.waiting == 0

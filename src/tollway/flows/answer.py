@@ -6,7 +6,7 @@ closes the call exactly once: what was delivered is billed and durable before th
 
 from collections.abc import AsyncGenerator
 
-from tollway.flows.call import Call, Desk
+from tollway.flows.call import Call, Desk, refuse_suspect
 from tollway.kit.crash import crashpoint
 from tollway.sell.access import Caller
 from tollway.serve import fold
@@ -17,6 +17,7 @@ async def open_call(desk: Desk, caller: Caller, request: Request, call_id: str) 
     """Find the model, count the input, hold the most the call can cost. Raises 400, 402, 403, 404, 429."""
     served = desk.fleet.find(request.model)
     request.refuse_unsupported(served.caps)
+    refuse_suspect(served, caller, request)
     size = await served.size(request)
     crashpoint("answer.before_hold")
     grant = desk.access.admit(caller, request.model, size.input_tokens, size.output_tokens)
@@ -28,7 +29,9 @@ async def answer_whole(call: Call) -> bytes:
     """Run a call and answer in one piece; its event is durable when this returns. Raises Unavailable (503)."""
     request = call.request
     async with call:
-        if isinstance(request, EmbeddingRequest) or (call.served.passes_through and len(call.work) == 1):
+        if not call.served.caps.cancel and len(call.work) == 1:
+            raw = call.corrected(await call.to_its_end(0))
+        elif isinstance(request, EmbeddingRequest) or (call.served.passes_through and len(call.work) == 1):
             raw = call.corrected(await call.whole(0))
         else:
             raw = fold.whole(request, await call.all_folded(), call.id, call.at_ms // 1000, call.usage())

@@ -4,10 +4,12 @@
 
     left normally            the answer is complete             billed, event status "ok"
     the caller went away     the engine was stopped             what was generated is billed (the plan may say "free")
+    a stream took too long   the engine was stopped             the same: the caller has it
     anything else            we failed                          nothing is billed, everything held is given back
 """
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
@@ -18,9 +20,9 @@ import msgspec
 from tollway.kit import log
 from tollway.kit.clock import Clock
 from tollway.kit.crash import crashpoint
-from tollway.kit.errors import Unavailable
+from tollway.kit.errors import RateLimited, Unavailable
 from tollway.kit.ids import base32, uuid7_int
-from tollway.sell.access import Access, Grant
+from tollway.sell.access import Access, Caller, Grant
 from tollway.sell.metering import Recorder, UsageEvent
 from tollway.serve import engine_call, fold
 from tollway.serve.engine_call import Tally
@@ -44,6 +46,20 @@ class Desk(msgspec.Struct):
     call_timeout_s: float
 
 
+def refuse_suspect(served: Served, caller: Caller, request: Request) -> None:
+    """Raise RateLimited for a constrained call of those whose constrained calls were in the engine when it was lost."""
+    if not request.constrained:
+        return
+    wait_s = served.suspects.wait_s(caller.account.org_id, time.monotonic())
+    if wait_s > 0:
+        raise RateLimited(
+            "The engine was lost more than once while it held an answer of this organization to a schema or to tools.",
+            code="constrained_calls_paused",
+            hint="Calls without response_format and tools go on; simplify the schema.",
+            retry_after_s=wait_s,
+        )
+
+
 class Call:
     """A caller's request with what was set aside for it."""
 
@@ -57,6 +73,7 @@ class Call:
         self.work = request.work(served.engine_model, served.caps, each, stream=stream, defaults=served.defaults)
         self.tallies = [Tally() for _ in self.work]
         self.price_picos: int | None = None
+        self._in_engine = 0
         self._closed = False
         self._expired = False  # it took too long and was stopped
         self._head: dict[str, Any] = {}  # id and time of the engine's own stream
@@ -76,8 +93,10 @@ class Call:
         elif self._expired and issubclass(kind, asyncio.CancelledError):
             if self._task is not None:
                 self._task.uncancel()
-            await self.close("failed")
-            raise Unavailable("The call took too long and was stopped; nothing was billed.", code="timeout") from error
+            shown = bool(self.request.stream) and self.counts()[2] > 0
+            await self.close("aborted" if shown else "failed")
+            billed = "what was generated is billed" if shown else "nothing was billed"
+            raise Unavailable(f"The call took too long and was stopped; {billed}.", code="timeout") from error
         elif issubclass(kind, asyncio.CancelledError | GeneratorExit):
             await self.close("aborted")
         else:
@@ -101,6 +120,19 @@ class Call:
             finally:
                 self._stand(index, seat)
         raise AssertionError("unreachable")
+
+    async def to_its_end(self, index: int) -> bytes:
+        """`whole` for an engine that cannot be stopped: when the caller leaves, the seat and what is held for the call
+        stay taken until the engine has done its work, which is then billed. Else leaving would be a way to use it free."""
+        work = asyncio.ensure_future(self.whole(index))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if self._in_engine and not self._expired:
+                await asyncio.wait({work})
+            raise
+        finally:
+            await _stop([work])
 
     async def folded(self, index: int) -> fold.Folded:
         """Run one streamed engine call and fold it. Tried twice: nothing has reached the caller."""
@@ -175,6 +207,9 @@ class Call:
 
     async def _sit(self, index: int) -> Seat:
         seat = await self.served.line.take(self.grant.caller.account.org_id, self.size.tokens_each)
+        self._in_engine += 1
+        if self.request.constrained:
+            self.served.suspects.enter(self.grant.caller.account.org_id)
         tally = self.tallies[index] = Tally()
         if seat.time is not None:
             tally.stint = seat.time.enter(time.monotonic())
@@ -186,11 +221,18 @@ class Call:
             tally.prefill_us, tally.decode_us = seat.time.leave(tally.stint, time.monotonic())
             tally.time = seat.time
         tally.version = seat.version
+        self._in_engine -= 1
+        if self.request.constrained:
+            cut_off = isinstance(sys.exc_info()[1], WireError | Unavailable | asyncio.CancelledError | GeneratorExit)
+            org_id = self.grant.caller.account.org_id
+            self.served.suspects.leave(org_id, time.monotonic(), finished=not cut_off)
         self.served.line.leave(seat, self.size.tokens_each)
 
     def _went_away(self, seat: Seat, error: WireError, *, final: bool) -> None:
+        final = final or self.request.constrained  # it may be what the engine died of
         self.served.suspect(seat)
-        self.desk.metrics.retries.inc()
+        if not final:
+            self.desk.metrics.retries.inc()
         _log.warning("engine went away", model=self.request.model, error=str(error), final=final)
         if final:
             raise Unavailable(
@@ -209,7 +251,9 @@ class Call:
         self._closed = True
         counts = self.counts()
         generated = status == "ok" or (
-            status == "aborted" and self.grant.plan.terms.aborted == "bill" and counts[2] > 0
+            status == "aborted"
+            and self.grant.plan.terms.aborted == "bill"
+            and (counts[2] > 0 or (isinstance(self.request, EmbeddingRequest) and sum(counts) > 0))
         )
         for tally in self.tallies:
             if tally.time is not None:

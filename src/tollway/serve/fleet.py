@@ -29,6 +29,7 @@ from tollway.serve.line import Line, Seat
 from tollway.serve.models import Model
 from tollway.serve.replica import Replica, State
 from tollway.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest, Request
+from tollway.serve.suspects import Suspects
 from tollway.serve.wire import Pool, WireError
 
 _log = log.get("serve.fleet")
@@ -69,6 +70,7 @@ class Served:
         self.passes_through = model.engine == "upstream"
         self.renames = engine.model != model.name
         self.line = Line(model.name, settings.queue_max, settings.queue_timeout_s)
+        self.suspects = Suspects()
         self._output_default: int = settings.output_tokens_default
         self._on_replica = on_replica
         self._clock = SystemClock()
@@ -184,6 +186,8 @@ class Served:
             self._seat.ready = True
             self.line.seat_next()
         elif self._seat is not None:
+            if state is State.STARTING and not self.passes_through:
+                self.suspects.lost(now)
             self._seat.ready = False  # it may have been suspected, and be unready, before
             if self._seat.time is not None:
                 self._seat.time.pause(now)

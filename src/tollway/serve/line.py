@@ -37,6 +37,7 @@ class Seat(msgspec.Struct):
 
 class _Waiting(msgspec.Struct):
     tokens: int
+    since: float
     seat: "asyncio.Future[Seat]"
 
 
@@ -58,15 +59,17 @@ class Line:
             if seat is not None:
                 return _sit(seat, tokens)
         if self.waiting >= self._queue_max:
-            raise self._refusal("has too many calls waiting")
-        place = _Waiting(tokens, asyncio.get_running_loop().create_future())
+            self._make_room(org_id)
+        loop = asyncio.get_running_loop()
+        place = _Waiting(tokens, loop.time(), loop.create_future())
         self._lanes.setdefault(org_id, deque()).append(place)
         self.waiting += 1
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await place.seat
         except BaseException as error:
-            if place.seat.done() and not place.seat.cancelled():  # seated in the very moment we gave up
+            seated = place.seat.done() and not place.seat.cancelled() and place.seat.exception() is None
+            if seated:  # in the very moment we gave up
                 self.leave(place.seat.result(), tokens)
             if isinstance(error, TimeoutError):
                 raise self._refusal(f"had no replica free within {self._timeout_s:g} s") from None
@@ -82,17 +85,30 @@ class Line:
 
     def seat_next(self) -> None:
         """Hand free seats to those waiting, one organization after the other. Called when anything became free."""
-        passed = 0
+        passed, now = 0, asyncio.get_running_loop().time()
         while self._lanes and passed < len(self._lanes):
             org_id, lane = next(iter(self._lanes.items()))
             self._lanes.move_to_end(org_id)
             place = next((p for p in lane if not p.seat.done()), None)
             seat = self._free_seat(place.tokens) if place else None
+            if place is not None and seat is None and now - place.since > self._timeout_s / 4:
+                self._lanes.move_to_end(org_id, last=False)
+                return  # a large call has let smaller ones pass for long enough: now they wait until it fits
             if place is None or seat is None:
                 passed += 1
                 continue
             passed = 0
             place.seat.set_result(_sit(seat, place.tokens))
+
+    def _make_room(self, org_id: str) -> None:
+        """The line is full: whoever fills it gives up the last of its places to one who has fewer. Raises Unavailable when
+        that is who asks."""
+        waiting = {org: [place for place in lane if not place.seat.done()] for org, lane in self._lanes.items()}
+        longest = max(waiting.values(), key=len, default=[])
+        refusal = self._refusal("has too many calls waiting")
+        if len(longest) <= len(waiting.get(org_id, ())) + 1:
+            raise refusal
+        longest[-1].seat.set_exception(refusal)
 
     def _free_seat(self, tokens: int) -> Seat | None:
         """The least busy seat where the call fits."""

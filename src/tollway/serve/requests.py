@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from tollway.kit.errors import BadRequest
+from tollway.serve import schema_limits
 from tollway.serve.engines import Caps
 
 CHOICES_MAX = 8
@@ -155,6 +156,11 @@ class ChatRequest(Generation, kw_only=True):
         """The caller's own bound on the answer."""
         return self.max_completion_tokens or self.max_tokens
 
+    @property
+    def constrained(self) -> bool:
+        """Whether a grammar in the engine holds the answer to a form."""
+        return bool(self.tools) or (self.response_format or {}).get("type", "text") != "text"
+
     def input_bytes(self) -> int:
         """An upper bound on prompt tokens where the engine cannot count: no tokenizer makes more tokens than bytes."""
         framing = 16 * len(self.messages) + (len(msgspec.json.encode(self.tools)) if self.tools else 0)
@@ -185,6 +191,8 @@ class ChatRequest(Generation, kw_only=True):
             if getattr(self, name) is not None and not caps.reasoning:
                 raise _unsupported(name, "this model does not have it")
         _check_response_format(self.response_format, caps)
+        for tool in self.tools or ():
+            schema_limits.check(tool, "tools")
 
     def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
         """One engine call for each choice."""
@@ -212,6 +220,7 @@ class CompletionRequest(Generation, kw_only=True):
     best_of: int | None = None
 
     operation = "completion"
+    constrained = False
 
     @property
     def output_max(self) -> int | None:
@@ -271,6 +280,7 @@ class EmbeddingRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields
     user: str | None = None
 
     operation = "embedding"
+    constrained = False
     stream = False
     output_max = 0
 
@@ -352,6 +362,7 @@ def _check_response_format(response_format: dict[str, Any] | None, caps: Caps) -
         named = response_format.get("json_schema")
         if not isinstance(named, dict) or not isinstance(named.get("schema"), dict):
             raise _unsupported("response_format.json_schema", 'it must be an object with a "schema" object')
+        schema_limits.check(named["schema"], "response_format.json_schema")
 
 
 def _unsupported(param: str, why: str) -> BadRequest:

@@ -1,0 +1,109 @@
+"""How a call ends that its caller left, or that took too long: what was used is billed, what nobody got is not."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tollway.flows.answer import answer_stream, answer_whole
+from tollway.flows.call import Call, Desk
+from tollway.kit.clock import SystemClock
+from tollway.kit.errors import Unavailable
+from tollway.sell.catalog import Terms
+from tollway.serve.engines import Caps
+from tollway.serve.fleet import Size
+from tollway.serve.line import Line, Seat
+from tollway.serve.requests import ChatRequest, EmbeddingRequest, Message, Request
+from tollway.serve.suspects import Suspects
+
+
+class Engine:
+    """A pool that answers embeddings after a while, and chats for ever."""
+
+    def __init__(self) -> None:
+        self.busy = 0
+
+    async def post(self, path: str, body: bytes) -> Any:
+        self.busy += 1
+        await asyncio.sleep(0.1)
+        self.busy -= 1
+        return SimpleNamespace(status=200, body=b'{"data":[],"usage":{"prompt_tokens":7,"total_tokens":7}}')
+
+    @asynccontextmanager
+    async def stream(self, path: str, body: bytes) -> AsyncIterator[Any]:
+        async def chunks() -> AsyncIterator[bytes]:
+            while True:
+                yield b'data: {"id":"x","created":1,"choices":[{"delta":{"content":"a"}}]}\n\n'
+                await asyncio.sleep(0.01)
+
+        yield SimpleNamespace(status=200, chunks=chunks)
+
+
+class Books:
+    """Access and recorder in one: remembers how calls ended."""
+
+    def __init__(self) -> None:
+        self.released = 0
+        self.events: list[Any] = []
+
+    def release(self, grant: Any) -> None:
+        self.released += 1
+
+    def settle(self, grant: Any, quantities: Any) -> int:
+        return 1
+
+    async def record(self, event: Any, wallet: Any, undo: Any) -> None:
+        self.events.append(event)
+
+
+def a_call(request: Request, caps: Caps, engine: Engine, books: Books, timeout_s: float = 5.0) -> Call:
+    line = Line("m", 10, 1.0)
+    line.seats.append(Seat(engine, 4, 0, "1"))  # type: ignore[arg-type]
+    metrics = SimpleNamespace(call=lambda *_: None, retries=None)
+    desk = Desk(SystemClock(), books, books, None, metrics, timeout_s)  # type: ignore[arg-type]
+    served = SimpleNamespace(
+        caps=caps, line=line, engine_model="m", passes_through=False, renames=False, defaults={}, suspects=Suspects()
+    )
+    grant = SimpleNamespace(
+        caller=SimpleNamespace(account=SimpleNamespace(org_id="org"), key=SimpleNamespace(id="key")),
+        plan=SimpleNamespace(id="plan", terms=Terms()),
+        subscription_id="sub",
+        wallet=False,
+    )
+    return Call(desk, served, request, Size(50, 50, 1, 100), grant, "id")  # type: ignore[arg-type]
+
+
+async def test_who_leaves_embeddings_keeps_the_seat_until_they_are_done_and_pays() -> None:
+    engine, books = Engine(), Books()
+    call = a_call(EmbeddingRequest(model="m", input="text"), Caps(embeddings=True), engine, books)
+    leaver = asyncio.ensure_future(answer_whole(call))
+    await asyncio.sleep(0.02)
+    leaver.cancel()
+    await asyncio.sleep(0.02)
+    assert engine.busy == 1 and call.served.line.seats[0].running == 1
+    with pytest.raises(asyncio.CancelledError):
+        await leaver
+    assert call.served.line.seats[0].running == 0
+    assert [(event.status, event.input_tokens) for event in books.events] == [("aborted", 7)] and not books.released
+
+
+async def test_a_stream_that_takes_too_long_is_billed_as_far_as_it_came() -> None:
+    books = Books()
+    request = ChatRequest(model="m", messages=[Message(role="user", content="x")], stream=True)
+    call = a_call(request, Caps(chat=True, cancel=True), Engine(), books, timeout_s=0.1)
+    with pytest.raises(Unavailable, match="what was generated is billed"):
+        async for _ in answer_stream(call):
+            pass
+    assert [event.status for event in books.events] == ["aborted"] and books.events[0].output_tokens > 0
+
+
+async def test_a_whole_answer_that_takes_too_long_costs_nothing() -> None:
+    books = Books()
+    request = ChatRequest(model="m", messages=[Message(role="user", content="x")])
+    call = a_call(request, Caps(chat=True, cancel=True), Engine(), books, timeout_s=0.1)
+    with pytest.raises(Unavailable, match="nothing was billed"):
+        await answer_whole(call)
+    assert books.released == 1 and not books.events
