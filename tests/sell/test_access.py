@@ -315,3 +315,14 @@ def test_every_refusal_is_counted_and_none_is_a_row(shop: Shop) -> None:
         with pytest.raises(TollwayError):
             shop.access.admit(shop.caller(), "m", 1, MILLION)
     assert shop.access.refusals["insufficient_funds"] == 5
+
+
+def test_a_look_refuses_what_admitting_would_before_any_work(db: Database, clock: ManualClock, pepper: bytes) -> None:
+    shop = Shop(db, clock, pepper, terms("invoice", rpm=1))
+    shop.access.look(shop.caller(), "m")
+    shop.access.release(shop.access.admit(shop.caller(), "m", 1, 1))
+    with pytest.raises(RateLimited):
+        shop.access.look(shop.caller(), "m")
+    shop.change(lambda conn: catalog.cancel(conn, clock.now_ms(), shop.org.id))
+    with pytest.raises(PaymentRequired, match="no subscription"):
+        shop.access.look(shop.caller(), "m")

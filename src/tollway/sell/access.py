@@ -168,8 +168,8 @@ class Access:
 
     # -- hold, settle, release ---------------------------------------------------------------------------------------
 
-    def admit(self, caller: Caller, model: str, input_max: int, output_max: int) -> Grant:
-        """Hold the most this call can take. Raises Forbidden, PaymentRequired (402) or RateLimited (429)."""
+    def look(self, caller: Caller, model: str) -> catalog.PlanVersion:
+        """Whether a call could be admitted at all, before any work is done to learn its size. Raises what `admit` does."""
         account, plan = caller.account, caller.account.plan
         self._require_active(account)  # a caller from the console showed no key
         self.require(caller, "inference")
@@ -187,13 +187,14 @@ class Access:
                     hint="GET /v1/models lists what it may use.",
                 )
             )
-        now = self._clock.monotonic()
+        self._check_gates(caller, 0)
+        return plan
+
+    def admit(self, caller: Caller, model: str, input_max: int, output_max: int) -> Grant:
+        """Hold the most this call can take. Raises Forbidden, PaymentRequired (402) or RateLimited (429)."""
+        plan, account = self.look(caller, model), caller.account
         tokens = input_max + output_max
-        gates = [account.gate] if caller.gate is None else [caller.gate, account.gate]
-        for gate in gates:
-            blocked = gate.refusal(now, tokens)
-            if blocked:
-                raise self._refuse(_rate_limited(gate, tokens, *blocked))
+        now, gates = self._check_gates(caller, tokens)
         spending = self._this_month(account)
         units = self._check_money(account, plan, spending, model, input_max, output_max)
         for index, held in units.items():
@@ -203,6 +204,16 @@ class Access:
         return Grant(
             caller, plan, account.subscription_id, model, spending, units, tokens, taken, plan.terms.overage == "wallet"
         )
+
+    def _check_gates(self, caller: Caller, tokens: int) -> tuple[float, list[Gate]]:
+        """Raise RateLimited unless a call of so many tokens fits now; the moment and the gates it will pass."""
+        now = self._clock.monotonic()
+        gates = [caller.account.gate] if caller.gate is None else [caller.gate, caller.account.gate]
+        for gate in gates:
+            blocked = gate.refusal(now, tokens)
+            if blocked:
+                raise self._refuse(_rate_limited(gate, tokens, *blocked))
+        return now, gates
 
     def settle(self, grant: Grant, quantities: dict[str, int]) -> int:
         """Turn the hold into the true price (picos) of `quantities` (meter -> units). The money stays pending until

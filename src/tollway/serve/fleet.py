@@ -35,6 +35,7 @@ from tollway.serve.wire import Pool, WireError
 _log = log.get("serve.fleet")
 _HOUR_MS = 3_600_000
 _LOOK_AGAIN_S = 0.3
+_BYTES_PER_TOKEN_MOST = 64  # more never is a prompt that fits: not worth counting
 OnReplica = Callable[["Served", State], None]
 
 
@@ -120,6 +121,13 @@ class Served:
         if isinstance(request, EmbeddingRequest):
             bound = request.input_bytes()
             return Size(bound, 0, 1, bound)
+        if self.caps.context_tokens and request.input_bytes() > self.caps.context_tokens * _BYTES_PER_TOKEN_MOST:
+            raise BadRequest(
+                f"The prompt is longer than this model's context of {self.caps.context_tokens:,} tokens.",
+                code="context_length_exceeded",
+                param="messages" if isinstance(request, ChatRequest) else "prompt",
+                hint="Shorten the prompt.",
+            )
         counts = await self._count(request)
         exact = counts is not None
         prompts = counts if counts is not None else [request.input_bytes()]

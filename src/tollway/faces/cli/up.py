@@ -1,6 +1,7 @@
 """`tollway up`: open the shop. Prints the logins once, at the first start; then serves until it is stopped."""
 
 import json
+import os
 import socket
 import sys
 import time
@@ -37,6 +38,7 @@ def up(
     if desk.settings.host not in LOOPBACK:
         desk.say(f"Warning: {desk.settings.host} is open to the network; put TLS in front (docs/operations.md).")
     shop = desk.shop
+    os.umask(0o077)  # what the shop writes is its owner's alone, whatever the folder's own rights
     shop.own_the_shop()
     desk.note_address()
     made = _welcome(desk, not no_starter)

@@ -5,6 +5,7 @@ Pure decisions over values, so that each rule is tested by itself; `visit` and `
 
 import ipaddress
 import secrets
+import threading
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -70,9 +71,14 @@ class LoginBrake:
         self._per_address = per_address
         self._window_s = window_s
         self._tries: dict[tuple[str, str], list[float]] = {}
+        self._lock = threading.Lock()  # pages are served by several threads
 
     def wait_s(self, address: str, email: str) -> float:
         """Book a try: 0 when it may go ahead, else the seconds to wait (and nothing is booked)."""
+        with self._lock:
+            return self._book(address, email)
+
+    def _book(self, address: str, email: str) -> float:
         now = self._monotonic()
         self._forget(now)
         pairs = ((address, email.casefold()), self._per_pair), ((address, ""), self._per_address)
@@ -86,11 +92,12 @@ class LoginBrake:
 
     def forgive(self, address: str, email: str) -> None:
         """The password was right: its tries no longer count."""
-        for pair in ((address, email.casefold()), (address, "")):
-            tries = self._tries.get(pair)
-            if tries:
-                tries.pop()
-        self._tries.pop((address, email.casefold()), None)
+        with self._lock:
+            for pair in ((address, email.casefold()), (address, "")):
+                tries = self._tries.get(pair)
+                if tries:
+                    tries.pop()
+            self._tries.pop((address, email.casefold()), None)
 
     def _forget(self, now: float) -> None:
         for pair in list(self._tries):
