@@ -148,3 +148,16 @@ async def test_a_large_call_is_not_passed_for_ever() -> None:
     one.leave(only, 90)
     await asyncio.gather(*small)
     assert only.running == 2 and one.waiting == 0
+
+
+async def test_nobody_waits_beside_a_free_seat() -> None:
+    only = seat(slots=2)
+    one = line(only)
+    first, second = await one.take("a", 1), await one.take("a", 1)
+    waiting = asyncio.ensure_future(one.take("b", 1))
+    await asyncio.sleep(0)
+    one.leave(first, 1)  # seats b, who has not woken yet ...
+    one.leave(second, 1)  # ... and this seat is free
+    await asyncio.wait_for(one.take("c", 1), 0.5)
+    await waiting
+    assert only.running == 2 and one.waiting == 0

@@ -64,6 +64,7 @@ class Line:
         place = _Waiting(tokens, loop.time(), loop.create_future())
         self._lanes.setdefault(org_id, deque()).append(place)
         self.waiting += 1
+        self.seat_next()  # those before may all be seated and not have noticed yet
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await place.seat
