@@ -1,7 +1,8 @@
 """Opening and closing the gateway: the desk that calls pass through, and the small tasks that keep it true.
 
 Open: own the database -> start the recorder -> read who may do what -> start the fleet. Then, until closed: notice what
-other processes changed (four times a second), and write down what the machines did (every ten seconds).
+other processes changed (four times a second), and write down what the machines did (every ten seconds; a second after
+a call, so that whoever made it sees at once what it cost).
 """
 
 import asyncio
@@ -25,7 +26,8 @@ from tollway.shop import Shop
 from tollway.watch.metrics import Metrics
 
 _log = log.get("flows.gateway")
-_NOTE_EVERY_S = 10.0
+_NOTE_EVERY_S = 10
+_CALLS_NOTED_AFTER_S = 1.0
 _PLACE_EVERY_S = 1.0
 
 
@@ -36,6 +38,7 @@ class Gateway:
         self.shop = shop
         self.desk: Desk
         self._tasks: list[asyncio.Task[None]] = []
+        self._called = False  # since the machines' hours were written last
 
     async def open(self, on_progress: Callable[[str], None] | None = None) -> None:
         """Everything up to the first possible answer. Replicas load meanwhile; `fleet.wait_ready` waits for them."""
@@ -47,11 +50,12 @@ class Gateway:
         def turned(served: Served, state: State) -> None:
             _note_replica(metrics, served, state)
             if on_progress is not None:
-                on_progress(f"{served.name}: {state}")
+                on_progress(f"{served.name}: {'stopped' if state is State.DEAD else state}")
 
         fleet = Fleet(shop.store, settings, turned)
 
         def committed(wallets: list[Committed]) -> None:
+            self._called = True
             for wallet in wallets:
                 access.committed(wallet.org_id, wallet.currency, wallet.wallet_picos, wallet.settled_picos)
 
@@ -123,8 +127,13 @@ class Gateway:
             raise
 
     async def _keep_notes(self) -> None:
+        seconds = 0
         while True:
-            await asyncio.sleep(_NOTE_EVERY_S)
+            await asyncio.sleep(_CALLS_NOTED_AFTER_S)
+            seconds += 1
+            if not self._called and seconds < _NOTE_EVERY_S:
+                continue
+            seconds, self._called = 0, False
             try:
                 await self._note()
             except TollwayError as error:

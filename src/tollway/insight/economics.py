@@ -41,6 +41,7 @@ class MachinePrice(msgspec.Struct, frozen=True):
     micros_per_hour: int
     currency: str
     source: str
+    cores: int = 0  # how many it stands for, when it is the cloud list price
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,7 +155,7 @@ def machine_price(settings: Any) -> MachinePrice:
         raise BadRequest(f"There is no default price in {currency}.", hint="Set machine_price_per_hour.")
     micros = round(Fraction(rate) * cores * CORE_MICROS_PER_HOUR)
     converted = "" if currency == "USD" else f"; taken as {rate} {currency} to the dollar: set machine_price_per_hour"
-    return MachinePrice(micros, currency, f"{cores} cores at the {_SOURCE}{converted}")
+    return MachinePrice(micros, currency, f"{cores} cores at the {_SOURCE}{converted}", cores)
 
 
 def report(conn: sa.Connection, price: MachinePrice, from_ms: int, to_ms: int) -> Report:

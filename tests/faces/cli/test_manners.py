@@ -168,3 +168,57 @@ def test_every_command_is_in_the_reference_with_help_for_everything():
     for name in COMMANDS:
         assert f"### tollway {name}\n" in page
     assert ": None" not in page and "`: \n" not in page
+
+
+def test_the_version_has_the_usual_flag(tollway):
+    assert tollway("--version").out == tollway("version").out
+
+
+@pytest.mark.parametrize(
+    "words", [("--json", "org", "list"), ("--home", "/x", "status"), ("--home=/x", "status")], ids=" ".join
+)
+def test_an_option_before_the_command_is_told_where_it_belongs(tollway, words):
+    ran = tollway(*words)
+    assert (
+        ran.code == 2
+        and "stands behind the command" in ran.err
+        and "Do this: For example: tollway status --" in ran.err
+    )
+
+
+def test_a_narrow_terminal_shows_cards_and_cuts_no_id(ask, tollway, monkeypatch, shop):
+    draft = ask("invoice", "draft", "acme")[0]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    for columns in ("50", "70", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert draft["id"] in tollway("invoice", "list").out, columns
+        assert shop["key"]["id"] in tollway("key", "list").out, columns
+
+
+def test_what_comes_next_is_named_so_that_it_can_be_pasted(ask, tollway, shop):
+    ran = tollway("invoice", "draft", "acme")
+    assert f"Next: tollway invoice show {ask('invoice', 'list')[0]['id']}" in ran.err
+    assert f"Next: tollway invoice show {ask('invoice', 'list')[0]['id']}" in tollway("invoice", "list").err
+
+
+def test_a_key_that_is_not_there_is_said_before_a_yes_is_asked_for(tollway, ask, shop):
+    assert tollway("key", "revoke", "key_x").code == 6
+    assert "(web)" in tollway("key", "revoke", shop["key"]["id"]).err
+
+
+def test_an_unknown_meter_is_named_with_those_there_are(tollway):
+    ran = tollway("plan", "create", "p", "--price", "ouput_tokens=1")
+    assert "Did you mean `output_tokens`?" in ran.err and "cached_tokens" in ran.err
+
+
+def test_a_wallet_is_read_from_its_owners_side(tollway, shop):
+    assert (
+        "$10.00" in tollway("wallet", "entries", "acme").out
+        and "-$10.00" not in tollway("wallet", "entries", "acme").out
+    )
+
+
+def test_an_upstream_is_shown_in_words(tollway):
+    tollway("model", "add", "big", "--upstream", "http://127.0.0.1:9/v1", "--upstream-key-env", "THE_KEY")
+    shown = tollway("model", "show", "big").out
+    assert "$THE_KEY" in shown and "created_ms" not in shown and "{" not in shown

@@ -64,6 +64,9 @@ def test_a_newcomer_pastes_the_line_and_sees_money_arrive(tmp_path):
         assert [event["output_tokens"] for event in events] == [answer["usage"]["completion_tokens"]]
         code, status = command(home, "status")
         assert status["running"] and status["ready"] and status["url"].endswith(str(port))
+        within = time.monotonic() + 3  # what a call cost is not something to wait for
+        while not command(home, "economics", "books")[1]["attributed_micros"]:
+            assert time.monotonic() < within
         assert command(home, "doctor")[1]["ok"]
 
         second = subprocess.run(

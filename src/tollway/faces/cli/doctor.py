@@ -24,18 +24,15 @@ def look(desk: Desk) -> None:
     checks = doctor.examine(desk.settings, more)
     failed = [check for check in checks if check.state == "fail"]
     rows = [msgspec.structs.asdict(check) for check in checks]
-    desk.answer(
-        {"ok": not failed, "checks": rows},
-        lambda: tables.table(
-            rows,
-            {"name": "check", "state": "", "found": "found", "why": "why it matters", "fix": "do this"},
-            marks=_MARKS,
-        ),
-    )
+    columns = {"name": "check", "state": "", "found": "found"}
+    if any(check.state != "ok" for check in checks):
+        columns |= {"why": "why it matters", "fix": "do this"}
+    desk.answer({"ok": not failed, "checks": rows}, lambda: tables.table(rows, columns, marks=_MARKS))
     if failed:
         desk.then(failed[0].fix or "tollway version", f"{len(failed)} of {len(checks)} checks failed")
         raise typer.Exit(1)
-    desk.then("tollway up")
+    running = doctor.running_pid(desk.home) is not None
+    desk.then("tollway status" if running else "tollway up", "" if running else "all is well")
 
 
 def _minilm_weights() -> Path | None:

@@ -44,7 +44,7 @@ def draft(
     with desk.shop.db.read() as conn:
         names = find.names(conn)
     _list(desk, drafts, names, empty=f"Nobody was subscribed in {month}.")
-    desk.then("tollway invoice finalise ID" if drafts else "tollway subscription list")
+    desk.then(f"tollway invoice show {drafts[0].id}" if drafts else "tollway subscription list")
 
 
 @command(app, "list")
@@ -58,7 +58,7 @@ def list_(
         found = billing.list_invoices(conn, find.organization(conn, org).id if org else None, status)
         names = find.names(conn)
     _list(desk, found, names, empty="No invoices yet.")
-    desk.then("tollway invoice show ID" if found else "tollway invoice draft")
+    desk.then(f"tollway invoice show {found[0].number or found[0].id}" if found else "tollway invoice draft")
 
 
 @command(app, "show")

@@ -7,6 +7,7 @@ import typer
 
 from tollway.faces.cli import find, tables
 from tollway.faces.cli.desk import Desk, Yes, command, group
+from tollway.kit.errors import NotFound
 from tollway.sell import api_keys
 
 app = group("API keys: issue, list, revoke.")
@@ -66,7 +67,14 @@ def revoke(
     yes: Yes = False,
 ) -> None:
     """End a key for good; running gateways refuse it within a second."""
-    desk.confirm(f"The key {key_id} stops working within a second and cannot be brought back.", yes)
+    with desk.shop.db.read() as conn:
+        known = {key.id: key for key in api_keys.list_keys(conn)}
+    if key_id not in known:
+        raise NotFound(f"There is no API key {key_id!r}.", hint="`tollway key list` shows them.")
+    desk.confirm(
+        f"The key {known[key_id].hint} ({known[key_id].name}) stops working within a second and cannot be brought back.",
+        yes,
+    )
     with desk.write() as conn:
         api_keys.revoke_key(conn, desk.now_ms, key_id)
     desk.answer({"id": key_id, "revoked": True}, lambda: f"{key_id} is revoked.")

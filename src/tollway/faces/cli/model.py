@@ -93,7 +93,7 @@ def show(desk: Desk, name: Name) -> None:
     model = _model(desk, name)
     data: dict[str, Any] = _row(model)
     if model.engine == "upstream":
-        desk.answer(data, lambda: tables.record(data | {"upstream": str(data["upstream"])}))
+        desk.answer(data, lambda: _upstream_card(model, data["state"]))
     else:
         package = desk.shop.store.get(name, model.version)
         data |= {"package": msgspec.to_builtins(package.manifest), "path": str(package.folder)}
@@ -155,6 +155,21 @@ def _model(desk: Desk, name: str) -> models.Model:
 def _row(model: models.Model) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(model)
     return plain | {"state": "retired" if model.retired_ms else "on offer"}
+
+
+def _upstream_card(model: models.Model, state: str) -> Any:
+    there = model.upstream
+    return tables.record(
+        {
+            "model": f"{model.name} ({model.kind})",
+            "title": model.title,
+            "answered by": there.url if there else None,
+            "its name there": there.model if there else None,
+            "key from": f"${there.key_env}" if there and there.key_env else "no key",
+            "since": tables.moment(model.created_ms),
+            "state": state,
+        }
+    )
 
 
 def _card(manifest: Any, folder: Path) -> Any:

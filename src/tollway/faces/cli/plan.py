@@ -7,7 +7,7 @@ import msgspec
 import typer
 
 from tollway.faces.cli import find, tables
-from tollway.faces.cli.desk import Desk, Yes, amount, command, group, pairs
+from tollway.faces.cli.desk import Desk, Yes, amount, command, group, nearest, pairs
 from tollway.kit.errors import BadRequest
 from tollway.sell import catalog
 
@@ -152,6 +152,11 @@ def with_charges(old: list[dict[str, Any]], prices: list[str], included: list[st
 
     def slot(name: str) -> dict[str, Any]:
         meter, _, model = name.partition("@")
+        if meter not in catalog.METERS:
+            raise BadRequest(
+                f"There is no meter {meter!r}.{nearest(meter, catalog.METERS)}",
+                hint=f"Use one of: {', '.join(catalog.METERS)}.",
+            )
         key = (meter, model or "*")
         return charges.setdefault(key, {"meter": meter, "model": model or "*", "price_micros": 0, "included": 0})
 

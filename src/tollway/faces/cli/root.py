@@ -15,7 +15,7 @@ from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.core import TyperGroup
 from typer.main import get_command as to_command
 
-from tollway.kit.errors import TollwayError, Unavailable
+from tollway.kit.errors import BadRequest, TollwayError, Unavailable
 
 COMPLETE: Final = "_TOLLWAY_COMPLETE"
 RUN, SERVE, SELL, LOOK = "Run the shop", "Serve models", "Sell them", "See how it goes"
@@ -94,7 +94,10 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if COMPLETE in os.environ:  # the shell asks what could come next (see `tollway completion`)
         completion_init()
+    if arguments in (["--version"], ["-V"]):
+        arguments = ["version"]
     try:
+        _require_command_first(arguments)
         app(args=arguments, prog_name="tollway")
     except TollwayError as error:
         _tell(error, as_json="--json" in arguments)
@@ -105,6 +108,15 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _tell(trouble, as_json="--json" in arguments)
         sys.exit(trouble.exit_code)
+
+
+def _require_command_first(arguments: list[str]) -> None:
+    first = arguments[0].partition("=")[0] if arguments else ""
+    if first in ("--home", "--json"):
+        example = f"tollway status {arguments[0]}" + (" DIR" if arguments[0] == "--home" else "")
+        raise BadRequest(
+            f"{first} stands behind the command.", code="option_before_command", hint=f"For example: {example}"
+        )
 
 
 def _tell(error: TollwayError, as_json: bool) -> None:

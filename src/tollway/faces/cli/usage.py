@@ -59,7 +59,8 @@ def usage(
             rows = _rows(conn, by, org_id, first, last, model, key, limit)
     currency = desk.settings.currency
     shown = [_shown(row, names, currency) for row in rows if by != "day" or row["requests"]]
-    desk.answer(rows, lambda: tables.table(shown, _FIRST[by] | _COUNTS, empty="No calls in this time."))
+    columns = _FIRST[by] | {name: heading for name, heading in _COUNTS.items() if by != "event" or name != "requests"}
+    desk.answer(rows, lambda: tables.table(shown, columns, empty="No calls in this time."))
     desk.then("tollway economics", "shows what it cost and what is left")
 
 

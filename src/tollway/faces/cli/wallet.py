@@ -52,14 +52,15 @@ def entries(
         one = find.organization(conn, org)
         rows = [msgspec.to_builtins(entry) for entry in ledger.entries(conn, one.id, limit)]
     shown = [
-        row | {"at": tables.moment(row.get("at_ms")), "amount": tables.money(row["amount_micros"], row["currency"])}
+        # The books credit a wallet (minus) when its owner has more; people read it from the owner's side.
+        row | {"at": tables.moment(row["at_ms"]), "change": tables.money(-row["amount_micros"], row["currency"])}
         for row in rows
     ]
     columns = {
         "at": "at",
         "kind": "kind",
         "account": "account",
-        "amount": "debit / -credit",
+        "change": "change",
         "cause": "cause",
         "memo": "memo",
     }

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-PLACEHOLDER = "$TOLLWAY_API_KEY"
+PLACEHOLDER = "$TOLLWAY_KEY"
 
 
 def samples(url: str, secret: str, model: dict[str, Any]) -> list[tuple[str, str]]:
@@ -70,11 +70,11 @@ def curl(address: str, secret: str, body: str) -> str:
 
 
 def _python_key(secret: str) -> str:
-    return f'"{secret}"' if secret else 'os.environ["TOLLWAY_API_KEY"]'
+    return f'"{secret}"' if secret else 'os.environ["TOLLWAY_KEY"]'
 
 
 def _javascript_key(secret: str) -> str:
-    return f'"{secret}"' if secret else "process.env.TOLLWAY_API_KEY"
+    return f'"{secret}"' if secret else "process.env.TOLLWAY_KEY"
 
 
 def _python_import(secret: str) -> str:

@@ -6,14 +6,17 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import uvicorn
 
-from tollway.faces.http.app import build
 from tollway.faces.http.guard import guarded
 from tollway.flows.gateway import Gateway
 from tollway.kit.errors import Unavailable
 from tollway.shop import Shop
+
+if TYPE_CHECKING:
+    from tollway.faces.http.app import House
 
 
 def serve(
@@ -31,6 +34,7 @@ async def _serve(
     listener = listen(settings.host, settings.port)
     gateway = Gateway(shop)
     await gateway.open(on_progress)
+    build = await asyncio.to_thread(_builder)
     protocol = guarded(settings.header_timeout_s, settings.body_timeout_s, settings.connections_max)
     config = uvicorn.Config(
         build(gateway),
@@ -56,6 +60,13 @@ async def _serve(
     finally:
         announce.cancel()
         await gateway.close()
+
+
+def _builder() -> "Callable[[Gateway], House]":
+    """The web framework is imported here, for start-up's sake: meanwhile the replicas are loading their models."""
+    from tollway.faces.http.app import build
+
+    return build
 
 
 class _Server(uvicorn.Server):

@@ -116,7 +116,7 @@
   at("clear").addEventListener("click", () => { running?.abort(); messages.length = 0; at("messages").replaceChildren(); at("prompt").focus(); });
   at("as-curl").addEventListener("click", async (event) => {
     const body = JSON.stringify({ ...payload(), stream: true }, null, 2).replaceAll("'", "'\\''");
-    const lines = [`curl ${root.dataset.base}/chat/completions`, '-H "Authorization: Bearer $TOLLWAY_API_KEY"', '-H "Content-Type: application/json"', `-d '${body}'`];
+    const lines = [`curl ${root.dataset.base}/chat/completions`, '-H "Authorization: Bearer $TOLLWAY_KEY"', '-H "Content-Type: application/json"', `-d '${body}'`];
     await window.tollway.copyText(lines.join(" \\\n  "));
     window.tollway.say(event.target.closest("button"));
   });
