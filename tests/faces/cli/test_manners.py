@@ -222,3 +222,8 @@ def test_an_upstream_is_shown_in_words(tollway):
     tollway("model", "add", "big", "--upstream", "http://127.0.0.1:9/v1", "--upstream-key-env", "THE_KEY")
     shown = tollway("model", "show", "big").out
     assert "$THE_KEY" in shown and "created_ms" not in shown and "{" not in shown
+
+
+def test_a_running_month_is_not_offered_for_closing(ask, tollway, shop):
+    draft = ask("invoice", "draft", "acme")[0]
+    assert f"Next: tollway invoice pdf {draft['id']}" in tollway("invoice", "show", draft["id"]).err

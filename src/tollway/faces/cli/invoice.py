@@ -68,7 +68,8 @@ def show(desk: Desk, invoice: Invoice) -> None:
         one = _get(conn, invoice)
         names = find.names(conn)
     desk.answer(one, lambda: _drawn(one, names))
-    desk.then(f"tollway invoice {'finalise' if one.status == 'draft' else 'pdf'} {one.number or one.id}")
+    over = one.period < month_of(desk.now_ms)  # a running month can be printed, not closed
+    desk.then(f"tollway invoice {'finalise' if one.status == 'draft' and over else 'pdf'} {one.number or one.id}")
 
 
 @command(app, "finalise")
@@ -137,7 +138,7 @@ def pdf(
             f"{path} cannot be written: {error.strerror}.", hint="Name another file with --out."
         ) from error
     desk.answer({"path": str(path.absolute()), "bytes": len(content)}, lambda: str(path))
-    desk.then(f"tollway invoice pay {one.number or one.id}")
+    desk.then(f"tollway invoice {'show' if one.status == 'draft' else 'pay'} {one.number or one.id}")
 
 
 def _get(conn: sa.Connection, text: str) -> Any:
