@@ -36,11 +36,6 @@ def test_many_starters_at_once_agree(tmp_path):
     assert len({one.signing_seed for one in loaded}) == 1
 
 
-def test_the_signing_key_signs_and_its_public_half_verifies(tmp_path):
-    key = secrets.Secrets.load(tmp_path / "keys").signing_key
-    key.public_key().verify(key.sign(b"package"), b"package")
-
-
 def test_a_file_others_can_read_is_refused_with_the_command_that_fixes_it(tmp_path):
     secrets.Secrets.load(tmp_path / "keys")
     pepper = tmp_path / "keys" / "pepper"

@@ -136,3 +136,17 @@ async def test_a_package_that_does_not_verify_is_not_served_and_what_runs_goes_o
             await asyncio.sleep(0.01)
     with pytest.raises(Unavailable):
         town.fleet.find("m")
+
+
+async def test_an_upstream_that_is_down_does_not_close_the_shop(town: Town) -> None:
+    """Two upstreams, one mute: the shop is ready; with the mute one alone nothing could be answered, and it is not."""
+    good = town.model("first", "good")
+    mute = Model("other", "chat", "O", "upstream", "upstream", town.model("second", "mute").upstream, 0)
+    town.fleet.offer([mute])
+    await asyncio.sleep(0.2)
+    assert not town.fleet.ready
+    town.fleet.offer([mute, good])
+    await town.until(first=State.READY)
+    assert town.fleet.ready
+    assert [served.name for served in town.fleet.all() if not served.ready] == ["other"]
+    await asyncio.wait_for(town.fleet.wait_ready(), 1)

@@ -10,12 +10,9 @@ import secrets
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tollway.kit.errors import Unavailable
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _BYTES: Final = 32
 PEPPER: Final = "pepper"
@@ -34,13 +31,6 @@ class Secrets:
         """Read the secrets in `folder`, making those that do not exist yet."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return cls(pepper=_read_or_make(folder / PEPPER), signing_seed=_read_or_make(folder / SIGNING))
-
-    @property
-    def signing_key(self) -> "Ed25519PrivateKey":
-        """The operator's key that signs model packages."""
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # lazy: 40 ms at start
-
-        return Ed25519PrivateKey.from_private_bytes(self.signing_seed)
 
 
 def problems(folder: Path) -> list[tuple[str, str]]:

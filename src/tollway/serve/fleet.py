@@ -260,9 +260,18 @@ class Fleet:
             if newest is None or _differs(newest.model, model):
                 self._bring(model)
 
+    @property
+    def ready(self) -> bool:
+        """Whether the shop can sell: every replica of our own answers, and at least one model does. An upstream that is
+        down fails its own calls; it must not take the whole shop off a load balancer."""
+        served = self._served.values()
+        return all(one.ready for one in served if not one.passes_through) and (
+            not served or any(one.ready for one in served)
+        )
+
     async def wait_ready(self) -> None:
-        """Until every model on offer has answered a real inference."""
-        while self._coming or not all(served.ready for served in self._served.values()):  # noqa: ASYNC110 - once
+        """Until `ready`, with nothing still loading."""
+        while self._coming or not self.ready:  # noqa: ASYNC110 - once
             await asyncio.sleep(0.02)
 
     async def close(self) -> None:

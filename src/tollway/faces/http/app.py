@@ -54,8 +54,9 @@ def _health(app: FastAPI, gateway: Gateway) -> list[Door]:
         return PlainTextResponse("ok\n")
 
     async def readyz(_: Request) -> Response:
-        lacking = [served.name for served in gateway.desk.fleet.all() if not served.ready]
-        return JSONResponse({"ready": not lacking, "waiting_for": lacking}, status_code=503 if lacking else 200)
+        fleet = gateway.desk.fleet
+        lacking = [served.name for served in fleet.all() if not served.ready]
+        return JSONResponse({"ready": fleet.ready, "waiting_for": lacking}, status_code=200 if fleet.ready else 503)
 
     async def metrics(_: Request) -> Response:
         await gateway.measure()
