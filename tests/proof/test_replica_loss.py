@@ -96,8 +96,17 @@ async def test_a_killed_replica_comes_back_and_only_begun_streams_are_lost(tmp_p
     with engine_house(tmp_path) as (gateway, customer):
         streams = [chat(LONG, stream=True, max_tokens=600, seed=n) for n in range(3)]
         wholes = [chat(LONG, max_tokens=24, seed=n) for n in range(3)]
-        calls = [asyncio.create_task(gateway.ask(customer.key, body)) for body in streams + wholes]
-        await asyncio.sleep(0.5)
+        begun = asyncio.Event()
+
+        def noticed(answer: Answer) -> bool:
+            if len(answer.events) > 1:
+                begun.set()
+            return False  # nobody leaves
+
+        calls = [asyncio.create_task(gateway.ask(customer.key, body, leave_when=noticed)) for body in streams]
+        calls += [asyncio.create_task(gateway.ask(customer.key, body)) for body in wholes]
+        async with asyncio.timeout(60):
+            await begun.wait()  # at least one reader has something that cannot be taken back
         late = [
             chat(LONG, stream=True, max_tokens=24, seed=n) for n in range(8)
         ]  # more than there are slots: some wait
