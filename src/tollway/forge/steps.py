@@ -1,0 +1,385 @@
+"""Runs and their steps: each step is cached by the digest of what goes into it, and picks up where a crash left it.
+
+    run = Runs(home, clock).begin(recipe_text, recipe, cost)
+    folder = run.step("train", {"train": recipe.train, "after": prepared.name}, lambda desk: fit(..., desk))
+
+What a step's function writes to `desk.out` becomes `runs/steps/<name>-<digest>/`, whole or not at all (renamed into
+place after an fsync). The digest covers the recipe's part, the digests of the steps before, the seed, the source code
+of the rooms that do the work and the versions of the libraries beneath, so a hit is the same work done before and a
+change of code is never hidden by the cache. `desk.work` survives a crash: checkpoints go there.
+
+Everything that happens is a line of `events.jsonl`; the terminal, `run watch`, the console and the report read those.
+"""
+
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from tollway.kit.clock import Clock
+from tollway.kit.errors import Conflict, NotFound, TollwayError
+from tollway.kit.ids import new_id
+
+Event: TypeAlias = dict[str, Any]
+Sink: TypeAlias = Callable[[Event], None]
+_LIBRARIES: Final = ("torch", "transformers", "peft", "trl", "tokenizers", "onnx", "onnxruntime", "scikit-learn", "numpy")
+_EVERY_S: Final = 0.2
+
+
+class Stopped(TollwayError):
+    """The run was stopped before its end."""
+
+    status = 409
+    exit_code = 130
+    code = "run_stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the machine costs: micros of `currency` an hour, and watts while it works. Both are assumptions, shown as such."""
+
+    micros_per_hour: int = 0
+    currency: str = "USD"
+    watts: float = 0.0
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """`run.json`: a run at a glance. `cost_micros` and `energy_wh` cover the steps that really ran, cached ones not."""
+
+    id: str
+    recipe: str
+    task: str
+    state: str = "running"  # running | done | failed | stopped
+    step: str = ""
+    pid: int = 0
+    started_ms: int = 0
+    finished_ms: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    cost_micros: int = 0
+    currency: str = "USD"
+    energy_wh: float = 0.0
+    error: str = ""
+    hint: str = ""
+    package: str = ""
+    steps: list[dict[str, Any]] = []
+    metrics: dict[str, Any] = {}
+
+    @property
+    def alive_state(self) -> str:
+        """`interrupted` when its process is gone without having said how it ended."""
+        return self.state if self.state != "running" or _alive(self.pid) else "interrupted"
+
+
+@dataclass
+class Desk:
+    """A step's place of work."""
+
+    out: Path
+    work: Path
+    home: Path
+    seed: int
+    threads: int
+    emit: Sink
+    step: str
+    shelf: Any = None  # datasets
+    store: Any = None  # model packages
+    board: Path | None = None  # TensorBoard's folder
+    stop_asked: Callable[[], bool] = lambda: False
+    _last: float = 0.0
+    _writer: Any = field(default=None, repr=False)
+
+    def progress(self, done: float, total: float, unit: str = "steps", **figures: float) -> None:
+        """So much of so much; at most five times a second, and always the last one."""
+        now = time.monotonic()
+        if now - self._last >= _EVERY_S or done >= total:
+            self._last = now
+            self.emit({"kind": "progress", "done": done, "total": total, "unit": unit, **figures})
+
+    def metric(self, name: str, value: float, step: int | None = None) -> None:
+        """A figure over time: a curve in the report and in TensorBoard."""
+        self.emit({"kind": "metric", "name": name, "value": value, "at": step})
+        if self.board is not None and step is not None:
+            self._tensorboard().add_scalar(f"{self.step}/{name}", value, step)
+
+    def note(self, text: str) -> None:
+        """A sentence for whoever follows the run."""
+        self.emit({"kind": "note", "text": text})
+
+    def warn(self, text: str) -> None:
+        """Something that is probably not wanted."""
+        self.emit({"kind": "warning", "text": text})
+
+    def stopped(self) -> bool:
+        """Somebody asked for an end: save what there is and raise Stopped."""
+        return self.stop_asked()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _tensorboard(self) -> Any:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.board))
+        return self._writer
+
+
+class Run:
+    """One execution of a recipe."""
+
+    def __init__(self, runs: "Runs", record: Record, cost: Cost, *, sink: Sink | None = None) -> None:
+        self.runs = runs
+        self.record = record
+        self.cost = cost
+        self.seed = 0
+        self.threads = os.cpu_count() or 1
+        self.shelf: Any = None
+        self.store: Any = None
+        self.stop_asked: Callable[[], bool] = lambda: False
+        self._sink = sink
+        self._began = time.monotonic()
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def folder(self) -> Path:
+        return self.runs.root / self.record.id
+
+    def step(
+        self, name: str, inputs: Mapping[str, Any], rooms: Iterable[str], work: Callable[[Desk], Mapping[str, Any] | None]
+    ) -> Path:
+        """The output folder of a step: from the cache, or made now. `rooms` are the packages whose code matters."""
+        if self.stop_asked():
+            raise Stopped("The run was stopped.", hint="Start the same recipe again: it goes on where it was.")
+        digest = digest_of({"step": name, "seed": self.seed, "code": code_of(tuple(rooms)), **inputs})
+        folder = self.runs.steps / f"{name}-{digest[:16]}"
+        self.record.step = name
+        with self._alone(folder):
+            cached = (folder / "step.json").is_file()
+            self.emit({"kind": "step_started", "step": name, "cached": cached})
+            row = json.loads((folder / "step.json").read_text("utf-8")) if cached else self._make(name, folder, work)
+        seconds = 0.0 if cached else float(row["seconds"])
+        self.record.steps.append({"name": name, "folder": folder.name, "cached": cached, **row})
+        self.record.seconds += seconds
+        self.record.cpu_seconds += 0.0 if cached else float(row["cpu_seconds"])
+        self.record.cost_micros += round(seconds * self.cost.micros_per_hour / 3600)
+        self.record.energy_wh += seconds * self.cost.watts / 3600
+        self.save()
+        self.emit({"kind": "step_done", "step": name, "cached": cached, "seconds": seconds, "figures": row["figures"]})
+        return folder
+
+    def _make(self, name: str, folder: Path, work: Callable[[Desk], Mapping[str, Any] | None]) -> dict[str, Any]:
+        making = self.runs.steps / ".making" / folder.name
+        keep = self.runs.steps / ".work" / folder.name
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(parents=True)
+        keep.mkdir(parents=True, exist_ok=True)
+        desk = Desk(
+            out=making, work=keep, home=self.runs.root.parent, seed=self.seed, threads=self.threads, step=name,
+            emit=lambda event: self.emit({**event, "step": name}), shelf=self.shelf, store=self.store,
+            board=self.folder / "tensorboard", stop_asked=self.stop_asked,
+        )  # fmt: skip
+        began, cpu = time.monotonic(), _cpu_seconds()
+        try:
+            figures = dict(work(desk) or {})
+        finally:
+            desk.close()
+        row = {"seconds": round(time.monotonic() - began, 3), "cpu_seconds": round(_cpu_seconds() - cpu, 3),
+               "figures": figures, "made_ms": self.runs.clock.now_ms(), "run": self.id}  # fmt: skip
+        _write(making / "step.json", json.dumps(row, ensure_ascii=False, default=str, indent=1))
+        _sync_tree(making)
+        shutil.rmtree(folder, ignore_errors=True)
+        making.rename(folder)
+        _sync(self.runs.steps)
+        shutil.rmtree(keep, ignore_errors=True)
+        return row
+
+    @contextmanager
+    def _alone(self, folder: Path) -> Any:
+        """Two runs that need the same step: the second waits and then finds it made."""
+        lock = self.runs.steps / ".locks" / folder.name
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("a") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self.emit({"kind": "note", "text": f"Another run is making the same step ({folder.name}); waiting for it."})
+                fcntl.flock(held, fcntl.LOCK_EX)
+            yield
+
+    def emit(self, event: Event) -> None:
+        """Write an event down and tell whoever listens."""
+        event = {"at_ms": self.runs.clock.now_ms(), **event}
+        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event, ensure_ascii=False, default=str) + "\n")
+        if self._sink is not None:
+            self._sink(event)
+
+    def save(self) -> None:
+        """Bring `run.json` up to date."""
+        _write(self.folder / "run.json", msgspec.json.format(msgspec.json.encode(self.record), indent=1).decode())
+
+    def finish(self, state: str, error: TollwayError | None = None) -> None:
+        """The run has ended: done, failed or stopped."""
+        self.record.state = state
+        self.record.finished_ms = self.runs.clock.now_ms()
+        if error is not None:
+            self.record.error, self.record.hint = error.message, error.hint
+        self.save()
+        self.emit({"kind": "run_done", "state": state, "error": self.record.error, "package": self.record.package})
+
+
+class Runs:
+    """The runs of a home: `<home>/runs/<id>/`, and the steps they share."""
+
+    def __init__(self, home: Path, clock: Clock) -> None:
+        self.root = home / "runs"
+        self.steps = self.root / "steps"
+        self.clock = clock
+
+    def begin(self, recipe_text: str, name: str, task: str, cost: Cost, *, sink: Sink | None = None) -> Run:
+        """A new run of a recipe."""
+        run_id = new_id("run", self.clock.now_ms())
+        folder = self.root / run_id
+        folder.mkdir(parents=True)
+        self.steps.mkdir(exist_ok=True)
+        _write(folder / "recipe.toml", recipe_text)
+        record = Record(id=run_id, recipe=name, task=task, pid=os.getpid(), started_ms=self.clock.now_ms())
+        record.currency = cost.currency
+        run = Run(self, record, cost, sink=sink)
+        run.save()
+        run.emit({"kind": "run_started", "run": run_id, "recipe": name, "task": task})
+        return run
+
+    def list(self) -> list[Record]:
+        """All runs, oldest first; a folder without a readable `run.json` is none."""
+        found = []
+        for path in sorted(self.root.glob("run_*/run.json")):
+            try:
+                found.append(msgspec.json.decode(path.read_bytes(), type=Record))
+            except (OSError, msgspec.MsgspecError):
+                continue
+        return found
+
+    def get(self, run: str) -> Record:
+        """A run by its id, the end of its id, or a recipe's name (its newest run). Raises NotFound, Conflict."""
+        records = self.list()
+        named = [record for record in records if record.recipe == run]
+        exact = [record for record in records if record.id == run] or named[-1:]
+        if not exact:
+            exact = [record for record in records if len(run) >= 4 and record.id.endswith(run)]
+        if not exact:
+            raise NotFound(f"There is no run {run}.", code="run_not_found", hint="`tollway run list` shows them.")
+        if len(exact) > 1:
+            raise Conflict(f"{run} is the end of {len(exact)} run ids.", hint="Give more of it.")
+        return exact[0]
+
+    def folder(self, record: Record) -> Path:
+        return self.root / record.id
+
+    def output(self, record: Record, step: str) -> Path | None:
+        """The folder a step of this run made or found; None when it did not get there, or was cleared away."""
+        for row in record.steps:
+            if row["name"] == step and (self.steps / row["folder"]).is_dir():
+                return self.steps / str(row["folder"])
+        return None
+
+    def events(self, record: Record) -> list[Event]:
+        """Everything that happened, in order; a line cut by a crash is left out."""
+        found = []
+        with (self.folder(record) / "events.jsonl").open(encoding="utf-8") as file:
+            for line in file:
+                try:
+                    found.append(json.loads(line))
+                except json.JSONDecodeError:
+                    continue
+        return found
+
+
+def digest_of(inputs: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of what goes into a step (pydantic models included)."""
+    text = json.dumps(inputs, sort_keys=True, ensure_ascii=False, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=32)
+def code_of(rooms: tuple[str, ...]) -> str:
+    """A digest of the source files of some of our packages and of the versions of the libraries they stand on."""
+    root = Path(__file__).resolve().parents[1]
+    seen = hashlib.sha256()
+    for room in sorted(rooms):
+        where = root / room.replace(".", "/")
+        files = sorted(where.rglob("*.py")) if where.is_dir() else [where.with_suffix(".py")]
+        for file in files:
+            seen.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
+    for library in _LIBRARIES:
+        try:
+            seen.update(f"{library} {importlib.metadata.version(library)}".encode())
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return seen.hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, Path):
+        return str(value)
+    return str(value)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _cpu_seconds() -> float:
+    """Of this process and the children it has waited for."""
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
