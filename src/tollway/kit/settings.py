@@ -42,6 +42,9 @@ TABLE = (
         "",
         "What this machine costs an hour, in `currency`; empty: cores x a cloud list price.",
     ),
+    Setting(
+        "machine_watts", float, 0.0, "Watts this machine draws while it trains, for energy estimates; 0: cores x 3.5 W."
+    ),
     Setting("body_bytes_max", int, 4 * 1024 * 1024, "Largest request body accepted; larger ones get 413."),
     Setting("connections_max", int, 1000, "Open client connections; further ones are closed at once."),
     Setting("header_timeout_s", float, 5.0, "A client must have sent its headers by then."),

@@ -1,0 +1,157 @@
+"""The factory line: data -> train -> compress -> convert -> evaluate -> explain -> signed model package.
+
+Read `make` down: every line is a step, cached by what goes into it. A recipe that was run before takes a second; a run
+that was killed goes on where it was; a model that misses its gates never reaches the shelf.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tollway.forge import recipe as recipes
+from tollway.forge.recipe import Recipe
+from tollway.forge.steps import Cost, Desk, Run, Runs, Sink, Stopped
+from tollway.insight import economics
+from tollway.kit.errors import TollwayError
+from tollway.shop import Shop
+
+
+def build(shop: Shop, path: Path, *, sink: Sink | None = None, stop_asked: Callable[[], bool] = lambda: False) -> Run:
+    """Make what a recipe describes, from its data to a package on the shelf. Raises what stopped it."""
+    return run_recipe(shop, recipes.load(path), path.read_text(encoding="utf-8"), sink=sink, stop_asked=stop_asked)
+
+
+def run_recipe(
+    shop: Shop, recipe: Recipe, text: str, *, sink: Sink | None = None, stop_asked: Callable[[], bool] = lambda: False
+) -> Run:
+    """The same for a recipe in hand: fine-tuning jobs and adaptation write theirs."""
+    run = Runs(shop.settings.home, shop.clock).begin(
+        text, recipe.recipe.name, recipe.recipe.task, cost_of(shop), sink=sink
+    )
+    run.seed, run.stop_asked = recipe.recipe.seed, stop_asked
+    run.threads = recipe.train.threads or os.cpu_count() or 1
+    run.store = shop.store
+    try:
+        make(shop, recipe, run)
+    except BaseException as error:
+        known = error if isinstance(error, TollwayError) else TollwayError(f"{type(error).__name__}: {error}")
+        run.finish("stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed", known)
+        raise
+    run.finish("done")
+    return run
+
+
+def make(shop: Shop, recipe: Recipe, run: Run) -> None:
+    """The line itself."""
+    prepared = prepare(shop, recipe, run)
+    trained = train(recipe, run, prepared)
+    model = compress(recipe, run, trained, prepared)
+    files = convert(recipe, run, model, prepared)
+    evaluate(recipe, run, files, model, prepared)
+    explain(recipe, run, files, model, prepared)
+    report(recipe, run)
+    register(shop, recipe, run, files, prepared)
+
+
+def prepare(shop: Shop, recipe: Recipe, run: Run) -> Path:
+    """Rows as the task needs them: selected, cleaned, masked, split, augmented."""
+    from tollway.forge import data
+
+    shelf = data.Shelf(shop.settings.home / "datasets", shop.clock)
+    run.shelf = shelf
+    version = shelf.get(recipe.data.dataset)
+    inputs = {"data": recipe.data, "task": recipe.recipe.task, "dataset": version.digest}
+    return run.step("prepare", inputs, ("forge/data", "guard"), _work(lambda desk: data.prepare(recipe.data, recipe.recipe.task, shelf, desk)))  # fmt: skip
+
+
+def train(recipe: Recipe, run: Run, prepared: Path) -> Path:
+    """A trained model folder."""
+
+    def work(desk: Desk) -> Any:
+        from tollway.forge import train as trainer
+
+        return trainer.fit(recipe.train, recipe.model, recipe.recipe.task, _prepared(prepared), desk)
+
+    inputs = {"train": recipe.train, "model": recipe.model, "task": recipe.recipe.task, "after": prepared.name}
+    return run.step("train", inputs, ("forge/train", "forge/models", "inference"), _work(work))
+
+
+def compress(recipe: Recipe, run: Run, model: Path, prepared: Path) -> Path:
+    """The same model, smaller or faster; the model itself when the recipe asks for nothing."""
+    part = recipe.compress
+    if part is None:
+        return model
+
+    def work(desk: Desk) -> Any:
+        from tollway.forge import compress as compressor
+
+        return compressor.shrink(part, model, _prepared(prepared), desk)
+
+    inputs = {"compress": part, "after": [model.name, prepared.name]}
+    return run.step("compress", inputs, ("forge/compress", "forge/train", "forge/models", "inference"), _work(work))
+
+
+def convert(recipe: Recipe, run: Run, model: Path, prepared: Path) -> Path:
+    """The files that are packaged, each checked against the source; the model's own when nothing is asked."""
+    part = recipe.convert
+    if part is None:
+        return model
+
+    def work(desk: Desk) -> Any:
+        from tollway.forge import convert as converter
+
+        return converter.export(part, model, _prepared(prepared), desk)
+
+    inputs = {"convert": part, "after": [model.name, prepared.name]}
+    return run.step("convert", inputs, ("forge/convert", "forge/models", "inference"), _work(work))
+
+
+def evaluate(recipe: Recipe, run: Run, files: Path, model: Path, prepared: Path) -> None:
+    """What it is worth, on rows it has not seen; raises Conflict naming every gate it misses."""
+
+    def work(desk: Desk) -> Any:
+        from tollway.forge import evaluate as evaluator
+
+        return evaluator.run(recipe.evaluate, files, _prepared(prepared), desk)
+
+    inputs = {"evaluate": recipe.evaluate, "after": [files.name, prepared.name], "parent": recipe.package.parent}
+    run.step("evaluate", inputs, ("forge/evaluate", "forge/models", "inference"), _work(work))
+
+
+def explain(recipe: Recipe, run: Run, files: Path, model: Path, prepared: Path) -> None:
+    """Why it answers what it answers, for some rows."""
+    part = recipe.explain
+    if part is None:
+        return
+
+    def work(desk: Desk) -> Any:
+        from tollway.forge import explain as explainer
+
+        return explainer.report(part, files, _prepared(prepared), desk)
+
+    inputs = {"explain": part, "after": [files.name, prepared.name]}
+    run.step("explain", inputs, ("forge/explain", "forge/models", "inference"), _work(work))
+
+
+def _prepared(folder: Path) -> Any:
+    from tollway.forge import data
+
+    return data.Prepared(folder)
+
+
+def _work(function: Callable[[Desk], Any]) -> Callable[[Desk], Mapping[str, Any]]:
+    """A step's function may hand back figures or an object that carries them."""
+
+    def work(desk: Desk) -> Mapping[str, Any]:
+        made = function(desk)
+        return made if isinstance(made, Mapping) else getattr(made, "figures", None) or {}
+
+    return work
+
+
+def cost_of(shop: Shop) -> Cost:
+    """What this machine costs while it trains: the price that its serving is charged at, and its power."""
+    price = economics.machine_price(shop.settings)
+    watts = shop.settings.machine_watts or 3.5 * (os.cpu_count() or 1)  # a busy vCPU: Cloud Carbon Footprint's average
+    return Cost(price.micros_per_hour, price.currency, watts)
