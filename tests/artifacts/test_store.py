@@ -15,7 +15,7 @@ import pytest
 
 from tollway.artifacts import manifest as manifests
 from tollway.artifacts import store
-from tollway.artifacts.manifest import Source
+from tollway.artifacts.manifest import Lineage, Source
 from tollway.artifacts.signing import Signer
 from tollway.kit.clock import ManualClock
 from tollway.kit.errors import BadRequest, Conflict, NotFound
@@ -329,3 +329,91 @@ def test_processes_importing_together_agree(shelf: store.Store, tmp_path: Path) 
     assert refs == ["m@1"] * 3 + ["m@2"] * 3
     assert all(verdict.ok for verdict in shelf.audit(deep=True))
     assert sorted(e.name for e in shelf.root.iterdir() if not e.name.startswith(".verified")) == [".lock", "m"]
+
+
+# -- folders of files --------------------------------------------------------------------------------------------------
+
+ABOUT = store.About(
+    kind="classification",
+    task="text-classification",
+    input="text",
+    labels=("bad", "good"),
+    metrics={"accuracy": 0.91},
+    parity={"onnx.max_difference": 1e-6},
+    lineage=Lineage(run="run_1", recipe="reviews", datasets={"movies@1": "sha256:ab"}, training_ms=1200),
+)
+
+
+def made(folder: Path, weights: bytes = b"weights") -> Path:
+    (folder / "onnx").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(weights + b" in full")
+    (folder / "onnx" / "model.onnx").write_bytes(weights)
+    (folder / "onnx" / "model.onnx.data").write_bytes(b"more")
+    (folder / "features.json").write_text("{}")
+    return folder
+
+
+def test_a_folder_becomes_a_package_that_knows_where_it_comes_from(shelf: store.Store, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    package = shelf.add_package(
+        "reviews", made(tmp_path / "m"), ABOUT, progress=lambda done, total: seen.append((done, total))
+    )
+    found = shelf.get("reviews").manifest
+    assert found == package.manifest
+    assert (found.kind, found.task, found.labels, found.engine, found.serves) == (
+        "classification", "text-classification", ("bad", "good"), "onnx", "onnx",
+    )  # fmt: skip
+    assert {file.path: file.role for file in found.files} == {
+        "card.md": "card", "features.json": "features", "model.safetensors": "weights",
+        "onnx/model.onnx": "weights", "onnx/model.onnx.data": "part",
+    }  # fmt: skip
+    assert package.weights_path.read_bytes() == b"weights"
+    assert found.lineage.datasets == {"movies@1": "sha256:ab"}
+    assert "movies@1" in (package.folder / "card.md").read_text()
+    assert shelf.verify(package, deep=True).ok
+    assert seen[-1][0] == seen[-1][1] > 0
+
+
+def test_the_same_files_are_the_same_version_whatever_is_said_of_them(shelf: store.Store, tmp_path: Path) -> None:
+    first = shelf.add_package("reviews", made(tmp_path / "a"), ABOUT)
+    again = shelf.add_package("reviews", made(tmp_path / "b"), msgspec.structs.replace(ABOUT, title="Reviews"))
+    other = shelf.add_package("reviews", made(tmp_path / "c", b"other"), ABOUT)
+    assert (again.ref, other.ref) == (first.ref, "reviews@2")
+
+
+def test_files_from_elsewhere_are_taken_in(shelf: store.Store, tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    report.write_text("<p>fine</p>")
+    package = shelf.add_package("reviews", made(tmp_path / "m"), ABOUT, files={"report.html": report})
+    assert (package.folder / "report.html").read_text() == "<p>fine</p>"
+    assert shelf.verify(package).ok
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "model.pt", "model.pth", "pytorch_model.bin", "x/model.joblib"])
+def test_nothing_pickled_comes_in(name: str, shelf: store.Store, tmp_path: Path) -> None:
+    folder = made(tmp_path / "m")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"cos\nsystem\n")
+    with pytest.raises(BadRequest, match="may run code"):
+        shelf.add_package("reviews", folder, ABOUT)
+    assert not shelf.list()
+    assert not [path for path in shelf.root.glob("*") if not path.name.startswith(".")]
+
+
+def test_what_is_no_package_is_refused_whole(shelf: store.Store, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    linked = made(tmp_path / "linked")
+    (linked / "passwd").symlink_to("/etc/passwd")
+    for folder, about, word in (
+        (empty, ABOUT, "no weights"),
+        (linked, ABOUT, "link"),
+        (tmp_path / "nowhere", ABOUT, "not a folder"),
+        (made(tmp_path / "m"), msgspec.structs.replace(ABOUT, kind="song"), "kind"),
+        (made(tmp_path / "n"), msgspec.structs.replace(ABOUT, serves="litert"), "litert"),
+    ):
+        with pytest.raises(BadRequest, match=word):
+            shelf.add_package("reviews", folder, about)
+    with pytest.raises(BadRequest, match="leaves"):
+        shelf.add_package("reviews", made(tmp_path / "o"), ABOUT, files={"../x": empty / "x"})
+    assert not shelf.list()

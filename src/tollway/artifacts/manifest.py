@@ -17,10 +17,28 @@ from tollway.kit.errors import BadRequest
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
 FILE_NAME: Final = "manifest.toml"
+KINDS: Final = (
+    "chat",
+    "embedding",
+    "classification",
+    "regression",
+    "token-classification",
+    "image-classification",
+    "question-answering",
+    "translation",
+    "recommendation",
+    "image-generation",
+    "adapter",
+)
+"""What a package can be asked for. An adapter (LoRA) answers on its base's replica."""
+FORMATS: Final = {"gguf": "llama_cpp", "onnx": "onnx", "openvino": "openvino", "litert": "litert", "pt2": "torch",
+                  "torchscript": "torch", "safetensors": "torch"}  # fmt: skip
+"""Formats of weights, and the engine that executes each."""
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One file of a package. `role` is weights, card, tokenizer or licence."""
+    """One file of a package. `role` is weights (one a format), part (of weights in several files), features, tokenizer,
+    config, card, report, metrics, licence or other."""
 
     path: str
     role: str
@@ -46,13 +64,22 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Lineage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the model was made; all empty for an import. The cost is in micro-units of `cost_currency`."""
+    """How the model was made; all empty for an import. The cost is in micro-units of `cost_currency`.
+
+    `parent` and `recipe` are references (`name@2`), `recipe_digest` fixes the recipe's text, `datasets` maps the
+    reference of each dataset version to its digest, so that an answer can be followed back to the rows.
+    """
 
     parent: str = ""
     recipe: str = ""
     run: str = ""
     training_cost_micros: int = 0
     cost_currency: str = ""
+    recipe_digest: str = ""
+    code_version: str = ""
+    training_ms: int = 0
+    energy_mwh: int = 0
+    datasets: dict[str, str] = {}
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False):
@@ -60,7 +87,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     name: str
     version: str
-    kind: str  # chat | embedding
+    kind: str  # one of KINDS
     title: str
     architecture: str
     parameters: int
@@ -79,17 +106,48 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     digest: str = ""
     signed_by: str = ""
     signature: str = ""
+    task: str = ""  # what it was trained for, in the recipe's words; empty for an import
+    input: str = ""  # text | image | row: what one input of a call is; empty: text
+    serves: str = ""  # the format that is served; empty: the only one
+    labels: tuple[str, ...] = ()
+    metrics: dict[str, float | int | str] = {}
 
     @property
     def weights(self) -> File:
         """The file the engine loads."""
-        return next(file for file in self.files if file.role == "weights")
+        return self.weights_in(self.serves)
+
+    @property
+    def engine(self) -> str:
+        """The engine that serves it."""
+        return FORMATS.get(self.weights.format, "")
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats its weights come in."""
+        return tuple(file.format for file in self.files if file.role == "weights")
+
+    def weights_in(self, form: str) -> File:
+        """The weights in one format; "": the first. Raises StopIteration when there are none (see `problems_of`)."""
+        return next(file for file in self.files if file.role == "weights" and form in ("", file.format))
+
+
+_LATER: Final = ("task", "input", "serves", "labels", "metrics")
+_LATER_IN_LINEAGE: Final = ("recipe_digest", "code_version", "training_ms", "energy_mwh", "datasets")
+"""Fields that older packages do not have: they count only where they say something, so that old digests stay true."""
 
 
 def digest_of(manifest: Manifest) -> str:
     """`sha256:…` over the canonical form of all fields but digest, signed_by and signature."""
-    bare = msgspec.structs.replace(manifest, digest="", signed_by="", signature="")
-    return "sha256:" + hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
+    bare = msgspec.to_builtins(msgspec.structs.replace(manifest, digest="", signed_by="", signature=""))
+    for fields, names in ((bare, _LATER), (bare["lineage"], _LATER_IN_LINEAGE)):
+        for name in names:
+            if not fields[name]:
+                del fields[name]
+    for fields, name in ((bare, "parity"), (bare, "metrics"), (bare["lineage"], "datasets")):
+        if name in fields:
+            fields[name] = dict(sorted(fields[name].items()))
+    return "sha256:" + hashlib.sha256(msgspec.json.encode(bare)).hexdigest()
 
 
 def problems_of(manifest: Manifest) -> list[str]:
@@ -99,13 +157,20 @@ def problems_of(manifest: Manifest) -> list[str]:
         found.append(f"the name {manifest.name!r} is not [a-z0-9][a-z0-9._-]*")
     if not VERSION.fullmatch(manifest.version):
         found.append(f"the version {manifest.version!r} is not a whole number")
-    if manifest.kind not in ("chat", "embedding"):
-        found.append(f"the kind {manifest.kind!r} is neither chat nor embedding")
+    if manifest.kind not in KINDS:
+        found.append(f"the kind {manifest.kind!r} is none of {', '.join(KINDS)}")
     paths = [file.path for file in manifest.files]
     found += [f"the path {path!r} leaves the package" for path in paths if not is_safe_path(path)]
     found += [f"the file {path} is listed twice" for path in sorted(set(paths)) if paths.count(path) > 1]
-    if sum(file.role == "weights" for file in manifest.files) != 1:
-        found.append("it must list exactly one file with role weights")
+    formats = manifest.formats
+    if not formats:
+        found.append("it lists no file with role weights")
+    found += [
+        f"it lists weights in the format {form!r} twice" for form in sorted(set(formats)) if formats.count(form) > 1
+    ]
+    found += [f"{form!r} is not a format of weights" for form in formats if form not in FORMATS]
+    if manifest.serves and manifest.serves not in formats:
+        found.append(f"it serves {manifest.serves!r}, but has only {', '.join(formats) or 'nothing'}")
     return found
 
 
@@ -130,15 +195,19 @@ def encode(manifest: Manifest) -> str:
     """The manifest as TOML: plain fields first, then tables, then one `[[files]]` block a file."""
     plain: list[str] = []
     tables: list[str] = []
+    blocks: list[str] = []
     for key, value in msgspec.to_builtins(manifest).items():
         if isinstance(value, dict):
-            tables += ["", f"[{key}]", *_lines(value)]
-        elif isinstance(value, (list, tuple)):
+            inner = {name: one for name, one in value.items() if isinstance(one, dict)}
+            tables += ["", f"[{key}]", *_lines({name: one for name, one in value.items() if name not in inner})]
+            for name, one in inner.items():
+                tables += ["", f"[{key}.{_key(name)}]", *_lines(one)]
+        elif isinstance(value, (list, tuple)) and all(isinstance(row, dict) for row in value) and value:
             for row in value:
-                tables += ["", f"[[{key}]]", *_lines(row)]
+                blocks += ["", f"[[{key}]]", *_lines(row)]
         else:
             plain += _lines({key: value})
-    return "\n".join([*plain, *tables, ""])
+    return "\n".join([*plain, *tables, *blocks, ""])
 
 
 def _lines(fields: dict[str, Any]) -> list[str]:
@@ -150,6 +219,6 @@ def _key(key: str) -> str:
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _literal(key)
 
 
-def _literal(value: str | float | bool) -> str:
-    """JSON's form of a scalar is also TOML's, but for DEL, which TOML wants escaped."""
+def _literal(value: str | float | bool | list[str]) -> str:
+    """JSON's form of a scalar, and of a list of them, is also TOML's, but for DEL, which TOML wants escaped."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007F")

@@ -2,6 +2,7 @@
 
     shelf = store.Store(home / "packages", signing.Signer(seed), clock)
     package = shelf.import_gguf(path, "smollm2-135m", licence="apache-2.0")
+    package = shelf.add_package("reviews", folder, About(kind="classification", labels=("bad", "good")))
     shelf.verify(package).require()
 
 A package appears whole or not at all: it is copied aside, synced and renamed into place. The same weights imported
@@ -20,16 +21,15 @@ import json
 import os
 import secrets
 import shutil
-import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import msgspec
 
-from tollway.artifacts import gguf
+from tollway.artifacts import contents, disk, gguf
 from tollway.artifacts import manifest as manifests
 from tollway.artifacts.manifest import File, Generation, Lineage, Manifest, Source
 from tollway.artifacts.signing import Signer
@@ -38,13 +38,12 @@ from tollway.kit.errors import BadRequest, Conflict, NotFound
 
 WEIGHTS: Final = "weights.gguf"
 CARD: Final = "card.md"
-_CHUNK: Final = 1 << 20
 _NOTES: Final = ".verified"
+_TOLD: Final = ("card", "report", "metrics")  # what is said about a model is not the model
 _ENCODERS: Final = frozenset({"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert",
                               "neo-bert", "gemma-embedding", "t5encoder"})  # fmt: skip
 
-Progress: TypeAlias = Callable[[int, int], None]
-"""Called with bytes done and bytes in all."""
+Progress = disk.Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +85,18 @@ class Verdict:
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
-    """What the importer says of a model; what the file says itself fills the gaps."""
+    """What the importer says of a model; what a GGUF file says itself fills the gaps."""
 
     kind: str = ""
+    task: str = ""
+    input: str = ""
+    serves: str = ""
+    labels: tuple[str, ...] = ()
+    metrics: dict[str, float | int | str] = {}
+    architecture: str = ""
+    parameters: int = 0
+    context_tokens: int = 0
+    embedding_dimensions: int = 0
     title: str = ""
     description: str = ""
     licence: str = ""
@@ -188,83 +196,95 @@ class Store:
     ) -> ModelPackage:
         """Copy a GGUF file onto the shelf as the next version of `name`, inspected, described and signed."""
         about = about or About()
-        final = self._name_folder(name)
+        self._name_folder(name)
         _look_at_start(path)
-        final.mkdir(parents=True, exist_ok=True, mode=0o755)
-        aside = self.root / f".import-{os.getpid()}-{secrets.token_hex(6)}"
-        aside.mkdir(mode=0o755)
-        try:
-            sha256, size_bytes = _copy(path, aside / WEIGHTS, progress)
+        with self._aside() as aside:
+            sha256, size_bytes = disk.copy(path, aside / WEIGHTS, progress)
             _expect(about.source, sha256, path)
             header = gguf.inspect(aside / WEIGHTS)
-            with self._lock():
-                same = self._same_weights(name, sha256)
-                if same is not None:
-                    return same
-                version = self._next_version(name)
-                manifest = self._describe(name, version, about, header, sha256, size_bytes, path)
-                manifest = self._write(aside, manifest, about)
-                _sync(aside)
-                aside.rename(final / version)
-                _sync(final)
-                self._note_version(name, version)
-            package = ModelPackage(final / version, manifest)
-            present, _ = _walk(package.folder)
-            self._remember(package, {file.path: file.sha256 for file in manifest.files}, present)
-            return package
+            weights = File(path=WEIGHTS, role="weights", format="gguf", quantisation=header.quantisation,
+                           size_bytes=size_bytes, sha256=sha256)  # fmt: skip
+            return self._place(aside, (weights,), _of_gguf(name, about, header, weights, path), about.card)
+
+    def add_package(
+        self,
+        name: str,
+        folder: Path,
+        about: About,
+        *,
+        files: Mapping[str, Path] | None = None,
+        progress: Progress | None = None,
+    ) -> ModelPackage:
+        """Copy a folder of files (and `files` besides: place in the package -> where it is now) onto the shelf as the next
+        version of `name`. The same files again are the same version. Raises BadRequest for what cannot be a package."""
+        self._name_folder(name)
+        taken = contents.listed(folder, dict(files or {}))
+        contents.described(dict.fromkeys(taken, ("", 0)))  # refused before gigabytes are copied
+        total, before = sum(path.stat().st_size for path in taken.values()), 0
+        with self._aside() as aside:
+            copied: dict[str, tuple[str, int]] = {}
+            for place, path in taken.items():
+                (aside / place).parent.mkdir(parents=True, exist_ok=True)
+                step = None if progress is None else _shifted(progress, before, total)
+                copied[place] = disk.copy(path, aside / place, step)
+                before += copied[place][1]
+            found = contents.described(copied)
+            manifest = _of_folder(name, about, found)
+            problems = manifests.problems_of(manifest)
+            if problems:
+                raise BadRequest("This cannot be a package: " + "; ".join(problems) + ".", code="invalid_package")
+            return self._place(aside, found, manifest, about.card)
+
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[Path]:
+        """A folder beside the shelf to fill; gone afterwards unless it was put on the shelf."""
+        aside = self.root / f".import-{os.getpid()}-{secrets.token_hex(6)}"
+        aside.mkdir(parents=True, mode=0o755)
+        try:
+            yield aside
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                final.rmdir()  # only succeeds when nothing was ever put there
 
-    def _same_weights(self, name: str, sha256: str) -> ModelPackage | None:
+    def _place(self, aside: Path, files: tuple[File, ...], manifest: Manifest, card: str) -> ModelPackage:
+        """Put a filled folder on the shelf under the next version number, unless the same files are there already."""
+        final = self._name_folder(manifest.name)
+        with self._lock():
+            same = self._same_files(manifest.name, files)
+            if same is not None:
+                return same
+            version = self._next_version(manifest.name)
+            created = datetime.fromtimestamp(self._clock.now_ms() // 1000, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            manifest = msgspec.structs.replace(manifest, version=version, created=created, files=files)
+            manifest = self._write(aside, manifest, card)
+            disk.sync_tree(aside)
+            final.mkdir(parents=True, exist_ok=True, mode=0o755)
+            aside.rename(final / version)
+            disk.sync_folder(final)
+            self._note_version(manifest.name, version)
+        package = ModelPackage(final / version, manifest)
+        present, _ = disk.walk(package.folder)
+        self._remember(package, {file.path: file.sha256 for file in manifest.files}, present)
+        return package
+
+    def _same_files(self, name: str, files: tuple[File, ...]) -> ModelPackage | None:
+        wanted = {(file.path, file.sha256) for file in files if file.role not in _TOLD}
         for version in reversed(self._versions(name)):
             with contextlib.suppress(BadRequest, Conflict):
                 package = self._read(name, version)
-                if package.manifest.weights.sha256 == sha256 and self.verify(package).ok:
+                there = {(file.path, file.sha256) for file in package.manifest.files if file.role not in _TOLD}
+                if there == wanted and self.verify(package).ok:
                     return package
         return None
 
-    def _describe(
-        self, name: str, version: str, about: About, header: gguf.Header, sha256: str, size_bytes: int, path: Path
-    ) -> Manifest:
-        encoder = header.pooling is not None or header.architecture in _ENCODERS
-        kind = about.kind or ("embedding" if encoder else "chat")
-        source = about.source if about.source.sha256 else msgspec.structs.replace(
-            about.source, sha256=sha256, file=about.source.file or path.name
-        )  # fmt: skip
-        return Manifest(
-            name=name,
-            version=version,
-            kind=kind,
-            title=about.title or header.name or name,
-            description=about.description,
-            licence=about.licence or header.licence,
-            architecture=header.architecture,
-            parameters=header.parameters,
-            context_tokens=header.context_tokens,
-            embedding_dimensions=header.embedding_length if kind == "embedding" else 0,
-            has_chat_template=bool(header.chat_template),
-            template_has_tools="tools" in header.chat_template,
-            source=source,
-            generation=about.generation,
-            parity=about.parity,
-            lineage=about.lineage,
-            created=datetime.fromtimestamp(self._clock.now_ms() // 1000, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            files=(
-                File(path=WEIGHTS, role="weights", format="gguf", quantisation=header.quantisation,
-                     size_bytes=size_bytes, sha256=sha256),
-            ),
-        )  # fmt: skip
-
-    def _write(self, folder: Path, manifest: Manifest, about: About) -> Manifest:
+    def _write(self, folder: Path, manifest: Manifest, text: str) -> Manifest:
         """Add the card, seal the manifest and write both."""
-        card = (about.card or _card(manifest)).encode()
-        (folder / CARD).write_bytes(card)
-        listed = File(
-            path=CARD, role="card", format="markdown", size_bytes=len(card), sha256=hashlib.sha256(card).hexdigest()
-        )
-        manifest = msgspec.structs.replace(manifest, files=(*manifest.files, listed))
+        if text or not any(file.path == CARD for file in manifest.files):
+            card = (text or contents.card_of(manifest)).encode()
+            (folder / CARD).write_bytes(card)
+            sha256 = hashlib.sha256(card).hexdigest()
+            listed = File(path=CARD, role="card", format="markdown", size_bytes=len(card), sha256=sha256)
+            others = tuple(file for file in manifest.files if file.path != CARD)
+            manifest = msgspec.structs.replace(manifest, files=(*others, listed))
         digest = manifests.digest_of(manifest)
         manifest = msgspec.structs.replace(
             manifest, digest=digest, signed_by=self._signer.key_id, signature=self._signer.sign(digest)
@@ -281,7 +301,7 @@ class Store:
         return str(max(given, default=0) + 1)
 
     def _note_version(self, name: str, version: str) -> None:
-        _write_whole(self._name_folder(name) / ".last", version.encode())
+        disk.write_whole(self._name_folder(name) / ".last", version.encode())
 
     def remove(self, name: str, version: str) -> None:
         """Take a package off the shelf. It disappears at once; its number is not given again."""
@@ -318,13 +338,15 @@ class Store:
         expected = (self.root / manifest.name / manifest.version).absolute()
         if package.folder.absolute() != expected or package.folder.is_symlink():
             problems.append("it is not in its own place on the shelf")
-        present, strange = _walk(package.folder)
+        present, strange = disk.walk(package.folder)
         problems += strange
         listed = {file.path: file for file in manifest.files if manifests.is_safe_path(file.path)}
         known = {} if deep else self._recall(package)
         hashed: dict[str, str] = {}
         for path in sorted(listed.keys() & present.keys()):
-            hashed[path] = known.get(path) or _hash(package.folder / path, progress, manifest.weights.size_bytes)
+            hashed[path] = known.get(path) or disk.sha256_of(
+                package.folder / path, progress, manifest.weights.size_bytes
+            )
             if hashed[path] != listed[path].sha256 or present[path].st_size != listed[path].size_bytes:
                 problems.append(f"{path} was changed")
         problems += _missing_and_extra(package.folder, listed, present)
@@ -345,15 +367,15 @@ class Store:
         known = {}
         for path, (sha256, *identity) in body.items():
             with contextlib.suppress(OSError):
-                if _identity((package.folder / path).lstat()) == identity:
+                if disk.identity((package.folder / path).lstat()) == identity:
                     known[path] = sha256
         return known
 
     def _remember(self, package: ModelPackage, hashes: dict[str, str], present: dict[str, os.stat_result]) -> None:
-        body = {path: [sha, *_identity(present[path])] for path, sha in hashes.items()}
+        body = {path: [sha, *disk.identity(present[path])] for path, sha in hashes.items()}
         note = {"files": body, "seal": self._signer.seal(self._note_bytes(package, body))}
         with contextlib.suppress(OSError):  # a read-only shelf is checked in full every time
-            _write_whole(self._notes_path(package), json.dumps(note).encode())
+            disk.write_whole(self._notes_path(package), json.dumps(note).encode())
 
     def _notes_path(self, package: ModelPackage) -> Path:
         return self.root / f"{_NOTES}-{package.manifest.name}-{package.manifest.version}.json"
@@ -363,75 +385,18 @@ class Store:
         return json.dumps([package.ref, package.manifest.digest, body], sort_keys=True).encode()
 
 
-def _identity(found: os.stat_result) -> list[int]:
-    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
-
-
-def _walk(folder: Path) -> tuple[dict[str, os.stat_result], list[str]]:
-    """Regular files inside `folder` by relative path, and what else is there (links, devices, empty folders)."""
-    files: dict[str, os.stat_result] = {}
-    strange: list[str] = []
-    pending = [folder]
-    while pending:
-        here = pending.pop()
-        entries = sorted(os.scandir(here), key=lambda entry: entry.name) if here.is_dir() else []
-        if not entries:
-            strange.append(f"the folder {here.relative_to(folder).as_posix()} is empty")
-        for entry in entries:
-            path = Path(entry.path)
-            relative = path.relative_to(folder).as_posix()
-            found = entry.stat(follow_symlinks=False)
-            if stat.S_ISDIR(found.st_mode):
-                pending.append(path)
-            elif not stat.S_ISREG(found.st_mode):
-                strange.append(f"{relative} is a link or a special file")
-            elif relative != manifests.FILE_NAME:
-                files[relative] = found
-    return files, strange
-
-
 def _missing_and_extra(folder: Path, listed: dict[str, File], present: dict[str, os.stat_result]) -> list[str]:
     """What is listed but absent and the other way round; a file that only moved is called renamed."""
     problems = []
     missing = {path: listed[path] for path in sorted(listed.keys() - present.keys())}
     for path in sorted(present.keys() - listed.keys()):
         twin = next((old for old, file in missing.items() if file.size_bytes == present[path].st_size), None)
-        if twin and _hash(folder / path, None, 0) == missing[twin].sha256:
+        if twin and disk.sha256_of(folder / path) == missing[twin].sha256:
             problems.append(f"{twin} was renamed to {path}")
             del missing[twin]
         else:
             problems.append(f"{path} does not belong to it")
     return problems + [f"{path} is missing" for path in missing]
-
-
-def _hash(path: Path, progress: Progress | None, total: int) -> str:
-    digest = hashlib.sha256()
-    done = 0
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    with os.fdopen(handle, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            done += len(chunk)
-            if progress is not None:
-                progress(done, max(total, done))
-    return digest.hexdigest()
-
-
-def _copy(source: Path, target: Path, progress: Progress | None) -> tuple[str, int]:
-    """Copy while hashing, so that what was hashed is what was stored; synced. Returns SHA-256 and size."""
-    digest = hashlib.sha256()
-    done = 0
-    with source.open("rb") as reader, target.open("xb") as writer:
-        total = os.fstat(reader.fileno()).st_size
-        while chunk := reader.read(_CHUNK):
-            writer.write(chunk)
-            digest.update(chunk)
-            done += len(chunk)
-            if progress is not None:
-                progress(done, max(total, done))
-        writer.flush()
-        os.fsync(writer.fileno())
-    return digest.hexdigest(), done
 
 
 def _look_at_start(path: Path) -> None:
@@ -458,38 +423,46 @@ def _expect(source: Source, sha256: str, path: Path) -> None:
         )
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    """Replace a small file in one step."""
-    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    aside.write_bytes(content)
-    aside.rename(path)
+def _of_gguf(name: str, about: About, header: gguf.Header, weights: File, path: Path) -> Manifest:
+    """What a GGUF file and its importer say, as a manifest yet without version, time and signature."""
+    encoder = header.pooling is not None or header.architecture in _ENCODERS
+    kind = about.kind or ("embedding" if encoder else "chat")
+    source = about.source if about.source.sha256 else msgspec.structs.replace(
+        about.source, sha256=weights.sha256, file=about.source.file or path.name
+    )  # fmt: skip
+    return Manifest(
+        name=name,
+        version="",
+        kind=kind,
+        title=about.title or header.name or name,
+        description=about.description,
+        licence=about.licence or header.licence,
+        architecture=header.architecture,
+        parameters=header.parameters,
+        context_tokens=header.context_tokens,
+        embedding_dimensions=header.embedding_length if kind == "embedding" else 0,
+        has_chat_template=bool(header.chat_template),
+        template_has_tools="tools" in header.chat_template,
+        source=source,
+        generation=about.generation,
+        parity=about.parity,
+        lineage=about.lineage,
+        created="",
+        files=(weights,),
+        task=about.task,
+        metrics=about.metrics,
+    )
 
 
-def _sync(folder: Path) -> None:
-    """Make the folder and the small files in it durable (the weights were synced when copied)."""
-    for path in [*folder.iterdir(), folder]:
-        if path.is_file() and path.name == WEIGHTS:
-            continue
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _of_folder(name: str, about: About, files: tuple[File, ...]) -> Manifest:
+    """What the maker of a folder says of it, as a manifest yet without version, time and signature."""
+    said = {
+        field: getattr(about, field) for field in About.__struct_fields__ if field not in ("card", "serves", "title")
+    }
+    serves = contents.served_format(files, about.serves)
+    return Manifest(name=name, version="1", title=about.title or name, created="", files=files, serves=serves, **said)
 
 
-def _card(manifest: Manifest) -> str:
-    """A plain model card from what is known."""
-    weights = manifest.weights
-    rows = [
-        ("Kind", manifest.kind),
-        ("Architecture", manifest.architecture),
-        ("Parameters", f"{manifest.parameters:,}"),
-        ("Context", f"{manifest.context_tokens:,} tokens"),
-        ("Quantisation", weights.quantisation),
-        ("Licence", manifest.licence or "not stated by the source"),
-        ("Source", " ".join(filter(None, (manifest.source.package, manifest.source.file)))),
-        ("Weights SHA-256", weights.sha256),
-    ]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    about = manifest.description or "No description was given when this model was imported."
-    return f"# {manifest.title}\n\n{about}\n\n| | |\n|---|---|\n{table}\n"
+def _shifted(progress: Progress, before: int, total: int) -> Progress:
+    """Progress of one file as progress of all."""
+    return lambda done, _total: progress(before + done, total)
