@@ -20,6 +20,7 @@ import msgspec
 from tollway.kit import log
 from tollway.kit.clock import Clock
 from tollway.kit.crash import crashpoint
+from tollway.kit.delays import Delays
 from tollway.kit.errors import RateLimited, Unavailable
 from tollway.kit.ids import base32, uuid7_int
 from tollway.sell.access import Access, Caller, Grant
@@ -44,6 +45,10 @@ class Desk(msgspec.Struct):
     fleet: Fleet
     metrics: Metrics
     call_timeout_s: float
+    deadlines: Delays = msgspec.field(default_factory=lambda: Delays(0))
+
+    def __post_init__(self) -> None:
+        self.deadlines = Delays(self.call_timeout_s)
 
 
 def refuse_suspect(served: Served, caller: Caller, request: Request) -> None:
@@ -75,19 +80,20 @@ class Call:
         self.price_picos: int | None = None
         self._in_engine = 0
         self._closed = False
+        self._left = False
         self._expired = False  # it took too long and was stopped
         self._head: dict[str, Any] = {}  # id and time of the engine's own stream
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self.desk.call_timeout_s, self._expire)
-        self._task = asyncio.current_task(loop)
+        self._task = asyncio.current_task()
+        self._deadline = self.desk.deadlines.start(self._expire)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        self._timer.cancel()
+        self.desk.deadlines.cancel(self._deadline)
+        self._left = True
         if kind is None:
             await self.close("ok")
         elif self._expired and issubclass(kind, asyncio.CancelledError):
@@ -103,7 +109,7 @@ class Call:
             await self.close("failed")
 
     def _expire(self) -> None:
-        if self._task is not None:
+        if self._task is not None and not self._left:
             self._expired = True
             self._task.cancel()
 

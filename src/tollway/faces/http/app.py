@@ -4,6 +4,7 @@
 first request. `tests/faces/http/test_policy.py` walks the same list with every kind of wrong key.
 """
 
+from collections.abc import Awaitable
 from typing import Any
 
 from fastapi import FastAPI
@@ -26,11 +27,10 @@ class House:
         self._app = app
         self.doors = doors
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (scope["path"].startswith("/v1/") or scope["path"] == "/v1"):
-            await self._api(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["path"].startswith("/v1/") or scope["path"] == "/v1":
+            return self._api(scope, receive, send)
+        return self._app(scope, receive, send)
 
 
 def build(gateway: Gateway) -> House:

@@ -1,135 +1,284 @@
-"""Slow and too many clients: uvicorn's HTTP protocol with deadlines and a cap, so that the box stands without a proxy.
+"""A client's connection, with limits: HTTP/1.1 in, the app's answers out, so that the box stands without a proxy.
 
-Default uvicorn waits for ever for headers and bodies: 1,500 slow connections stop it. Here a connection must have sent
+A server that waits for ever for headers and bodies is stopped by 1,500 slow connections. Here a connection must have sent
 its headers within `header_timeout_s` of opening (or of its first byte after idling), its body within `body_timeout_s`
 of its headers, must read what it is sent (no progress for `body_timeout_s` ends it), and connections above the cap are
 closed at once. A request that comes in one piece, as most do, starts no timer at all.
+
+uvicorn accepts the connections, counts them and ends them in good order; parsing is httptools'.
 """
 
 import asyncio
+from collections import deque
 from typing import Any, ClassVar
+from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+import uvicorn
+from uvicorn.server import ServerState
 
-from tollway.faces.http.wire import error_body
+from tollway.faces.http.exchange import Exchange
+from tollway.faces.http.wire import Scope, error_body
 from tollway.kit.errors import BadRequest
 
 HEAD_BYTES_MAX = 64 * 1024
+_BUFFERED_MAX = 64 * 1024  # of a body that the app has not asked for yet
+_EXPECT = b"expect"
 
 
-def guarded(header_timeout_s: float, body_timeout_s: float, connections_max: int) -> type[HttpToolsProtocol]:
+def guarded(header_timeout_s: float, body_timeout_s: float, connections_max: int) -> type["GuardedProtocol"]:
     """The protocol class for one server, with its limits."""
     limits = {"header_timeout_s": header_timeout_s, "body_timeout_s": body_timeout_s, "connections_max": connections_max}
     return type("LimitedProtocol", (GuardedProtocol,), limits)
 
 
-class Corked:
-    """A transport that sends what is written within one turn of the loop as one piece: uvicorn writes an answer's head
-    and body apart, which would wake the client twice."""
-
-    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._written: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        if not self._written:
-            self._loop.call_soon(self._flush)
-        self._written.append(data)
-
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def _flush(self) -> None:
-        written, self._written = self._written, []
-        if written:
-            self._transport.write(written[0] if len(written) == 1 else b"".join(written))
-
-
-class GuardedProtocol(HttpToolsProtocol):
+class GuardedProtocol(asyncio.Protocol):
     """One client's connection, with limits."""
 
     header_timeout_s: ClassVar[float]
     body_timeout_s: ClassVar[float]
     connections_max: ClassVar[int]
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._app: Any = config.loaded_app
+        self._idle_s = config.timeout_keep_alive
+        self._state = server_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        # What a client sends behind its last request is not an error of that request.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._transport: Any = None
+        self._base: Scope = {}
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._continues = False
+        self._exchange: Exchange | None = None  # the newest
+        self._pipeline: deque[Exchange] = deque()
+        self._written: list[bytes] = []
+        self.writable: asyncio.Event | None = None  # not now, when there is one
+        self._read_paused = False
         self._deadline: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
+        self._idle: asyncio.TimerHandle | None = None
+        self._idle_since = 0.0
         self._awaiting = "headers"  # request (idle), headers, body
         self._armed_for = ""
         self._head_bytes = 0
 
+    # -- asyncio.Protocol --------------------------------------------------------------------------------------------
+
     def connection_made(self, transport: Any) -> None:
-        if len(self.connections) >= self.connections_max:
+        self._transport = transport
+        if len(self._state.connections) >= self.connections_max:
             transport.abort()
-            self.transport = transport
             return
-        super().connection_made(Corked(transport, self.loop))  # type: ignore[arg-type]
+        self._state.connections.add(self)  # type: ignore[arg-type]
+        self._base = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "server": _address(transport.get_extra_info("sockname")),
+            "client": _address(transport.get_extra_info("peername")),
+            "scheme": "http",
+            "root_path": "",
+        }
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
-        self._unstall()
-        if self in self.connections:
-            super().connection_lost(exc)
+        if self._idle is not None:
+            self._idle.cancel()
+        self._state.connections.discard(self)  # type: ignore[arg-type]
+        if self._exchange is not None:
+            self._exchange.lost()
+        for waiting in self._pipeline:
+            waiting.lost()
+        self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        if self not in self.connections:
+        if self not in self._state.connections:
             return
         if self._awaiting == "request":
             self._awaiting = "headers"
-        super().data_received(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._end_after_this()  # we speak nothing else: the request was answered as it stands
+        except httptools.HttpParserError:
+            self._refuse(400, "Bad Request", "This is not a valid HTTP request.")
+            return
         if self._awaiting == "headers":
             self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+            if self._head_bytes > HEAD_BYTES_MAX and not self._transport.is_closing():
                 self._refuse(431, "Request Header Fields Too Large", "The request's headers are too large.")
         if self._awaiting == "request":
-            self._disarm()
+            if self._armed_for:
+                self._disarm()
         elif self._armed_for != self._awaiting:
             self._arm()
 
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        self._awaiting = "body"
-        self._head_bytes = 0
-
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        self._awaiting = "request"
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "Bad Request", "This is not a valid HTTP request.")
-
     def pause_writing(self) -> None:
-        super().pause_writing()
-        self._stalled = self.loop.call_later(self.body_timeout_s, self._too_slow)
+        self.writable = asyncio.Event()
+        self._stalled = self._loop.call_later(self.body_timeout_s, self._too_slow)
 
     def resume_writing(self) -> None:
-        super().resume_writing()
-        self._unstall()
-
-    def _unstall(self) -> None:
+        if self.writable is not None:
+            self.writable.set()
+            self.writable = None
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
 
+    # -- httptools ---------------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._headers = []
+        self._continues = False
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == _EXPECT:
+            self._continues = value.lower() == b"100-continue"
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._awaiting = "body"
+        self._head_bytes = 0
+        if self._transport.is_closing():
+            return  # what comes behind a last request is not answered, so it is not run
+        path, raw, query = _target(self._url)
+        version = self._parser.get_http_version()
+        scope: Scope = {
+            **self._base,
+            "http_version": version,
+            "method": self._parser.get_method().decode("ascii"),
+            "path": path,
+            "raw_path": raw,
+            "query_string": query,
+            "headers": self._headers,
+        }
+        alive = version != "1.0" and self._parser.should_keep_alive()
+        before, self._exchange = self._exchange, Exchange(self, scope, keep_alive=alive, continues=self._continues)
+        if before is None or before.complete:
+            self._run(self._exchange)
+        else:
+            self._pause_reading()
+            self._pipeline.append(self._exchange)
+
+    def on_body(self, body: bytes) -> None:
+        if self._exchange is not None and not self._exchange.complete:
+            self._exchange.body_came(body, more=True)
+            if self._exchange.buffered > _BUFFERED_MAX:
+                self._pause_reading()
+
+    def on_message_complete(self) -> None:
+        self._awaiting = "request"
+        if self._exchange is not None and not self._exchange.complete:
+            self._exchange.body_came(b"", more=False)
+
+    # -- for the exchange (its Line) ---------------------------------------------------------------------------------
+
+    def write(self, data: bytes, *, last: bool) -> None:
+        """Send; all but the last of an answer at the end of this turn of the loop, so that what belongs together wakes the
+        client once."""
+        if last:
+            if self._written:
+                self._written.append(data)
+                self._flush()
+            else:
+                self._transport.write(data)
+        elif data:
+            if not self._written:
+                self._loop.call_soon(self._flush)
+            self._written.append(data)
+
+    def close(self) -> None:
+        """End the connection when what was written has left."""
+        self._flush()
+        self._transport.close()
+
+    def answered(self) -> None:
+        """The exchange is complete: the next in the pipeline, or idling."""
+        self._state.total_requests += 1
+        if self._transport.is_closing():
+            return
+        if self._pipeline:
+            self._run(self._pipeline.popleft())
+        else:
+            self._idle_since = self._loop.time()
+            if self._idle is None:
+                self._idle = self._loop.call_later(self._idle_s, self._look_idle)
+        if not self._pipeline:
+            self.resume_reading()
+
+    def resume_reading(self) -> None:
+        """The app wants more."""
+        if self._read_paused:
+            self._read_paused = False
+            self._transport.resume_reading()
+
+    def fixed_headers(self) -> list[tuple[bytes, bytes]]:
+        """What every answer says: the date."""
+        return self._state.default_headers
+
+    # -- for the server ----------------------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        """End when the running answer is complete."""
+        if self._exchange is None or self._exchange.complete:
+            self._transport.close()
+        else:
+            self._end_after_this()
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _run(self, exchange: Exchange) -> None:
+        exchange.task = task = self._loop.create_task(self._answer(exchange))
+        self._state.tasks.add(task)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            await exchange.run(self._app)
+        finally:
+            if exchange.task is not None:
+                self._state.tasks.discard(exchange.task)
+                exchange.task = None  # it refers to the exchange
+
+    def _end_after_this(self) -> None:
+        if self._exchange is not None:
+            self._exchange.keep_alive = False
+
+    def _flush(self) -> None:
+        written, self._written = self._written, []
+        if written:
+            self._transport.write(written[0] if len(written) == 1 else b"".join(written))
+
+    def _pause_reading(self) -> None:
+        if not self._read_paused:
+            self._read_paused = True
+            self._transport.pause_reading()
+
     def _refuse(self, status: int, phrase: str, message: str) -> None:
         body = error_body(BadRequest(message, code="invalid_http"))
         head = f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
-        self.transport.close()
+        self._flush()
+        self._transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
+        self._transport.close()
 
     def _arm(self) -> None:
         self._disarm()
         self._armed_for = self._awaiting
         seconds = self.body_timeout_s if self._awaiting == "body" else self.header_timeout_s
-        self._deadline = self.loop.call_later(seconds, self._too_slow)
+        self._deadline = self._loop.call_later(seconds, self._too_slow)
 
     def _disarm(self) -> None:
         self._armed_for = ""
@@ -138,5 +287,33 @@ class GuardedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _too_slow(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.abort()
+        if not self._transport.is_closing():
+            self._transport.abort()
+
+    def _look_idle(self) -> None:
+        """A connection on which nothing was asked for long is closed. One timer, not one for each answer."""
+        self._idle = None
+        running = self._exchange is not None and not self._exchange.complete
+        if running or self._transport.is_closing():
+            return  # the next answer starts it again
+        left = self._idle_since + self._idle_s - self._loop.time()
+        if left <= 0 and self._awaiting == "request":
+            self._transport.close()
+        else:
+            self._idle = self._loop.call_later(max(left, 1.0), self._look_idle)
+
+
+def _target(url: bytes) -> tuple[str, bytes, bytes]:
+    """(path, as it was sent, query) of a request's target. Raises ValueError and the parser's errors."""
+    if url[:1] == b"/" and url[1:2] != b"/" and b"%" not in url and b"#" not in url:
+        raw, _, query = url.partition(b"?")
+        return raw.decode("ascii"), raw, query
+    parsed = httptools.parse_url(url)
+    if parsed.path is None:
+        raise ValueError("a target without a path")
+    path = parsed.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
+
+
+def _address(given: Any) -> tuple[str, int] | None:
+    return (str(given[0]), int(given[1])) if isinstance(given, tuple) else None

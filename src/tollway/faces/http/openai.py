@@ -35,6 +35,7 @@ from tollway.kit import log
 from tollway.kit.clock import from_ms
 from tollway.kit.crash import crashpoint
 from tollway.kit.db import Database
+from tollway.kit.delays import Delays
 from tollway.kit.errors import BadRequest, NotFound, TollwayError
 from tollway.kit.money import PICOS
 from tollway.sell import usage
@@ -53,6 +54,7 @@ class Api:
         self._desk = desk
         self._db = db
         self._limit = body_bytes_max
+        self._departures = Delays(Departure.AFTER_S)
         chat = msgspec.json.Decoder(ChatRequest)
         completion = msgspec.json.Decoder(CompletionRequest)
         embedding = msgspec.json.Decoder(EmbeddingRequest)
@@ -112,7 +114,7 @@ class Api:
             request: Request = decode(decoder, await read_body(scope, receive, self._limit))
             call = await open_call(self._desk, caller, request, call_id)
             headers += self._desk.access.rate_headers(caller)
-            async with Departure(receive) as departure:
+            async with Departure(receive, self._departures) as departure:
                 await self._render(call, send, headers)
             return 499 if departure.gone else 200
 

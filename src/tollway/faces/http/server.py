@@ -40,6 +40,7 @@ async def _serve(
         build(gateway),
         http=protocol,
         ws="none",
+        interface="asgi3",
         lifespan="off",
         log_config=None,
         access_log=False,

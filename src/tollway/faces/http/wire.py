@@ -6,11 +6,13 @@ from typing import Any
 
 import msgspec
 
+from tollway.kit.delays import Delays
 from tollway.kit.errors import BadRequest, TollwayError, TooLarge
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 _BREATHER_S = 2.0  # what cannot be served now is worth another try, but not at once
@@ -118,25 +120,28 @@ def error_headers(error: TollwayError) -> Headers:
 class Departure:
     """Cancels the running task when the caller goes away. Watching starts after a moment: most calls are faster.
 
-    `async with Departure(receive) as departure: …`; afterwards `departure.gone` says whether that happened.
+    `async with Departure(receive, delays) as departure: …`; afterwards `departure.gone` says whether that happened.
     """
 
-    _AFTER_S = 0.2
+    AFTER_S = 0.2  # the length of `delays`
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, delays: Delays) -> None:
         self._receive = receive
+        self._delays = delays
         self._watch: asyncio.Future[Any] | None = None
+        self._over = False
         self.gone = False
 
     async def __aenter__(self) -> "Departure":
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._timer = asyncio.get_running_loop().call_later(self._AFTER_S, self._start)
+        self._delay = self._delays.start(self._start)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: Any) -> bool:
-        self._timer.cancel()
+        self._delays.cancel(self._delay)
+        self._over = True
         if self._watch is not None:
             self._watch.cancel()
         if kind is asyncio.CancelledError and self.gone:
@@ -145,7 +150,8 @@ class Departure:
         return False
 
     def _start(self) -> None:
-        self._watch = asyncio.ensure_future(self._until_gone())
+        if not self._over:
+            self._watch = asyncio.ensure_future(self._until_gone())
 
     async def _until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
