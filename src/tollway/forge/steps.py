@@ -34,7 +34,17 @@ from tollway.kit.ids import new_id
 
 Event: TypeAlias = dict[str, Any]
 Sink: TypeAlias = Callable[[Event], None]
-_LIBRARIES: Final = ("torch", "transformers", "peft", "trl", "tokenizers", "onnx", "onnxruntime", "scikit-learn", "numpy")
+_LIBRARIES: Final = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "tokenizers",
+    "onnx",
+    "onnxruntime",
+    "scikit-learn",
+    "numpy",
+)
 _EVERY_S: Final = 0.2
 
 
@@ -162,7 +172,11 @@ class Run:
         return self.runs.root / self.record.id
 
     def step(
-        self, name: str, inputs: Mapping[str, Any], rooms: Iterable[str], work: Callable[[Desk], Mapping[str, Any] | None]
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        rooms: Iterable[str],
+        work: Callable[[Desk], Mapping[str, Any] | None],
     ) -> Path:
         """The output folder of a step: from the cache, or made now. `rooms` are the packages whose code matters."""
         if self.stop_asked():
@@ -219,7 +233,9 @@ class Run:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                self.emit({"kind": "note", "text": f"Another run is making the same step ({folder.name}); waiting for it."})
+                self.emit(
+                    {"kind": "note", "text": f"Another run is making the same step ({folder.name}); waiting for it."}
+                )
                 fcntl.flock(held, fcntl.LOCK_EX)
             yield
 
