@@ -33,6 +33,7 @@ from tollway.kit.errors import Conflict, NotFound, TollwayError
 from tollway.kit.ids import new_id
 
 Event: TypeAlias = dict[str, Any]
+Events: TypeAlias = list[Event]  # inside Runs the word list is a method
 Sink: TypeAlias = Callable[[Event], None]
 _LIBRARIES: Final = (
     "torch",
@@ -316,7 +317,7 @@ class Runs:
                 return self.steps / str(row["folder"])
         return None
 
-    def events(self, record: Record) -> list[Event]:
+    def events(self, record: Record) -> Events:
         """Everything that happened, in order; a line cut by a crash is left out."""
         found = []
         with (self.folder(record) / "events.jsonl").open(encoding="utf-8") as file:
