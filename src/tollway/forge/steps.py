@@ -82,9 +82,12 @@ class Record(msgspec.Struct, kw_only=True):
     cost_micros: int = 0
     currency: str = "USD"
     energy_wh: float = 0.0
+    made_seconds: float = 0.0  # what making it took in all, steps from the cache included at what they took then
     error: str = ""
     hint: str = ""
     package: str = ""
+    dataset: str = ""
+    dataset_digest: str = ""
     steps: list[dict[str, Any]] = []
     metrics: dict[str, Any] = {}
 
@@ -192,6 +195,7 @@ class Run:
         seconds = 0.0 if cached else float(row["seconds"])
         self.record.steps.append({"name": name, "folder": folder.name, "cached": cached, **row})
         self.record.seconds += seconds
+        self.record.made_seconds += float(row["seconds"])
         self.record.cpu_seconds += 0.0 if cached else float(row["cpu_seconds"])
         self.record.cost_micros += round(seconds * self.cost.micros_per_hour / 3600)
         self.record.energy_wh += seconds * self.cost.watts / 3600
@@ -251,6 +255,10 @@ class Run:
     def save(self) -> None:
         """Bring `run.json` up to date."""
         _write(self.folder / "run.json", msgspec.json.format(msgspec.json.encode(self.record), indent=1).decode())
+
+    def figures(self, step: str) -> dict[str, Any]:
+        """What a step of this run reported; empty before it is done."""
+        return next((dict(row["figures"]) for row in reversed(self.record.steps) if row["name"] == step), {})
 
     def finish(self, state: str, error: TollwayError | None = None) -> None:
         """The run has ended: done, failed or stopped."""
