@@ -153,7 +153,7 @@ def _as_parameter(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
 
 def _take_random(tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> None:
     tensors[_TORCH_STATE] = torch.get_rng_state()
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 - others' code may draw from it
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     tensors[_NUMPY_STATE] = torch.from_numpy(np.asarray(keys, dtype=np.int64))
     plain[_NUMPY_STATE] = [name, int(position), int(has_gauss), float(gauss)]
     plain[_PYTHON_STATE] = random.getstate()

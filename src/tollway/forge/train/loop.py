@@ -280,7 +280,7 @@ class Loop:
 def _seed(number: int) -> None:
     """Every generator that a net or an objective may draw from."""
     torch.manual_seed(number)
-    np.random.seed(number % 2**32)  # noqa: NPY002 - others' code may draw from it
+    np.random.seed(number % 2**32)
     random.seed(number)
 
 
