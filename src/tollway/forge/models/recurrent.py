@@ -1,0 +1,68 @@
+"""Recurrent networks for texts: rnn, gru, lstm, bilstm.
+
+The backward direction reads each row from its own end (not from the padding), by reversing rows in place of packing
+them: the answer to a row is the same alone and in a batch, and every exporter understands the graph.
+"""
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from tollway.forge.models.net import ModelSpec
+from tollway.forge.models.text import TextNet, word_vectors
+from tollway.inference import Features, TextFeatures
+
+_CELLS: Final = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM, "bilstm": nn.LSTM}
+
+
+class Recurrent(TextNet):
+    """Embedding, recurrent layers, pooling, head."""
+
+    def __init__(self, spec: ModelSpec, features: TextFeatures) -> None:
+        options = spec.options
+        embedding = word_vectors(features, int(options["embedding"]), options)
+        self.both = spec.architecture == "bilstm"
+        width = int(options["width"])
+        super().__init__(spec, features, width * (2 if self.both else 1), embedding, str(options["pooling"]))
+        cell = _CELLS[spec.architecture]
+        fan_in = embedding.embedding_dim
+        self.forwards, self.backwards = nn.ModuleList(), nn.ModuleList()
+        for _ in range(int(options["layers"])):
+            self.forwards.append(cell(fan_in, width, batch_first=True))
+            if self.both:
+                self.backwards.append(cell(fan_in, width, batch_first=True))
+            fan_in = width * (2 if self.both else 1)
+
+    def states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states = self.drop(self.embedding(input_ids))
+        turned = reversal(attention_mask) if self.both else None
+        for number, forwards in enumerate(self.forwards):
+            if number:
+                states = self.drop(states)
+            out = forwards(states)[0]
+            if turned is not None:
+                back = self.backwards[number](flip(states, turned))[0]
+                out = torch.cat([out, flip(back, turned)], dim=-1)
+            states = out
+        return states
+
+    def layers(self) -> list[nn.Module]:
+        return [self.embedding, *self.forwards]
+
+
+def reversal(mask: Tensor) -> Tensor:
+    """Where each place of a row comes from when its true part is turned round; padding stays."""
+    places = torch.arange(mask.shape[1], device=mask.device).unsqueeze(0)
+    lengths = mask.sum(1, keepdim=True)
+    return torch.where(places < lengths, lengths - 1 - places, places)
+
+
+def flip(states: Tensor, places: Tensor) -> Tensor:
+    return states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+
+
+def create(spec: ModelSpec, features: Features) -> Recurrent:
+    """The network of a spec."""
+    assert isinstance(features, TextFeatures)
+    return Recurrent(spec, features)
