@@ -6,6 +6,7 @@ that was killed goes on where it was; a model that misses its gates never reache
 
 import hashlib
 import os
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +37,7 @@ KINDS: Final = {
     "tabular-regression": "regression",
 }
 """What a package of each task can be asked for."""
+_AGAIN: Final = "Start the same recipe again: it goes on where it was."
 INPUTS: Final = {
     "image-classification": "image",
     "tabular-classification": "row",
@@ -61,12 +63,30 @@ def run_recipe(
     run.store = shop.store
     try:
         make(shop, recipe, run, text)
-    except BaseException as error:
-        known = error if isinstance(error, TollwayError) else TollwayError(f"{type(error).__name__}: {error}")
-        run.finish("stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed", known)
+    except TollwayError as error:
+        run.finish("stopped" if isinstance(error, Stopped) else "failed", error)
         raise
+    except KeyboardInterrupt:
+        run.finish("stopped", Stopped("The run was interrupted.", hint=_AGAIN))
+        raise
+    except Exception as error:
+        known = _unexpected(run, error)
+        run.finish("failed", known)
+        raise known from error
     run.finish("done")
     return run
+
+
+def _unexpected(run: Run, error: Exception) -> TollwayError:
+    """An error nobody foresaw: a sentence for people, the traceback in a file for whoever mends it."""
+    path = run.folder / "traceback.txt"
+    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    said = str(error).strip().splitlines() or [""]
+    return TollwayError(
+        f"The step {run.record.step} failed: {type(error).__name__}: {said[0][:300]}",
+        code="step_failed",
+        hint=f"{path} has the details; the steps before it are kept.",
+    )
 
 
 def make(shop: Shop, recipe: Recipe, run: Run, text: str) -> None:
