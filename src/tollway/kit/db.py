@@ -117,22 +117,35 @@ class Prepared:
 
 class BulkInsert:
     """Many rows into one table as one statement: run row by row, the driver hands Python's lock over twice a row, which
-    under load costs more than the insert. Both databases bear a thousand rows of thirty columns."""
+    under load costs more than the insert. Both databases bear a thousand rows of thirty columns.
 
-    def __init__(self, table: sa.Table, dialect: sa.Dialect) -> None:
-        self._names = table.c.keys()
-        self._head = f'INSERT INTO "{table.name}" ({", ".join(self._names)}) VALUES '  # noqa: S608 - our own names
-        self._row = "(" + ", ".join(["?" if dialect.positional else "%s"] * len(self._names)) + ")"
+    `tail` is what follows the rows (ON CONFLICT …, RETURNING …), in words that both databases know."""
+
+    def __init__(self, table: sa.Table, dialect: sa.Dialect, tail: str = "") -> None:
+        self.names = table.c.keys()
+        self._head = f'INSERT INTO "{table.name}" ({", ".join(self.names)}) VALUES '  # noqa: S608 - our own names
+        self._row = "(" + ", ".join(["?" if dialect.positional else "%s"] * len(self.names)) + ")"
+        self._tail = f" {tail}" if tail else ""
         self._errors: type[Exception] = dialect.loaded_dbapi.Error
         self._dialect = dialect
 
-    def run(self, conn: sa.Connection, rows: list[dict[str, Any]]) -> None:
-        """Insert all rows, each with every column, in the connection's transaction."""
-        text = self._head + ", ".join([self._row] * len(rows))
+    def run(self, conn: sa.Connection, rows: Sequence[Sequence[Any]]) -> Any:
+        """Insert all rows, each with every column in the table's order, in the connection's transaction; the cursor."""
+        if not conn.in_transaction():
+            conn.begin()
+        text = self._head + ", ".join([self._row] * len(rows)) + self._tail
+        cursor = conn.connection.cursor()
         try:
-            conn.connection.cursor().execute(text, [row[name] for row in rows for name in self._names])
+            cursor.execute(text, rows[0] if len(rows) == 1 else [value for row in rows for value in row])
         except self._errors as error:
             raise sa.exc.DBAPIError.instance(text, None, error, self._errors, dialect=self._dialect) from error
+        return cursor
+
+
+def adds(table: sa.Table, key: Sequence[str], added: Sequence[str]) -> str:
+    """The tail of an insert that adds to the row that is already there, for `BulkInsert`."""
+    sums = ", ".join(f'{name} = "{table.name}".{name} + excluded.{name}' for name in added)
+    return f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sums}"
 
 
 @contextmanager
@@ -183,7 +196,11 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def _on_begin(conn: sa.Connection) -> None:
-        conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get(_WRITE) else "BEGIN")
+        text = "BEGIN IMMEDIATE" if conn.get_execution_options().get(_WRITE) else "BEGIN"
+        try:  # straight to the driver: with every commit of the hot path
+            conn.connection.cursor().execute(text)
+        except pysqlite3.Error as error:
+            raise sa.exc.DBAPIError.instance(text, None, error, pysqlite3.Error, dialect=conn.dialect) from error
 
     return engine
 

@@ -23,13 +23,14 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from tollway.kit.db import Prepared
+from tollway.kit.db import BulkInsert, Prepared, adds
 from tollway.kit.errors import BadRequest
 from tollway.kit.ids import new_id
 from tollway.kit.money import EXPONENTS
 from tollway.sell import revision, tables
 
 OF_ORGANIZATION = frozenset({"wallet", "receivable"})
+_Place = tuple[str, str, str]  # account, organization, currency
 OF_OPERATOR = frozenset({"cash", "revenue_usage", "revenue_subscription", "grants", "rounding"})
 
 
@@ -66,21 +67,32 @@ def post(conn: sa.Connection, now_ms: int, kind: str, cause: str, legs: Sequence
     if not moving:
         return None
     transaction_id = new_id("tx", now_ms)
+    return transaction_id if _move(conn, transaction_id, now_ms, kind, cause, moving, memo) is not None else None
+
+
+def charge_wallet(conn: sa.Connection, now_ms: int, org_id: str, currency: str, micros: int, cause: str) -> int:
+    """Usage is paid from the wallet, once for each cause. Returns what the organization has left to spend."""
+    legs = [Leg("wallet", org_id, currency, micros), Leg("revenue_usage", "", currency, -micros)]
+    _check(cause, legs)
+    after = _move(conn, new_id("tx", now_ms), now_ms, "usage", cause, legs, "") if micros else None
+    return wallet_micros(conn, org_id, currency) if after is None else -after["wallet", org_id, currency]
+
+
+def _move(
+    conn: sa.Connection, transaction_id: str, now_ms: int, kind: str, cause: str, legs: Sequence[Leg], memo: str
+) -> dict[_Place, int] | None:
+    """Write a checked transaction. The balances it leaves; None when its cause is known."""
     statements = _statements(conn.dialect)
-    head = {"id": transaction_id, "cause": cause, "kind": kind, "memo": memo[:400], "at_ms": now_ms}
-    if statements.open_transaction.value(conn, head) is None:  # not rowcount: PostgreSQL does not tell it here
+    opened = statements.open_transaction.run(conn, [(transaction_id, cause, kind, memo[:400], now_ms)])
+    if opened.fetchone() is None:  # not rowcount: PostgreSQL does not tell it here
         return None
     rows = [
-        msgspec.structs.asdict(leg) | {"transaction_id": transaction_id, "line": line}
-        for line, leg in enumerate(moving)
+        (transaction_id, line, leg.account, leg.org_id, leg.currency, leg.amount_micros)
+        for line, leg in enumerate(legs)
     ]
-    statements.add_entry.run(conn, rows)
-    moves = [  # sorted: two writers lock in one order
-        {"account": account, "org_id": org_id, "currency": currency, "amount_micros": amount}
-        for (account, org_id, currency), amount in sorted(_sums(moving).items())
-    ]
-    statements.move_balance.run(conn, moves)
-    return transaction_id
+    statements.add_entries.run(conn, rows)
+    moves = [(*place, amount) for place, amount in sorted(_sums(legs).items())]  # two writers lock in one order
+    return {tuple(row[:3]): int(row[3]) for row in statements.move_balances.run(conn, moves).fetchall()}
 
 
 def balance(conn: sa.Connection, account: str, org_id: str, currency: str) -> int:
@@ -222,30 +234,25 @@ def _sums(legs: Sequence[Leg]) -> dict[tuple[str, str, str], int]:
 class _Statements(msgspec.Struct, frozen=True):
     """What `post` and `balance` run: they are called with every commit of the hot path."""
 
-    open_transaction: Prepared  # a row unless the cause is known
-    add_entry: Prepared
-    move_balance: Prepared
+    open_transaction: BulkInsert  # a row unless the cause is known
+    add_entries: BulkInsert
+    move_balances: BulkInsert  # a row for each, with the new balance
     balance: Prepared
 
 
 @lru_cache
 def _statements(dialect: sa.Dialect) -> _Statements:
     transaction, entry, of = tables.ledger_transaction, tables.ledger_entry, tables.ledger_balance
-    opened = (
-        _insert(dialect.name, transaction).on_conflict_do_nothing(index_elements=["cause"]).returning(transaction.c.id)
-    )
-    moved = _insert(dialect.name, of)
-    summed = {"amount_micros": of.c.amount_micros + moved.excluded.amount_micros}
-    moved = moved.on_conflict_do_update(index_elements=["account", "org_id", "currency"], set_=summed)
+    key = ("account", "org_id", "currency")
     balance = sa.select(of.c.amount_micros).where(
         of.c.account == sa.bindparam("of"),
         of.c.org_id == sa.bindparam("org"),
         of.c.currency == sa.bindparam("in_currency"),
     )
     return _Statements(
-        Prepared(opened, dialect, transaction.c.keys()),
-        Prepared(entry.insert(), dialect, entry.c.keys()),
-        Prepared(moved, dialect, of.c.keys()),
+        BulkInsert(transaction, dialect, "ON CONFLICT (cause) DO NOTHING RETURNING id"),
+        BulkInsert(entry, dialect),
+        BulkInsert(of, dialect, f"{adds(of, key, ['amount_micros'])} RETURNING {', '.join(key)}, amount_micros"),
         Prepared(balance, dialect),
     )
 

@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,12 +25,13 @@ import sqlalchemy as sa
 from tollway.kit import log
 from tollway.kit.clock import Clock, day_of
 from tollway.kit.crash import crashpoint
-from tollway.kit.db import BulkInsert, Database, Prepared
+from tollway.kit.db import BulkInsert, Database, Prepared, adds
 from tollway.kit.errors import Unavailable
 from tollway.kit.money import PICOS_PER_MICRO
 from tollway.sell import ledger, tables
 
 _ROLLED = ("requests", "input_tokens", "cached_tokens", "output_tokens", "price_picos", "prefill_us", "decode_us")
+_DAY_MS = 86_400_000
 _BATCH_MAX = 1000
 _SIBLINGS = 4
 _GATHER_S = 0.0005
@@ -38,7 +40,7 @@ T = TypeVar("T")
 
 
 class UsageEvent(msgspec.Struct):
-    """One immutable record of use: a row of `usage_event`."""
+    """One immutable record of use: a row of `usage_event`, field by field in the order of its columns."""
 
     id: str
     request_id: str
@@ -241,37 +243,35 @@ class Recorder:
         return self._sql.find_event.value(conn, {"event_id": event.id}) is not None
 
     def _write(self, conn: sa.Connection, batch: list[_Job]) -> list[Committed]:
-        rows = [msgspec.structs.asdict(job.event) for job in batch if job.event is not None]
-        self._sql.insert_events.run(conn, rows)
+        events = [job.event for job in batch if job.event is not None]
+        self._sql.insert_events.run(conn, [msgspec.structs.astuple(event) for event in events])
         crashpoint("recorder.events_written")
-        self._sql.add_daily.run(conn, _rollup(rows))
+        self._sql.add_daily.run(conn, _rollup(events))
         crashpoint("recorder.rollup_written")
-        owed = _owed(batch)
-        for (org_id, currency), picos in owed.items():
-            self._charge_wallet(conn, org_id, currency, picos, cause=f"usage:{rows[0]['id']}:{org_id}")
+        wallets = []
+        for (org_id, currency), picos in _owed(batch).items():
+            left = self._charge_wallet(conn, org_id, currency, picos, cause=f"usage:{events[0].id}:{org_id}")
+            wallets.append(Committed(org_id, currency, left, picos))
         crashpoint("recorder.wallet_written")
-        return self._wallets_of(conn, owed)
+        return wallets
 
-    def _charge_wallet(self, conn: sa.Connection, org_id: str, currency: str, picos: int, cause: str) -> None:
-        """Move whole micros from the wallet to revenue; what is left below one micro waits in `wallet_carry`."""
-        before = self._carry(conn, org_id)
-        micros, rest = divmod(before + picos, PICOS_PER_MICRO)
-        if rest != before:
-            self._sql.set_carry.run(conn, {"org_id": org_id, "carry_picos": rest})
-        if micros:
-            legs = [ledger.Leg("wallet", org_id, currency, micros), ledger.Leg("revenue_usage", "", currency, -micros)]
-            ledger.post(conn, self._clock.now_ms(), "usage", cause, legs)
-
-    def _carry(self, conn: sa.Connection, org_id: str) -> int:
-        """What the wallet owes below one micro."""
-        return int(self._sql.carry.value(conn, {"org": org_id}) or 0)
+    def _charge_wallet(self, conn: sa.Connection, org_id: str, currency: str, picos: int, cause: str) -> int:
+        """Move whole micros from the wallet to revenue; what is left below one micro waits in `wallet_carry`. Returns what
+        the wallet has after it (picos)."""
+        part = picos % PICOS_PER_MICRO
+        rest = int(self._sql.carry_on.value(conn, {"org_id": org_id, "carry_picos": part}))
+        before = (rest - part) % PICOS_PER_MICRO  # nobody reads it first: it follows from what it became
+        micros = (before + picos - rest) // PICOS_PER_MICRO
+        left = ledger.charge_wallet(conn, self._clock.now_ms(), org_id, currency, micros, cause)
+        return left * PICOS_PER_MICRO - rest
 
     def _wallets_of(self, conn: sa.Connection, owed: dict[tuple[str, str], int]) -> list[Committed]:
-        """The balances as this transaction leaves them."""
+        """The balances of a batch that was found committed."""
         wallets = []
         for (org_id, currency), picos in owed.items():
+            carry = int(self._sql.carry.value(conn, {"org": org_id}) or 0)
             balance = ledger.wallet_micros(conn, org_id, currency) * PICOS_PER_MICRO
-            wallets.append(Committed(org_id, currency, balance - self._carry(conn, org_id), picos))
+            wallets.append(Committed(org_id, currency, balance - carry, picos))
         return wallets
 
 
@@ -280,26 +280,22 @@ class _Statements(msgspec.Struct, frozen=True):
 
     insert_events: BulkInsert
     find_event: Prepared
-    add_daily: Prepared
+    add_daily: BulkInsert
     carry: Prepared
-    set_carry: Prepared
+    carry_on: Prepared  # add to what is carried, keep what is below one micro and tell it
 
 
 def _statements(db: Database) -> _Statements:
     event, daily, carry, dialect = tables.usage_event, tables.usage_daily, tables.wallet_carry, db.engine.dialect
-    added = db.insert(daily)
-    summed = {name: daily.c[name] + added.excluded[name] for name in _ROLLED}
-    added = added.on_conflict_do_update(index_elements=list(daily.primary_key.columns), set_=summed)
-    replaced = db.insert(carry)
-    replaced = replaced.on_conflict_do_update(
-        index_elements=["org_id"], set_={"carry_picos": replaced.excluded.carry_picos}
-    )
+    more = db.insert(carry)
+    kept = (carry.c.carry_picos + more.excluded.carry_picos) % PICOS_PER_MICRO
+    more = more.on_conflict_do_update(index_elements=["org_id"], set_={"carry_picos": kept})
     return _Statements(
         BulkInsert(event, dialect),
         Prepared(sa.select(event.c.id).where(event.c.id == sa.bindparam("event_id")), dialect),
-        Prepared(added, dialect, daily.c.keys()),
+        BulkInsert(daily, dialect, adds(daily, daily.primary_key.columns.keys(), _ROLLED)),
         Prepared(sa.select(carry.c.carry_picos).where(carry.c.org_id == sa.bindparam("org")), dialect),
-        Prepared(replaced, dialect, carry.c.keys()),
+        Prepared(more.returning(carry.c.carry_picos), dialect, carry.c.keys()),
     )
 
 
@@ -308,17 +304,29 @@ def event_id_of(request_id: str) -> str:
     return f"evt_{request_id.removeprefix('req_')}" if request_id.startswith("req_") else request_id
 
 
-def _rollup(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The batch summed per organization, day, key, model and plan version."""
-    sums: dict[tuple[str, ...], dict[str, int]] = defaultdict(lambda: dict.fromkeys(_ROLLED, 0))
-    for row in rows:
-        place = sums[row["org_id"], day_of(row["at_ms"]), row["key_id"], row["model"], row["plan_version_id"]]
-        place["requests"] += 1
-        for name in _ROLLED[1:]:
-            place[name] += row[name]
-    names = ("org_id", "day", "key_id", "model", "plan_version_id")
+def _rollup(events: list[UsageEvent]) -> list[tuple[Any, ...]]:
+    """The batch summed per organization, day, key, model and plan version, as rows of `usage_daily`."""
+    sums: dict[tuple[str, ...], list[int]] = {}
+    for event in events:
+        place = (event.org_id, _day(event.at_ms // _DAY_MS), event.key_id, event.model, event.plan_version_id)
+        amounts = sums.get(place)
+        if amounts is None:
+            amounts = sums[place] = [0] * len(_ROLLED)
+        amounts[0] += 1
+        amounts[1] += event.input_tokens
+        amounts[2] += event.cached_tokens
+        amounts[3] += event.output_tokens
+        amounts[4] += event.price_picos
+        amounts[5] += event.prefill_us
+        amounts[6] += event.decode_us
     # Sorted, so that two writers on one PostgreSQL always lock rows in the same order.
-    return [dict(zip(names, key, strict=True)) | amounts for key, amounts in sorted(sums.items())]
+    return [(*place, *amounts) for place, amounts in sorted(sums.items())]
+
+
+@lru_cache(maxsize=8)
+def _day(number: int) -> str:
+    """The name of a day since the epoch: for a batch it is the same again and again."""
+    return day_of(number * _DAY_MS)
 
 
 def _owed(batch: list[_Job]) -> dict[tuple[str, str], int]:
