@@ -75,7 +75,7 @@ class TextFeatures(Features):
         return {"text": "text"}
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
-        pairs = bool(rows) and "text_b" in rows[0]
+        pairs = self.task == "sentence-embedding" and bool(rows) and "text_b" in rows[0]
         made: list[Encoded] = [{"input_ids": one} for one in self._numbers(rows, "text")]
         if pairs:
             for row, second in zip(made, self._numbers(rows, "text_b"), strict=True):
@@ -87,6 +87,11 @@ class TextFeatures(Features):
         texts = [text_of(row, name, number)[:longest] for number, row in enumerate(rows)]
         found = self.tokenizer.encode_batch_fast(texts)
         return [np.asarray(one.ids or [self.unknown_id], dtype=np.int64) for one in found]
+
+    def targets(self, rows: Sequence[Row]) -> Arrays:
+        if self.task == "sentence-embedding" and rows and rows[0].get("label") is not None:
+            return {"target": np.asarray([float(row["label"]) for row in rows], dtype=np.float32)}
+        return super().targets(rows)
 
     def length(self, encoded: Encoded) -> int:
         return len(encoded["input_ids"])

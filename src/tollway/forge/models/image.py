@@ -1,5 +1,6 @@
 """Networks for pictures: mlp and cnn."""
 
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ def create_cnn(spec: ModelSpec, features: Features) -> ImageNet:
     assert isinstance(features, ImageFeatures)
     options: dict[str, Any] = spec.options
     widths = [features.channels, *options["filters"]]
-    layers: list[nn.Module] = [block(one, other) for one, other in zip(widths, widths[1:], strict=False)]
+    layers: list[nn.Module] = [block(one, other) for one, other in pairwise(widths)]
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     width = widths[-1]
     if options["hidden"]:

@@ -13,7 +13,26 @@ from tollway.forge.models.net import ModelSpec
 from tollway.forge.models.text import TextNet, word_vectors
 from tollway.inference import Features, TextFeatures
 
-_CELLS: Final = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM, "bilstm": nn.LSTM}
+_FAR: Final = 100.0  # sigmoid of it is 1 in float32
+
+
+class Plain(nn.RNN):
+    """A plain recurrent layer. Where it does not learn it runs as gated units whose gates stand still (reset open, update
+    shut), which is the same function: exporters know gated units, but would unroll a plain layer to one fixed length."""
+
+    def forward(self, states: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        if self.training:
+            return super().forward(states, start)
+        still = torch.full((self.hidden_size,), _FAR, dtype=self.weight_ih_l0.dtype, device=states.device)
+        into = torch.cat([torch.zeros_like(self.weight_ih_l0), torch.zeros_like(self.weight_ih_l0), self.weight_ih_l0])
+        back = torch.cat([torch.zeros_like(self.weight_hh_l0), torch.zeros_like(self.weight_hh_l0), self.weight_hh_l0])
+        bias = torch.cat([still, -still, self.bias_ih_l0])
+        other = torch.cat([torch.zeros_like(still), torch.zeros_like(still), self.bias_hh_l0])
+        begin = torch.zeros(1, states.shape[0], self.hidden_size, dtype=states.dtype, device=states.device)
+        return torch.gru(states, begin, [into, back, bias, other], True, 1, 0.0, False, False, True)
+
+
+_CELLS: Final = {"rnn": Plain, "gru": nn.GRU, "lstm": nn.LSTM, "bilstm": nn.LSTM}
 
 
 class Recurrent(TextNet):

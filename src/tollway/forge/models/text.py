@@ -12,7 +12,6 @@ from tollway.inference import Features, TextFeatures
 from tollway.kit.errors import BadRequest
 
 _TEMPERATURE: Final = 0.05
-_TOKEN_TASK: Final = "token-classification"
 
 
 class TextNet(Net):
@@ -34,7 +33,7 @@ class TextNet(Net):
     def forward(self, **arrays: Tensor) -> dict[str, Tensor]:
         mask = arrays["attention_mask"]
         states = self.states(arrays["input_ids"], mask)
-        if self.spec.task == _TOKEN_TASK:
+        if self.spec.task == "token-classification":
             return self.head(self.drop(states))  # type: ignore[no-any-return]
         return self.head(self.drop(self.pool(states, mask)))  # type: ignore[no-any-return]
 
@@ -64,7 +63,7 @@ class Pool(nn.Module):
         if self.score is not None:
             weights = (self.score(states).float() + (there.float() - 1.0) * 1e4).softmax(1)
             return (states * weights.to(states.dtype)).sum(1)
-        return (states * there).sum(1) / there.sum(1).clamp(min=1.0)
+        return torch.sum(states * there, 1) / there.sum(1).clamp(min=1.0)
 
 
 def pair_loss(net: Net, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
