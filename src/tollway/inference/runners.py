@@ -25,7 +25,9 @@ FORMATS: Final[dict[str, tuple[str, str]]] = {
     "onnx-int8": ("onnx", "model.int8.onnx"),
     "openvino": ("openvino", "model.xml"),
     "openvino-int8": ("openvino", "model.int8.xml"),
+    "openvino-bf16": ("openvino", "model.bf16.xml"),
     "litert": ("litert", "model.tflite"),
+    "litert-int8": ("litert", "model.int8.tflite"),
 }
 
 
