@@ -4,7 +4,7 @@ For the loop. Rows of similar length share a batch and a batch is filled to a bu
 little work goes into padding; still every epoch is a fresh shuffle, a pure function of (seed, epoch).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class Batches:
         rows: int | None = None,
         seed: int = 0,
         collate: Collate | None = None,
-        lengths: Sequence[int] | None = None,
+        lengths: Sequence[int] | np.ndarray | None = None,
     ) -> None:
         """`budget_tokens` is the budget of a batch, padding included; `rows` a fixed number of rows; one of the two."""
         if (budget_tokens is None) == (rows is None):
@@ -125,7 +125,8 @@ def pad_arrays(values: Sequence[np.ndarray], fill: float) -> np.ndarray:
         return np.stack(values)
     result = np.full((len(values), *shape), fill, dtype=values[0].dtype)
     for at, value in enumerate(values):
-        result[(at, *(slice(0, extent) for extent in value.shape))] = value
+        place: tuple[Any, ...] = (at, *(slice(0, extent) for extent in value.shape))
+        result[place] = value
     return result
 
 
@@ -148,21 +149,3 @@ def _target(values: Any, indices: Sequence[int], width: int | None) -> np.ndarra
         return pad_arrays(parts, fill)[:-1]
     return pad_arrays(parts, fill)
 
-
-def rounds(batches: Batches, accumulate: int) -> Callable[[int], list[list[list[int]]]]:
-    """Epoch number -> optimiser steps, each a list of batches whose gradients are added up."""
-
-    def of(number: int) -> list[list[list[int]]]:
-        order = batches.epoch(number)
-        return [order[at : at + accumulate] for at in range(0, len(order), accumulate)]
-
-    return of
-
-
-def walk(of: Callable[[int], list[list[list[int]]]], epoch: int, position: int) -> Iterator[tuple[int, int, list[list[int]]]]:
-    """Endless (epoch, position, step) from a place onwards."""
-    while True:
-        steps = of(epoch)
-        for at in range(position, len(steps)):
-            yield epoch, at, steps[at]
-        epoch, position = epoch + 1, 0

@@ -24,7 +24,7 @@ _PYTHON_STATE, _NUMPY_STATE, _TORCH_STATE = "random/python", "random/numpy", "ra
 
 def weights(net: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The tensors that training changes: trained parameters (once each) and buffers; the local part when sharded."""
-    kept = {name: each for name, each in net.named_parameters() if each.requires_grad}
+    kept: dict[str, torch.Tensor] = {name: each for name, each in net.named_parameters() if each.requires_grad}
     kept |= dict(net.named_buffers())
     return {name: local(each).detach() for name, each in kept.items()}
 
@@ -147,7 +147,7 @@ def _as_parameter(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     if hasattr(parameter, "device_mesh") and value.ndim:
         from torch.distributed.tensor import DTensor
 
-        return DTensor.from_local(value, parameter.device_mesh, parameter.placements, run_check=False)
+        return DTensor.from_local(value, parameter.device_mesh, parameter.placements, run_check=False)  # type: ignore[attr-defined]
     return value
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tollway.forge.train.batches import IGNORED, Batches
+from tollway.forge.train.freezing import train_mode
 from tollway.forge.train.group import Alone, Group
 from tollway.forge.train.learner import autocast, turns_of
 from tollway.forge.train.objectives import Objective
@@ -40,7 +41,8 @@ def measure(
                     tally.add(len(indices), float(loss), figures, outputs, batch)
     finally:
         hook.remove()
-        net.train(training)
+        if training:
+            train_mode(net)
         torch.set_rng_state(random_state)
     return tally.means(group)
 
@@ -49,7 +51,7 @@ class _Tally:
     """Sums that become means."""
 
     def __init__(self) -> None:
-        self.rows = self.loss = self.asked = self.right = self.values = self.squares = 0.0
+        self.rows = self.loss = self.asked = self.right = self.numbers = self.squares = 0.0
         self.figures: dict[str, float] = {}
 
     def add(self, rows: int, loss: float, figures: dict[str, float], outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
@@ -62,14 +64,14 @@ class _Tally:
             asked = label != IGNORED
             self.asked += float(asked.sum())
             self.right += float(((logits.argmax(-1) == label) & asked).sum())
-        value, target = outputs.get("value"), batch.get("target")
-        if value is not None and target is not None and value.numel() == target.numel():
-            self.values += target.numel()
-            self.squares += float((value.float().reshape(-1) - target.float().reshape(-1)).square().sum())
+        guess, target = outputs.get("value"), batch.get("target")
+        if guess is not None and target is not None and guess.numel() == target.numel():
+            self.numbers += target.numel()
+            self.squares += float((guess.float().reshape(-1) - target.float().reshape(-1)).square().sum())
 
     def means(self, group: Group) -> dict[str, float]:
         names = sorted(self.figures)
-        sums = group.total([self.rows, self.loss, self.asked, self.right, self.values, self.squares,
+        sums = group.total([self.rows, self.loss, self.asked, self.right, self.numbers, self.squares,
                             *(self.figures[name] for name in names)])
         rows, loss, asked, right, values, squares = sums[:6]
         found = {name: total / rows for name, total in zip(names, sums[6:], strict=True)}

@@ -147,12 +147,13 @@ def turns_of(net: nn.Module) -> tuple[str, ...]:
 
 
 def parameters_of(net: nn.Module, turn: str) -> list[nn.Parameter]:
-    return list(net.parameters_of(turn)) if hasattr(net, "parameters_of") else list(net.parameters())
+    own: Any = getattr(net, "parameters_of", None)
+    return list(own(turn)) if own is not None else list(net.parameters())
 
 
 def embeddings_of(net: nn.Module) -> nn.Embedding | None:
-    find = getattr(net, "embeddings", None)
-    return find() if callable(find) else None
+    find: Any = getattr(net, "embeddings", None)
+    return find() if find is not None else None
 
 
 def _add_l1(parameters: list[nn.Parameter], strength: float) -> None:

@@ -20,6 +20,7 @@ from torch import nn
 from tollway.forge.steps import Stopped
 from tollway.forge.train import checkpoints, judge, objectives, precision
 from tollway.forge.train.batches import Batches
+from tollway.forge.train.freezing import train_mode
 from tollway.forge.train.group import Alone, Group
 from tollway.forge.train.learner import Learner, set_dropout
 from tollway.forge.train.objectives import Objective
@@ -101,7 +102,7 @@ class Loop:
         self.shelf = checkpoints.Shelf(self.work / "checkpoints", group.rank, group.barrier)
         if plan.dropout is not None:
             set_dropout(net, plan.dropout)
-        net.train()
+        train_mode(net)
         total = plan.total_steps(lambda number: len(self._steps_of(number)))
         choice = precision.choose(net, self.objective, batches, plan, self.work, group)
         self.course = Course(total=total, precision=choice.precision, attention=choice.attention)

@@ -15,7 +15,7 @@ from torch import nn
 
 from tollway.forge.train import attention
 from tollway.forge.train.batches import Batches
-from tollway.forge.train.group import Group
+from tollway.forge.train.group import Alone, Group
 from tollway.forge.train.learner import autocast, turns_of
 from tollway.forge.train.material import write_json
 from tollway.forge.train.objectives import Objective
@@ -35,9 +35,11 @@ class Choice:
     attention: str = ""
 
 
-def choose(net: nn.Module, objective: Objective, batches: Batches, plan: Plan, work: Path, group: Group) -> Choice:
+def choose(
+    net: nn.Module, objective: Objective, batches: Batches, plan: Plan, work: Path, group: Group | None = None
+) -> Choice:
     """The choice of this run: the one it made before, else measured now (by the first process)."""
-    file = work / "choice.json"
+    file, group = work / "choice.json", group or Alone()
     if not file.is_file() and group.rank == 0:
         work.mkdir(parents=True, exist_ok=True)
         write_json(file, asdict(_measured(net, objective, batches, plan)))
@@ -83,7 +85,7 @@ def _seconds(net: nn.Module, objective: Objective, batch: dict[str, Any], precis
             for turn in turns_of(net):
                 with autocast(precision, next(net.parameters()).device.type):
                     loss, _figures = objective.loss(net, batch, turn)
-                loss.backward()
+                torch.autograd.backward(loss)
             seconds = time.perf_counter() - began
             if not bool(torch.isfinite(loss)):
                 return float("inf")

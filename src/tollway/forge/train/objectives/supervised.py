@@ -1,4 +1,4 @@
-"""Supervised learning: answers are given with the rows; the loss is the net's own, or a smoothed one.
+"""Supervised learning: answers are given with the rows; the loss is the net's own.
 
 For `train.fit`: the objective of classification, regression, tagging, question answering, translation, recommendation.
 """
@@ -6,17 +6,14 @@ For `train.fit`: the objective of classification, regression, tagging, question 
 from typing import Any
 
 from torch import Tensor
-from torch.nn import functional
 
-from tollway.forge.train.batches import IGNORED
 from tollway.forge.train.material import Material
 
 _BLOCK = 1024  # rows turned into arrays at a time
-_TARGETS = ("label", "labels", "target")
 
 
 class Supervised:
-    """`Net.loss`; with label smoothing, cross-entropy against labels that keep a little doubt."""
+    """`Net.loss`, with label smoothing while it learns (never while it is measured)."""
 
     name = "supervised"
 
@@ -25,24 +22,14 @@ class Supervised:
 
     def prepare(self, prepared: Any, features: Any, split: str) -> Material | None:
         """Rows through the features that will also encode them when the model is served."""
-        rows = prepared.read(split).to_pylist()
-        if not rows:
+        if not prepared.rows(split):
             return None
+        rows = prepared.read(split).to_pylist()
         encoded = [each for at in range(0, len(rows), _BLOCK) for each in features.encode(rows[at : at + _BLOCK])]
         lengths = [features.length(each) for each in encoded]
         return Material(encoded, features.targets(rows), features.collate, lengths)
 
     def loss(self, net: Any, batch: dict[str, Tensor], turn: str = "all") -> tuple[Tensor, dict[str, float]]:
-        if not self.label_smoothing or not net.training:
-            loss, figures = net.loss(batch, turn)
-            return loss, figures
-        outputs = net(**{name: each for name, each in batch.items() if name not in _TARGETS})
-        label = batch.get("label", batch.get("labels"))
-        logits = outputs.get("logits")
-        if logits is None or label is None or label.is_floating_point():
-            loss, figures = net.loss(batch, turn)  # no classes to smooth
-            return loss, figures
-        loss = functional.cross_entropy(
-            logits.float().flatten(0, -2), label.flatten(), ignore_index=IGNORED, label_smoothing=self.label_smoothing
-        )
-        return loss, {}
+        net.label_smoothing = self.label_smoothing if net.training else 0.0
+        loss, figures = net.loss(batch, turn)
+        return loss, figures
