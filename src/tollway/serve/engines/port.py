@@ -12,6 +12,9 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     chat: bool = False
     completions: bool = False
     embeddings: bool = False
+    classify: bool = False  # POST /classify: classes, numbers, spans, ratings, pictures
+    explain: bool = False  # POST /explain
+    input: str = "text"  # what one input of classify is: text, an image or a row of a table
     json_schema: bool = False  # response_format json_object and json_schema, enforced by a grammar
     tools: bool = False  # the chat template has a place for tools
     logprobs: bool = False

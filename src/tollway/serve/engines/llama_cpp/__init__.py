@@ -5,7 +5,6 @@ unix socket, so that on the way of a token there is no Python. This module knows
 does not import the engine.
 """
 
-import math
 import os
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from tollway.serve.engines.machine import cpu_threads
 from tollway.serve.engines.port import Address, Caps, Launch, Probe
 
 MODULE = "tollway.serve.engines.llama_cpp"
@@ -127,22 +127,3 @@ def _step_tokens(weights: Path) -> int:
     except OSError:
         size_bytes = 0  # loading it will say what is wrong
     return 128 if size_bytes < 1 << 30 else 64 if size_bytes < 3 << 30 else 32
-
-
-def cpu_threads(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Threads for a replica: what the machine and the container's CPU quota allow, less one, at least one."""
-    cores = float(len(os.sched_getaffinity(0)))
-    return max(1, math.floor(min(cores, _quota(root))) - 1)
-
-
-def _quota(root: Path) -> float:
-    """CPUs granted by the control group (version 2, then 1); infinite when there is no limit."""
-    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        try:
-            words = " ".join((root / file).read_text(encoding="ascii") for file in files).split()
-            quota, period = words[0], words[1]
-            if quota not in ("max", "-1"):
-                return int(quota) / int(period)
-        except (OSError, ValueError, IndexError, ZeroDivisionError):
-            continue
-    return math.inf

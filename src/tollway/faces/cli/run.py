@@ -1,0 +1,204 @@
+"""`tollway run …`: execute recipes, follow them, compare what came out."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from tollway.faces.cli import tables
+from tollway.faces.cli.desk import Desk, Yes, command, group, nearest, quoted
+from tollway.faces.cli.recipe import recipe_path
+from tollway.faces.cli.run_view import RunView
+from tollway.kit.errors import Conflict, NotFound
+
+app = group("Execute recipes: start, watch, compare, report.")
+RunId = Annotated[str, typer.Argument(help="A run's id, its last letters, or a recipe's name (its newest run).", metavar="RUN")]  # fmt: skip
+
+
+@command(app, "start")
+def start(
+    desk: Desk,
+    recipe: Annotated[str, typer.Argument(help="A recipe's file, or its name in this home.", metavar="RECIPE")],
+) -> None:
+    """Make a model: data, training, compression, conversion, evaluation, explanation, package.
+
+    Steps done before come from the cache. Ctrl-C saves a checkpoint and stops; the same command goes on from there.
+    """
+    from tollway.flows import build
+
+    path = recipe_path(desk, recipe)
+    cost = build.cost_of(desk.shop)
+    with RunView(cost.micros_per_hour, cost.currency) as view, _stoppable(desk) as stop_asked:
+        run = build.build(desk.shop, path, sink=view.show, stop_asked=stop_asked)
+    record = run.record
+    data = _row(record) | {"folder": str(run.folder), "report": str(run.folder / "report.html"), "steps": record.steps}
+    desk.answer(data, lambda: _card(record, run.folder))
+    name = record.package.partition("@")[0]
+    desk.then(f"tollway deploy {name}" if name else f"tollway run report {record.id}", "sells it" if name else "")
+
+
+@command(app, "list")
+def list_(desk: Desk) -> None:
+    """All runs, newest first."""
+    rows = [_row(record) for record in reversed(_runs(desk).list())]
+    columns = {"id": "run", "recipe": "recipe", "task": "task", "state": "state", "step": "step", "seconds": "seconds",
+               "cost": "cost", "package": "package"}  # fmt: skip
+    desk.answer(rows, lambda: tables.table(rows, columns, empty="No runs yet."))
+    desk.then("tollway run show RUN" if rows else "tollway recipe new NAME --task TASK --dataset DATASET")
+
+
+@command(app, "show")
+def show(desk: Desk, run: RunId) -> None:
+    """One run: how far it got, what it made, what it measured, what it cost."""
+    record = _find(desk, run)
+    folder = _runs(desk).folder(record)
+    desk.answer(_row(record) | {"folder": str(folder), "steps": record.steps}, lambda: _card(record, folder))
+    if record.alive_state in ("interrupted", "stopped", "failed"):
+        desk.then(f"tollway run start {quoted(str(folder / 'recipe.toml'))}", "goes on where it was")
+    else:
+        desk.then(f"tollway run report {record.id}")
+
+
+@command(app, "watch")
+def watch(desk: Desk, run: RunId) -> None:
+    """Follow a run from another terminal until it ends."""
+    runs = _runs(desk)
+    record = _find(desk, run)
+    with RunView(quiet=desk.as_json) as view:
+        for event in _follow(
+            runs.folder(record) / "events.jsonl", lambda: _find(desk, record.id).alive_state == "running"
+        ):
+            view.show(event)
+    record = _find(desk, record.id)
+    desk.answer(_row(record), lambda: _card(record, runs.folder(record)))
+    desk.then(f"tollway run report {record.id}")
+
+
+@command(app, "stop")
+def stop(desk: Desk, run: RunId) -> None:
+    """Ask a run to save a checkpoint and stop."""
+    record = _find(desk, run)
+    if record.alive_state != "running":
+        raise Conflict(f"Run {record.id} is not running: it is {record.alive_state}.")
+    os.kill(record.pid, signal.SIGINT)
+    desk.answer({"id": record.id, "asked": True}, lambda: f"Asked {record.id} to stop.")
+    desk.then(f"tollway run watch {record.id}")
+
+
+@command(app, "report")
+def report(desk: Desk, run: RunId, lang: Annotated[str, typer.Option("--lang", help="en or zh.")] = "en") -> None:
+    """Write the HTML report of a run (again) and print where it is."""
+    from tollway.flows import build
+
+    record = _find(desk, run)
+    path = build.write_report(desk.shop, record, lang)
+    desk.answer({"id": record.id, "report": str(path)}, lambda: str(path))
+    desk.then("open it in a browser")
+
+
+@command(app, "compare")
+def compare(
+    desk: Desk,
+    runs: Annotated[list[str], typer.Argument(help="Two or more runs or recipes.", metavar="RUN RUN...")],
+) -> None:
+    """Figures, time and cost of several runs side by side."""
+    from tollway.flows import build
+
+    table = build.compare(desk.shop, [_find(desk, one) for one in runs])
+    columns = {name: name for row in table for name in row}
+    desk.answer(table, lambda: tables.table(table, columns))
+    desk.then("tollway run report RUN")
+
+
+@command(app, "clean")
+def clean(desk: Desk, yes: Yes = False) -> None:
+    """Remove cached step outputs. Runs, reports and packages stay; the next run of a recipe takes its full time."""
+    import shutil
+
+    steps = _runs(desk).steps
+    size = sum(path.stat().st_size for path in steps.rglob("*") if path.is_file()) if steps.is_dir() else 0
+    desk.confirm(f"This removes {size / 1e6:,.0f} MB of cached steps and of checkpoints of interrupted runs.", yes)
+    shutil.rmtree(steps, ignore_errors=True)
+    desk.answer({"bytes": size}, lambda: f"{size / 1e6:,.0f} MB freed.")
+    desk.then("tollway run list")
+
+
+@contextmanager
+def _stoppable(desk: Desk) -> "Iterator[Callable[[], bool]]":
+    """The first Ctrl-C asks for a checkpoint, the second ends at once."""
+    asked = threading.Event()
+
+    def on_signal(*_: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        desk.say("Stopping at the next checkpoint; Ctrl-C again ends at once.")
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _follow(path: Path, running: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        rest = ""
+        while True:
+            alive = running()
+            for line in file.readlines():
+                rest += line
+                if rest.endswith("\n"):
+                    event, rest = json.loads(rest), ""
+                    yield event
+                    if event["kind"] == "run_done":
+                        return
+            if not alive:
+                return
+            time.sleep(0.3)
+
+
+def _runs(desk: Desk) -> Any:
+    from tollway.forge.steps import Runs
+
+    return Runs(desk.shop.settings.home, desk.shop.clock)
+
+
+def _find(desk: Desk, run: str) -> Any:
+    runs = _runs(desk)
+    try:
+        return runs.get(run)
+    except NotFound as error:
+        error.message += nearest(run, {record.recipe for record in runs.list()})
+        raise
+
+
+def _row(record: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(record)
+    plain |= {"state": record.alive_state, "seconds": round(record.seconds, 1)}
+    return plain | {"cost": f"{record.cost_micros / 1e6:.4f} {record.currency}"}
+
+
+def _card(record: Any, folder: Path) -> Any:
+    figures = {name: value for name, value in record.metrics.items() if isinstance(value, (int, float, str))}
+    return tables.record(
+        {
+            "run": record.id,
+            "recipe": f"{record.recipe} ({record.task})",
+            "state": record.alive_state,
+            **({"why": record.error, "do this": record.hint} if record.error else {}),
+            "package": record.package or None,
+            **{name: f"{value:.4g}" if isinstance(value, float) else value for name, value in figures.items()},
+            "time": f"{record.seconds:,.1f} s, {record.cpu_seconds:,.1f} s of processor time",
+            "cost": f"{record.cost_micros / 1e6:.4f} {record.currency}, about {record.energy_wh:.2f} Wh",
+            "report": str(folder / "report.html"),
+        }
+    )

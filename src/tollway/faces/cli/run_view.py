@@ -1,0 +1,109 @@
+"""A run as people follow it on a terminal: one line a step, a bar for the step in work, what it costs so far.
+
+The same events feed `run start`, which makes them, and `run watch`, which reads them from the run's folder. Where
+nobody watches (a pipe, CI) one plain line a step is written.
+"""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from tollway.forge.steps import Event
+
+_FIGURES = 4
+
+
+class RunView:
+    """`with RunView() as view: view.show(event)`; talks to stderr only."""
+
+    def __init__(self, micros_per_hour: int = 0, currency: str = "", quiet: bool = False) -> None:
+        self._live = sys.stderr.isatty() and not quiet
+        self._quiet = quiet
+        self._rate, self._currency = micros_per_hour, currency
+        self._step = ""
+        self._began = time.monotonic()
+        self._figures: dict[str, float] = {}
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Self:
+        if self._live:
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                SpinnerColumn,
+                TextColumn,
+                TimeRemainingColumn,
+            )
+
+            self._bar = Progress(
+                SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+                TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), console=Console(stderr=True), transient=True,
+            )  # fmt: skip
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: TracebackType | BaseException | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, event: Event) -> None:
+        """Bring the screen up to date with one event."""
+        match event["kind"]:
+            case "step_started":
+                self._start(event)
+            case "progress":
+                self._move(event)
+            case "metric":
+                self._figures[event["name"]] = float(event["value"])
+            case "note":
+                self._line(f"  {event['text']}")
+            case "warning":
+                self._line(f"  Note: {event['text']}")
+            case "step_done":
+                self._done(event)
+
+    def _start(self, event: Event) -> None:
+        self._step, self._began, self._figures = str(event["step"]), time.monotonic(), {}
+        if self._bar is not None:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(self._step, total=None, figures="")
+
+    def _move(self, event: Event) -> None:
+        if self._bar is None or self._task is None:
+            return
+        shown = {**self._figures, **{k: v for k, v in event.items() if k not in _KNOWN and isinstance(v, (int, float))}}
+        text = "  ".join(f"{name} {_short(value)}" for name, value in list(shown.items())[:_FIGURES])
+        self._bar.update(self._task, total=event["total"], completed=event["done"], figures=f"{text}  {self._cost()}")
+
+    def _done(self, event: Event) -> None:
+        took = "from the cache" if event["cached"] else f"{event['seconds']:.1f} s"
+        shown = [f"{key} {_short(value)}" for key, value in (event.get("figures") or {}).items() if _is_figure(value)]
+        self._line(f"  {event['step']:<10} {took:<16} {'  '.join(shown[:_FIGURES])}".rstrip())
+
+    def _cost(self) -> str:
+        spent = (time.monotonic() - self._began) * self._rate / 3600 / 1e6
+        return f"{spent:.4f} {self._currency}" if self._rate else ""
+
+    def _line(self, text: str) -> None:
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+_KNOWN = {"kind", "done", "total", "unit", "at_ms", "step", "at"}
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _short(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

@@ -1,0 +1,72 @@
+"""A net as exporters want it: arrays in a fixed order, outputs as a tuple, nothing random, attention written out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Flat(nn.Module):
+    """The same net with positional inputs and outputs."""
+
+    def __init__(self, net: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+        super().__init__()
+        self.net = net
+        self.inputs, self.outputs = inputs, outputs
+
+    def forward(self, *arrays: Tensor) -> tuple[Tensor, ...]:
+        made = self.net(**dict(zip(self.inputs, arrays, strict=True)))
+        return tuple(made[name] for name in self.outputs)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported: the module, example arrays, and which axes vary."""
+
+    module: Flat
+    example: tuple[Tensor, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    dynamic: dict[str, dict[int, str]]
+
+    def named(self) -> dict[str, Tensor]:
+        return dict(zip(self.inputs, self.example, strict=True))
+
+
+def source_of(net: Any, rows: int = 2) -> Source:
+    """Ready a Net for export: evaluation mode, no gradients, eager attention, dropout out of the graph."""
+    net.eval()
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
+    write_out_attention(net)
+    dynamic = {name: dict(axes) for name, axes in net.dynamic.items()}
+    example = {name: one for name, one in net.example(rows).items() if name in dynamic}
+    with torch.no_grad():
+        outputs = tuple(name for name, one in net(**example).items() if isinstance(one, Tensor))
+    inputs = tuple(example)
+    return Source(Flat(net, inputs, outputs).eval(), tuple(example.values()), inputs, outputs, dynamic)
+
+
+def write_out_attention(net: nn.Module) -> None:
+    """Plain matmul and softmax: every exporter knows those, and they are the fast way on CPUs besides. Dropout goes,
+    since LiteRT fails on the random numbers it leaves in a traced graph."""
+    for module in net.modules():
+        config = getattr(module, "config", None)
+        if config is not None and getattr(config, "_attn_implementation", "eager") != "eager":
+            config._attn_implementation = "eager"
+    for module in list(net.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)):
+                setattr(module, name, nn.Identity())
+
+
+def dimensions(source: Source, largest: dict[str, int] | None = None) -> tuple[dict[int, Any] | None, ...]:
+    """torch.export's description of the axes that vary; one Dim for each name."""
+    most = {"rows": 65_536, "batch": 65_536, **(largest or {})}
+    made: dict[str, Any] = {}
+    for axes in source.dynamic.values():
+        for name in axes.values():
+            if name not in made:
+                made[name] = torch.export.Dim(name, min=1, max=most.get(name, 8192))
+    return tuple({axis: made[name] for axis, name in source.dynamic[one].items()} for one in source.inputs)

@@ -1,0 +1,53 @@
+"""What `[convert]` asks for, checked before anything is trained: every problem at once, without torch.
+
+    plan.check(recipe.convert, "text-classification")   # raises BadRequest
+"""
+
+import importlib.util
+from typing import Any, Final
+
+from tollway.kit.errors import BadRequest
+
+GENERATES: Final = ("language-modeling", "chat", "preference")
+NEEDS: Final[dict[str, tuple[str, ...]]] = {
+    "onnx": ("torch", "onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("torch", "onnx", "onnxscript", "openvino"),
+    "litert": ("torch", "litert_torch", "ai_edge_litert"),
+    "pt2": ("torch",),
+    "torchscript": ("torch",),
+    "gguf": ("gguf",),
+    "safetensors": (),
+}
+EXTRA: Final = {"litert": "litert", "openvino": "factory", "onnx": "factory", "gguf": "factory"}
+QUANTISE: Final[dict[str, tuple[str, ...]]] = {
+    "onnx": ("int8", "int8-dynamic", "int8-static", "none"),
+    "openvino": ("int8", "int8-static", "bf16", "none"),
+    "litert": ("int8", "int8-dynamic", "none"),
+    "gguf": ("none", "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k_m"),
+}
+OPTIONS: Final = {"litert_length", "litert_rows", "rows", "calibration_rows", "leave", "keep_float"}
+
+
+def check(part: Any, task: str) -> None:
+    """Raises BadRequest that lists everything that cannot work."""
+    problems = []
+    for name in part.formats:
+        missing = [module for module in NEEDS.get(name, ()) if importlib.util.find_spec(module) is None]
+        if missing:
+            extra = EXTRA.get(name, "factory")
+            problems.append(f"{name} needs {', '.join(missing)}: pip install 'tollway[{extra}]'")
+    if "gguf" in part.formats and task not in (*GENERATES, "sentence-embedding"):
+        problems.append(f"gguf holds language models and sentence encoders, not {task}")
+    if part.quantise:
+        known = sorted({one for name in part.formats for one in QUANTISE.get(name, ())})
+        if known and part.quantise not in known:
+            problems.append(f"quantise = {part.quantise!r} fits none of the formats; they take {', '.join(known)}")
+        elif not known:
+            problems.append(f"quantise = {part.quantise!r}: {', '.join(part.formats)} cannot be quantised")
+    strange = sorted(set(part.options) - OPTIONS)
+    if strange:
+        problems.append(f"[convert] options has {', '.join(strange)}; it knows {', '.join(sorted(OPTIONS))}")
+    if problems:
+        raise BadRequest(
+            "[convert] cannot work:\n  " + "\n  ".join(problems), code="invalid_recipe", hint="Change the recipe."
+        )

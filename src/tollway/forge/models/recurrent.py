@@ -1,0 +1,87 @@
+"""Recurrent networks for texts: rnn, gru, lstm, bilstm.
+
+The backward direction reads each row from its own end (not from the padding), by reversing rows in place of packing
+them: the answer to a row is the same alone and in a batch, and every exporter understands the graph.
+"""
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from tollway.forge.models.net import ModelSpec
+from tollway.forge.models.text import TextNet, word_vectors
+from tollway.inference import Features, TextFeatures
+
+_FAR: Final = 100.0  # sigmoid of it is 1 in float32
+
+
+class Plain(nn.RNN):
+    """A plain recurrent layer. Where it does not learn it runs as gated units whose gates stand still (reset open, update
+    shut), which is the same function: exporters know gated units, but would unroll a plain layer to one fixed length."""
+
+    def forward(self, states: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        if self.training:
+            return super().forward(states, start)
+        still = torch.full((self.hidden_size,), _FAR, dtype=self.weight_ih_l0.dtype, device=states.device)
+        into = torch.cat([torch.zeros_like(self.weight_ih_l0), torch.zeros_like(self.weight_ih_l0), self.weight_ih_l0])
+        back = torch.cat([torch.zeros_like(self.weight_hh_l0), torch.zeros_like(self.weight_hh_l0), self.weight_hh_l0])
+        bias = torch.cat([still, -still, self.bias_ih_l0])
+        other = torch.cat([torch.zeros_like(still), torch.zeros_like(still), self.bias_hh_l0])
+        begin = torch.zeros(1, states.shape[0], self.hidden_size, dtype=states.dtype, device=states.device)
+        return torch.gru(states, begin, [into, back, bias, other], True, 1, 0.0, False, False, True)
+
+
+_CELLS: Final = {"rnn": Plain, "gru": nn.GRU, "lstm": nn.LSTM, "bilstm": nn.LSTM}
+
+
+class Recurrent(TextNet):
+    """Embedding, recurrent layers, pooling, head."""
+
+    def __init__(self, spec: ModelSpec, features: TextFeatures) -> None:
+        options = spec.options
+        embedding = word_vectors(features, int(options["embedding"]), options)
+        self.both = spec.architecture == "bilstm"
+        width = int(options["width"])
+        super().__init__(spec, features, width * (2 if self.both else 1), embedding, str(options["pooling"]))
+        cell = _CELLS[spec.architecture]
+        fan_in = embedding.embedding_dim
+        self.forwards, self.backwards = nn.ModuleList(), nn.ModuleList()
+        for _ in range(int(options["layers"])):
+            self.forwards.append(cell(fan_in, width, batch_first=True))
+            if self.both:
+                self.backwards.append(cell(fan_in, width, batch_first=True))
+            fan_in = width * (2 if self.both else 1)
+
+    def states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states = self.drop(self.embedding(input_ids))
+        turned = reversal(attention_mask) if self.both else None
+        for number, forwards in enumerate(self.forwards):
+            if number:
+                states = self.drop(states)
+            out = forwards(states)[0]
+            if turned is not None:
+                back = self.backwards[number](flip(states, turned))[0]
+                out = torch.cat([out, flip(back, turned)], dim=-1)
+            states = out
+        return states
+
+    def layers(self) -> list[nn.Module]:
+        return [self.embedding, *self.forwards]
+
+
+def reversal(mask: Tensor) -> Tensor:
+    """Where each place of a row comes from when its true part is turned round; padding stays."""
+    places = torch.arange(mask.shape[1], device=mask.device).unsqueeze(0)
+    lengths = mask.sum(1, keepdim=True)
+    return torch.where(places < lengths, lengths - 1 - places, places)
+
+
+def flip(states: Tensor, places: Tensor) -> Tensor:
+    return states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+
+
+def create(spec: ModelSpec, features: Features) -> Recurrent:
+    """The network of a spec."""
+    assert isinstance(features, TextFeatures)
+    return Recurrent(spec, features)

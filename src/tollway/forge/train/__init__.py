@@ -1,0 +1,13 @@
+"""Training: how a net is trained, whatever it is.
+
+    trained = train.fit(recipe.train, recipe.model, task, prepared, desk)      # the step of a run: desk.out is the model
+    result = loop.run(net, batches, plan, desk, validation=held_out)           # anything else that trains (compress, adapt)
+
+Nothing here imports torch before a step really runs.
+"""
+
+from tollway.forge.train.batches import Batches
+from tollway.forge.train.fitting import Trained, fit
+from tollway.forge.train.plan import Plan
+
+__all__ = ["Batches", "Plan", "Trained", "fit"]

@@ -1,0 +1,75 @@
+"""The case: what is trained on what: the recipe's parts, the prepared rows as material, the features, the objective.
+
+For `train.fit` and its helpers (members, search, other processes), which each make nets from the same case.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tollway.forge.train import objectives
+from tollway.forge.train.freezing import freeze_below
+from tollway.forge.train.material import Material
+from tollway.forge.train.objectives import Objective
+from tollway.forge.train.plan import Plan
+from tollway.kit.errors import BadRequest
+
+
+@dataclass
+class Case:
+    """Everything a net is made and trained from."""
+
+    train: Any  # the recipe's [train]
+    model: Any  # the recipe's [model]
+    task: str
+    prepared: Any
+    features: Any
+    objective: Objective
+    material: Material
+    validation: Material | None
+
+    @classmethod
+    def of(cls, train: Any, model: Any, task: str, prepared: Any) -> "Case":
+        """Fits the features on the training rows and encodes every row once."""
+        plan = Plan.of(train)
+        options = dict(getattr(train, "options", None) or {})
+        objective = objectives.get(plan.objective, task, **{"label_smoothing": plan.label_smoothing, **options})
+        features = fit_features(model, task, prepared, objective)
+        material = objective.prepare(prepared, features, "train")
+        if material is None:
+            raise BadRequest("The prepared data has no training rows.", hint="Look at [data] split, clean and rows_max.")
+        return cls(train, model, task, prepared, features, objective, material, objective.prepare(prepared, features, "validation"))
+
+    @property
+    def pretrained(self) -> bool:
+        """Does the net start from weights that know something?"""
+        return bool(getattr(self.model, "base", ""))
+
+    def net(self, plan: Plan, seed: int) -> Any:
+        """A fresh net, with only what the method trains left trainable."""
+        from tollway.forge import models
+
+        net: Any = models.create(self.model, self.task, self.features, seed)
+        if plan.top is not None:
+            freeze_below(net, plan.top)
+        elif plan.method == "none":
+            net.requires_grad_(False)
+        elif plan.method != "full":
+            net = models.adapt(net, plan.method, dict(getattr(self.train, "options", None) or {}))
+        return net
+
+    def save(self, net: Any, folder: Path) -> None:
+        """A model folder."""
+        from tollway.forge import models
+
+        models.save(net, folder)
+
+
+def fit_features(model: Any, task: str, prepared: Any, objective: Objective) -> Any:
+    """How rows become arrays: the objective's own way, else the task's, with the base's tokenizer where there is one."""
+    own = getattr(objective, "features", None)
+    if own is not None:
+        return own(model, task, prepared)
+    from tollway.forge import models
+
+    return models.fit_features(model, task, prepared.read("train"))

@@ -1,0 +1,55 @@
+"""The group of processes that train together, as the loop sees it; alone by default.
+
+For the loop. `distributed.py` has the groups of several processes; everything here is the group of one.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+from torch import nn
+
+
+class Group(Protocol):
+    """What the loop asks of its processes."""
+
+    rank: int
+    size: int
+
+    def wrap(self, module: nn.Module, *, many_turns: bool = False) -> nn.Module:
+        """The module with gradients shared among the group."""
+        ...
+
+    def unsynced(self, module: nn.Module) -> AbstractContextManager[object]:
+        """Where gradients are added up locally only."""
+        ...
+
+    def barrier(self) -> None: ...
+
+    def agree(self, value: bool) -> bool:
+        """What the first process says."""
+        ...
+
+    def total(self, values: list[float]) -> list[float]:
+        """Sums over the group."""
+        ...
+
+
+class Alone:
+    """One process."""
+
+    rank, size = 0, 1
+
+    def wrap(self, module: nn.Module, *, many_turns: bool = False) -> nn.Module:
+        return module
+
+    def unsynced(self, module: nn.Module) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def barrier(self) -> None:
+        return None
+
+    def agree(self, value: bool) -> bool:
+        return value
+
+    def total(self, values: list[float]) -> list[float]:
+        return values

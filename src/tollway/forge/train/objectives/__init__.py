@@ -1,0 +1,58 @@
+"""Objectives: what the loss is, where it is more than the net's own (`Net.loss`), and what its rows look like.
+
+For `train.fit` and for whoever adds one: a module of this folder with a class that has `name`, `tasks`, `prepare` and
+`loss`, named in `_WHERE`. `prepare` makes the material of one split; `loss` returns the scalar to minimise and figures.
+"""
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tollway.kit.errors import BadRequest
+
+if TYPE_CHECKING:
+    import torch
+
+    from tollway.forge.train.material import Material
+
+
+class Objective(Protocol):
+    """Turns a prepared dataset into material, and a batch of it into a loss."""
+
+    name: str
+
+    def prepare(self, prepared: Any, features: Any, split: str) -> "Material | None":
+        """The rows of a split, encoded, with targets; None when the split is empty."""
+        ...
+
+    def loss(self, net: Any, batch: "dict[str, torch.Tensor]", turn: str = "all") -> "tuple[torch.Tensor, dict[str, float]]":
+        """The scalar to minimise (a mean over rows or tokens), and figures worth showing."""
+        ...
+
+
+# objective name -> "module:class" of this folder; imported only when asked for
+_WHERE: dict[str, str] = {
+    "supervised": "supervised:Supervised",
+    "causal": "causal:Causal",
+    "masked": "masked:Masked",
+    "next-sentence": "next_sentence:NextSentence",
+    "sft": "sft:Sft",
+    "dpo": "dpo:Dpo",
+}
+
+_OF_TASK = {"language-modeling": "causal", "chat": "sft", "preference": "dpo"}
+
+
+def get(name: str | None, task: str, **options: Any) -> Objective:
+    """The objective called `name`, or the task's usual one. `options` go to its class."""
+    wanted = name or _OF_TASK.get(task, "supervised")
+    where = _WHERE.get(wanted)
+    if where is None:
+        close = difflib.get_close_matches(wanted, _WHERE, n=1)
+        raise BadRequest(
+            f"There is no objective {wanted!r}" + (f"; did you mean {close[0]!r}?" if close else "."),
+            param="train.objective", hint=f"Take one of {', '.join(_WHERE)}, or leave it out.",
+        )
+    module, cls = where.split(":")
+    found: Objective = getattr(importlib.import_module(f"{__name__}.{module}"), cls)(**options)
+    return found

@@ -1,0 +1,50 @@
+"""Optimisers by name: SGD with momentum, AdaGrad, RMSProp, Adam, AdamW, Adafactor.
+
+For the loop. Weight decay (L2) spares biases, norms and other vectors, as everybody's recipes do; L1 is the loop's.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from tollway.forge.train.plan import Plan
+from tollway.kit.errors import BadRequest
+
+
+def make(parameters: Iterable[torch.nn.Parameter], plan: Plan, rate: float) -> torch.optim.Optimizer:
+    """The plan's optimiser over the parameters that are trained. Raises BadRequest when there are none."""
+    trained = list({id(each): each for each in parameters if each.requires_grad}.values())
+    if not trained:
+        raise BadRequest("No parameter is left to train.", hint="Choose another method than 'none', or a larger N in top:N.")
+    matrices = [each for each in trained if each.ndim >= 2]
+    vectors = [each for each in trained if each.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": plan.weight_decay, "base": rate},
+        {"params": vectors, "weight_decay": 0.0, "base": rate},
+    ]
+    return _named(plan, [group for group in groups if group["params"]], rate)
+
+
+def _named(plan: Plan, groups: list[dict[str, Any]], rate: float) -> torch.optim.Optimizer:
+    match plan.optimizer:
+        case "sgd":
+            return torch.optim.SGD(groups, lr=rate, momentum=plan.momentum, nesterov=plan.momentum > 0)
+        case "adagrad":
+            return torch.optim.Adagrad(groups, lr=rate)
+        case "rmsprop":
+            return torch.optim.RMSprop(groups, lr=rate, alpha=0.99)
+        case "adam":
+            return torch.optim.Adam(groups, lr=rate, fused=True)  # fused: one pass over memory, also on a CPU
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=rate, fused=True)
+        case "adafactor":
+            return torch.optim.Adafactor(groups, lr=rate)
+    raise BadRequest(f"There is no optimizer {plan.optimizer!r}.", hint="See docs/training.md.")
+
+
+def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> float:
+    """Every group's rate becomes its base times the factor; returns the first one, for the log."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["base"] * factor
+    return float(optimiser.param_groups[0]["lr"])

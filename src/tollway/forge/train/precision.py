@@ -1,0 +1,99 @@
+"""Which precision and which attention are faster for this net on this machine: asked once, by trying both.
+
+For the loop. `precision = "auto"` takes bf16 only where it is clearly faster; the answer is written to the run's work
+folder, so that a resumed run computes exactly as before.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tollway.forge.train import attention
+from tollway.forge.train.batches import Batches
+from tollway.forge.train.group import Alone, Group
+from tollway.forge.train.learner import autocast, turns_of
+from tollway.forge.train.material import write_json
+from tollway.forge.train.objectives import Objective
+from tollway.forge.train.plan import Plan
+
+_GAIN = 1.15  # bf16 must be this much faster: figures near 1 would make the choice a matter of luck
+_ROUNDS = 2
+_ROWS = 8
+_SMALL = 200_000  # parameters below which nothing is worth measuring
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How forward passes are computed."""
+
+    precision: str
+    attention: str = ""
+
+
+def choose(
+    net: nn.Module, objective: Objective, batches: Batches, plan: Plan, work: Path, group: Group | None = None
+) -> Choice:
+    """The choice of this run: the one it made before, else measured now (by the first process)."""
+    file, group = work / "choice.json", group or Alone()
+    if not file.is_file() and group.rank == 0:
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(file, asdict(_measured(net, objective, batches, plan)))
+    group.barrier()
+    choice = Choice(**json.loads(file.read_text(encoding="utf-8")))
+    attention.use(net, choice.attention)
+    return choice
+
+
+def has_bf16() -> bool:
+    """Does the processor multiply bf16 itself (AMX, AVX512-BF16, or an accelerator)?"""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
+
+
+def _measured(net: nn.Module, objective: Objective, batches: Batches, plan: Plan) -> Choice:
+    kinds = attention.kinds(net)
+    precisions = [plan.precision] if plan.precision != "auto" else ["fp32", "bf16"] if has_bf16() else ["fp32"]
+    size = sum(each.numel() for each in net.parameters())
+    if size < _SMALL or (len(kinds) < 2 and len(precisions) < 2):
+        return Choice(precisions[0], kinds[0] if kinds else "")
+    batch = {name: each.to(next(net.parameters()).device) for name, each in batches.first(_ROWS).items()}
+    kind = kinds[0] if kinds else ""
+    if len(kinds) > 1:
+        seconds = {each: _seconds(net, objective, batch, precisions[-1], each) for each in kinds}
+        kind = min(seconds, key=lambda each: seconds[each])
+    if len(precisions) < 2:
+        return Choice(precisions[0], kind)
+    plain, half = (_seconds(net, objective, batch, each, kind) for each in precisions)
+    return Choice("bf16" if half * _GAIN < plain else "fp32", kind)
+
+
+def _seconds(net: nn.Module, objective: Objective, batch: dict[str, Any], precision: str, kind: str) -> float:
+    """The fastest of a few forward and backward passes; leaves no trace in the net or the random numbers."""
+    attention.use(net, kind)
+    random_state = torch.get_rng_state()
+    buffers = {name: each.clone() for name, each in net.named_buffers()}
+    best = float("inf")
+    try:
+        for _ in range(_ROUNDS + 1):  # the first one warms up
+            began = time.perf_counter()
+            for turn in turns_of(net):
+                with autocast(precision, next(net.parameters()).device.type):
+                    loss, _figures = objective.loss(net, batch, turn)
+                torch.autograd.backward(loss)
+            seconds = time.perf_counter() - began
+            if not bool(torch.isfinite(loss)):
+                return float("inf")
+            best = min(best, seconds)
+    finally:
+        net.zero_grad(set_to_none=True)
+        torch.set_rng_state(random_state)
+        with torch.no_grad():
+            for name, each in net.named_buffers():
+                each.copy_(buffers[name])
+    return best

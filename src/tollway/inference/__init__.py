@@ -1,0 +1,20 @@
+"""Inference: rows -> arrays -> answers, in this process and without torch. The factory encodes with it, the replica serves
+with it, so that training and serving cannot drift apart.
+
+    features = inference.fit("text-classification", table)      # learnt from the training rows
+    arrays = features.collate(features.encode(rows))             # what a model takes
+    inference.load(folder).predict([{"text": "a lovely film"}])  # an ONNX model and its features
+"""
+
+from tollway.inference.encoding import IGNORE, Arrays, Encoded, Features, Target
+from tollway.inference.folder import features_of, fit, load_features
+from tollway.inference.image import ImageFeatures
+from tollway.inference.pair import PairFeatures
+from tollway.inference.predictor import Predictor, batches, load
+from tollway.inference.tabular import TabularFeatures
+from tollway.inference.text import TextFeatures
+
+__all__ = [
+    "IGNORE", "Arrays", "Encoded", "Features", "ImageFeatures", "PairFeatures", "Predictor", "TabularFeatures", "Target",
+    "TextFeatures", "batches", "features_of", "fit", "load", "load_features",
+]  # fmt: skip

@@ -1,0 +1,50 @@
+"""What every engine's process does besides its work: bind its life to its parent's, say one word, then be silent.
+
+It reads its orders as one line of JSON from standard input, answers with one line of JSON on standard output when it is up
+or has failed, and from then on both outputs lead nowhere: what an engine prints can quote prompts.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+NOISE: Final = 8 * 1024
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def settle(parent: int) -> None:
+    """Die with the parent, never write prompts to a core file, be the first to go when memory runs out."""
+    os.umask(0o077)
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+    if os.getppid() != parent:
+        os._exit(3)  # the parent was gone before we could bind our life to its
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def say(event: dict[str, Any]) -> None:
+    """One line of JSON to the supervisor."""
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def go_quiet() -> None:
+    """From here on both outputs lead nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+
+
+def wait_for_the_end() -> None:
+    """Until standard input ends: the order to stop. Nothing more is expected there."""
+    while os.read(0, 4096):
+        pass

@@ -1,0 +1,98 @@
+"""The engine for everything that is not a language model: classifiers, regressors, encoders, recommenders, on ONNX Runtime.
+
+The process (`python -m tollway.serve.engines.onnx`, see `__main__`) answers `/v1/classify`, `/v1/embeddings` and
+`/v1/explain` on a private unix socket, with the very encoding the model was trained with (`tollway.inference`). This module
+knows how to start it and what it can do; it does not import the engine.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tollway.serve.engines.machine import cpu_cores
+from tollway.serve.engines.port import Address, Caps, Launch, Probe
+
+MODULE: Final = "tollway.serve.engines.onnx"
+SOCKET_PATH_BYTES_MAX: Final = 107
+SLOTS: Final = 64  # calls inside at once: the batches are made of them
+BATCH_TOKENS: Final = 384  # measured on mixed texts: more gains nothing on a CPU, and the quick wait for the slow
+_MEMORY_LEAST: Final = 2 << 30
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the process needs to know, as one line of JSON."""
+
+    folder: str
+    format: str
+    socket: str
+    model: str
+    kind: str
+    input: str  # text | image | row
+    lanes: int
+    batch_tokens: int
+    memory_bytes: int
+    parent: int
+
+
+class Onnx:
+    """A model package in the format ONNX. `threads=0`: one lane for each core that the CPU quota allows."""
+
+    name = "onnx"
+    pulse = "/health"
+
+    def __init__(
+        self,
+        folder: Path,
+        model: str,
+        *,
+        version: str = "",
+        kind: str = "classification",
+        input: str = "text",
+        format: str = "onnx",
+        context_tokens: int = 0,
+        embedding_dimensions: int = 0,
+        weights_bytes: int = 0,
+        threads: int = 0,
+    ) -> None:
+        self.model = model
+        self.version = version
+        self._folder, self._kind, self._input, self._format = folder, kind, input or "text", format
+        self._lanes = threads or cpu_cores()
+        self._memory = max(_MEMORY_LEAST, 12 * weights_bytes)
+        embedding = kind == "embedding"
+        self.caps = Caps(
+            embeddings=embedding,
+            classify=not embedding,
+            explain=not embedding,
+            input=self._input,
+            slots=SLOTS,
+            context_tokens=context_tokens,
+            embedding_dimensions=embedding_dimensions,
+        )
+        self.probe = Probe(path="/probe", body={"model": model})
+
+    def __repr__(self) -> str:
+        return f"Onnx({self.model}@{self.version})"
+
+    def launch(self, socket: Path) -> Launch:
+        if len(os.fsencode(socket)) > SOCKET_PATH_BYTES_MAX:
+            raise ValueError(f"a unix socket's path has at most {SOCKET_PATH_BYTES_MAX} bytes: {socket}")
+        spec = Spec(
+            folder=str(self._folder.absolute()),
+            format=self._format,
+            socket=str(socket),
+            model=self.model,
+            kind=self._kind,
+            input=self._input,
+            lanes=self._lanes,
+            batch_tokens=BATCH_TOKENS,
+            memory_bytes=self._memory,
+            parent=os.getpid(),
+        )
+        return Launch(argv=(sys.executable, "-P", "-m", MODULE), first_line=msgspec.json.encode(spec) + b"\n")
+
+    def address(self, socket: Path) -> Address:
+        return Address(url=f"unix:{socket}")

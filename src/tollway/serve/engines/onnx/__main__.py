@@ -1,0 +1,68 @@
+"""The replica process of the ONNX engine: load one model package, answer on a unix socket while the parent lives.
+
+See `engines.child` for what it owes its parent. Threads are the lanes' own, one of the engine each; memory is limited, so
+that a hostile input ends in an error here and not in the machine's.
+"""
+
+import asyncio
+import contextlib
+import os
+import resource
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+
+from tollway.serve.engines import child
+from tollway.serve.engines.onnx import Spec
+
+
+def main() -> int:
+    orders = sys.stdin.buffer.readline()
+    if not orders:
+        return 2
+    spec = msgspec.json.decode(orders, type=Spec)
+    child.settle(spec.parent)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    resource.setrlimit(resource.RLIMIT_DATA, (spec.memory_bytes, spec.memory_bytes))
+    began = time.monotonic()
+    try:
+        asyncio.run(_serve(spec, began))
+    except Exception as error:  # noqa: BLE001 - whatever the engine throws is reported to the supervisor as the reason
+        child.say({"event": "failed", "why": f"{type(error).__name__}: {error}"[: child.NOISE]})
+        return 1
+    return 0
+
+
+async def _serve(spec: Spec, began: float) -> None:
+    from tollway import inference
+    from tollway.serve.engines.onnx import server
+    from tollway.serve.engines.onnx.counter import Counter
+    from tollway.serve.engines.onnx.lanes import Lanes
+
+    folder = Path(spec.folder)
+    predictor = inference.load(folder, spec.format, threads=1)
+    wide = None
+    if spec.lanes > 1:
+        wide = inference.Predictor(predictor.features, inference.load(folder, spec.format, threads=spec.lanes).run)
+    lanes = Lanes(predictor, wide, spec.lanes, spec.batch_tokens)
+    await server.listen(spec.socket, Counter(spec, predictor, lanes))
+    os.chmod(spec.socket, 0o600)  # noqa: PTH101 - at once, on the loop: nobody is served yet
+    child.say({"event": "ready", "load_seconds": round(time.monotonic() - began, 3), "address": f"unix:{spec.socket}"})
+    child.go_quiet()
+    threading.Thread(target=_end_with_the_parent, args=(spec.socket,), daemon=True).start()
+    await asyncio.Event().wait()
+
+
+def _end_with_the_parent(socket: str) -> None:
+    child.wait_for_the_end()
+    with contextlib.suppress(OSError):
+        Path(socket).unlink()
+    os._exit(0)  # lanes in the middle of a batch would keep an orderly exit waiting
+
+
+if __name__ == "__main__":
+    sys.exit(main())

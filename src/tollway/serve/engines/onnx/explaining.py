@@ -1,0 +1,43 @@
+"""Why the model answered as it did, asked of the running replica: every perturbed row goes through the lanes when they
+have nothing else to do, so that explaining does not slow down answering."""
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+from tollway.inference import Arrays, Features
+from tollway.kit.errors import BadRequest
+from tollway.serve.engines.onnx.lanes import Answers, Lanes, Row
+
+SAMPLES_MAX = 2000
+
+
+class InBackground:
+    """The face of a Predictor, answered by the lanes' background queue."""
+
+    def __init__(self, features: Features, lanes: Lanes) -> None:
+        self.features = features
+        self._lanes = lanes
+
+    def predict(self, rows: Sequence[Row]) -> Answers:
+        """One answer per row."""
+        return self._lanes.answer_blocking(rows)
+
+    def tokens(self, rows: Sequence[Row]) -> list[int]:
+        """As the predictor counts them."""
+        return [self.features.length(one) for one in self.features.encode(rows)]
+
+    def run(self, arrays: Arrays) -> Arrays:
+        """Not offered: what explains through a service sees answers, not tensors."""
+        raise BadRequest("This method needs the model itself.", code="unsupported_parameter", param="method")
+
+
+def explained(
+    predictor: InBackground, rows: Sequence[Row], method: str, label: str | None, samples: int | None
+) -> list[dict[str, Any]]:
+    """One note per row. Raises BadRequest for a method that this model does not have."""
+    try:
+        explain: Any = importlib.import_module("tollway.inference.explain")
+    except ImportError as error:
+        raise BadRequest("This model cannot be explained here.", code="unsupported_operation", param="model") from error
+    return [explain.explain(predictor, row, method=method, label=label, samples=samples) for row in rows]

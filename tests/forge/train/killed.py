@@ -1,0 +1,75 @@
+"""Trains a tiny net again and again in forked processes that are killed with SIGKILL, until one gets to the end.
+
+`python killed.py FOLDER SEED OPTIMIZER`: prints JSON {"kills", "plain", "resumed", "steps"}: digests of the weights of
+the run that nobody disturbed and of the one that was killed. Run by test_resume.py in a process of its own.
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from tests.forge.train import nets
+from tollway.forge.train import loop
+from tollway.forge.train.plan import Plan
+
+OPTIONS = {
+    "epochs": 4, "learning_rate": 0.01, "checkpoint_every_steps": 3, "accumulate": 2, "label_smoothing": 0.1, "l1": 1e-5,
+    "adversarial": {"epsilon": 0.5}, "precision": "fp32",
+}  # fmt: skip
+
+
+def train(folder: Path, optimizer: str) -> str:
+    """One attempt: begins, or goes on where the last one was killed."""
+    net = nets.bag(dropout=0.3)
+    plan = Plan.of({**OPTIONS, "optimizer": optimizer}, seed=5)
+    result = loop.run(net, nets.batches(240), plan, nets.desk(folder), validation=nets.batches(60, seed=9))
+    (folder / "steps").write_text(str(result.steps))
+    whole = b"".join(each.contiguous().numpy().tobytes() for each in net.state_dict().values())
+    history = json.dumps(result.history).encode()
+    return hashlib.sha256(whole + history).hexdigest()
+
+
+def attempt(folder: Path, optimizer: str, seconds: float | None) -> bool:
+    """A forked process; killed after some seconds unless it has finished."""
+    child = os.fork()
+    if child == 0:
+        try:
+            (folder / "digest").write_text(train(folder, optimizer))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == 0
+
+
+def main(folder: Path, seed: int, optimizer: str) -> None:
+    torch.set_num_threads(1)
+    chance = random.Random(seed)
+    plain, killed = folder / "plain", folder / "killed"
+    plain.mkdir(parents=True), killed.mkdir()
+    began = time.monotonic()
+    assert attempt(plain, optimizer, None)
+    whole = time.monotonic() - began
+    kills = 0
+    while kills < 6 and not attempt(killed, optimizer, chance.uniform(0.02, 0.4) * whole):
+        kills += 1
+    if not (killed / "digest").exists():
+        assert attempt(killed, optimizer, None)
+    print(json.dumps({
+        "kills": kills, "plain": (plain / "digest").read_text(), "resumed": (killed / "digest").read_text(),
+        "steps": int((plain / "steps").read_text()),
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
