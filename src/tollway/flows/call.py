@@ -22,7 +22,7 @@ from tollway.kit.clock import Clock
 from tollway.kit.crash import crashpoint
 from tollway.kit.delays import Delays
 from tollway.kit.errors import RateLimited, Unavailable
-from tollway.kit.ids import base32, uuid7_int
+from tollway.kit.ids import new_code
 from tollway.sell.access import Access, Caller, Grant
 from tollway.sell.metering import Recorder, UsageEvent
 from tollway.serve import engine_call, fold
@@ -279,6 +279,11 @@ class Call:
     def counts(self) -> tuple[int, int, int]:
         """(input, cached, output) tokens of the whole call, never more than was held, whatever an upstream says it used:
         a wallet cannot be overdrawn. Choices of one prompt share its input, as callers expect."""
+        size = self.size
+        if len(self.tallies) == 1:
+            fresh, cached, output = self.tallies[0].counts(size.input_tokens)
+            cached = min(cached, size.input_tokens)
+            return min(fresh, size.input_tokens - cached), cached, min(output, size.output_tokens)
         per_part = [tally.counts(self.size.input_tokens) for tally in self.tallies]
         firsts = per_part[:: self.request.choices] if not isinstance(self.request, EmbeddingRequest) else per_part
         output = min(sum(part[2] for part in per_part), self.size.output_tokens)
@@ -384,4 +389,4 @@ async def _stop(tasks: Sequence[asyncio.Future[Any]]) -> None:
 
 def new_call_id() -> str:
     """The id of a call: its event is evt_ID, its request req_ID."""
-    return base32(uuid7_int())
+    return new_code()

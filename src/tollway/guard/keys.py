@@ -14,6 +14,7 @@ _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 _RANDOM: Final = 32
 _CHECKSUM: Final = 6
 _PREFIXES: Final = ("tw_live_", "tw_test_")
+_PAIRS: Final = [one + other for one in _ALPHABET for other in _ALPHABET]
 LENGTH: Final = len(_PREFIXES[0]) + _RANDOM + _CHECKSUM
 
 
@@ -41,9 +42,5 @@ def digest(text: str, pepper: bytes) -> str:
 
 
 def _checksum(body: str) -> str:
-    number = crc32(body.encode())
-    digits = ""
-    for _ in range(_CHECKSUM):
-        number, rest = divmod(number, 62)
-        digits = _ALPHABET[rest] + digits
-    return digits
+    number, last = divmod(crc32(body.encode()), 62 * 62)
+    return _PAIRS[number // (62 * 62)] + _PAIRS[number % (62 * 62)] + _PAIRS[last]

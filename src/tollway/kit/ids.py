@@ -20,9 +20,17 @@ def uuid7_int(now_ms: int | None = None) -> int:
 
 
 class _Pool(threading.local):
-    """Random bytes of one thread, taken from the system a page at a time: asking for each id costs more than the id."""
+    """Random bytes of one thread, taken from the system a page at a time: asking for each id costs more than the id. Tails
+    of ids are made in dozens for the same reason: a loop that is warm is three times as fast as one that is not."""
 
-    view = memoryview(b"")
+    def __init__(self) -> None:
+        self.empty()
+
+    def empty(self) -> None:
+        """Begin with nothing: also in a forked child, whose ids must not be its parent's."""
+        self.view = memoryview(b"")
+        self.tails: list[str] = []
+        self.stamp, self.head = -1, ""
 
     def take(self, count: int) -> memoryview:
         if len(self.view) < count:
@@ -30,8 +38,23 @@ class _Pool(threading.local):
         taken, self.view = self.view[:count], self.view[count:]
         return taken
 
+    def tail(self) -> str:
+        """The last 16 characters of an id: what is left of the version, and chance."""
+        if not self.tails:
+            self.tails = [base32(uuid7_int(0))[_HEAD:] for _ in range(64)]
+        return self.tails.pop()
 
+    def head_of(self, stamp: int) -> str:
+        """The first 10 characters: the time, and the beginning of the version."""
+        if stamp != self.stamp:
+            self.head = base32(((stamp & ((1 << 48) - 1)) << 80) | 0x7 << 76)[:_HEAD]
+            self.stamp = stamp
+        return self.head
+
+
+_HEAD = 10
 _pool = _Pool()
+os.register_at_fork(after_in_child=_pool.empty)
 
 
 def base32(number: int) -> str:
@@ -40,6 +63,12 @@ def base32(number: int) -> str:
     return "".join([_PAIRS[number >> shift & 0x3FF] for shift in range(120, -1, -10)])
 
 
+def new_code(now_ms: int | None = None) -> str:
+    """A fresh UUIDv7 as 26 characters."""
+    stamp = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+    return _pool.head_of(stamp) + _pool.tail()
+
+
 def new_id(prefix: str, now_ms: int | None = None) -> str:
     """A fresh id such as `org_01jd3w9…` (prefix, underscore, 26 characters)."""
-    return f"{prefix}_{base32(uuid7_int(now_ms))}"
+    return f"{prefix}_{new_code(now_ms)}"

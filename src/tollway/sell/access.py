@@ -125,8 +125,9 @@ class Access:
 
     # -- authorise ---------------------------------------------------------------------------------------------------
 
-    def identify(self, secret: str) -> Caller:
-        """The caller behind a key. Raises Unauthorized; says which way the key is wrong only to who holds it."""
+    def digest(self, secret: str) -> str:
+        """What a key is known by; for `identify_digest`, so that a connection's key is digested once. Raises Unauthorized
+        for what cannot be a key."""
         if not secret:
             raise self._refuse(
                 Unauthorized("No API key was given.", hint="Send it as `Authorization: Bearer tw_live_…`.")
@@ -138,7 +139,15 @@ class Access:
                     hint="Check for a cut or mistyped key.",
                 )
             )
-        caller = self._by_digest.get(keys.digest(secret, self._pepper))
+        return keys.digest(secret, self._pepper)
+
+    def identify(self, secret: str) -> Caller:
+        """The caller behind a key. Raises Unauthorized; says which way the key is wrong only to who holds it."""
+        return self.identify_digest(self.digest(secret))
+
+    def identify_digest(self, digest: str) -> Caller:
+        """The caller behind a key's digest, as things are now. Raises Unauthorized."""
+        caller = self._by_digest.get(digest)
         if caller is None:
             raise self._refuse(
                 Unauthorized("This API key is unknown.", hint="Create one in the console under API keys.")

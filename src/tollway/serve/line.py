@@ -86,6 +86,8 @@ class Line:
 
     def seat_next(self) -> None:
         """Hand free seats to those waiting, one organization after the other. Called when anything became free."""
+        if not self._lanes:
+            return
         passed, now = 0, asyncio.get_running_loop().time()
         while self._lanes and passed < len(self._lanes):
             org_id, lane = next(iter(self._lanes.items()))

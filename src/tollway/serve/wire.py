@@ -54,7 +54,7 @@ class _Connection(asyncio.Protocol):
         self.uses = 0
         self.idle_since = 0.0
         self._waiter: asyncio.Future[None] | None = None
-        self._paused = False
+        self.paused = False
         self.parser = httptools.HttpResponseParser(self)
         self._begin()
 
@@ -80,8 +80,8 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self.failure = f"the answer is not valid HTTP ({type(error).__name__})"
             self.transport.abort()
-        if self.buffered > _HIGH_WATER and not self._paused:
-            self._paused = True
+        if self.buffered > _HIGH_WATER and not self.paused:
+            self.paused = True
             self.transport.pause_reading()
         self._wake()
 
@@ -138,8 +138,8 @@ class _Connection(asyncio.Protocol):
         data = self.chunks.popleft() if len(self.chunks) == 1 else b"".join(self.chunks)
         self.chunks.clear()
         self.buffered = 0
-        if self._paused:
-            self._paused = False
+        if self.paused:
+            self.paused = False
             self.transport.resume_reading()
         return data
 
@@ -230,6 +230,8 @@ class Pool:
     async def _whole(self, method: str, path: str, body: bytes) -> Reply:
         connection = await self._exchange(self._head(method, path, body), body)
         try:
+            if connection.complete and not connection.paused and len(connection.chunks) == 1:  # in one piece, as most
+                return Reply(connection.status, connection.chunks.popleft())
             return Reply(connection.status, await Answer(connection).body())
         finally:
             self._give_back(connection)
@@ -243,7 +245,8 @@ class Pool:
 
     async def _exchange(self, head: bytes, body: bytes) -> _Connection:
         while True:
-            connection, fresh = await self._connection()
+            idle = self._take_idle()
+            connection, fresh = (idle, False) if idle is not None else (await self._connect(), True)
             connection.send(head, body)
             try:
                 await connection.wait_headers()
@@ -256,13 +259,16 @@ class Pool:
                 raise
             return connection
 
-    async def _connection(self) -> tuple[_Connection, bool]:
+    def _take_idle(self) -> _Connection | None:
         now = time.monotonic()
         while self._idle:
             connection = self._idle.pop()
             if connection.reusable and now - connection.idle_since < _IDLE_S:
-                return connection, False
+                return connection
             connection.transport.abort()
+        return None
+
+    async def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_CONNECT_S):
@@ -272,7 +278,7 @@ class Pool:
                     _, made = await loop.create_connection(_Connection, self._host, self._port, ssl=self._tls)
         except (OSError, TimeoutError) as error:
             raise WireError(f"no connection ({type(error).__name__})", started=False) from error
-        return made, True
+        return made
 
     def _give_back(self, connection: _Connection) -> None:
         if connection.reusable:

@@ -5,14 +5,108 @@ templates, models and codes, never a key, an organization or a prompt: one box s
 """
 
 import time
+from bisect import bisect_left
 from collections import deque
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
 _LIVE_S = 300
+_MODEL = ("gen_ai_operation_name", "gen_ai_request_model")
+
+
+class _Spread:
+    """A histogram's numbers. The library's own takes a lock and walks its buckets; calls are observed on one thread."""
+
+    __slots__ = ("_edges", "counts", "total")
+
+    def __init__(self, edges: Sequence[float]) -> None:
+        self._edges = edges
+        self.counts = [0] * (len(edges) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self._edges, value)] += 1
+        self.total += value
+
+    def shown(self) -> list[tuple[str, float]]:
+        """Cumulative, as Prometheus wants it."""
+        shown, below = [], 0
+        for edge, count in zip([*map(float, self._edges), "+Inf"], self.counts, strict=True):
+            below += count
+            shown.append((str(edge), float(below)))
+        return shown
+
+
+class _Route:
+    """What is counted of one route's answers of one method and status."""
+
+    __slots__ = ("answers", "seconds")
+
+    def __init__(self, seconds: _Spread) -> None:
+        self.answers = 0
+        self.seconds = seconds  # shared by all of the route
+
+
+class _Calls:
+    """What is observed of the engine calls of one operation on one model."""
+
+    __slots__ = ("first_token", "input", "output", "per_token", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = _Spread(_SECONDS)
+        self.first_token = _Spread(_SECONDS)
+        self.per_token = _Spread(_SECONDS)
+        self.input = _Spread(_TOKENS)
+        self.output = _Spread(_TOKENS)
+
+
+class _Hot:
+    """What every call moves, as plain numbers; they become metrics when somebody asks for them (a collector)."""
+
+    def __init__(self) -> None:
+        self.routes: dict[tuple[str, str, int], _Route] = {}
+        self.durations: dict[str, _Spread] = {}
+        self.calls: dict[tuple[str, str], _Calls] = {}
+        self.ended: dict[str, int] = {}
+
+    def collect(self) -> Iterable[Metric]:
+        answers = CounterMetricFamily(
+            "maas_http_requests", "Answered HTTP requests.", labels=("route", "method", "code")
+        )
+        for (route, method, status), one in sorted(self.routes.items()):
+            answers.add_metric((route, method, str(status)), one.answers)
+        ended = CounterMetricFamily("maas_billing_events", "Calls by how they ended.", labels=("state",))
+        for state, count in sorted(self.ended.items()):
+            ended.add_metric((state,), count)
+        yield from (answers, ended)
+        durations: dict[tuple[str, ...], _Spread] = {(route,): spread for route, spread in self.durations.items()}
+        yield _family("maas_http_request_duration_seconds", "Time to answer.", ("route",), durations)
+        for name, text, part in (
+            ("gen_ai_server_time_to_first_token_seconds", "Arrival to first token.", "first_token"),
+            ("gen_ai_server_time_per_output_token_seconds", "Between tokens.", "per_token"),
+            ("gen_ai_server_request_duration_seconds", "Arrival to end.", "seconds"),
+        ):
+            spreads: dict[tuple[str, ...], _Spread] = {key: getattr(one, part) for key, one in self.calls.items()}
+            yield _family(name, text, _MODEL, spreads)
+        tokens: dict[tuple[str, ...], _Spread] = {
+            (*key, kind): getattr(one, kind) for key, one in self.calls.items() for kind in ("input", "output")
+        }
+        labels = (*_MODEL, "gen_ai_token_type")
+        yield _family("gen_ai_client_token_usage", "Billable tokens of a call.", labels, tokens)
+
+
+def _family(
+    name: str, text: str, labels: Sequence[str], spreads: Mapping[tuple[str, ...], _Spread]
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, spread in sorted(spreads.items()):
+        if any(spread.counts):
+            family.add_metric(values, spread.shown(), spread.total)
+    return family
 
 
 class Metrics:
@@ -20,14 +114,10 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
-        model = ("gen_ai_operation_name", "gen_ai_request_model")
-        self.http_requests = Counter(
-            "maas_http_requests_total", "Answered HTTP requests.", ("route", "method", "code"), registry=registry
-        )
-        self.http_duration = Histogram(
-            "maas_http_request_duration_seconds", "Time to answer.", ("route",), buckets=_SECONDS, registry=registry
-        )
-        self.inflight = Gauge("maas_inflight", "API calls being answered.", registry=registry)
+        self._hot = _Hot()
+        registry.register(self._hot)
+        self.inflight = 0
+        Gauge("maas_inflight", "API calls being answered.", registry=registry).set_function(lambda: self.inflight)
         self.queue_depth = Gauge("maas_queue_depth", "Calls waiting for a replica.", ("model",), registry=registry)
         self.rejected = Counter("maas_rejected_total", "Refused API calls.", ("reason",), registry=registry)
         self.retries = Counter("maas_retry_total", "Engine calls tried again.", registry=registry)
@@ -38,42 +128,23 @@ class Metrics:
             "maas_replica_restarts_total", "Replicas started again.", ("model",), registry=registry
         )
         self.model_load = Gauge("maas_model_load_seconds", "Time the last load took.", ("model",), registry=registry)
-        self.billing_events = Counter(
-            "maas_billing_events_total", "Calls by how they ended.", ("state",), registry=registry
-        )
         self.billing_waiting = Gauge("maas_billing_waiting", "Events not yet durable.", registry=registry)
         self.db_wal_bytes = Gauge("maas_db_wal_bytes", "Size of SQLite's write-ahead log.", registry=registry)
         self.disk_free_bytes = Gauge("maas_disk_free_bytes", "Free disk under the home.", registry=registry)
         self.ledger_imbalance = Gauge(
             "maas_ledger_imbalance", "Sum of all ledger entries; must be 0.", registry=registry
         )
-        self.first_token = Histogram(
-            "gen_ai_server_time_to_first_token_seconds",
-            "Arrival to first token.",
-            model,
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.per_token = Histogram(
-            "gen_ai_server_time_per_output_token_seconds", "Between tokens.", model, buckets=_SECONDS, registry=registry
-        )
-        self.duration = Histogram(
-            "gen_ai_server_request_duration_seconds", "Arrival to end.", model, buckets=_SECONDS, registry=registry
-        )
-        self.tokens = Histogram(
-            "gen_ai_client_token_usage",
-            "Billable tokens of a call.",
-            (*model, "gen_ai_token_type"),
-            buckets=_TOKENS,
-            registry=registry,
-        )
         self._recent: deque[tuple[float, str, int]] = deque(maxlen=50_000)  # when, route, status
-        self._children: dict[tuple[Any, ...], Any] = {}
 
     def http(self, route: str, method: str, status: int, seconds: float) -> None:
         """An HTTP request was answered."""
-        self._child(self.http_requests, route, method, str(status)).inc()
-        self._child(self.http_duration, route).observe(seconds)
+        key = (route, method, status)
+        one = self._hot.routes.get(key)
+        if one is None:
+            spread = self._hot.durations.setdefault(route, _Spread(_SECONDS))
+            one = self._hot.routes[key] = _Route(spread)
+        one.answers += 1
+        one.seconds.observe(seconds)
         if route.startswith("/v1/"):
             self._recent.append((time.monotonic(), route, status))
 
@@ -87,26 +158,21 @@ class Metrics:
         tokens: tuple[int, int],
     ) -> None:
         """An engine call ended as `state` (ok, aborted, failed) with (input, output) tokens."""
-        self._child(self.billing_events, state).inc()
+        hot = self._hot
+        hot.ended[state] = hot.ended.get(state, 0) + 1
         if state == "failed":
             return
-        self._child(self.duration, operation, model).observe(seconds)
-        self._child(self.tokens, operation, model, "input").observe(tokens[0])
+        one = hot.calls.get((operation, model))
+        if one is None:
+            one = hot.calls[operation, model] = _Calls()
+        one.seconds.observe(seconds)
+        one.input.observe(tokens[0])
         if operation != "embedding":
-            self._child(self.tokens, operation, model, "output").observe(tokens[1])
+            one.output.observe(tokens[1])
         if first_token_s is not None:
-            self._child(self.first_token, operation, model).observe(first_token_s)
+            one.first_token.observe(first_token_s)
             if tokens[1] > 1:
-                pause_s = max(0.0, seconds - first_token_s) / (tokens[1] - 1)
-                self._child(self.per_token, operation, model).observe(pause_s)
-
-    def _child(self, metric: Any, *labels: str) -> Any:
-        """A metric's child by labels, looked up once: the library's own look-up takes a lock and builds a key each time."""
-        key = (metric, *labels)
-        child = self._children.get(key)
-        if child is None:
-            child = self._children[key] = metric.labels(*labels)
-        return child
+                one.per_token.observe(max(0.0, seconds - first_token_s) / (tokens[1] - 1))
 
     def live(self, window_s: float = _LIVE_S) -> dict[str, float]:
         """Requests, client errors (4xx) and server errors (5xx) of the last minutes, for the console."""

@@ -7,7 +7,7 @@ every header to a pattern. Here an answer's head is checked once, as a whole, an
 import asyncio
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Protocol
 
 from tollway.faces.http.wire import Message, Receive, Scope, Send
 from tollway.kit import log
@@ -110,7 +110,11 @@ class Exchange:
         if self.started:
             self._line.close()
             return
-        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"21"), (b"connection", b"close")]
+        headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"21"),
+            (b"connection", b"close"),
+        ]
         await self.send({"type": "http.response.start", "status": 500, "headers": headers})
         await self.send({"type": "http.response.body", "body": b"Internal Server Error"})
 

@@ -18,7 +18,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from tollway.faces.http.exchange import Exchange
-from tollway.faces.http.wire import Scope, error_body
+from tollway.faces.http.wire import MEMO, Scope, error_body
 from tollway.kit.errors import BadRequest
 
 HEAD_BYTES_MAX = 64 * 1024
@@ -28,7 +28,11 @@ _EXPECT = b"expect"
 
 def guarded(header_timeout_s: float, body_timeout_s: float, connections_max: int) -> type["GuardedProtocol"]:
     """The protocol class for one server, with its limits."""
-    limits = {"header_timeout_s": header_timeout_s, "body_timeout_s": body_timeout_s, "connections_max": connections_max}
+    limits = {
+        "header_timeout_s": header_timeout_s,
+        "body_timeout_s": body_timeout_s,
+        "connections_max": connections_max,
+    }
     return type("LimitedProtocol", (GuardedProtocol,), limits)
 
 
@@ -49,6 +53,7 @@ class GuardedProtocol(asyncio.Protocol):
         self._app: Any = config.loaded_app
         self._idle_s = config.timeout_keep_alive
         self._state = server_state
+        self._connections: set[Any] = server_state.connections
         self._loop = _loop or asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         # What a client sends behind its last request is not an error of that request.
@@ -75,10 +80,10 @@ class GuardedProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        if len(self._state.connections) >= self.connections_max:
+        if len(self._connections) >= self.connections_max:
             transport.abort()
             return
-        self._state.connections.add(self)  # type: ignore[arg-type]
+        self._connections.add(self)
         self._base = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -86,6 +91,7 @@ class GuardedProtocol(asyncio.Protocol):
             "client": _address(transport.get_extra_info("peername")),
             "scheme": "http",
             "root_path": "",
+            MEMO: {},
         }
         self._arm()
 
@@ -93,7 +99,7 @@ class GuardedProtocol(asyncio.Protocol):
         self._disarm()
         if self._idle is not None:
             self._idle.cancel()
-        self._state.connections.discard(self)  # type: ignore[arg-type]
+        self._connections.discard(self)
         if self._exchange is not None:
             self._exchange.lost()
         for waiting in self._pipeline:
@@ -101,7 +107,7 @@ class GuardedProtocol(asyncio.Protocol):
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        if self not in self._state.connections:
+        if self not in self._connections:
             return
         if self._awaiting == "request":
             self._awaiting = "headers"

@@ -15,6 +15,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
+MEMO = "tollway.memo"  # in a scope: what is remembered from one request of a connection to the next
 _BREATHER_S = 2.0  # what cannot be served now is worth another try, but not at once
 JSON = (b"content-type", b"application/json")
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
