@@ -1,5 +1,7 @@
 """Ids: typed, unique, sorted by birth."""
 
+import os
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,3 +30,35 @@ def test_the_bits_are_a_uuid_of_version_7() -> None:
     assert number >> 80 == 0x123456789ABC
     assert number >> 76 & 0xF == 7
     assert number >> 62 & 0b11 == 0b10
+
+
+def _number(code: str) -> int:
+    found = 0
+    for character in code:
+        found = found << 5 | "0123456789abcdefghjkmnpqrstvwxyz".index(character)
+    assert found & 0b11 == 0  # 128 bits in 130
+    return found >> 2
+
+
+def test_fresh_codes_are_uuids_of_version_7_with_all_their_chance() -> None:
+    numbers = [_number(ids.new_code(0x123456789ABC)) for _ in range(5000)]
+    for number in numbers:
+        assert number >> 80 == 0x123456789ABC
+        assert number >> 76 & 0xF == 7
+        assert number >> 62 & 0b11 == 0b10
+    for bit in [*range(62), *range(64, 76)]:
+        share = sum(number >> bit & 1 for number in numbers) / len(numbers)
+        assert 0.42 < share < 0.58, f"bit {bit} is one in {share:.0%}"
+
+
+def test_a_forked_child_has_ids_of_its_own() -> None:
+    ids.new_code()  # some are kept ready
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, " ".join(ids.new_code(1)[10:] for _ in range(100)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(reader, 10_000).decode().split()
+    ours = {ids.new_code(1)[10:] for _ in range(100)}
+    assert len(theirs) == 100 and ours.isdisjoint(theirs)

@@ -39,9 +39,13 @@ class _Pool(threading.local):
         return taken
 
     def tail(self) -> str:
-        """The last 16 characters of an id: what is left of the version, and chance."""
+        """The last 16 characters of an id: what is left of the version, the variant, and chance."""
         if not self.tails:
-            self.tails = [base32(uuid7_int(0))[_HEAD:] for _ in range(64)]
+            drawn = os.urandom(64 * _TAIL).translate(_DRAW).decode("ascii")
+            self.tails = [
+                f"{_VERSION[t[0]]}{t[1]}{_VARIANT_1[t[2]]}{_VARIANT_0[t[3]]}{t[4:15]}{_END[t[15]]}"
+                for t in [drawn[at : at + _TAIL] for at in range(0, len(drawn), _TAIL)]
+            ]
         return self.tails.pop()
 
     def head_of(self, stamp: int) -> str:
@@ -52,7 +56,13 @@ class _Pool(threading.local):
         return self.head
 
 
-_HEAD = 10
+_HEAD, _TAIL = 10, 16
+_DRAW = bytes(_ALPHABET.encode()[byte & 31] for byte in range(256))  # a random byte to a random character
+# Five bits a character: where some of them are fixed, a drawn character is bent to one that has them.
+_VERSION = {one: _ALPHABET[place | 0b11000] for place, one in enumerate(_ALPHABET)}
+_VARIANT_1 = {one: _ALPHABET[place | 1] for place, one in enumerate(_ALPHABET)}
+_VARIANT_0 = {one: _ALPHABET[place & 0b01111] for place, one in enumerate(_ALPHABET)}
+_END = {one: _ALPHABET[place & 0b11100] for place, one in enumerate(_ALPHABET)}
 _pool = _Pool()
 os.register_at_fork(after_in_child=_pool.empty)
 

@@ -42,10 +42,7 @@ class Spending(msgspec.Struct):
 
     def exposure_picos(self, more: dict[int, int] | None = None) -> int:
         """The most that everything held (and `more` units besides) can still cost, in whatever order it settles."""
-        held = self.held_units
-        if more:
-            held = {index: held.get(index, 0) + more.get(index, 0) for index in held.keys() | more.keys()}
-        return rating.exposure(self.terms, self.units, held)
+        return rating.exposure(self.terms, self.units, self.held_units, more)
 
 
 class Account(msgspec.Struct):
@@ -64,6 +61,8 @@ class Account(msgspec.Struct):
 
     def left_picos(self) -> int:
         """What the wallet has beyond what is settled and what earlier plans or months may still cost."""
+        if not self.former:
+            return self.wallet_picos - self.pending_picos
         self.former = [spending for spending in self.former if spending.held_tokens]
         return self.wallet_picos - self.pending_picos - sum(spending.exposure_picos() for spending in self.former)
 

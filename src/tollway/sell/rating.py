@@ -84,8 +84,10 @@ def bound(
     return picos, units
 
 
-def exposure(terms: Terms, used: Mapping[int, int], held: Mapping[int, int]) -> int:
-    """The most (picos) that everything in flight can still cost, whichever call settles first.
+def exposure(
+    terms: Terms, used: Mapping[int, int], held: Mapping[int, int], more: Mapping[int, int] | None = None
+) -> int:
+    """The most (picos) that everything in flight (and `more` units besides) can still cost, whichever call settles first.
 
     `held` is the sum of the units that `bound` gave for the calls in flight. This is the figure to compare with a
     wallet. The sum of the calls' own bounds is not: two calls share the last free units, the first to arrive expects
@@ -93,8 +95,15 @@ def exposure(terms: Terms, used: Mapping[int, int], held: Mapping[int, int]) -> 
     """
     picos = 0
     for index, amount in held.items():
+        if more is not None and index in more:
+            amount += more[index]
         charge = terms.charges[index]
         picos += charge.price_micros * _beyond(charge.included, used.get(index, 0), amount)
+    if more is not None:
+        for index, amount in more.items():
+            if index not in held:
+                charge = terms.charges[index]
+                picos += charge.price_micros * _beyond(charge.included, used.get(index, 0), amount)
     return picos
 
 
