@@ -7,12 +7,13 @@ from typing import Any, Final
 
 from tollway.inference.encoding import FILE_NAME, Features, Table
 from tollway.inference.image import ImageFeatures
+from tollway.inference.language import LanguageFeatures
 from tollway.inference.pair import PairFeatures
 from tollway.inference.tabular import TabularFeatures
 from tollway.inference.text import TextFeatures
 from tollway.kit.errors import BadRequest, NotFound
 
-KINDS: Final[tuple[type[Features], ...]] = (TextFeatures, ImageFeatures, TabularFeatures, PairFeatures)
+KINDS: Final[tuple[type[Features], ...]] = (TextFeatures, ImageFeatures, TabularFeatures, PairFeatures, LanguageFeatures)
 TASKS: Final[dict[str, type[Features]]] = {
     "text-classification": TextFeatures,
     "text-regression": TextFeatures,
@@ -22,6 +23,9 @@ TASKS: Final[dict[str, type[Features]]] = {
     "tabular-classification": TabularFeatures,
     "tabular-regression": TabularFeatures,
     "recommendation": PairFeatures,
+    "language-modeling": LanguageFeatures,
+    "chat": LanguageFeatures,
+    "preference": LanguageFeatures,
 }
 
 

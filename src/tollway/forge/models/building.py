@@ -21,11 +21,12 @@ def create(part: options.Part, task: str, features: Features, seed: int) -> Net:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == options.BASE:
-            from tollway.forge.models import bases, pretrained
+            from tollway.forge.models import bases, lm, pretrained
 
             base = bases.find(part.base)
             spec.parent = part.base
-            net: Net = pretrained.create(spec, features, base)
+            make = lm.create_from if task in options.LANGUAGE_TASKS else pretrained.create
+            net: Net = make(spec, features, base)  # type: ignore[arg-type]
         else:
             net = build(spec, features)
     spec.parameters = net.count()
@@ -44,7 +45,12 @@ def save(net: Net, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     net.spec.parameters = net.count()
     write = getattr(net, "save_weights", None)
-    if write is not None:
+    if net.adapter is not None:
+        adapters.save(net, folder)
+        net.save_config(folder)
+        if not _base_is_known(net):  # no one else has the weights that the adapter sits on
+            write_base(net, folder)
+    elif write is not None:
         write(folder)
     else:
         folders.write_weights(net, folder / folders.WEIGHTS)
@@ -52,14 +58,23 @@ def save(net: Net, folder: Path) -> None:
     folders.write_spec(net.spec, folder)
 
 
-def load(folder: Path) -> Net:
-    """The net that `save` wrote, in evaluation mode."""
+def load(folder: Path, merged: bool = True) -> Net:
+    """The net that `save` wrote, in evaluation mode. A LoRA is added into its base unless `merged` is false."""
     folder = Path(folder)
     spec = folders.read_spec(folder)
     features = load_features(folder)
-    if spec.architecture == options.BASE:
-        from tollway.forge.models import pretrained
+    if (folder / adapters.CONFIG).is_file():
+        net = adapters.attach(_base_of(spec, features, folder), folder)
+        return (adapters.merge(net) if merged else net).eval()
+    return _plain(spec, features, folder)
 
+
+def _plain(spec: ModelSpec, features: Features, folder: Path) -> Net:
+    if spec.architecture == options.BASE:
+        from tollway.forge.models import lm, pretrained
+
+        if spec.task in options.LANGUAGE_TASKS:
+            return lm.load(spec, features, folder).eval()
         return pretrained.load(spec, features, folder).eval()
     spec.options = _complete(spec)
     state = folders.read_weights(folder / folders.WEIGHTS)
