@@ -83,7 +83,8 @@ def _rows(version: Version) -> _Rows:
     label = roles.get("label", "label")
     label = label if kinds.get(label) in ("category", "text", "integer", "boolean") else ""
     asked = [roles.get(one) for one in ("text", "image", "question", "source", "prompt") if roles.get(one) in kinds]
-    main = [one for one in asked if one] or [name for name, kind in kinds.items() if kind in ("text", "image") and name not in (label, "file")]
+    shown = [name for name, kind in kinds.items() if kind in ("text", "image") and name not in (label, "file")]
+    main = [one for one in asked if one] or shown
     if not main and all(kind != "json" and kind != "tokens" for kind in kinds.values()):
         content = [name for name in kinds if name != label]
     else:
@@ -100,7 +101,8 @@ def _missing(rows: _Rows) -> list[Finding]:
         needed = one.name == rows.label or one.name in rows.main
         if count and (needed or share >= 0.2):
             text = f"{count:,} rows ({share:.1%}) have no {one.name!r}."
-            found.append(Finding("missing", "bad" if needed else "warn", text, count, "tollway dataset clean … --step drop-missing" if needed else ""))
+            mend = "tollway dataset clean … --step drop-missing" if needed else ""
+            found.append(Finding("missing", "bad" if needed else "warn", text, count, mend))
         if count == rows.whole.num_rows or (one.kind in ("category", "integer", "number", "boolean")
                                             and one.name != rows.label and rows.whole[one.name].unique().null_count == 0
                                             and len(rows.whole[one.name].unique()) == 1):  # fmt: skip
@@ -123,7 +125,8 @@ def _classes(rows: _Rows) -> list[Finding]:
         lost = sorted(set(total) - set(counts))
         if lost and len(total) <= 1000:
             text = f"{split} has no row of {len(lost)} of the {len(total)} classes: {', '.join(lost[:8])}."
-            found.append(Finding("empty_class", "bad" if split == "train" else "warn", text, len(lost), "tollway dataset split … --by stratified"))
+            level = "bad" if split == "train" else "warn"
+            found.append(Finding("empty_class", level, text, len(lost), "tollway dataset split … --by stratified"))
     if len(total) > 1:
         (most, many), (least, few) = total.most_common()[0], total.most_common()[-1]
         if many >= _IMBALANCE * few:

@@ -6,7 +6,7 @@ The source is parsed in the limited process; what comes out is looked at here (l
 nothing is wrong, or what is doubtful was waved through, does a version appear.
 """
 
-import json
+import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -120,7 +120,8 @@ def _doubts(tables: "dict[str, pa.Table]", roles: Mapping[str, str], problems: P
         return
     typed = labels.typos(counts)
     for wrong, right in typed.items():
-        shown = f"{wrong!r} ({counts[wrong]:,} rows) looks like {right!r} ({counts[right]:,}): --rename {json.dumps(wrong, ensure_ascii=False)}={json.dumps(right, ensure_ascii=False)}"
+        way_out = f"--rename {shlex.quote(f'{wrong}={right}')}"
+        shown = f"{wrong!r} ({counts[wrong]:,} rows) looks like {right!r} ({counts[right]:,}): {way_out}"
         problems.add("label_typo", "a label looks like a typing error", shown=shown, doubt=True)
     if len(counts) == 1:
         problems.add("one_class", f"all rows have the same label, {next(iter(counts))!r}", doubt=True)

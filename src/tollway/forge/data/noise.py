@@ -73,21 +73,22 @@ def _features(table: "pa.Table", content: Sequence[str], kinds: dict[str, str]) 
         return _pixels(table[content[0]].to_pylist())
     texts = [name for name in content if kinds.get(name) == "text"]
     if texts:
-        return _words(["\n".join(str(one or "")[:5000] for one in row) for row in zip(*(table[name].to_pylist() for name in texts), strict=True)])
+        rows = zip(*(table[name].to_pylist() for name in texts), strict=True)
+        return _words(["\n".join(str(one or "")[:5000] for one in row) for row in rows])
     usable = [name for name in content if kinds.get(name) in ("number", "integer", "boolean", "category")]
     return _cells(table, usable, kinds) if usable else None
 
 
 def _words(texts: list[str]) -> Any:
-    from scipy.sparse import hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     chinese = sum(any("\u4e00" <= one <= "\u9fff" for one in text[:50]) for text in texts[:500]) > min(len(texts), 500) / 2
     try:
         if chinese:
-            return TfidfVectorizer(analyzer="char", ngram_range=(1, 2), sublinear_tf=True, min_df=2, max_features=100_000).fit_transform(texts)
-        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, max_features=60_000).fit_transform(texts)
-        return hstack([words]).tocsr()
+            made = TfidfVectorizer(analyzer="char", ngram_range=(1, 2), sublinear_tf=True, min_df=2, max_features=100_000)
+        else:
+            made = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, max_features=60_000)
+        return made.fit_transform(texts)
     except ValueError:  # no word is there twice
         return None
 

@@ -127,7 +127,7 @@ def _error(answer: Mapping[str, Any], code: int, limits: Limits, timed_out: bool
         kind = getattr(errors, told["class"], BadRequest)
         return kind(told["message"], code=told["code"], param=told["param"], hint=told["hint"])  # type: ignore[no-any-return]
     memory = f"{limits.memory_bytes / GIB:.1f} GiB"
-    if answer.get("memory") or code in (-signal.SIGABRT, -signal.SIGSEGV) and "alloc" in said:
+    if answer.get("memory") or (code in (-signal.SIGABRT, -signal.SIGSEGV) and "alloc" in said):
         return TooLarge(f"Reading this needs more than {memory} of memory.", code="limit_memory", hint="Give smaller files.")
     if timed_out or code == -signal.SIGXCPU:
         return TooLarge(

@@ -138,7 +138,7 @@ def _judge(members: list[dict[str, Any]], reading: Reading) -> None:
         parts = PurePosixPath(plain).parts
         if plain.startswith("/") or ".." in parts or (len(plain) > 1 and plain[1] == ":"):
             problems.add("traversal", "a member would land outside the folder", shown=repr(name)[:160])
-        elif "\0" in name or len(name.encode("utf-8", "replace")) > 1024 or any(len(part.encode("utf-8", "replace")) > 255 for part in parts):
+        elif "\0" in name or any(len(part.encode("utf-8", "replace")) > 255 for part in parts) or len(name) > 1024:
             problems.add("name", "a member's name cannot be a file's", shown=repr(name)[:160])
         elif one["kind"] == "link":
             problems.add("link", "a member is a link", shown=repr(name)[:160])
