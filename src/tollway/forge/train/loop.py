@@ -18,13 +18,14 @@ import torch
 from torch import nn
 
 from tollway.forge.steps import Stopped
-from tollway.forge.train import checkpoints, judge, objectives, precision
+from tollway.forge.train import attention, checkpoints, judge, objectives, precision
 from tollway.forge.train.batches import Batches
 from tollway.forge.train.freezing import train_mode
 from tollway.forge.train.group import Alone, Group
 from tollway.forge.train.learner import Learner, set_dropout
 from tollway.forge.train.objectives import Objective
 from tollway.forge.train.plan import Plan, better
+from tollway.forge.train.quick_dropout import quick
 from tollway.kit.errors import Conflict
 
 _POINTS = 200  # of a curve
@@ -84,7 +85,12 @@ def run(
     pretrained: bool = False,
 ) -> Result:
     """Trains the net in place and leaves it with its best weights (the last ones without validation)."""
-    return Loop(net, batches, plan, desk, validation, objective, group or Alone(), pretrained).go()
+    before = attention.used(net)
+    try:
+        with quick(net):
+            return Loop(net, batches, plan, desk, validation, objective, group or Alone(), pretrained).go()
+    finally:
+        attention.use(net, before)
 
 
 class Loop:
