@@ -17,18 +17,19 @@ from tollway.forge.models.options import default_architecture
 from tollway.inference import Features, features_of
 
 if TYPE_CHECKING:
+    from tollway.forge.models.adapters import adapt, merge
     from tollway.forge.models.building import create, load, save, trainable
     from tollway.forge.models.net import Graph, ModelSpec, Net
     from tollway.forge.models.predictor import TorchPredictor
 
 _LAZY = {
-    "create": "building", "load": "building", "save": "building", "trainable": "building",
+    "adapt": "adapters", "merge": "adapters", "create": "building", "load": "building", "save": "building", "trainable": "building",
     "Graph": "net", "ModelSpec": "net", "Net": "net", "TorchPredictor": "predictor",
 }  # fmt: skip
 
 __all__ = [
-    "Graph", "ModelSpec", "Net", "TorchPredictor", "base", "check", "create", "default_architecture", "fit_features", "load",
-    "options", "save", "trainable",
+    "Graph", "ModelSpec", "Net", "TorchPredictor", "adapt", "base", "check", "create", "default_architecture", "fit_features", "load",
+    "merge", "options", "save", "trainable",
 ]  # fmt: skip
 
 

@@ -42,6 +42,11 @@ PACKAGED: Final[dict[str, Packaged]] = {
 MADE: Final[dict[str, tuple[str, str]]] = {"smollm2": ("lm_base", "smollm2_folder")}
 
 
+def packaged(name: str) -> bool:
+    """Can this base be had again by its name alone, the same to the last byte?"""
+    return name in PACKAGED or name in MADE
+
+
 def find(name: str, home: Path | None = None) -> Path:
     """The folder of a base. Raises NotFound or BadRequest with what to do."""
     if name in PACKAGED:

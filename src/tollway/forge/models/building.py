@@ -8,29 +8,37 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from tollway.forge.models import folders, options
+from tollway.forge.models import adapters, bases, folders, options
 from tollway.forge.models.net import ModelSpec, Net
 from tollway.inference import Features, load_features
 from tollway.kit.errors import BadRequest
 
 
-def create(part: options.Part, task: str, features: Features, seed: int) -> Net:
-    """A fresh net for the recipe's [model] (or a pre-trained one with a fresh head). The same seed, the same weights."""
+def create(part: options.Part, task: str, features: Features, seed: int, home: Path | None = None) -> Net:
+    """A fresh net for the recipe's [model] (or a pre-trained one with a fresh head). The same seed, the same weights.
+    With `home`, a base may be a package on the shelf there."""
     name, chosen = options.read(part, task)
     spec = ModelSpec(name, task, chosen.model_dump(), list(features.labels))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == options.BASE:
-            from tollway.forge.models import bases, lm, pretrained
-
-            base = bases.find(part.base)
             spec.parent = part.base
-            make = lm.create_from if task in options.LANGUAGE_TASKS else pretrained.create
-            net: Net = make(spec, features, base)  # type: ignore[arg-type]
+            net = _from_base(spec, features, home)
         else:
             net = build(spec, features)
     spec.parameters = net.count()
     return net
+
+
+def _from_base(spec: ModelSpec, features: Features, home: Path | None = None) -> Net:
+    base = bases.find(spec.parent, home)
+    if spec.task in options.LANGUAGE_TASKS:
+        from tollway.forge.models import lm
+
+        return lm.create_from(spec, features, base)
+    from tollway.forge.models import pretrained
+
+    return pretrained.create(spec, features, base)
 
 
 def build(spec: ModelSpec, features: Features) -> Net:
@@ -47,9 +55,10 @@ def save(net: Net, folder: Path) -> None:
     write = getattr(net, "save_weights", None)
     if net.adapter is not None:
         adapters.save(net, folder)
-        net.save_config(folder)
-        if not _base_is_known(net):  # no one else has the weights that the adapter sits on
-            write_base(net, folder)
+        if hasattr(net, "save_config"):
+            net.save_config(folder)
+        if not bases.packaged(net.spec.parent):  # then nobody else has the weights that the adapter sits on
+            folders.write_state(adapters.base_state(net), folder / folders.WEIGHTS)
     elif write is not None:
         write(folder)
     else:
@@ -64,7 +73,9 @@ def load(folder: Path, merged: bool = True) -> Net:
     spec = folders.read_spec(folder)
     features = load_features(folder)
     if (folder / adapters.CONFIG).is_file():
-        net = adapters.attach(_base_of(spec, features, folder), folder)
+        whole = (folder / folders.WEIGHTS).is_file()
+        below = _plain(spec, features, folder) if whole else _from_base(spec, features)
+        net = adapters.attach(below, folder)
         return (adapters.merge(net) if merged else net).eval()
     return _plain(spec, features, folder)
 
