@@ -14,7 +14,19 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 
 from tollway.inference import lm_tokenizer, vocabulary
-from tollway.inference.encoding import IGNORE, Arrays, Encoded, Features, Row, Table, Target, column, pad, text_of, wrong
+from tollway.inference.encoding import (
+    IGNORE,
+    Arrays,
+    Encoded,
+    Features,
+    Row,
+    Table,
+    Target,
+    column,
+    pad,
+    text_of,
+    wrong,
+)
 from tollway.kit.errors import BadRequest
 
 CONFIG: Final = "tokenizer_config.json"
@@ -42,7 +54,9 @@ class LanguageFeatures(Features):
             raise BadRequest("This tokenizer has no token that ends a text.", hint="Its config must name an eos_token.")
         pad_id = self._id("pad_token")
         self.pad_id = self.document_end if pad_id is None else pad_id
-        self.adds_bos = bool(tokenizer.encode("").ids) if "add_bos_token" not in config else bool(config["add_bos_token"])
+        self.adds_bos = (
+            bool(tokenizer.encode("").ids) if "add_bos_token" not in config else bool(config["add_bos_token"])
+        )
 
     def _id(self, name: str) -> int | None:
         given = self.config.get(name)

@@ -177,7 +177,9 @@ def save(made: "Tokenizer", folder: Path, *, context_tokens: int, chat_template:
     """Write the two files every Hugging Face tool reads: tokenizer.json and tokenizer_config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     made.save(str(folder / "tokenizer.json"))
-    text = json.dumps(config(made, context_tokens=context_tokens, chat_template=chat_template), ensure_ascii=False, indent=2)
+    text = json.dumps(
+        config(made, context_tokens=context_tokens, chat_template=chat_template), ensure_ascii=False, indent=2
+    )
     (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
 
 
