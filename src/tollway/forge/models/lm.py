@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tollway.forge.models import lm_decoder
+from tollway.forge.models import folders, lm_decoder
 from tollway.forge.models.lm_decoder import Decoding, Shape, Trunk
 from tollway.forge.models.net import ModelSpec, Net
 from tollway.inference import IGNORE
@@ -50,8 +50,13 @@ class LanguageNet(Net, Decoding):
 
     def save_weights(self, folder: Path) -> None:
         """What Hugging Face's tools expect beside the tokenizer, which the features write."""
+        folders.write_weights(self, folder / folders.WEIGHTS)
+        self.save_config(folder)
+
+    def save_config(self, folder: Path) -> None:
+        """config.json alone: an adapter's folder has no weights of its own."""
         features = self.features
-        lm_decoder.save(self, folder, bos=features.bos, eos=features.eos, pad=features.pad_id)
+        lm_decoder.write_config(self.shape, folder, bos=features.bos, eos=features.eos, pad=features.pad_id)
 
     @torch.no_grad()
     def score(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:

@@ -172,14 +172,14 @@ def _tokenizer(keys: dict[str, Any]) -> Any:
     merges = [tuple(merge.split(" ", 1)) for merge in keys["tokenizer.ggml.merges"]]
     ignore = keys.get("tokenizer.ggml.pre") in ("llama-bpe", "llama3")
     made = Tokenizer(models.BPE(vocab={token: at for at, token in enumerate(tokens)}, merges=merges, ignore_merges=ignore))
-    made.pre_tokenizer = _pre_tokenizer(str(keys.get("tokenizer.ggml.pre", "default")))
+    made.pre_tokenizer = pre_tokenizer(str(keys.get("tokenizer.ggml.pre", "default")))
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([AddedToken(one, special=True) for one, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL])
     made.add_tokens([AddedToken(one) for one, kind in zip(tokens, kinds, strict=True) if kind == _USER_DEFINED])
     return made
 
 
-def _pre_tokenizer(name: str) -> Any:
+def pre_tokenizer(name: str) -> Any:
     """llama.cpp's pre-tokenizers under their names there."""
     from tokenizers import Regex, pre_tokenizers
 
