@@ -7,7 +7,7 @@ Each finding says what it is, how much of it there is, where, and which command 
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tollway.forge.data import duplicates, labels, noise
@@ -68,8 +68,9 @@ def check(version: Version, *, deep: bool = True, progress: Callable[[int, int],
         found += look(rows)
     if not version.licence:
         found.append(Finding("no_licence", "note", "Nobody has said under which licence these rows may be used.",
-                             mend="tollway dataset import … --licence"))  # fmt: skip
-    return sorted(found, key=lambda one: _RANK[one.level])
+                             mend="tollway dataset import FILE --licence LICENCE"))  # fmt: skip
+    named = [replace(one, mend=one.mend.replace("…", version.ref)) for one in found]
+    return sorted(named, key=lambda one: _RANK[one.level])
 
 
 def _rows(version: Version) -> _Rows:

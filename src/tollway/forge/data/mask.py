@@ -24,6 +24,10 @@ class Report:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     @property
+    def hints(self) -> tuple[str, ...]:
+        return masking.HINTS
+
+    @property
     def certain(self) -> int:
         """Found by form and checksum; names and addresses are hints and counted apart."""
         return sum(count for kind, count in self.counts.items() if kind not in masking.HINTS)
