@@ -18,6 +18,7 @@ from tollway.inference.text import TextFeatures
 from tollway.inference.tokens import TokenFeatures
 
 __all__ = [
-    "IGNORE", "Arrays", "Encoded", "Features", "ImageFeatures", "PairFeatures", "Predictor", "QuestionFeatures", "SequenceFeatures", "TabularFeatures", "Target",
+    "IGNORE", "Arrays", "Encoded", "Features", "ImageFeatures", "PairFeatures", "Predictor",
+    "QuestionFeatures", "SequenceFeatures", "TabularFeatures", "Target",
     "TextFeatures", "TokenFeatures", "batches", "features_of", "fit", "load", "load_features",
 ]  # fmt: skip

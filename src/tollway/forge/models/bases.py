@@ -39,7 +39,10 @@ PACKAGED: Final[dict[str, Packaged]] = {
     ),
 }  # fmt: skip
 # names that other modules of this package make: name -> (module, function giving the folder)
-MADE: Final[dict[str, tuple[str, str]]] = {"smollm2": ("lm_base", "smollm2_folder")}
+MADE: Final[dict[str, tuple[str, str]]] = {
+    "smollm2": ("lm_base", "smollm2_folder"),
+    "mobilenet-v2": ("mobilenet_base", "folder"),
+}
 
 
 def packaged(name: str) -> bool:

@@ -21,7 +21,7 @@ def create(part: options.Part, task: str, features: Features, seed: int, home: P
     spec = ModelSpec(name, task, chosen.model_dump(), list(features.labels))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name == options.BASE:
+        if part.base:
             spec.parent = part.base
             net = _from_base(spec, features, home)
         else:
@@ -36,6 +36,10 @@ def _from_base(spec: ModelSpec, features: Features, home: Path | None = None) ->
         from tollway.forge.models import lm
 
         return lm.create_from(spec, features, base)
+    if spec.parent in options.NET_BASES:
+        from tollway.forge.models import mobilenet
+
+        return mobilenet.create_from(spec, features, base)
     from tollway.forge.models import pretrained
 
     return pretrained.create(spec, features, base)

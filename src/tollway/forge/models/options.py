@@ -106,6 +106,12 @@ class Cnn(Image):
     hidden: int = Field(128, ge=0, le=8192, description="neurons before the answer; 0: none")
 
 
+class MobileNet(Image):
+    """mobilenet-v2: a small, fast network for photos."""
+
+    dropout: float = Field(0.2, ge=0, lt=1, description="share of values left out while training")
+
+
 class Tabular(Options):
     """tabular: embeddings for categories, normalised numbers, residual layers."""
 
@@ -214,6 +220,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
     "seq2seq": Architecture(Seq2Seq, ("translation",), "transformer that writes", "seq2seq:create"),
     "mlp": Architecture(Mlp, ("image-classification",), "layers of neurons on pixels", "image:create_mlp"),
     "cnn": Architecture(Cnn, ("image-classification",), "convolutional network", "image:create_cnn"),
+    "mobilenet-v2": Architecture(MobileNet, ("image-classification",), "small network for photos", "mobilenet:create"),
     "tabular": Architecture(Tabular, _TABLES, "network for columns", "tabular:create"),
     "linear": Architecture(
         Linear, (*_TABLES, "image-classification", "text-classification", "text-regression"),
@@ -225,6 +232,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
     "vae": Architecture(Generator, ("image-generation",), "variational auto-encoder", "generators:create_vae"),
     "gan": Architecture(Generator, ("image-generation",), "generative adversarial network (DCGAN)", "generators:create_gan"),
 }  # fmt: skip
+NET_BASES: Final = {"mobilenet-v2": "mobilenet-v2"}  # bases that are one of our architectures with weights
 BASE: Final = "transformers"  # the architecture written in model.toml when a base was used
 BASE_TASKS: Final = (
     "text-classification", "text-regression", "sentence-embedding", "token-classification", "question-answering",
@@ -262,6 +270,13 @@ def read(part: Part, task: str) -> tuple[str, Options]:
     """(architecture, its options with defaults filled in). Raises BadRequest with every problem of [model]."""
     if part.base and task in LANGUAGE_TASKS:
         return BASE, parse(Language, part.options)
+    if part.base in NET_BASES:
+        name = NET_BASES[part.base]
+        if task not in ARCHITECTURES[name].tasks:
+            raise BadRequest(
+                f"The base {part.base} does {', '.join(ARCHITECTURES[name].tasks)}, not {task}.", param="base"
+            )
+        return name, parse(ARCHITECTURES[name].options, part.options)
     if part.base:
         if task not in BASE_TASKS:
             raise BadRequest(f"A base cannot be trained for {task} here.", hint=f"It can for {', '.join(BASE_TASKS)}.")
