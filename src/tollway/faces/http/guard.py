@@ -19,7 +19,11 @@ HEAD_BYTES_MAX = 64 * 1024
 
 def guarded(header_timeout_s: float, body_timeout_s: float, connections_max: int) -> type[HttpToolsProtocol]:
     """The protocol class for one server, with its limits."""
-    limits = {"header_timeout_s": header_timeout_s, "body_timeout_s": body_timeout_s, "connections_max": connections_max}
+    limits = {
+        "header_timeout_s": header_timeout_s,
+        "body_timeout_s": body_timeout_s,
+        "connections_max": connections_max,
+    }
     return type("LimitedProtocol", (GuardedProtocol,), limits)
 
 
