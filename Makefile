@@ -2,7 +2,7 @@
 # Everything is installed into .venv/ and run from there; the shop's data lives in .tollway/.
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-factory samples setup-test test check lint types contracts docs bench bench-gateway bench-llm bench-factory clean
+.PHONY: help run setup setup-factory samples setup-test test check lint types contracts docs bench bench-gateway bench-llm bench-factory recipes clean
 
 HOME_DIR ?= .tollway
 ARGS ?=
@@ -62,6 +62,9 @@ bench-llm: $(VENV)/.installed ## the whole path with the real model against the 
 
 bench-factory: $(VENV)/.installed-test ## training, conversion and the cache against the trainers people use today
 	@$(BIN)/python -m bench.factory $(ARGS)
+
+recipes: $(VENV)/.samples ## make every reference recipe; each must reach its figure (ARGS="credit-risk digits-mlp" for some)
+	@$(BIN)/python -m bench.recipes $(ARGS)
 
 clean: ## remove .venv and caches (never the shop's data)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -123,16 +123,18 @@ def _record_use(conn: sa.Connection, subscription: catalog.Subscription, **given
     row |= given
     row["request_id"] = row["id"].replace("evt_", "req_")
     terms = catalog.get_plan_version(conn, row["plan_version_id"]).terms
+    row = {"meter": "", "units": 0} | row
     meters = {name: row[name] for name in names[:3]} | {"requests": 1}
+    counted = {row["meter"]: row["units"]} if row["meter"] else {}
     free = row["status"] == "aborted" and terms.aborted == "free"
     if "price_picos" not in given:
         before = _used_this_month(conn, row, terms)
-        row["price_picos"] = 0 if free else rating.rate(terms, before, row["model"], meters)[0]
+        row["price_picos"] = 0 if free else rating.rate(terms, before, row["model"], meters | counted)[0]
     conn.execute(table.insert().values(row))
-    place = {name: row[name] for name in ("org_id", "key_id", "model", "plan_version_id")} | {
+    place = {name: row[name] for name in ("org_id", "key_id", "model", "plan_version_id", "meter")} | {
         "day": day_of(row["at_ms"])
     }
-    sums = meters | {name: row[name] for name in ("price_picos", "prefill_us", "decode_us")}
+    sums = meters | {name: row[name] for name in ("price_picos", "prefill_us", "decode_us", "units")}
     same = [daily.c[name] == value for name, value in place.items()]
     more = {name: daily.c[name] + value for name, value in sums.items()}
     if conn.execute(daily.update().where(*same).values(more)).rowcount == 0:
@@ -149,6 +151,7 @@ def _used_this_month(conn: sa.Connection, row: dict[str, Any], terms: catalog.Te
         if one.status == "aborted" and terms.aborted == "free":
             continue
         meters = {name: one._mapping[name] for name in ("input_tokens", "cached_tokens", "output_tokens")}
-        for index, units in rating.rate(terms, {}, one.model, meters | {"requests": 1})[1].items():
+        counted = {one.meter: one.units} if one.meter else {}
+        for index, units in rating.rate(terms, {}, one.model, meters | {"requests": 1} | counted)[1].items():
             used[index] = used.get(index, 0) + units
     return used

@@ -394,7 +394,7 @@ _USE = st.lists(
 
 @given(
     use=_USE,
-    prices=st.lists(_MICROS, min_size=4, max_size=4),
+    prices=st.lists(_MICROS, min_size=len(catalog.METERS), max_size=len(catalog.METERS)),
     fee=_MICROS,
     overage=st.sampled_from(["wallet", "invoice"]),
     currency=st.sampled_from(["USD", "JPY", "KWD"]),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tollway.sell import rating
-from tollway.sell.catalog import METERS, Charge, Terms
+from tollway.sell.catalog import COUNTED, METERS, Charge, Terms
 
 MODELS = ("small", "large", "other")
 Event = tuple[str, dict[str, int]]
@@ -187,7 +187,8 @@ def test_no_call_costs_more_than_its_bound(
     price_list: Terms, model: str, used: dict[int, int], data: st.DataObject
 ) -> None:
     most_in, most_out = data.draw(st.integers(0, 3000)), data.draw(st.integers(0, 3000))
-    held, units = rating.bound(price_list, used, model, most_in, most_out)
+    counted = data.draw(st.dictionaries(st.sampled_from(COUNTED), st.integers(1, 500), max_size=1))
+    held, units = rating.bound(price_list, used, model, most_in, most_out, counted)
     cached = data.draw(st.integers(0, most_in))
     fresh = data.draw(st.integers(0, most_in - cached))
     actual = {
@@ -195,7 +196,7 @@ def test_no_call_costs_more_than_its_bound(
         "cached_tokens": cached,
         "output_tokens": data.draw(st.integers(0, most_out)),
         "requests": 1,
-    }
+    } | {meter: data.draw(st.integers(0, amount)) for meter, amount in counted.items()}
     assert rating.rate(price_list, used, model, actual)[0] <= held <= rating.exposure(price_list, used, units)
 
 
@@ -206,17 +207,17 @@ def test_whoever_settles_first_nothing_passes_the_exposure(price_list: Terms, da
     wallet = start = data.draw(st.integers(0, 10**12))
     used: dict[int, int] = {}
     held: dict[int, int] = {}
-    running: list[tuple[str, int, int, dict[int, int]]] = []
+    running: list[tuple[str, int, int, dict[str, int], dict[int, int]]] = []
     for _ in range(data.draw(st.integers(1, 14))):
         if running and data.draw(st.booleans()):
-            model, most_in, most_out, units = running.pop(data.draw(st.integers(0, len(running) - 1)))
+            model, most_in, most_out, counted, units = running.pop(data.draw(st.integers(0, len(running) - 1)))
             cached = data.draw(st.integers(0, most_in))
             actual = {
                 "input_tokens": most_in - cached,
                 "cached_tokens": cached,
                 "output_tokens": data.draw(st.integers(0, most_out)),
                 "requests": 1,
-            }
+            } | counted
             picos, taken = rating.rate(price_list, used, model, actual)
             wallet -= picos
             for index, amount in units.items():
@@ -228,9 +229,30 @@ def test_whoever_settles_first_nothing_passes_the_exposure(price_list: Terms, da
         else:
             model, most_in, most_out = data.draw(st.tuples(st.sampled_from(MODELS), *(st.integers(0, 2000),) * 2))
             busy = {index: used.get(index, 0) + held.get(index, 0) for index in range(len(price_list.charges))}
-            units = rating.bound(price_list, busy, model, most_in, most_out)[1]
+            counted = data.draw(st.dictionaries(st.sampled_from(COUNTED), st.integers(1, 500), max_size=1))
+            units = rating.bound(price_list, busy, model, most_in, most_out, counted)[1]
             more = {index: held.get(index, 0) + units.get(index, 0) for index in held.keys() | units.keys()}
             if rating.exposure(price_list, used, more) <= wallet:
                 held = more
-                running.append((model, most_in, most_out, units))
+                running.append((model, most_in, most_out, counted, units))
     assert start - wallet >= 0
+
+
+def test_a_fine_tuned_model_costs_what_its_base_does_unless_it_has_a_price() -> None:
+    name = "ft:small:acme:shop:1"
+    price_list = Terms(
+        charges=(
+            Charge(meter="output_tokens", price_micros=1_000_000),
+            Charge(meter="output_tokens", model="small", price_micros=2_000_000),
+        )
+    )
+    assert rating.rate(price_list, {}, name, {"output_tokens": 5})[0] == 10_000_000
+    assert rating.rate(price_list, {}, "ft:large:acme:shop:1", {"output_tokens": 5})[0] == 5_000_000
+    own = Terms(charges=(*price_list.charges, Charge(meter="output_tokens", model=name, price_micros=3_000_000)))
+    assert rating.rate(own, {}, name, {"output_tokens": 5})[0] == 15_000_000
+
+
+def test_what_is_not_used_is_not_held() -> None:
+    price_list = Terms(charges=(Charge(meter="images", price_micros=10**9), Charge(meter="rows", price_micros=10**9)))
+    assert rating.bound(price_list, {}, "m", 10, 0) == (0, {})
+    assert rating.bound(price_list, {}, "m", 10, 0, {"images": 3}) == (3 * 10**9, {0: 3})

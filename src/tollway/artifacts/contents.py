@@ -30,15 +30,9 @@ _NAMED: Final = {
     "metrics.json": ("metrics", "json"),
     "parity.json": ("parity", "json"),
 }
-_ORDER: Final = (
-    "onnx",
-    "gguf",
-    "openvino",
-    "litert",
-    "safetensors",
-    "pt2",
-    "torchscript",
-)  # what to serve, first found
+_ORDER: Final = ("onnx-int8", "onnx", "gguf", "openvino-int8", "openvino", "litert", "safetensors", "pt2", "torchscript")
+"""What to serve unless the maker says: the first found. Eight bits come first: they passed the parity check, or would not
+be here."""
 
 
 def role_of(path: str, all_paths: set[str]) -> tuple[str, str]:
@@ -47,7 +41,8 @@ def role_of(path: str, all_paths: set[str]) -> tuple[str, str]:
     if pure.name in _NAMED:
         return _NAMED[pure.name]
     if pure.suffix == ".xml" or (pure.suffix == ".bin" and str(pure.with_suffix(".xml")) in all_paths):
-        return ("weights", "openvino") if pure.suffix == ".xml" else ("part", "openvino")
+        form = "openvino-int8" if pure.stem.endswith(".int8") else "openvino"
+        return ("weights" if pure.suffix == ".xml" else "part"), form
     if pure.suffix in _PICKLED:
         raise BadRequest(
             f"{path} may run code when it is loaded.",
@@ -55,7 +50,8 @@ def role_of(path: str, all_paths: set[str]) -> tuple[str, str]:
             hint="Save the weights as .safetensors and try again.",
         )
     if pure.suffix in _WEIGHTS:
-        return "weights", _WEIGHTS[pure.suffix]
+        eight_bits = pure.suffix == ".onnx" and pure.stem.endswith(".int8")
+        return "weights", _WEIGHTS[pure.suffix] + ("-int8" if eight_bits else "")
     if pure.suffix == ".data" and str(pure.with_suffix("")) in all_paths:
         return "part", _WEIGHTS.get(pure.with_suffix("").suffix, "")
     if pure.stem.lower() in ("licence", "license", "notice"):

@@ -31,8 +31,9 @@ KINDS: Final = (
     "adapter",
 )
 """What a package can be asked for. An adapter (LoRA) answers on its base's replica."""
-FORMATS: Final = {"gguf": "llama_cpp", "onnx": "onnx", "openvino": "openvino", "litert": "litert", "pt2": "torch",
-                  "torchscript": "torch", "safetensors": "torch"}  # fmt: skip
+FORMATS: Final = {"gguf": "llama_cpp", "onnx": "onnx", "onnx-int8": "onnx", "openvino": "openvino",
+                  "openvino-int8": "openvino", "litert": "litert", "pt2": "torch", "torchscript": "torch",
+                  "safetensors": "torch"}  # fmt: skip
 """Formats of weights, and the engine that executes each."""
 
 

@@ -10,18 +10,20 @@ from tollway.flows.call import Call, Desk, refuse_suspect
 from tollway.kit.crash import crashpoint
 from tollway.sell.access import Caller
 from tollway.serve import fold
-from tollway.serve.requests import EmbeddingRequest, Request
+from tollway.serve.requests import ChatRequest, CompletionRequest, Request
 
 
 async def open_call(desk: Desk, caller: Caller, request: Request, call_id: str) -> Call:
     """Find the model, count the input, hold the most the call can cost. Raises 400, 402, 403, 404, 429."""
-    served = desk.fleet.find(request.model)
+    served = desk.fleet.find(request.model, caller.account.org_id)
     request.refuse_unsupported(served.caps)
     refuse_suspect(served, caller, request)
     desk.access.look(caller, request.model)
     size = await served.size(request)
     crashpoint("answer.before_hold")
-    grant = desk.access.admit(caller, request.model, size.input_tokens, size.output_tokens)
+    grant = desk.access.admit(
+        caller, request.model, size.input_tokens, size.output_tokens, {size.meter: size.units} if size.meter else None
+    )
     crashpoint("answer.after_hold")
     return Call(desk, served, request, size, grant, call_id)
 
@@ -32,7 +34,9 @@ async def answer_whole(call: Call) -> bytes:
     async with call:
         if not call.served.caps.cancel and len(call.work) == 1:
             raw = call.corrected(await call.to_its_end(0))
-        elif isinstance(request, EmbeddingRequest) or (call.served.passes_through and len(call.work) == 1):
+        elif not isinstance(request, ChatRequest | CompletionRequest) or (
+            call.served.passes_through and len(call.work) == 1
+        ):
             raw = call.corrected(await call.whole(0))
         else:
             raw = fold.whole(request, await call.all_folded(), call.id, call.at_ms // 1000, call.usage())

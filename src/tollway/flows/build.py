@@ -59,7 +59,7 @@ def run_recipe(
         text, recipe.recipe.name, recipe.recipe.task, cost_of(shop), sink=sink
     )
     run.seed, run.stop_asked = recipe.recipe.seed, stop_asked
-    run.threads = recipe.train.threads or os.cpu_count() or 1
+    run.threads = recipe.train.threads or _threads()
     run.store = shop.store
     try:
         make(shop, recipe, run, text)
@@ -260,6 +260,12 @@ def _work(function: Callable[[Desk], Any]) -> Callable[[Desk], Mapping[str, Any]
         return made if isinstance(made, Mapping) else getattr(made, "figures", None) or {}
 
     return work
+
+
+def _threads() -> int:
+    """What OMP_NUM_THREADS says, as every library here does; else all cores."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdigit() and int(said) > 0 else os.cpu_count() or 1
 
 
 def cost_of(shop: Shop) -> Cost:

@@ -29,7 +29,7 @@ from tollway.serve import engine_call, fold
 from tollway.serve.engine_call import Tally
 from tollway.serve.fleet import Fleet, Served, Size
 from tollway.serve.line import Seat
-from tollway.serve.requests import ChatRequest, EmbeddingRequest, Request
+from tollway.serve.requests import ChatRequest, CompletionRequest, Request
 from tollway.serve.wire import WireError
 from tollway.watch.metrics import Metrics
 
@@ -73,7 +73,7 @@ class Call:
         self.id = call_id
         self.at_ms = desk.clock.now_ms()
         self.began = time.monotonic()
-        stream = bool(request.stream) or (not served.passes_through and not isinstance(request, EmbeddingRequest))
+        stream = bool(request.stream) or (not served.passes_through and request.generates)
         each = size.output_tokens // size.parts
         self.work = request.work(served.engine_model, served.caps, each, stream=stream, defaults=served.defaults)
         self.tallies = [Tally() for _ in self.work]
@@ -174,7 +174,7 @@ class Call:
 
     async def woven(self) -> AsyncIterator[list[bytes]]:
         """Run all engine calls of a streamed answer at once, each event with its choice's index."""
-        assert not isinstance(self.request, EmbeddingRequest)
+        assert isinstance(self.request, ChatRequest | CompletionRequest)
         arrived = asyncio.Queue[tuple[int, list[bytes]] | BaseException | None]()
         weave = fold.Weave(self.id, self.at_ms // 1000, self.request)
 
@@ -259,7 +259,7 @@ class Call:
         generated = status == "ok" or (
             status == "aborted"
             and self.grant.plan.terms.aborted == "bill"
-            and (counts[2] > 0 or (isinstance(self.request, EmbeddingRequest) and sum(counts) > 0))
+            and (counts[2] > 0 or (not self.request.generates and self._answered()))
         )
         for tally in self.tallies:
             if tally.time is not None:
@@ -285,7 +285,7 @@ class Call:
             cached = min(cached, size.input_tokens)
             return min(fresh, size.input_tokens - cached), cached, min(output, size.output_tokens)
         per_part = [tally.counts(self.size.input_tokens) for tally in self.tallies]
-        firsts = per_part[:: self.request.choices] if not isinstance(self.request, EmbeddingRequest) else per_part
+        firsts = per_part[:: self.request.choices] if self.request.generates else per_part
         output = min(sum(part[2] for part in per_part), self.size.output_tokens)
         cached = min(sum(part[1] for part in firsts), self.size.input_tokens)
         fresh = min(sum(part[0] for part in firsts), self.size.input_tokens - cached)
@@ -295,9 +295,17 @@ class Call:
         """The usage object of the answer."""
         fresh, cached, output = self.counts()
         usage: dict[str, Any] = {"prompt_tokens": fresh + cached, "total_tokens": fresh + cached + output}
-        if not isinstance(self.request, EmbeddingRequest):
+        if self.request.generates:
             usage |= {"completion_tokens": output, "prompt_tokens_details": {"cached_tokens": cached}}
-        return usage
+        return usage | self.counted()
+
+    def counted(self) -> dict[str, int]:
+        """What is used besides tokens."""
+        return {self.size.meter: self.size.units} if self.size.meter else {}
+
+    def _answered(self) -> bool:
+        """Whether an engine that answers in one piece has done its work."""
+        return all(tally.usage is not None for tally in self.tallies)
 
     def corrected(self, answer: bytes) -> bytes:
         """An engine's whole answer with the usage that is billed, should the engine have counted otherwise."""
@@ -307,7 +315,7 @@ class Call:
 
     def last_events(self) -> list[bytes]:
         """What ends a stream: usage, if it was asked for, and [DONE]."""
-        options = None if isinstance(self.request, EmbeddingRequest) else self.request.stream_options
+        options = self.request.stream_options if isinstance(self.request, ChatRequest | CompletionRequest) else None
         if options is None or not options.include_usage:
             return [b"[DONE]"]
         chat = isinstance(self.request, ChatRequest)
@@ -343,14 +351,12 @@ class Call:
 
     def _unsettle(self, event: UsageEvent) -> None:
         """The event could not be kept."""
-        self.desk.access.unsettle(
-            self.grant, _quantities(event.input_tokens, event.cached_tokens, event.output_tokens), event.price_picos
-        )
+        self.desk.access.unsettle(self.grant, event.quantities(), event.price_picos)
 
     def _settle(self, status: str, counts: tuple[int, int, int]) -> UsageEvent:
         fresh, cached, output = counts
         grant, account = self.grant, self.grant.caller.account
-        self.price_picos = self.desk.access.settle(grant, _quantities(fresh, cached, output))
+        self.price_picos = self.desk.access.settle(grant, _quantities(fresh, cached, output) | self.counted())
         first = self.first_piece_at()
         return UsageEvent(
             id=f"evt_{self.id}",
@@ -373,6 +379,8 @@ class Call:
             first_token_us=round((first - self.began) * 1e6) if first is not None else None,
             duration_us=round((time.monotonic() - self.began) * 1e6),
             streamed=bool(self.request.stream),
+            meter=self.size.meter,
+            units=self.size.units,
         )
 
 

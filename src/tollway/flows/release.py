@@ -5,8 +5,10 @@ Running gateways see a new, moved or retired model at their next look (settings.
 
 from pathlib import Path
 
+import msgspec
+
 from tollway.artifacts import store
-from tollway.kit.errors import NotFound
+from tollway.kit.errors import Conflict, NotFound
 from tollway.sell import revision
 from tollway.serve import models
 from tollway.shop import Shop
@@ -26,11 +28,18 @@ def deploy(shop: Shop, name: str, version: str | None = None, title: str = "") -
     package = shop.store.get(name, version)
     shop.store.verify(package).require()
     manifest = package.manifest
-    kind: models.Kind = "embedding" if manifest.kind == "embedding" else "chat"
-    with shop.db.write() as conn:
-        offered = models.offer_package(
-            conn, shop.clock.now_ms(), name, kind, manifest.version, title or manifest.title or name
+    if manifest.kind == "adapter" or manifest.engine not in ("llama_cpp", "onnx"):
+        what = "is an adapter" if manifest.kind == "adapter" else f"has only {', '.join(manifest.formats)}"
+        raise Conflict(
+            f"The package {name}@{manifest.version} {what}: it cannot be served by itself.",
+            code="not_servable",
+            hint='Add "onnx" (or "gguf" for language models) to [convert] formats of its recipe.',
         )
+    kind = msgspec.convert(manifest.kind, models.Kind)
+    engine = msgspec.convert(manifest.engine, models.EngineName)
+    shown = title or manifest.title or name
+    with shop.db.write() as conn:
+        offered = models.offer_package(conn, shop.clock.now_ms(), name, kind, manifest.version, shown, engine)
         revision.touch(conn)
     return offered
 

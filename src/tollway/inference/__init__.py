@@ -11,10 +11,14 @@ from tollway.inference.folder import features_of, fit, load_features
 from tollway.inference.image import ImageFeatures
 from tollway.inference.pair import PairFeatures
 from tollway.inference.predictor import Predictor, batches, load
+from tollway.inference.question import QuestionFeatures
+from tollway.inference.sequence import SequenceFeatures
 from tollway.inference.tabular import TabularFeatures
 from tollway.inference.text import TextFeatures
+from tollway.inference.tokens import TokenFeatures
 
 __all__ = [
-    "IGNORE", "Arrays", "Encoded", "Features", "ImageFeatures", "PairFeatures", "Predictor", "TabularFeatures", "Target",
-    "TextFeatures", "batches", "features_of", "fit", "load", "load_features",
+    "IGNORE", "Arrays", "Encoded", "Features", "ImageFeatures", "PairFeatures", "Predictor",
+    "QuestionFeatures", "SequenceFeatures", "TabularFeatures", "Target",
+    "TextFeatures", "TokenFeatures", "batches", "features_of", "fit", "load", "load_features",
 ]  # fmt: skip

@@ -7,21 +7,34 @@ from typing import Any, Final
 
 from tollway.inference.encoding import FILE_NAME, Features, Table
 from tollway.inference.image import ImageFeatures
+from tollway.inference.language import LanguageFeatures
 from tollway.inference.pair import PairFeatures
+from tollway.inference.question import QuestionFeatures
+from tollway.inference.sequence import SequenceFeatures
 from tollway.inference.tabular import TabularFeatures
 from tollway.inference.text import TextFeatures
+from tollway.inference.tokens import TokenFeatures
 from tollway.kit.errors import BadRequest, NotFound
 
-KINDS: Final[tuple[type[Features], ...]] = (TextFeatures, ImageFeatures, TabularFeatures, PairFeatures)
+KINDS: Final[tuple[type[Features], ...]] = (
+    TextFeatures, TokenFeatures, QuestionFeatures, SequenceFeatures, ImageFeatures, TabularFeatures, PairFeatures,
+    LanguageFeatures,
+)  # fmt: skip
 TASKS: Final[dict[str, type[Features]]] = {
     "text-classification": TextFeatures,
     "text-regression": TextFeatures,
     "sentence-embedding": TextFeatures,
+    "token-classification": TokenFeatures,
+    "question-answering": QuestionFeatures,
+    "translation": SequenceFeatures,
     "image-classification": ImageFeatures,
     "image-generation": ImageFeatures,
     "tabular-classification": TabularFeatures,
     "tabular-regression": TabularFeatures,
     "recommendation": PairFeatures,
+    "language-modeling": LanguageFeatures,
+    "chat": LanguageFeatures,
+    "preference": LanguageFeatures,
 }
 
 

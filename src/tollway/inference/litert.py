@@ -31,7 +31,10 @@ class LiteRtRunner:
             raise BadRequest(f"{path.name} is no LiteRT model that can be loaded: {str(error)[:300]}") from error
         details = self._signature.get_input_details()
         names = sorted(details, key=_number)
-        self._slots = {name: (slot, details[slot]["shape"], details[slot]["dtype"]) for name, slot in zip(self.inputs, names, strict=True)}
+        self._slots = {
+            name: (slot, details[slot]["shape"], details[slot]["dtype"])
+            for name, slot in zip(self.inputs, names, strict=True)
+        }
         self._results = sorted(self._signature.get_output_details(), key=_number)
         self._rows = next(int(shape[0]) for _, shape, _ in self._slots.values())
         self._lock = threading.Lock()
@@ -41,18 +44,29 @@ class LiteRtRunner:
         if missing:
             raise BadRequest(f"The model wants {', '.join(missing)}, which these features do not give.")
         count = len(arrays[self.inputs[0]])
-        lengths = [arrays[name].shape[axis] for name, axes in self._axes.items() if name in arrays for one, axis in axes.items() if one == "length"]
+        lengths = [
+            arrays[name].shape[axis]
+            for name, axes in self._axes.items()
+            if name in arrays
+            for one, axis in axes.items()
+            if one == "length"
+        ]
         parts: list[list[np.ndarray]] = []
         with self._lock:
             for start in range(0, count, self._rows):
-                feed = {slot: _fitted(arrays[name][start : start + self._rows], shape, kind) for name, (slot, shape, kind) in self._slots.items()}
+                feed = {
+                    slot: _fitted(arrays[name][start : start + self._rows], shape, kind)
+                    for name, (slot, shape, kind) in self._slots.items()
+                }
                 made = self._signature(**feed)
                 parts.append([np.array(made[name]) for name in self._results])
         found: Arrays = {}
         for number, name in enumerate(self._outputs):
             whole = np.concatenate([part[number] for part in parts])[:count]
             axis = self._axes.get(name, {}).get("length")
-            found[name] = whole.take(np.arange(min(lengths[0], whole.shape[axis])), axis=axis) if axis and lengths else whole
+            found[name] = (
+                whole.take(np.arange(min(lengths[0], whole.shape[axis])), axis=axis) if axis and lengths else whole
+            )
         return found
 
 

@@ -43,7 +43,9 @@ class OpenVinoRunner:
         request: Any = getattr(self._own, "request", None)
         if request is None:
             request = self._own.request = self._model.create_infer_request()
-        feed = {name: np.ascontiguousarray(arrays[name].astype(kind, copy=False)) for name, kind in self._inputs.items()}
+        feed = {
+            name: np.ascontiguousarray(arrays[name].astype(kind, copy=False)) for name, kind in self._inputs.items()
+        }
         found = request.infer(feed)
         return {name: np.array(found[number]) for number, name in enumerate(self._outputs)}
 

@@ -171,8 +171,9 @@ class Access:
     def may_use(self, caller: Caller, model: str) -> bool:
         """Whether key and plan both include the model."""
         plan = caller.account.plan
-        by_plan = plan is None or "*" in plan.terms.models or model in plan.terms.models
-        return by_plan and (caller.key.models is None or model in caller.key.models)
+        names = {model, catalog.base_of(model)}  # whoever may use the base may use what was made of it
+        by_plan = plan is None or "*" in plan.terms.models or not names.isdisjoint(plan.terms.models)
+        return by_plan and (caller.key.models is None or not names.isdisjoint(caller.key.models))
 
     # -- hold, settle, release ---------------------------------------------------------------------------------------
 
@@ -198,13 +199,16 @@ class Access:
         self._check_gates(caller, 0)
         return plan
 
-    def admit(self, caller: Caller, model: str, input_max: int, output_max: int) -> Grant:
-        """Hold the most this call can take. Raises Forbidden, PaymentRequired (402) or RateLimited (429)."""
+    def admit(
+        self, caller: Caller, model: str, input_max: int, output_max: int, counted: dict[str, int] | None = None
+    ) -> Grant:
+        """Hold the most this call can take; `counted`: of meters that are not tokens. Raises Forbidden, PaymentRequired
+        (402) or RateLimited (429)."""
         plan, account = self.look(caller, model), caller.account
         tokens = input_max + output_max
         now, gates = self._check_gates(caller, tokens)
         spending = self._this_month(account)
-        units = self._check_money(account, plan, spending, model, input_max, output_max)
+        units = self._check_money(account, plan, spending, model, input_max, output_max, counted)
         for index, held in units.items():
             spending.held_units[index] += held
         spending.held_tokens += tokens
@@ -336,6 +340,7 @@ class Access:
         model: str,
         input_max: int,
         output_max: int,
+        counted: dict[str, int] | None = None,
     ) -> dict[int, int]:
         """The units to hold, if quota and wallet bear them. Raises PaymentRequired."""
         terms = plan.terms
@@ -349,7 +354,7 @@ class Access:
                     hint="Wait for the next month, lower max_tokens, or change the plan.",
                 )
             )
-        _, units = rating.bound(terms, spending.units, model, input_max, output_max)
+        _, units = rating.bound(terms, spending.units, model, input_max, output_max, counted)
         if terms.overage == "invoice":
             return units
         exposure = spending.exposure_picos(units)
@@ -423,32 +428,22 @@ def _usage_of_month(
 ) -> dict[str, tuple[dict[str, dict[str, int]], int]]:
     """What each organization used this month under its running plan version, per model and meter."""
     daily = tables.usage_daily.c
-    query = (
-        sa.select(
-            daily.org_id,
-            daily.plan_version_id,
-            daily.model,
-            *(
-                sa.func.sum(daily[name]).label(name)
-                for name in ("requests", "input_tokens", "cached_tokens", "output_tokens")
-            ),
-        )
-        .where(daily.day.startswith(month))
-        .group_by(daily.org_id, daily.plan_version_id, daily.model)
-    )
+    names = ("requests", "input_tokens", "cached_tokens", "output_tokens")
+    summed = [sa.func.sum(daily[name]).label(name) for name in (*names, "units")]
+    place = (daily.org_id, daily.plan_version_id, daily.model, daily.meter)
+    query = sa.select(*place, *summed).where(daily.day.startswith(month)).group_by(*place)
     found: dict[str, tuple[dict[str, dict[str, int]], int]] = {}
     for row in conn.execute(query):
         if row.org_id not in running or running[row.org_id].plan_version_id != row.plan_version_id:
             continue
-        meters = {
-            name: int(getattr(row, name)) for name in ("requests", "input_tokens", "cached_tokens", "output_tokens")
-        }
         models, tokens = found.setdefault(row.org_id, ({}, 0))
-        models[row.model] = meters
-        found[row.org_id] = (
-            models,
-            tokens + meters["input_tokens"] + meters["cached_tokens"] + meters["output_tokens"],
-        )
+        meters = models.setdefault(row.model, dict.fromkeys(names, 0))
+        for name in names:
+            meters[name] += int(row._mapping[name])
+        if row.meter:
+            meters[row.meter] = meters.get(row.meter, 0) + int(row.units)
+        tokens += sum(int(row._mapping[name]) for name in names[1:])
+        found[row.org_id] = (models, tokens)
     return found
 
 

@@ -240,14 +240,18 @@ def _bill(conn: sa.Connection, plan: catalog.PlanVersion, subscription: catalog.
         sa.select(
             event.subscription_id,
             event.model,
+            event.meter,
             sa.func.count().label("requests"),
-            *(sa.func.sum(event[name]).label(name) for name in ("input_tokens", "cached_tokens", "output_tokens")),
+            *(
+                sa.func.sum(event[name]).label(name)
+                for name in ("input_tokens", "cached_tokens", "output_tokens", "units")
+            ),
             sa.func.sum(event.price_picos).label("price_picos"),
         )
         .where(event.org_id == subscription.org_id, event.at_ms >= start_ms, event.at_ms < end_ms)
         .where(event.plan_version_id == plan.id)
-        .group_by(event.subscription_id, event.model)
-        .order_by(event.subscription_id, event.model)
+        .group_by(event.subscription_id, event.model, event.meter)
+        .order_by(event.subscription_id, event.model, event.meter)
     )
     if plan.terms.aborted == "free":
         query = query.where(event.status != "aborted")
@@ -256,7 +260,9 @@ def _bill(conn: sa.Connection, plan: catalog.PlanVersion, subscription: catalog.
     wallet_picos = 0
     before = _earlier_subscriptions(conn, subscription)
     for row in conn.execute(query):
-        quantities = {meter: int(row._mapping[meter]) for meter in catalog.METERS}
+        quantities = {meter: int(row._mapping[meter]) for meter in catalog.METERS if meter not in catalog.COUNTED}
+        if row.meter:
+            quantities[row.meter] = int(row.units)
         if row.subscription_id == subscription.id:
             mine.append((row.model, quantities))
             wallet_picos += int(row.price_picos)

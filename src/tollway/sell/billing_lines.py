@@ -14,7 +14,7 @@ import msgspec
 from tollway.kit.clock import from_ms, month_bounds_ms
 from tollway.kit.money import EXPONENTS, format_micros, round_to_minor
 from tollway.sell import rating
-from tollway.sell.catalog import PlanVersion, Subscription, Terms
+from tollway.sell.catalog import PRICED_SINGLY, PlanVersion, Subscription, Terms
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +25,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     meter: str | None
     model: str | None  # None: all models without a price of their own
     quantity: int
-    unit: str  # what price_micros is for: "1M tokens", "month", "request", "1k requests", "1M requests"
+    unit: str  # what price_micros is for: "1M tokens", "month", "request", "1k requests", "1M images" …
     price_micros: int
     included: int  # free units a month
     free: int  # of this quantity
@@ -153,6 +153,10 @@ _NAMES = {
     "cached_tokens": "Cached input tokens",
     "output_tokens": "Output tokens",
     "requests": "Requests",
+    "images": "Images",
+    "rows": "Table rows",
+    "explanations": "Explanations",
+    "training_tokens": "Training tokens",
 }
 
 
@@ -179,13 +183,13 @@ def _usage_line(terms: Terms, rated: rating.Rated) -> Line:
 
 def _unit(meter: str, price_micros: int) -> tuple[str, int]:
     """The unit a price is shown for, and its size: the smallest in which the price is a whole number of micros."""
-    if meter != "requests":
+    if meter not in PRICED_SINGLY:
         return "1M tokens", 1_000_000
     if price_micros % 1_000_000 == 0:
-        return "request", 1
+        return meter.removesuffix("s"), 1
     if price_micros % 1_000 == 0:
-        return "1k requests", 1_000
-    return "1M requests", 1_000_000
+        return f"1k {meter}", 1_000
+    return f"1M {meter}", 1_000_000
 
 
 def _day(moment_ms: int) -> date:

@@ -15,8 +15,12 @@ from tollway.kit.ids import new_id
 from tollway.kit.money import EXPONENTS
 from tollway.sell import revision, tables
 
-METERS = ("input_tokens", "cached_tokens", "output_tokens", "requests")
-Meter = Literal["input_tokens", "cached_tokens", "output_tokens", "requests"]
+COUNTED = ("images", "rows", "explanations", "training_tokens")  # an event has at most one of these, besides its tokens
+METERS = ("input_tokens", "cached_tokens", "output_tokens", "requests", *COUNTED)
+Meter = Literal[
+    "input_tokens", "cached_tokens", "output_tokens", "requests", "images", "rows", "explanations", "training_tokens"
+]
+PRICED_SINGLY = ("requests", "images", "rows", "explanations")  # people name the price of one, or of a thousand
 _NAME = r"[a-z0-9](?:[a-z0-9-]{0,58}[a-z0-9])?"
 _MOST = 10**15  # a price or fee beyond a billion is a slip of the keyboard
 _MOST_UNITS = 10**15
@@ -25,7 +29,8 @@ _MOST_UNITS = 10**15
 class Charge(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields=True, kw_only=True):
     """The price of one meter: `price_micros` per 1,000,000 units after `included` free units a month.
 
-    `model` is an exact model name or "*" for every model without a charge of its own.
+    `model` is an exact model name or "*" for every model without a charge of its own. A fine-tuned model without a
+    charge of its own costs what its base does.
     """
 
     meter: Meter
@@ -77,6 +82,11 @@ class Terms(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields=
         if not self.models or any(not name.strip() for name in self.models):
             problems.append('models must name at least one model, or be ["*"] for all')
         return problems
+
+
+def base_of(model: str) -> str:
+    """The model that a fine-tuned one (`ft:BASE:…`) was made of; any other is its own."""
+    return model.split(":", 2)[1] if model.startswith("ft:") and model.count(":") > 1 else model
 
 
 class PlanVersion(msgspec.Struct, frozen=True):

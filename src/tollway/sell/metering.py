@@ -30,7 +30,16 @@ from tollway.kit.errors import Unavailable
 from tollway.kit.money import PICOS_PER_MICRO
 from tollway.sell import ledger, tables
 
-_ROLLED = ("requests", "input_tokens", "cached_tokens", "output_tokens", "price_picos", "prefill_us", "decode_us")
+_ROLLED = (
+    "requests",
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "price_picos",
+    "prefill_us",
+    "decode_us",
+    "units",
+)
 _DAY_MS = 86_400_000
 _BATCH_MAX = 1000
 _SIBLINGS = 4
@@ -62,6 +71,14 @@ class UsageEvent(msgspec.Struct):
     first_token_us: int | None
     duration_us: int
     streamed: bool
+    meter: str = ""
+    units: int = 0
+
+    def quantities(self) -> dict[str, int]:
+        """What was used, by meter."""
+        used = {"input_tokens": self.input_tokens, "cached_tokens": self.cached_tokens}
+        used |= {"output_tokens": self.output_tokens, "requests": 1}
+        return used | {self.meter: self.units} if self.meter else used
 
 
 class Committed(msgspec.Struct):
@@ -305,10 +322,11 @@ def event_id_of(request_id: str) -> str:
 
 
 def _rollup(events: list[UsageEvent]) -> list[tuple[Any, ...]]:
-    """The batch summed per organization, day, key, model and plan version, as rows of `usage_daily`."""
+    """The batch summed per organization, day, key, model, plan version and meter, as rows of `usage_daily`."""
     sums: dict[tuple[str, ...], list[int]] = {}
     for event in events:
-        place = (event.org_id, _day(event.at_ms // _DAY_MS), event.key_id, event.model, event.plan_version_id)
+        day = _day(event.at_ms // _DAY_MS)
+        place = (event.org_id, day, event.key_id, event.model, event.plan_version_id, event.meter)
         amounts = sums.get(place)
         if amounts is None:
             amounts = sums[place] = [0] * len(_ROLLED)
@@ -319,6 +337,7 @@ def _rollup(events: list[UsageEvent]) -> list[tuple[Any, ...]]:
         amounts[4] += event.price_picos
         amounts[5] += event.prefill_us
         amounts[6] += event.decode_us
+        amounts[7] += event.units
     # Sorted, so that two writers on one PostgreSQL always lock rows in the same order.
     return [(*place, *amounts) for place, amounts in sorted(sums.items())]
 

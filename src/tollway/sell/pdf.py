@@ -48,6 +48,11 @@ _WORDS: Final[dict[str, dict[str, str]]] = {
         "nothing": "Nothing was used in this period.",
         "foot": "Amounts in {currency}. Each line is rounded once, half to even. Days and months are UTC.",
         "input_tokens": "Input tokens", "cached_tokens": "Cached input tokens", "output_tokens": "Output tokens",
+        "images": "Images", "image": "image", "1k images": "1k images", "1M images": "1M images",
+        "rows": "Table rows", "row": "row", "1k rows": "1k rows", "1M rows": "1M rows",
+        "explanations": "Explanations", "explanation": "explanation", "1k explanations": "1k explanations",
+        "1M explanations": "1M explanations",
+        "training_tokens": "Training tokens",
         "requests": "Requests", "fee": "{plan}, monthly fee", "share": "{plan}, {days} of {of} days",
     },
     "zh": {
@@ -59,6 +64,10 @@ _WORDS: Final[dict[str, dict[str, str]]] = {
         "page": "第 {page} 页，共 {pages} 页", "days": "{n} 天", "all": "全部模型", "nothing": "本账期没有用量。",
         "foot": "金额单位：{currency}。每行只舍入一次（四舍六入五成双）。日期与月份均为 UTC。",
         "input_tokens": "输入 token", "cached_tokens": "缓存命中的输入 token", "output_tokens": "输出 token",
+        "images": "图片", "image": "张图片", "1k images": "千张图片", "1M images": "百万张图片",
+        "rows": "表格行", "row": "行", "1k rows": "千行", "1M rows": "百万行",
+        "explanations": "解释", "explanation": "次解释", "1k explanations": "千次解释", "1M explanations": "百万次解释",
+        "training_tokens": "训练 token",
         "requests": "请求次数", "fee": "{plan}，月费", "share": "{plan}，{of} 天中的 {days} 天",
     },
 }  # fmt: skip

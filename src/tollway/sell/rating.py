@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import msgspec
 
-from tollway.sell.catalog import METERS, Charge, Terms
+from tollway.sell.catalog import COUNTED, METERS, Charge, Terms, base_of
 
 Used = dict[int, int]  # charge index -> units used in the period
 _Step = tuple[str, int, int, int]  # meter, charge index, price, included
@@ -33,11 +33,13 @@ class Rated(msgspec.Struct, frozen=True):
 def charge_for(terms: Terms, meter: str, model: str) -> tuple[int, Charge] | None:
     """The charge that a model's use of a meter falls under, with its place in the terms; None: it is free.
 
-    The model's own charge wins over "*"; cached tokens without any charge fall under that of input tokens.
+    The model's own charge wins over its base's, and that over "*"; cached tokens without any charge fall under that of
+    input tokens.
     """
+    wanted_models = dict.fromkeys((model, base_of(model), "*"))
     names = (meter, "input_tokens") if meter == "cached_tokens" else (meter,)
     for name in names:
-        for wanted in (model, "*"):
+        for wanted in wanted_models:
             for index, charge in enumerate(terms.charges):
                 if charge.meter == name and charge.model == wanted:
                     return index, charge
@@ -58,9 +60,15 @@ def rate(terms: Terms, used: Mapping[int, int], model: str, quantities: Mapping[
 
 
 def bound(
-    terms: Terms, used_plus_held: Mapping[int, int], model: str, input_tokens_max: int, output_tokens_max: int
+    terms: Terms,
+    used_plus_held: Mapping[int, int],
+    model: str,
+    input_tokens_max: int,
+    output_tokens_max: int,
+    counted: Mapping[str, int] | None = None,
 ) -> tuple[int, Used]:
-    """The most that one request of at most so many tokens can cost (picos), and the units to hold for it.
+    """The most that one request of at most so many tokens can cost (picos), and the units to hold for it. `counted` is
+    what it uses of the meters that are not tokens.
 
     Any part of the input may turn out to be cached. The price is convex in that part, so one of the two ends is the
     most. The units to hold cover both pools, unless input without free units is the dearer one at any time.
@@ -77,8 +85,13 @@ def bound(
         if inputs is None or inputs[2] > 0 or price > inputs[1]:
             units[index] = input_tokens_max
         picos = max(picos, price * _beyond(included, used_plus_held.get(index, 0), input_tokens_max))
-    for is_output, index, price, included in rest:
-        amount = output_tokens_max if is_output else 1
+    for meter, index, price, included in rest:
+        if meter == "output_tokens":
+            amount = output_tokens_max
+        else:
+            amount = 1 if meter == "requests" else (counted or {}).get(meter, 0)
+            if not amount:
+                continue
         units[index] = amount
         picos += price * _beyond(included, used_plus_held.get(index, 0), amount)
     return picos, units
@@ -147,10 +160,8 @@ _Pool = tuple[int, int, int]  # charge index, price, included
 
 
 @lru_cache(maxsize=4096)
-def _pools(terms: Terms, model: str) -> tuple[_Pool | None, _Pool | None, tuple[tuple[bool, int, int, int], ...]]:
-    """The same, taken apart for `bound`: the input's pool, the cached one, and (is output, …) of what is left."""
+def _pools(terms: Terms, model: str) -> tuple[_Pool | None, _Pool | None, tuple[_Step, ...]]:
+    """The same, taken apart for `bound`: the input's pool, the cached one, and what is left."""
     by_meter = {meter: (index, price, included) for meter, index, price, included in _steps(terms, model)}
-    rest = tuple(
-        (meter == "output_tokens", *by_meter[meter]) for meter in ("output_tokens", "requests") if meter in by_meter
-    )
+    rest = tuple((meter, *by_meter[meter]) for meter in ("output_tokens", "requests", *COUNTED) if meter in by_meter)
     return by_meter.get("input_tokens"), by_meter.get("cached_tokens"), rest

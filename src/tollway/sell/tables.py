@@ -121,7 +121,7 @@ usage_event = sa.Table(
     sa.Column("plan_version_id", Id, nullable=False),
     sa.Column("model", sa.String(120), nullable=False),
     sa.Column("model_version", sa.String(60), nullable=False),
-    sa.Column("operation", sa.String(40), nullable=False),  # chat | completion | embedding
+    sa.Column("operation", sa.String(40), nullable=False),  # chat | completion | embedding | classification …
     sa.Column("status", sa.String(20), nullable=False),  # ok | aborted (the client left; what was generated counts)
     sa.Column("at_ms", sa.BigInteger, nullable=False),
     sa.Column("input_tokens", sa.BigInteger, nullable=False),
@@ -133,6 +133,9 @@ usage_event = sa.Table(
     sa.Column("first_token_us", sa.BigInteger),  # from arrival to the first piece; null: the engine answered in one
     sa.Column("duration_us", sa.BigInteger, nullable=False),
     sa.Column("streamed", sa.Boolean, nullable=False),
+    # What else was used, besides tokens and the request itself: a meter of catalog.COUNTED and how many of its units.
+    sa.Column("meter", sa.String(20), nullable=False, server_default=""),
+    sa.Column("units", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("ix_usage_event_org_at", "org_id", "at_ms"),
     sa.Index("ix_usage_event_at", "at_ms"),
     sqlite_with_rowid=False,
@@ -146,6 +149,7 @@ usage_daily = sa.Table(
     sa.Column("key_id", Id, primary_key=True),
     sa.Column("model", sa.String(120), primary_key=True),
     sa.Column("plan_version_id", Id, primary_key=True),
+    sa.Column("meter", sa.String(20), primary_key=True, server_default=""),
     sa.Column("requests", sa.BigInteger, nullable=False),
     sa.Column("input_tokens", sa.BigInteger, nullable=False),
     sa.Column("cached_tokens", sa.BigInteger, nullable=False),
@@ -153,6 +157,7 @@ usage_daily = sa.Table(
     sa.Column("price_picos", sa.BigInteger, nullable=False),
     sa.Column("prefill_us", sa.BigInteger, nullable=False),
     sa.Column("decode_us", sa.BigInteger, nullable=False),
+    sa.Column("units", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("ix_usage_daily_day", "day"),
     sqlite_with_rowid=False,
 )
@@ -219,4 +224,79 @@ invoice = sa.Table(
     sa.Column("finalised_ms", sa.BigInteger),
     sa.Column("paid_ms", sa.BigInteger),
     sa.UniqueConstraint("subscription_id", "period"),
+)
+
+# A buyer's upload. Its bytes lie in the home under files/<organization>/<id>.
+stored_file = sa.Table(
+    "stored_file",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("org_id", Id, sa.ForeignKey("organization.id"), nullable=False, index=True),
+    sa.Column("key_id", Id, nullable=False),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("purpose", sa.String(20), nullable=False),  # fine-tune
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("lines", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+)
+
+# A buyer's training. What it may cost is held while it runs; `event_id` is the usage event that billed it.
+fine_tuning_job = sa.Table(
+    "fine_tuning_job",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("org_id", Id, sa.ForeignKey("organization.id"), nullable=False, index=True),
+    sa.Column("key_id", Id, nullable=False),
+    sa.Column("base", sa.String(120), nullable=False),
+    sa.Column("base_version", sa.String(60), nullable=False),
+    sa.Column("training_file", Id, nullable=False),
+    sa.Column("validation_file", Id),
+    sa.Column("suffix", sa.String(64), nullable=False),
+    sa.Column("hyperparameters", sa.JSON, nullable=False),  # n_epochs, batch_size, learning_rate_multiplier
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("metadata", sa.JSON, nullable=False),
+    sa.Column("status", sa.String(20), nullable=False, index=True),  # queued | running | succeeded | failed | cancelled
+    sa.Column("cancelling", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("tokens_max", sa.BigInteger, nullable=False),  # what is held: all tokens of all epochs
+    sa.Column("trained_tokens", sa.BigInteger),
+    sa.Column("model", sa.String(120)),  # what came of it: ft:base:organization:suffix:id
+    sa.Column("error", sa.JSON),
+    sa.Column("subscription_id", Id, nullable=False),
+    sa.Column("plan_version_id", Id, nullable=False),
+    sa.Column("event_id", Id),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("started_ms", sa.BigInteger),
+    sa.Column("finished_ms", sa.BigInteger),
+)
+
+fine_tuning_event = sa.Table(
+    "fine_tuning_event",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("job_id", Id, sa.ForeignKey("fine_tuning_job.id"), nullable=False, index=True),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("level", sa.String(10), nullable=False),  # info | warn | error
+    sa.Column("kind", sa.String(10), nullable=False),  # message | metrics
+    sa.Column("message", sa.String(400), nullable=False),
+    sa.Column("data", sa.JSON, nullable=False),
+)
+
+# What a buyer says of an answer. `input` and `correction` are the buyer's own words: the shop keeps no prompts.
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("org_id", Id, sa.ForeignKey("organization.id"), nullable=False),
+    sa.Column("key_id", Id, nullable=False),
+    sa.Column("event_id", Id, nullable=False),
+    sa.Column("model", sa.String(120), nullable=False),
+    sa.Column("model_version", sa.String(60), nullable=False),
+    sa.Column("rating", sa.Integer, nullable=False),  # 1 good, -1 bad, 0 neither
+    sa.Column("input", sa.JSON),
+    sa.Column("correction", sa.JSON),
+    sa.Column("comment", sa.String(2000), nullable=False, server_default=""),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Index("ix_feedback_model_created", "model", "created_ms"),
+    sa.Index("ix_feedback_org_event", "org_id", "event_id"),
 )

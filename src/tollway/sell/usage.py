@@ -12,9 +12,19 @@ import sqlalchemy as sa
 
 from tollway.kit.errors import BadRequest, NotFound
 from tollway.sell import tables
+from tollway.sell.catalog import COUNTED
 from tollway.sell.metering import UsageEvent, event_id_of
 
-_SUMMED = ("requests", "input_tokens", "cached_tokens", "output_tokens", "price_picos", "prefill_us", "decode_us")
+_SUMMED = (
+    "requests",
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "price_picos",
+    "prefill_us",
+    "decode_us",
+    *COUNTED,
+)
 _DAYS_MOST = 3700
 
 
@@ -28,6 +38,10 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     price_picos: int = 0
     prefill_us: int = 0
     decode_us: int = 0
+    images: int = 0
+    rows: int = 0
+    explanations: int = 0
+    training_tokens: int = 0
 
     @property
     def tokens(self) -> int:
@@ -119,9 +133,9 @@ def by_org(
 def totals(conn: sa.Connection, org_id: str | None, from_ms: int, to_ms: int | None = None) -> Totals:
     """What was used since a moment, to the millisecond (from the events themselves)."""
     event = tables.usage_event.c
-    query = sa.select(
-        sa.func.count().label("requests"), *(sa.func.sum(event[name]).label(name) for name in _SUMMED[1:])
-    ).where(event.at_ms >= from_ms)
+    query = sa.select(sa.func.count().label("requests"), *(_sum_of(event, name) for name in _SUMMED[1:])).where(
+        event.at_ms >= from_ms
+    )
     if to_ms is not None:
         query = query.where(event.at_ms < to_ms)
     if org_id is not None:
@@ -182,7 +196,7 @@ def _grouped(
     """The rollup summed by one of its columns."""
     daily = tables.usage_daily.c
     query = (
-        sa.select(daily[column], *(sa.func.sum(daily[name]).label(name) for name in _SUMMED))
+        sa.select(daily[column], *(_sum_of(daily, name) for name in _SUMMED))
         .where(daily.day.between(from_day, to_day))
         .group_by(daily[column])
     )
@@ -191,6 +205,13 @@ def _grouped(
             query = query.where(daily[name] == wanted)
     rows: list[dict[str, Any]] = [dict(row._mapping) for row in conn.execute(query)]
     return [kind(**{name: row[name] if name == column else int(row[name]) for name in row}) for row in rows]
+
+
+def _sum_of(columns: Any, name: str) -> Any:
+    """A column summed; a meter that is counted in `units` where the row is of that meter."""
+    if name not in COUNTED:
+        return sa.func.sum(columns[name]).label(name)
+    return sa.func.sum(sa.case((columns.meter == name, columns.units), else_=0)).label(name)
 
 
 def _most_first(rows: list[Row]) -> list[Row]:

@@ -159,7 +159,8 @@ def refusal_of(status: int, body: bytes) -> TollwayError:
             hint="Shorten or split it.",
         )
     if status in (400, 413, 422):
-        return BadRequest(message or "The engine refused this request.", code="engine_refused")
+        param = str(told["param"])[:120] if told.get("param") else None
+        return BadRequest(message or "The engine refused this request.", code="engine_refused", param=param)
     if status == 501:
         return BadRequest("This model does not offer that operation.", code="unsupported_operation", param="model")
     if status == 429:

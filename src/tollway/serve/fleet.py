@@ -15,20 +15,28 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from tollway.artifacts.store import Store
+from tollway.artifacts.store import ModelPackage, Store
 from tollway.kit import log
 from tollway.kit.clock import SystemClock
 from tollway.kit.db import Database
 from tollway.kit.errors import BadRequest, NotFound, TollwayError, Unavailable
 from tollway.kit.settings import Settings
 from tollway.serve import tables
+from tollway.serve.adapters import Adapters, Loaded
 from tollway.serve.engine_call import refusal_of
 from tollway.serve.engine_time import EngineTime, Totals
-from tollway.serve.engines import Engine, LlamaCpp, UpstreamServer
+from tollway.serve.engines import Engine, LlamaCpp, Onnx, UpstreamServer
 from tollway.serve.line import Line, Seat
 from tollway.serve.models import Model
 from tollway.serve.replica import Replica, State
-from tollway.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest, Request
+from tollway.serve.requests import (
+    ChatRequest,
+    ClassifyRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    ExplainRequest,
+    Request,
+)
 from tollway.serve.suspects import Suspects
 from tollway.serve.wire import Pool, WireError
 
@@ -40,12 +48,15 @@ OnReplica = Callable[["Served", State], None]
 
 
 class Size(msgspec.Struct):
-    """How large a call may become: what is held for it. `tokens_each`: of one of its `parts` engine calls."""
+    """How large a call may become: what is held for it. `tokens_each`: of one of its `parts` engine calls; `units` of
+    `meter` is what it uses besides tokens."""
 
     input_tokens: int
     output_tokens: int
     parts: int
     tokens_each: int
+    meter: str = ""
+    units: int = 0
 
 
 class Hour(msgspec.Struct, frozen=True):
@@ -66,6 +77,8 @@ class Served:
         self.model = model
         self.defaults = defaults  # generation parameters for callers who name none
         self.name = model.name
+        self.digest = ""  # of the package; none for upstreams
+        self.adapters: Loaded = ()
         self.caps = engine.caps
         self.engine_model = engine.model
         self.passes_through = model.engine == "upstream"
@@ -118,9 +131,8 @@ class Served:
     async def size(self, request: Request) -> Size:
         """The most tokens this call can take: input counted by the engine where it can, else bounded by its bytes.
         Raises BadRequest for a prompt longer than the model's context."""
-        if isinstance(request, EmbeddingRequest):
-            bound = request.input_bytes()
-            return Size(bound, 0, 1, bound)
+        if not isinstance(request, ChatRequest | CompletionRequest):
+            return self._size_of_inputs(request)
         if self.caps.context_tokens and request.input_bytes() > self.caps.context_tokens * _BYTES_PER_TOKEN_MOST:
             raise BadRequest(
                 f"The prompt is longer than this model's context of {self.caps.context_tokens:,} tokens.",
@@ -146,6 +158,18 @@ class Served:
         elif context:
             each = min(each, context)
         return Size(sum(prompts), each * answers, answers, longest + each)
+
+    def _size_of_inputs(self, request: EmbeddingRequest | ClassifyRequest | ExplainRequest) -> Size:
+        """Tokens of texts are bounded by their bytes and by what the model reads of each; the rest is counted."""
+        count = len(request.inputs)
+        if isinstance(request, ExplainRequest):
+            return Size(0, 0, 1, 1, "explanations", count)
+        if self.caps.input != "text":
+            return Size(0, 0, 1, 1, "images" if self.caps.input == "image" else "rows", count)
+        bound = request.input_bytes()
+        if self.model.engine == "onnx" and self.caps.context_tokens:
+            bound = min(bound, count * self.caps.context_tokens)  # it cuts what is longer
+        return Size(bound, 0, 1, bound)
 
     async def _count(self, request: ChatRequest | CompletionRequest) -> list[int] | None:
         """Exact tokens of each prompt, in the engine's own words; None when it cannot say."""
@@ -207,6 +231,18 @@ class Served:
             self.line.seat_next()
 
 
+class Adapted(Served):
+    """A model that is an adapter on another one's replica: everything but name, version and defaults is its base's."""
+
+    def __init__(self, base: Served, model: Model, number: int) -> None:
+        self._base = base
+        self.model, self.name, self.renames = model, model.name, True
+        self.defaults = base.defaults | {"lora": [{"id": number, "scale": 1.0}]}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._base, name)
+
+
 class Fleet:
     """All models on offer. Use it from one event loop."""
 
@@ -216,15 +252,18 @@ class Fleet:
         self._on_replica = on_replica
         self._served: dict[str, Served] = {}
         self._coming: dict[str, Served] = {}
+        self._adapted: Adapters[Served] = Adapters(Adapted)
+        self._checked: set[tuple[str, str]] = set()  # adapters whose every byte was looked at
         self._broken: dict[str, TollwayError] = {}
         self._alive: set[Served] = set()  # started and not yet stopped: also those that are on their way out
         self._tasks: set[asyncio.Task[None]] = set()
         self._left: list[Hour] = []  # of replicas that were stopped
 
-    def find(self, name: str) -> Served:
-        """The model a caller named. Raises NotFound, or Unavailable for one whose package cannot be served."""
-        served = self._served.get(name)
-        if served is not None:
+    def find(self, name: str, org_id: str = "") -> Served:
+        """The model that a caller of an organization named; another's own model is not found, like one that is not there.
+        Raises NotFound, or Unavailable for one whose package cannot be served."""
+        served = self._served.get(name) or self._adapted.find(name, org_id, self._served)
+        if served is not None and served.model.org_id in ("", org_id):
             return served
         if name in self._broken:
             raise Unavailable(
@@ -240,8 +279,13 @@ class Fleet:
         )
 
     def all(self) -> list[Served]:
-        """Every model being served, by name."""
+        """Every model with a replica of its own or an upstream, by name."""
         return [self._served[name] for name in sorted(self._served)]
+
+    def visible(self, org_id: str) -> list[Served]:
+        """What an organization can call, by name: what is on offer to all, and its own fine-tuned models."""
+        found = [*self._served.values(), *self._adapted.of(org_id, self._served)]
+        return sorted((one for one in found if one.model.org_id in ("", org_id)), key=lambda served: served.name)
 
     @property
     def broken(self) -> dict[str, TollwayError]:
@@ -250,14 +294,15 @@ class Fleet:
 
     def offer(self, models: list[Model]) -> None:
         """Serve exactly these. Returns at once; loading and stopping go on in the background."""
-        wanted = {model.name: model for model in models}
+        self._adapted.offer([model for model in models if model.base and self._sound(model)])
+        wanted = {model.name: model for model in models if not model.base}
         self._broken = {name: error for name, error in self._broken.items() if name in wanted}
         for offered in (self._served, self._coming):
             for name in [name for name in offered if name not in wanted]:
                 self._retire(offered.pop(name))
         for name, model in wanted.items():
             newest = self._coming.get(name) or self._served.get(name)
-            if newest is None or _differs(newest.model, model):
+            if newest is None or _differs(newest.model, model) or newest.adapters != self._adapted.on(name):
                 self._bring(model)
 
     @property
@@ -307,8 +352,9 @@ class Fleet:
 
     def _bring(self, model: Model) -> None:
         try:
-            engine, defaults = self._engine(model)
+            engine, defaults, digest = self._engine(model)
             served = Served(model, engine, defaults, self._settings, self._on_replica)
+            served.digest, served.adapters = digest, self._adapted.on(model.name)
         except TollwayError as error:
             self._note_broken(model.name, error)
             return
@@ -340,7 +386,7 @@ class Fleet:
     def _check(self, model: Model) -> None:
         """Hold the package against its signature: every byte is read where no note vouches for it, so not on the loop."""
         if model.upstream is None:
-            self._store.verify(self._store.get(model.name, model.version)).require()
+            self._store.verify(self._store.get(model.package_name, model.version)).require()
 
     def _give_up(self, served: Served, error: TollwayError) -> None:
         """It must not be served; what runs under its name goes on."""
@@ -362,19 +408,21 @@ class Fleet:
 
         self._spawn(stop())
 
-    def _engine(self, model: Model) -> tuple[Engine, dict[str, Any]]:
-        """The engine for a model, and the generation defaults its package recommends."""
+    def _engine(self, model: Model) -> tuple[Engine, dict[str, Any], str]:
+        """The engine for a model, the generation defaults its package recommends, and the package's digest."""
         settings = self._settings
         if model.upstream is not None:
             key = os.environ.get(model.upstream.key_env, "") if model.upstream.key_env else ""
-            return UpstreamServer(model.upstream.url, model.upstream.model, kind=model.kind, key=key), {}
-        package = self._store.get(model.name, model.version)
+            return UpstreamServer(model.upstream.url, model.upstream.model, kind=model.kind, key=key), {}, ""
+        package = self._store.get(model.package_name, model.version)
         manifest = package.manifest
+        if model.engine == "onnx":
+            return self._onnx(model, package), {}, manifest.digest
         engine = LlamaCpp(
             Path(package.weights_path),
             model.name,
             version=manifest.version,
-            kind=model.kind,
+            kind="embedding" if model.kind == "embedding" else "chat",
             model_context_tokens=manifest.context_tokens,
             embedding_dimensions=manifest.embedding_dimensions,
             has_chat_template=manifest.has_chat_template,
@@ -382,9 +430,41 @@ class Fleet:
             slots=settings.replica_slots,
             context_tokens=settings.replica_context_tokens,
             threads=settings.replica_threads,
+            adapters=self._adapter_files(model.name),
         )
         recommended = msgspec.structs.asdict(manifest.generation)
-        return engine, {name: value for name, value in recommended.items() if value is not None}
+        return engine, {name: value for name, value in recommended.items() if value is not None}, manifest.digest
+
+    def _onnx(self, model: Model, package: ModelPackage) -> Engine:
+        manifest = package.manifest
+        return Onnx(
+            package.folder,
+            model.name,
+            version=manifest.version,
+            kind=model.kind,
+            input="image" if model.kind == "image-generation" else manifest.input,
+            format=manifest.weights.format,
+            context_tokens=manifest.context_tokens,
+            embedding_dimensions=manifest.embedding_dimensions,
+            weights_bytes=manifest.weights.size_bytes,
+            threads=self._settings.replica_threads,
+        )
+
+    def _adapter_files(self, base: str) -> tuple[Path, ...]:
+        """The weights of the adapters on a base, in the order of their numbers."""
+        return tuple(self._store.get(name, version).weights_path for name, version in self._adapted.on(base))
+
+    def _sound(self, adapter: Model) -> bool:
+        """Whether an adapter is what was signed; one that is not must not keep its base from being served."""
+        place = (adapter.package_name, adapter.version)
+        if place not in self._checked:
+            try:
+                self._store.verify(self._store.get(*place)).require()
+            except TollwayError as error:
+                self._note_broken(adapter.name, error)
+                return False
+            self._checked.add(place)
+        return True
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -8,7 +8,19 @@ import sqlalchemy as sa
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.serve import tables
 
-Kind = Literal["chat", "embedding"]
+Kind = Literal[
+    "chat",
+    "embedding",
+    "classification",
+    "regression",
+    "token-classification",
+    "image-classification",
+    "question-answering",
+    "translation",
+    "recommendation",
+    "image-generation",
+]
+EngineName = Literal["llama_cpp", "onnx", "upstream"]
 
 
 class Upstream(msgspec.Struct, frozen=True):
@@ -20,21 +32,46 @@ class Upstream(msgspec.Struct, frozen=True):
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A model on offer. `version` is a package version, or "upstream"."""
+    """A model on offer. `version` is a package version, or "upstream". With `base` it is an adapter, served by the base's
+    replica, for the organization `org_id` alone."""
 
     name: str
     kind: Kind
     title: str
-    engine: Literal["llama_cpp", "upstream"]
+    engine: EngineName
     version: str
     upstream: Upstream | None
     created_ms: int
     retired_ms: int | None = None
+    org_id: str = ""
+    base: str = ""
+    package: str = ""
+
+    @property
+    def package_name(self) -> str:
+        """The name of its package on the shelf."""
+        return self.package or self.name
 
 
-def offer_package(conn: sa.Connection, now_ms: int, name: str, kind: Kind, version: str, title: str = "") -> Model:
+def offer_package(
+    conn: sa.Connection,
+    now_ms: int,
+    name: str,
+    kind: Kind,
+    version: str,
+    title: str = "",
+    engine: EngineName = "llama_cpp",
+) -> Model:
     """Put a package version behind a name; an existing name moves to this version."""
-    return _offer(conn, Model(name, kind, title or name, "llama_cpp", version, None, now_ms))
+    return _offer(conn, Model(name, kind, title or name, engine, version, None, now_ms))
+
+
+def offer_adapter(
+    conn: sa.Connection, now_ms: int, name: str, base: str, package: str, version: str, org_id: str, title: str = ""
+) -> Model:
+    """Put an adapter behind a name that only one organization can call."""
+    model = Model(name, "chat", title or name, "llama_cpp", version, None, now_ms, None, org_id, base, package)
+    return _offer(conn, model)
 
 
 def offer_upstream(
@@ -78,6 +115,8 @@ def _offer(conn: sa.Connection, model: Model) -> Model:
     found = conn.execute(sa.select(tables.model).where(tables.model.c.name == model.name)).first()
     if found is None:
         conn.execute(tables.model.insert().values(row))
+    elif found.org_id != model.org_id:
+        raise Conflict(f"{model.name!r} belongs to somebody else.", hint="Choose another name for it.")
     elif found.kind != model.kind:
         raise Conflict(f"{model.name!r} is on offer as a {found.kind} model.", hint="Choose another name for it.")
     else:

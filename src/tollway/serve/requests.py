@@ -17,6 +17,7 @@ CHOICES_MAX = 8
 PROMPTS_MAX = 64
 SEEDS = 2**32 - 1  # engines take 32 bits, and the last number means "any": a caller's seed is folded into the others
 INPUTS_MAX = 256
+EXPLAINED_MAX = 8  # each asks the model hundreds of times
 
 Unit = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -150,6 +151,7 @@ class ChatRequest(Generation, kw_only=True):
     verbosity: str | None = None
 
     operation = "chat"
+    generates = True
 
     @property
     def output_max(self) -> int | None:
@@ -220,6 +222,7 @@ class CompletionRequest(Generation, kw_only=True):
     best_of: int | None = None
 
     operation = "completion"
+    generates = True
     constrained = False
 
     @property
@@ -280,9 +283,11 @@ class EmbeddingRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields
     user: str | None = None
 
     operation = "embedding"
+    generates = False
     constrained = False
     stream = False
     output_max = 0
+    choices = 1
 
     @property
     def inputs(self) -> list[str]:
@@ -314,7 +319,94 @@ class EmbeddingRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields
         return [Work("/embeddings", msgspec.json.encode(body))]
 
 
-Request = ChatRequest | CompletionRequest | EmbeddingRequest
+class _Given(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+    """What classify and explain share: inputs are texts, data URLs of pictures, or objects with the model's fields."""
+
+    model: Name
+    input: str | dict[str, Any] | list[str | dict[str, Any]]
+    user: str | None = None
+
+    generates = False
+    constrained = False
+    stream = False
+    output_max = 0
+    choices = 1
+
+    @property
+    def inputs(self) -> list[str | dict[str, Any]]:
+        """The inputs, one or many."""
+        return self.input if isinstance(self.input, list) else [self.input]
+
+    def input_bytes(self) -> int:
+        """An upper bound on tokens: a token has at least one byte, and each input gets a few marks."""
+        return sum(_text_bytes(one) + 8 for one in self.inputs)
+
+    def refuse_wrong_inputs(self, most: int) -> None:
+        """Raise BadRequest for none or too many. What the fields must be, the engine knows."""
+        if not 1 <= len(self.inputs) <= most:
+            raise _unsupported("input", f"give 1 to {most} inputs")
+
+
+class ClassifyRequest(_Given, kw_only=True):
+    """POST /v1/classify."""
+
+    top_k: Annotated[int, Meta(ge=1, le=1000)] | None = None
+
+    operation = "classification"
+
+    def refuse_unsupported(self, caps: Caps) -> None:
+        """Raise BadRequest for what this engine cannot honour."""
+        if not caps.classify:
+            raise _unsupported("model", "this model does not classify; GET /v1/models says what kind each is")
+        self.refuse_wrong_inputs(INPUTS_MAX)
+
+    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+        """One engine call for all inputs."""
+        body: dict[str, Any] = {"model": model, "input": self.input}
+        if self.top_k is not None:
+            body["top_k"] = self.top_k
+        return [Work("/classify", msgspec.json.encode(body))]
+
+
+class ExplainRequest(_Given, kw_only=True):
+    """POST /v1/explain: which parts of an input made the model answer as it did."""
+
+    method: Literal["shap", "permutation", "lime", "occlusion"] = "shap"
+    target: Annotated[str, Meta(min_length=1, max_length=200)] | None = None  # the label to explain; else the answer's
+    samples: Annotated[int, Meta(ge=16, le=2000)] | None = None  # how often the model may be asked
+
+    operation = "explanation"
+
+    def refuse_unsupported(self, caps: Caps) -> None:
+        """Raise BadRequest for what this engine cannot honour."""
+        if not caps.explain:
+            raise _unsupported("model", "this model cannot be explained")
+        self.refuse_wrong_inputs(EXPLAINED_MAX)
+
+    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+        """One engine call for all inputs."""
+        body = {
+            "model": model,
+            "input": self.input,
+            "method": self.method,
+            "target": self.target,
+            "samples": self.samples,
+        }
+        return [Work("/explain", msgspec.json.encode({name: one for name, one in body.items() if one is not None}))]
+
+
+Request = ChatRequest | CompletionRequest | EmbeddingRequest | ClassifyRequest | ExplainRequest
+
+
+def _text_bytes(given: Any) -> int:
+    """Bytes of all text in an input."""
+    if isinstance(given, str):
+        return len(given.encode())
+    if isinstance(given, dict):
+        return sum(_text_bytes(value) for value in given.values())
+    if isinstance(given, list):
+        return sum(_text_bytes(value) + 1 for value in given)
+    return 8
 
 
 def _per_choice(path: str, body: dict[str, Any], choices: int, caps: Caps, *, stream: bool) -> list[Work]:

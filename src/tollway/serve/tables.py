@@ -12,13 +12,18 @@ model = sa.Table(
     "model",
     metadata,
     sa.Column("name", sa.String(120), primary_key=True),
-    sa.Column("kind", sa.String(20), nullable=False),  # chat | embedding
+    sa.Column("kind", sa.String(20), nullable=False),  # chat, embedding, classification … (artifacts.manifest.KINDS)
     sa.Column("title", sa.String(200), nullable=False, server_default=""),
-    sa.Column("engine", sa.String(20), nullable=False),  # llama_cpp | upstream
+    sa.Column("engine", sa.String(20), nullable=False),  # llama_cpp | onnx | upstream
     sa.Column("version", sa.String(60), nullable=False),  # package version, or "upstream"
     sa.Column("upstream", sa.JSON),  # {"url", "model", "key_env"} for engine "upstream"
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("retired_ms", sa.BigInteger),
+    sa.Column("org_id", sa.String(40), nullable=False, server_default=""),  # only this organization's; "": everybody's
+    sa.Column("base", sa.String(120), nullable=False, server_default=""),  # the model whose replica serves this adapter
+    sa.Column(
+        "package", sa.String(120), nullable=False, server_default=""
+    ),  # on the shelf; "": of the model's own name
 )
 
 replica_hour = sa.Table(

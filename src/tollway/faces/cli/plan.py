@@ -19,7 +19,7 @@ Currency = Annotated[str | None, typer.Option("--currency", help="ISO 4217 code;
 Flat = Annotated[str | None, typer.Option("--flat-fee", help="Per month, for example 9.00.")]
 Price = Annotated[list[str] | None, typer.Option(
     "--price", help="METER=PRICE per 1M units, METER@MODEL=PRICE for one model; repeat. "
-    "Meters: input_tokens, cached_tokens, output_tokens, requests.")]  # fmt: skip
+    f"Meters: {', '.join(catalog.METERS)}.")]  # fmt: skip
 Included = Annotated[list[str] | None, typer.Option("--included", help="METER=UNITS free each month; repeat.")]
 Overage = Annotated[str | None, typer.Option("--overage", help="Beyond the free quota: wallet, invoice or refuse.")]
 Aborted = Annotated[str | None, typer.Option("--aborted", help="A call the client left: bill or free.")]

@@ -31,7 +31,7 @@ def list_(
 def set_(
     desk: Desk,
     plan: Plan,
-    meter: Annotated[str, typer.Argument(help="input_tokens, cached_tokens, output_tokens or requests.")],
+    meter: Annotated[str, typer.Argument(help=f"One of {', '.join(catalog.METERS)}.")],
     price: Annotated[str, typer.Argument(help="Per 1M units, for example 0.50.")],
     model: Annotated[str, typer.Option("--model", help="For this model only.")] = "*",
     included: Annotated[int | None, typer.Option("--included", help="Units free each month.")] = None,

@@ -25,15 +25,22 @@ class Progress:
         took = time.monotonic() - self._started
         self._write(f"{self.what}: {'stopped' if kind else 'done'} in {took:.1f} s\n")
 
+    def count(self, done: int, total: int) -> None:
+        """So much of so much, whatever it counts."""
+        self._tell(done, total, "")
+
     def bytes(self, done: int, total: int) -> None:
         """So many bytes of so many."""
+        self._tell(done, total, f" of {total / 1e6:,.0f} MB")
+
+    def _tell(self, done: int, total: int, of: str) -> None:
         now = time.monotonic()
         if now - self._last < _EVERY_S:
             return
         self._last = now
         share = done / total if total else 0.0
         left = (now - self._started) * (1 - share) / share if share else 0.0
-        self._write(f"{self.what} … {share:4.0%} of {total / 1e6:,.0f} MB, {left:.0f} s left")
+        self._write(f"{self.what} … {share:4.0%}{of}, {left:.0f} s left")
 
     def _write(self, text: str) -> None:
         if self._shown:

@@ -18,6 +18,15 @@ UNITS = {
     "1k requests": "thousand",
     "request": "request",
     "month": "month",
+    "image": "image",
+    "1k images": "thousand_images",
+    "1M images": "million_images",
+    "row": "row",
+    "1k rows": "thousand_rows",
+    "1M rows": "million_rows",
+    "explanation": "explanation",
+    "1k explanations": "thousand_explanations",
+    "1M explanations": "million_explanations",
 }
 STATUSES = ("draft", "finalised", "paid", "void")
 

@@ -20,7 +20,13 @@ _MAYBE_COUNT: Shape = {"type": ["integer", "null"], "minimum": 0}
 _DAY: Shape = {"type": "string", "format": "date"}
 _USAGE = _object(
     {"prompt_tokens": _COUNT, "total_tokens": _COUNT},
-    {"completion_tokens": _COUNT, "prompt_tokens_details": _object({"cached_tokens": _COUNT})},
+    {
+        "completion_tokens": _COUNT,
+        "prompt_tokens_details": _object({"cached_tokens": _COUNT}),
+        "images": _COUNT,
+        "rows": _COUNT,
+        "explanations": _COUNT,
+    },
 )
 _MESSAGE = _object(
     {"role": {"const": "assistant"}, "content": _MAYBE_TEXT},
@@ -31,7 +37,13 @@ _LOGPROBS: Shape = {"type": ["object", "null"]}
 _HEAD: Shape = {"id": _TEXT, "created": _COUNT, "model": _TEXT}
 _MODEL = _object(
     {"id": _TEXT, "object": {"const": "model"}, "created": _COUNT, "owned_by": _TEXT},
-    {"kind": {"enum": ["chat", "embedding"]}, "version": _TEXT, "context_tokens": _MAYBE_COUNT},
+    {
+        "kind": _TEXT,
+        "version": _TEXT,
+        "digest": _MAYBE_TEXT,
+        "input": {"enum": ["text", "image", "row"]},
+        "context_tokens": _MAYBE_COUNT,
+    },
 )
 _VECTOR: Shape = {"oneOf": [_list_of({"type": "number"}), _TEXT]}
 
@@ -57,6 +69,45 @@ SHAPES: dict[str, Shape] = {
             "object": {"const": "list"},
             "model": _TEXT,
             "data": _list_of(_object({"object": {"const": "embedding"}, "index": _COUNT, "embedding": _VECTOR})),
+            "usage": _USAGE,
+        }
+    ),
+    "/v1/classify": _object(
+        {
+            "object": {"const": "list"},
+            "model": _TEXT,
+            "data": _list_of(
+                _object(
+                    {"object": {"const": "classification"}, "index": _COUNT},
+                    {
+                        "label": _TEXT,
+                        "score": {"type": "number"},
+                        "scores": {"type": "object", "additionalProperties": {"type": "number"}},
+                        "value": {"type": "number"},
+                    },
+                )
+            ),
+            "usage": _USAGE,
+        }
+    ),
+    "/v1/explain": _object(
+        {
+            "object": {"const": "list"},
+            "model": _TEXT,
+            "data": _list_of(
+                _object(
+                    {
+                        "object": {"const": "explanation"},
+                        "index": _COUNT,
+                        "method": _TEXT,
+                        "target": _TEXT,
+                        "value": {"type": "number"},
+                        "base": {"type": "number"},
+                        "units": _list_of(_object({"weight": {"type": "number"}})),
+                    },
+                    {"faithfulness": {"type": "object"}, "checks": {"type": "object"}},
+                )
+            ),
             "usage": _USAGE,
         }
     ),
@@ -112,6 +163,7 @@ def _header(text: str, kind: str = "string") -> Shape:
     return {"description": text, "schema": {"type": kind}}
 
 
+MODEL_VERSION: Shape = {"x-tollway-model-version": _header("The version of the model that answered.")}
 REQUEST_ID: Shape = {"x-request-id": _header("Names this call in logs, usage and support.")}
 RATE_LIMITS: Shape = {
     f"x-ratelimit-{what}-{unit}": _header(f"{text} {unit} in the running minute.")

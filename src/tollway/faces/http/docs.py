@@ -13,19 +13,23 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from tollway import __version__
-from tollway.faces.http.answer_shapes import PARAMETERS, RATE_LIMITS, REQUEST_ID, RETRY_AFTER, SHAPES
+from tollway.faces.http.answer_shapes import MODEL_VERSION, PARAMETERS, RATE_LIMITS, REQUEST_ID, RETRY_AFTER, SHAPES
 from tollway.faces.http.policy import Door
-from tollway.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest
+from tollway.serve.requests import ChatRequest, ClassifyRequest, CompletionRequest, EmbeddingRequest, ExplainRequest
 
 _BODIES = {
     "/v1/chat/completions": ChatRequest,
     "/v1/completions": CompletionRequest,
     "/v1/embeddings": EmbeddingRequest,
+    "/v1/classify": ClassifyRequest,
+    "/v1/explain": ExplainRequest,
 }
 _TITLES = {
     "/v1/chat/completions": "Answer a conversation",
     "/v1/completions": "Continue a text",
     "/v1/embeddings": "Texts as vectors",
+    "/v1/classify": "Classes, numbers or spans for texts, pictures or rows of a table",
+    "/v1/explain": "Which parts of an input made the answer",
     "/v1/models": "Models this key may use",
     "/v1/models/{model}": "One model",
     "/v1/key": "What this key may do and has left",
@@ -94,7 +98,7 @@ def _operation(door: Door, body: Any) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": SHAPES[door.path]}}
     if door.path.endswith("completions"):
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    headers = REQUEST_ID | (RATE_LIMITS if body is not None else {})
+    headers = REQUEST_ID | (RATE_LIMITS | MODEL_VERSION if body is not None else {})
     responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content, "headers": headers}}
     for status, text in _ERRORS.items():
         if body is not None or status not in _ONLY_GENERATION:
@@ -121,7 +125,7 @@ def _page(described: dict[str, Any]) -> str:
             )
     fields = "".join(
         _fields(name, described["components"]["schemas"][name])
-        for name in ("ChatRequest", "CompletionRequest", "EmbeddingRequest")
+        for name in ("ChatRequest", "CompletionRequest", "EmbeddingRequest", "ClassifyRequest", "ExplainRequest")
     )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'

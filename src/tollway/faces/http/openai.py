@@ -5,7 +5,7 @@ Authorisation is the first thing that runs; the body of a caller without a valid
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from decimal import Decimal
 from typing import Any
@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from tollway.faces.http import templates
 from tollway.faces.http.policy import Door
 from tollway.faces.http.wire import (
     EVENTS,
@@ -41,7 +42,14 @@ from tollway.kit.errors import BadRequest, NotFound, TollwayError
 from tollway.kit.money import PICOS
 from tollway.sell import usage
 from tollway.sell.access import Caller
-from tollway.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest, Request
+from tollway.serve.requests import (
+    ChatRequest,
+    ClassifyRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    ExplainRequest,
+    Request,
+)
 
 _log = log.get("faces.http")
 _GROUPS: dict[str, Callable[..., list[Any]]] = {"day": usage.by_day, "model": usage.by_model, "key": usage.by_key}
@@ -51,7 +59,7 @@ _NO_BUFFERING = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 class Api:
     """Answers `/v1/*`."""
 
-    def __init__(self, desk: Desk, db: Database, body_bytes_max: int) -> None:
+    def __init__(self, desk: Desk, db: Database, body_bytes_max: int, more: Sequence[Door] = ()) -> None:
         self._desk = desk
         self._db = db
         self._limit = body_bytes_max
@@ -59,15 +67,20 @@ class Api:
         chat = msgspec.json.Decoder(ChatRequest)
         completion = msgspec.json.Decoder(CompletionRequest)
         embedding = msgspec.json.Decoder(EmbeddingRequest)
+        classify, explain = msgspec.json.Decoder(ClassifyRequest), msgspec.json.Decoder(ExplainRequest)
         self.doors = [
             Door("POST", "/v1/chat/completions", "inference", self._generates(chat)),
             Door("POST", "/v1/completions", "inference", self._generates(completion)),
             Door("POST", "/v1/embeddings", "inference", self._generates(embedding)),
+            Door("POST", "/v1/classify", "inference", self._generates(classify)),
+            Door("POST", "/v1/explain", "inference", self._generates(explain)),
             Door("GET", "/v1/models", "key", self._models),
             Door("GET", "/v1/models/{model}", "key", self._model),
             Door("GET", "/v1/key", "key", self._key),
             Door("GET", "/v1/usage", "usage", self._usage),
+            *more,
         ]
+        self._templates = templates.Templates([door.path for door in self.doors])
         self._exact = {(door.method, door.path): door for door in self.doors}
         self._methods: dict[str, set[str]] = {}
         for door in self.doors:
@@ -79,7 +92,7 @@ class Api:
         call_id = new_call_id()
         headers: Headers = [(b"x-request-id", b"req_" + call_id.encode())]
         path, status = scope["path"], 200
-        route = path if path in self._methods else "/v1/models/{model}" if path.startswith("/v1/models/") else "/v1/*"
+        route = path if path in self._methods else self._templates.find(path) or "/v1/*"
         self._desk.metrics.inflight += 1
         try:
             door = self._exact.get((scope["method"], route))
@@ -125,6 +138,7 @@ class Api:
             request: Request = decode(decoder, await read_body(scope, receive, self._limit))
             call = await open_call(self._desk, caller, request, call_id)
             headers += self._desk.access.rate_headers(caller)
+            headers.append((b"x-tollway-model-version", call.served.model.version.encode()))
             async with Departure(receive, self._departures) as departure:
                 await self._render(call, send, headers)
             return 499 if departure.gone else 200
@@ -157,14 +171,18 @@ class Api:
     async def _models(
         self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
     ) -> int:
-        shown = [_shown(served) for served in self._desk.fleet.all() if self._desk.access.may_use(caller, served.name)]
+        shown = [
+            _shown(served)
+            for served in self._desk.fleet.visible(caller.account.org_id)
+            if self._desk.access.may_use(caller, served.name)
+        ]
         await send_json(send, 200, msgspec.json.encode({"object": "list", "data": shown}), headers)
         return 200
 
     async def _model(
         self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
     ) -> int:
-        served = self._desk.fleet.find(scope["path"].removeprefix("/v1/models/"))
+        served = self._desk.fleet.find(scope["path"].removeprefix("/v1/models/"), caller.account.org_id)
         if not self._desk.access.may_use(caller, served.name):
             raise NotFound(
                 f"There is no model {served.name!r} for this key.",
@@ -252,8 +270,10 @@ def _shown(served: Any) -> dict[str, Any]:
         "id": served.name,
         "object": "model",
         "created": served.model.created_ms // 1000,
-        "owned_by": "tollway",
+        "owned_by": served.model.org_id or "tollway",
         "kind": served.model.kind,
         "version": served.model.version,
+        "digest": served.digest or None,
+        "input": served.caps.input,
         "context_tokens": served.caps.context_tokens or None,
     }

@@ -18,7 +18,7 @@ from tollway.inference import IGNORE, Arrays, Features, batches
 
 Run = Callable[[Arrays], Arrays]
 BATCH_ROWS: Final = 32
-_SPEED_BATCHES, _ROUNDS, _SPEED_SECONDS = 6, 3, 4.0
+_SPEED_BATCHES, _ROUNDS, _SPEED_SECONDS = 4, 3, 3.0
 
 
 @dataclass(frozen=True)

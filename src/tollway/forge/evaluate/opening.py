@@ -32,7 +32,7 @@ def described(folder: Path) -> dict[str, Any]:
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def served(folder: Path, threads: int = 1) -> tuple[Any, str]:
+def served(folder: Path, source: Path | None = None, threads: int = 1) -> tuple[Any, str]:
     """The predictor buyers will meet, and the name of its format; the torch reference when nothing was converted."""
     from tollway import inference
 
@@ -41,7 +41,14 @@ def served(folder: Path, threads: int = 1) -> tuple[Any, str]:
             return inference.load(folder, format=name, threads=threads), name
         except NotFound:
             continue
+    return reference(folder, source), "torch"
+
+
+def reference(folder: Path, source: Path | None = None) -> Any:
+    """The torch model of a folder, or of the trained model's folder that it was made from. Raises NotFound."""
     from tollway.forge import models
 
-    net = models.load(folder)
-    return models.TorchPredictor(net, inference.load_features(folder)), "torch"
+    for place in (folder, source):
+        if place is not None and (place / "model.toml").is_file() and (place / "model.safetensors").is_file():
+            return models.TorchPredictor(models.load(place))
+    raise NotFound(f"{folder.name} holds no torch model.", hint='Add "safetensors" to [convert] formats of the recipe.')

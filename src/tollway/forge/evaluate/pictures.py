@@ -30,8 +30,8 @@ def reconstruction(real: NDArray[Any], made: NDArray[Any]) -> list[Measure]:
 
 
 def elbo(bound: NDArray[Any]) -> list[Measure]:
-    """Evidence lower bound in nats an image (Kingma and Welling 2014), higher is better."""
-    return [mean("elbo", bound)]
+    """Evidence lower bound in nats an image (Kingma and Welling 2014), the latent at its mean; higher is better."""
+    return [mean("elbo_at_mean", bound)]
 
 
 def distance(real: NDArray[Any], made: NDArray[Any]) -> list[Measure]:

@@ -73,12 +73,13 @@ class Scores(msgspec.Struct, kw_only=True):
 
     @property
     def figures(self) -> dict[str, Any]:
-        """The essentials as plain JSON: what the step's record, the package and the command line show."""
-        return {
-            "task": self.task, "format": self.format, "rows": self.rows, "primary": self.primary,
-            "metrics": {name: msgspec.to_builtins(one) for name, one in self.metrics.items() if "." not in name},
-            "comparisons": [msgspec.to_builtins(one) for one in self.comparisons],
-            "gates": [msgspec.to_builtins(one) for one in self.gates], "passed": self.passed,
+        """The essentials as plain JSON: the numbers by name first (they travel with the package), then how sure they are."""
+        found: dict[str, Any] = {name: one.value for name, one in self.metrics.items() if "." not in name}
+        others = {f"vs.{one.name}": one.difference.value for one in self.comparisons}
+        return found | others | {
+            "rows": self.rows, "primary": self.primary, "format": self.format, "passed": self.passed,
+            "intervals": {name: [one.low, one.high] for name, one in self.metrics.items() if "." not in name},
+            "gates": [msgspec.to_builtins(one) for one in self.gates],
         }  # fmt: skip
 
     def enforce(self) -> None:

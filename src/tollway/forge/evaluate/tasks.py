@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tollway.forge.evaluate import classification, language, pictures, ranking, regression
+from tollway.forge.evaluate import abilities, classification, language, pictures, ranking, regression
 from tollway.forge.evaluate.measures import Measure, mean, of_sums
 from tollway.inference import image as images
 from tollway.kit.errors import BadRequest
@@ -157,7 +157,7 @@ def written(answer: Answer) -> str:
 
 def _likelihoods(predictor: Any, rows: Sequence[Row], known: Known) -> Case:
     """Language models say how surprised they were: `predictor.score(rows) -> [{"nll", "tokens"}]`."""
-    answers = list(predictor.score(rows))
+    answers = _scored(predictor, rows)
     sizes = [len(text_in(row).encode()) for row in rows]
     nll, tokens = [float(one["nll"]) for one in answers], [int(one["tokens"]) for one in answers]
     found = language.perplexity(nll, tokens, sizes)
@@ -165,6 +165,13 @@ def _likelihoods(predictor: Any, rows: Sequence[Row], known: Known) -> Case:
         found.append(_share("next_token_accuracy", [float(one.get("right", 0)) for one in answers], tokens))
     surprise = np.array([-one / max(1, count) for one, count in zip(nll, tokens, strict=True)])
     return _case(found, answers, row_score=surprise)
+
+
+def _scored(predictor: Any, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    score = abilities.likelihood(predictor)
+    if score is None:
+        raise BadRequest("This model cannot say how likely a text is, so it has no perplexity.")
+    return list(score(rows))
 
 
 def _share(name: str, above: Sequence[float], below: Sequence[float]) -> Measure:
@@ -184,7 +191,7 @@ def text_in(row: Row) -> str:
 
 def _preferences(predictor: Any, rows: Sequence[Row], known: Known) -> Case:
     """The share of pairs in which the chosen answer is the likelier one."""
-    answers = list(predictor.score(rows))
+    answers = _scored(predictor, rows)
     margin = np.array([float(one["margin"]) for one in answers])
     return _case([mean("preference_accuracy", margin > 0), mean("margin", margin)], answers, row_score=margin)
 
@@ -267,14 +274,12 @@ def _pictures(predictor: Any, rows: Sequence[Row], known: Known) -> Case:
     shape = made.shape[1:]
     real = np.stack([pixels(row["image"], shape) for row in rows])
     found = pictures.distance(real, made)
-    rebuild = getattr(predictor, "reconstruct", None)
+    rebuild = abilities.rebuilding(predictor)
     if rebuild is not None:
-        found += pictures.reconstruction(
-            real, np.stack([np.asarray(one, np.float64).reshape(shape) for one in rebuild(rows)])
-        )
-    bound = getattr(predictor, "bound", None)
+        found += pictures.reconstruction(real, rebuild(rows).reshape(real.shape))
+    bound = abilities.bounding(predictor)
     if bound is not None:
-        found += pictures.elbo(np.asarray(bound(rows), dtype=np.float64))
+        found += pictures.elbo(bound(rows))
     return _case(found, answers)
 
 

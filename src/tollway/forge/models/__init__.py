@@ -17,18 +17,20 @@ from tollway.forge.models.options import default_architecture
 from tollway.inference import Features, features_of
 
 if TYPE_CHECKING:
+    from tollway.forge.models.adapters import adapt, merge
     from tollway.forge.models.building import create, load, save, trainable
     from tollway.forge.models.net import Graph, ModelSpec, Net
     from tollway.forge.models.predictor import TorchPredictor
+    from tollway.forge.models.pretext import masked_image, rotation
 
 _LAZY = {
-    "create": "building", "load": "building", "save": "building", "trainable": "building",
+    "adapt": "adapters", "merge": "adapters", "masked_image": "pretext", "rotation": "pretext", "create": "building", "load": "building", "save": "building", "trainable": "building",
     "Graph": "net", "ModelSpec": "net", "Net": "net", "TorchPredictor": "predictor",
 }  # fmt: skip
 
 __all__ = [
-    "Graph", "ModelSpec", "Net", "TorchPredictor", "base", "check", "create", "default_architecture", "fit_features", "load",
-    "options", "save", "trainable",
+    "Graph", "ModelSpec", "Net", "TorchPredictor", "adapt", "base", "check", "create", "default_architecture", "fit_features", "load",
+    "masked_image", "merge", "options", "rotation", "save", "trainable",
 ]  # fmt: skip
 
 
@@ -50,6 +52,6 @@ def fit_features(part: options.Part, task: str, table: Any) -> Features:
     """Learn how rows become arrays: with the base's tokenizer or picture size where there is a base."""
     name, chosen = options.read(part, task)
     given = chosen.model_dump()
-    if name == options.BASE:
+    if part.base:
         given |= bases.feature_options(part.base, task, given)
     return features_of(task).fit(task, table, given)

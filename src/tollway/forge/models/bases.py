@@ -39,7 +39,15 @@ PACKAGED: Final[dict[str, Packaged]] = {
     ),
 }  # fmt: skip
 # names that other modules of this package make: name -> (module, function giving the folder)
-MADE: Final[dict[str, tuple[str, str]]] = {"smollm2": ("lm_base", "smollm2_folder")}
+MADE: Final[dict[str, tuple[str, str]]] = {
+    "smollm2": ("lm_base", "smollm2_folder"),
+    "mobilenet-v2": ("mobilenet_base", "folder"),
+}
+
+
+def packaged(name: str) -> bool:
+    """Can this base be had again by its name alone, the same to the last byte?"""
+    return name in PACKAGED or name in MADE
 
 
 def find(name: str, home: Path | None = None) -> Path:

@@ -8,28 +8,41 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from tollway.forge.models import folders, options
+from tollway.forge.models import adapters, bases, folders, options
 from tollway.forge.models.net import ModelSpec, Net
 from tollway.inference import Features, load_features
 from tollway.kit.errors import BadRequest
 
 
-def create(part: options.Part, task: str, features: Features, seed: int) -> Net:
-    """A fresh net for the recipe's [model] (or a pre-trained one with a fresh head). The same seed, the same weights."""
+def create(part: options.Part, task: str, features: Features, seed: int, home: Path | None = None) -> Net:
+    """A fresh net for the recipe's [model] (or a pre-trained one with a fresh head). The same seed, the same weights.
+    With `home`, a base may be a package on the shelf there."""
     name, chosen = options.read(part, task)
     spec = ModelSpec(name, task, chosen.model_dump(), list(features.labels))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name == options.BASE:
-            from tollway.forge.models import bases, pretrained
-
-            base = bases.find(part.base)
+        if part.base:
             spec.parent = part.base
-            net: Net = pretrained.create(spec, features, base)
+            net = _from_base(spec, features, home)
         else:
             net = build(spec, features)
     spec.parameters = net.count()
     return net
+
+
+def _from_base(spec: ModelSpec, features: Features, home: Path | None = None) -> Net:
+    base = bases.find(spec.parent, home)
+    if spec.task in options.LANGUAGE_TASKS:
+        from tollway.forge.models import lm
+
+        return lm.create_from(spec, features, base)
+    if spec.parent in options.NET_BASES:
+        from tollway.forge.models import mobilenet
+
+        return mobilenet.create_from(spec, features, base)
+    from tollway.forge.models import pretrained
+
+    return pretrained.create(spec, features, base)
 
 
 def build(spec: ModelSpec, features: Features) -> Net:
@@ -44,7 +57,13 @@ def save(net: Net, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     net.spec.parameters = net.count()
     write = getattr(net, "save_weights", None)
-    if write is not None:
+    if net.adapter is not None:
+        adapters.save(net, folder)
+        if hasattr(net, "save_config"):
+            net.save_config(folder)
+        if not bases.packaged(net.spec.parent):  # then nobody else has the weights that the adapter sits on
+            folders.write_state(adapters.base_state(net), folder / folders.WEIGHTS)
+    elif write is not None:
         write(folder)
     else:
         folders.write_weights(net, folder / folders.WEIGHTS)
@@ -52,14 +71,25 @@ def save(net: Net, folder: Path) -> None:
     folders.write_spec(net.spec, folder)
 
 
-def load(folder: Path) -> Net:
-    """The net that `save` wrote, in evaluation mode."""
+def load(folder: Path, merged: bool = True) -> Net:
+    """The net that `save` wrote, in evaluation mode. A LoRA is added into its base unless `merged` is false."""
     folder = Path(folder)
     spec = folders.read_spec(folder)
     features = load_features(folder)
-    if spec.architecture == options.BASE:
-        from tollway.forge.models import pretrained
+    if (folder / adapters.CONFIG).is_file():
+        whole = (folder / folders.WEIGHTS).is_file()
+        below = _plain(spec, features, folder) if whole else _from_base(spec, features)
+        net = adapters.attach(below, folder)
+        return (adapters.merge(net) if merged else net).eval()
+    return _plain(spec, features, folder)
 
+
+def _plain(spec: ModelSpec, features: Features, folder: Path) -> Net:
+    if spec.architecture == options.BASE:
+        from tollway.forge.models import lm, pretrained
+
+        if spec.task in options.LANGUAGE_TASKS:
+            return lm.load(spec, features, folder).eval()
         return pretrained.load(spec, features, folder).eval()
     spec.options = _complete(spec)
     state = folders.read_weights(folder / folders.WEIGHTS)

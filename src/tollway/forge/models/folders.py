@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tollway.forge.models import encoded
 from tollway.forge.models.net import ModelSpec
 from tollway.kit.errors import BadRequest, NotFound
 
@@ -35,7 +36,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise NotFound(f"{path.parent.name} has no {path.name}.")
     try:
-        return load_file(path)
+        return encoded.read(path) if encoded.is_encoded(path) else load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise BadRequest(f"{path.name} is damaged or no safetensors file: {error}") from error
 

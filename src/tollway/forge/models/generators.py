@@ -1,5 +1,6 @@
 """vae and gan: pictures from noise. `forward(noise)` gives `image` (0..1); a VAE also shows a picture as it sees it."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -17,7 +18,7 @@ class Painter(nn.Module):
 
     def __init__(self, noise: int, channels: int, size: int, filters: int) -> None:
         super().__init__()
-        self.size, self.field, self.filters = size, -(-size // 4), filters
+        self.size, self.field, self.filters = size, math.ceil(size / 4), filters
         self.enter = nn.Linear(noise, 2 * filters * self.field**2)
         self.norm = nn.BatchNorm2d(2 * filters)
         self.body = nn.Sequential(
@@ -36,7 +37,7 @@ class Critic(nn.Module):
 
     def __init__(self, channels: int, size: int, filters: int, outputs: int, dropout: float) -> None:
         super().__init__()
-        field = -(-(-(-size // 2)) // 2)
+        field = math.ceil(size / 4)
         self.body = nn.Sequential(
             nn.Conv2d(channels, filters, 4, 2, 1), nn.LeakyReLU(0.2), nn.Dropout2d(dropout),
             nn.Conv2d(filters, 2 * filters, 4, 2, 1), nn.LeakyReLU(0.2), nn.Dropout2d(dropout), nn.Flatten(),

@@ -7,7 +7,7 @@ for adversarial training.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -36,13 +36,18 @@ class Net(nn.Module):
     """A model. Subclasses give `forward`; the loss follows from the outputs and the task."""
 
     turns: tuple[str, ...] = ("all",)
-    frozen_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, spec: ModelSpec, features: Features) -> None:
         super().__init__()
         self.spec = spec
         self.features = features
         self.label_smoothing = 0.0
+        self.adapter: dict[str, Any] | None = None  # set by adapters.adapt
+
+    @property
+    def body(self) -> nn.Module:
+        """The module whose layers adapters are put on and whose names their files use."""
+        return self
 
     def forward(self, **arrays: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError

@@ -106,6 +106,12 @@ class Cnn(Image):
     hidden: int = Field(128, ge=0, le=8192, description="neurons before the answer; 0: none")
 
 
+class MobileNet(Image):
+    """mobilenet-v2: a small, fast network for photos."""
+
+    dropout: float = Field(0.2, ge=0, lt=1, description="share of values left out while training")
+
+
 class Tabular(Options):
     """tabular: embeddings for categories, normalised numbers, residual layers."""
 
@@ -158,6 +164,30 @@ class Generator(Image):
     beta: float = Field(1.0, ge=0, description="vae: weight of the order in its space of pictures (KL)")
 
 
+class Llama(Options):
+    """llama: a decoder that writes; its tokenizer is learnt from the texts."""
+
+    dropout: float = Field(0.0, ge=0, le=0, description="none: what is seen once needs no dropout")
+    tokenizer: Literal["bpe", "unigram"] = Field("bpe", description="what a token is: merged bytes, or likely pieces")
+    vocabulary: int = Field(8192, ge=300, le=262_144, description="most tokens known")
+    max_length: int = Field(512, ge=16, le=131_072, description="tokens it can look back: the context")
+    width: int = Field(384, ge=16, le=8192, description="of a token's vector")
+    layers: int = Field(6, ge=1, le=128, description="one above the other")
+    heads: int = Field(6, ge=1, le=128, description="attention heads; width must be divisible by twice as many")
+    kv_heads: int = Field(0, ge=0, le=128, description="key heads, shared by the attention heads; 0: as many")
+    inner: int = Field(0, ge=0, le=65_536, description="width inside a layer; 0: 8/3 of the width")
+    tied: bool = Field(True, description="one matrix for reading and writing tokens")
+    new_tokens: int = Field(48, ge=1, le=4096, description="tokens of an answer when it is asked to write")
+
+
+class Language(Options):
+    """A Llama-style base for language modelling, chat or preferences."""
+
+    dropout: float = Field(0.0, ge=0, le=0, description="none")
+    max_length: int = Field(512, ge=16, le=131_072, description="tokens of a row that are read while training")
+    new_tokens: int = Field(48, ge=1, le=4096, description="tokens of an answer when it is asked to write")
+
+
 class Pretrained(Options):
     """A base that already knows something: a Hugging Face model with the head of the task."""
 
@@ -179,6 +209,7 @@ class Architecture:
 
 
 _TEXTS: Final = ("text-classification", "text-regression", "sentence-embedding", "token-classification")
+LANGUAGE_TASKS: Final = ("language-modeling", "chat", "preference")
 _TABLES: Final = ("tabular-classification", "tabular-regression")
 ARCHITECTURES: Final[dict[str, Architecture]] = {
     "rnn": Architecture(Recurrent, _TEXTS, "plain recurrent network", "recurrent:create"),
@@ -189,6 +220,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
     "seq2seq": Architecture(Seq2Seq, ("translation",), "transformer that writes", "seq2seq:create"),
     "mlp": Architecture(Mlp, ("image-classification",), "layers of neurons on pixels", "image:create_mlp"),
     "cnn": Architecture(Cnn, ("image-classification",), "convolutional network", "image:create_cnn"),
+    "mobilenet-v2": Architecture(MobileNet, ("image-classification",), "small network for photos", "mobilenet:create"),
     "tabular": Architecture(Tabular, _TABLES, "network for columns", "tabular:create"),
     "linear": Architecture(
         Linear, (*_TABLES, "image-classification", "text-classification", "text-regression"),
@@ -196,9 +228,11 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
     ),
     "two-tower": Architecture(Recommender, ("recommendation",), "a network each for users and items", "recommender:create"),
     "matrix-factorisation": Architecture(Recommender, ("recommendation",), "a vector each", "recommender:create"),
+    "llama": Architecture(Llama, LANGUAGE_TASKS, "decoder that writes, Llama-style", "lm:create"),
     "vae": Architecture(Generator, ("image-generation",), "variational auto-encoder", "generators:create_vae"),
     "gan": Architecture(Generator, ("image-generation",), "generative adversarial network (DCGAN)", "generators:create_gan"),
 }  # fmt: skip
+NET_BASES: Final = {"mobilenet-v2": "mobilenet-v2"}  # bases that are one of our architectures with weights
 BASE: Final = "transformers"  # the architecture written in model.toml when a base was used
 BASE_TASKS: Final = (
     "text-classification", "text-regression", "sentence-embedding", "token-classification", "question-answering",
@@ -234,6 +268,15 @@ def of(name: str) -> Architecture:
 
 def read(part: Part, task: str) -> tuple[str, Options]:
     """(architecture, its options with defaults filled in). Raises BadRequest with every problem of [model]."""
+    if part.base and task in LANGUAGE_TASKS:
+        return BASE, parse(Language, part.options)
+    if part.base in NET_BASES:
+        name = NET_BASES[part.base]
+        if task not in ARCHITECTURES[name].tasks:
+            raise BadRequest(
+                f"The base {part.base} does {', '.join(ARCHITECTURES[name].tasks)}, not {task}.", param="base"
+            )
+        return name, parse(ARCHITECTURES[name].options, part.options)
     if part.base:
         if task not in BASE_TASKS:
             raise BadRequest(f"A base cannot be trained for {task} here.", hint=f"It can for {', '.join(BASE_TASKS)}.")

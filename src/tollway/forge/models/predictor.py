@@ -1,5 +1,8 @@
 """The Predictor of `tollway.inference` on torch: the reference that exported formats are held against."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -13,6 +16,16 @@ class TorchPredictor(Predictor):
     def __init__(self, net: Net, features: Features | None = None) -> None:
         super().__init__(features or net.features, self._run)
         self.net = net
+
+    def score(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+        """How likely a language model finds rows: `nll` and `tokens`, or the `margin` of a preference."""
+        was = self.net.training
+        self.net.eval()
+        try:
+            found: list[dict[str, float]] = self.net.score(rows)
+        finally:
+            self.net.train(was)
+        return found
 
     def _run(self, arrays: Arrays) -> Arrays:
         was = self.net.training

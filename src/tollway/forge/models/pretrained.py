@@ -54,6 +54,10 @@ class Pretrained(Net):
             return pair_loss(self, batch)
         return super().loss(batch, turn)
 
+    @property
+    def body(self) -> nn.Module:
+        return self.hf  # type: ignore[no-any-return]
+
     def embeddings(self) -> nn.Embedding | None:
         found = self.hf.get_input_embeddings()
         return found if isinstance(found, nn.Embedding) else None
@@ -63,18 +67,22 @@ class Pretrained(Net):
         stacks = [one for one in self.hf.modules() if isinstance(one, nn.ModuleList) and len(one) > 1]
         if not stacks:
             return []
-        blocks = list(max(stacks, key=len))
+        blocks = list(max(stacks, key=lambda one: len(one)))
         embedding = next((one for name, one in self.hf.named_modules() if name.split(".")[-1] == "embeddings"), None)
         return ([embedding] if embedding is not None else []) + blocks
 
     def save_weights(self, folder: Path) -> None:
         """config.json and model.safetensors as `save_pretrained` names them, and the tokenizer's companions."""
-        self.hf.config.save_pretrained(folder)
+        self.save_config(folder)
         own = self.hf.state_dict()
         tied = set(_tied(self.hf))
         for name in [name for name in own if name in tied]:
             del own[name]
         folders.write_state(own, folder / folders.WEIGHTS)
+
+    def save_config(self, folder: Path) -> None:
+        """config.json and the tokenizer's companions."""
+        self.hf.config.save_pretrained(folder)
         for name, content in self.companions.items():
             (folder / name).write_bytes(content)
 

@@ -23,13 +23,15 @@ class Plain(nn.RNN):
     def forward(self, states: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         if self.training:
             return super().forward(states, start)
-        still = torch.full((self.hidden_size,), _FAR, dtype=self.weight_ih_l0.dtype, device=states.device)
-        into = torch.cat([torch.zeros_like(self.weight_ih_l0), torch.zeros_like(self.weight_ih_l0), self.weight_ih_l0])
-        back = torch.cat([torch.zeros_like(self.weight_hh_l0), torch.zeros_like(self.weight_hh_l0), self.weight_hh_l0])
-        bias = torch.cat([still, -still, self.bias_ih_l0])
-        other = torch.cat([torch.zeros_like(still), torch.zeros_like(still), self.bias_hh_l0])
+        into, back, bias, other = (one.detach() for one in self.all_weights[0])
+        still = torch.full_like(bias, _FAR)
+        none, square = torch.zeros_like(into), torch.zeros_like(back)
+        gates = [
+            torch.cat([none, none, into]), torch.cat([square, square, back]),
+            torch.cat([still, -still, bias]), torch.cat([0 * still, 0 * still, other]),
+        ]  # fmt: skip
         begin = torch.zeros(1, states.shape[0], self.hidden_size, dtype=states.dtype, device=states.device)
-        return torch.gru(states, begin, [into, back, bias, other], True, 1, 0.0, False, False, True)
+        return torch.gru(states, begin, gates, True, 1, 0.0, False, False, True)
 
 
 _CELLS: Final = {"rnn": Plain, "gru": nn.GRU, "lstm": nn.LSTM, "bilstm": nn.LSTM}

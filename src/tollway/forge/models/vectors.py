@@ -56,15 +56,15 @@ def read(path: Path, words: Sequence[str]) -> Found:
                 continue
             if not width:
                 width = _width(line, number, path)
-            word, _, rest = line.rstrip().rpartition(b" ") if width == 1 else _split(line, width, number, path)
-            text = word.decode("utf-8", "replace")
-            place = exact.get(text)
+            start, rest = _split(line, width, number, path)
+            text = start.decode("utf-8", "replace")
+            mine = exact.get(text)
             others = lower.get(text, [])
-            if place is None and not others:
+            if mine is None and not others:
                 continue
             vector = _vector(rest, width, number, path)
-            if place is not None:
-                rows.setdefault(place, vector)
+            if mine is not None:
+                rows.setdefault(mine, vector)
             for other in others:
                 loose.setdefault(other, vector)
     for place, vector in loose.items():
@@ -82,12 +82,12 @@ def _width(line: bytes, number: int, path: Path) -> int:
     return width
 
 
-def _split(line: bytes, width: int, number: int, path: Path) -> tuple[bytes, bytes, bytes]:
+def _split(line: bytes, width: int, number: int, path: Path) -> tuple[bytes, bytes]:
     """A word may hold spaces: the last `width` fields are the numbers."""
     parts = line.rstrip().rsplit(b" ", width)
     if len(parts) != width + 1:
         raise _wrong(number, path, f"{width} numbers are expected")
-    return parts[0], b" ", b" ".join(parts[1:])
+    return parts[0], b" ".join(parts[1:])
 
 
 def _vector(text: bytes, width: int, number: int, path: Path) -> np.ndarray:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tollway.forge.train.quick_dropout import quick_dropout
+
 OWN = "matmul"
 
 
@@ -18,7 +20,7 @@ def kinds(net: nn.Module) -> list[str]:
     if model is None:
         return []
     _register()
-    return [OWN, "eager", "sdpa"]
+    return [OWN, "sdpa"]
 
 
 def use(net: nn.Module, kind: str) -> None:
@@ -27,6 +29,11 @@ def use(net: nn.Module, kind: str) -> None:
     if model is not None and kind:
         _register()
         model.set_attn_implementation(kind)
+
+
+def used(net: nn.Module) -> str:
+    """What the net uses now."""
+    return str(getattr(getattr(_model_of(net), "config", None), "_attn_implementation", "") or "")
 
 
 def _model_of(net: nn.Module) -> Any:
@@ -62,6 +69,6 @@ def matmul_attention(
         scores = scores + attention_mask[:, :, :, : key.shape[2]]
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     if dropout and module.training:
-        weights = nn.functional.dropout(weights, dropout)
+        weights = quick_dropout(weights, dropout)
     mixed = torch.bmm(weights.view(rows * heads, length, -1), value.reshape(flat)).view(rows, heads, length, width)
     return mixed.transpose(1, 2).contiguous(), weights

@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from tollway.forge.train.batches import IGNORED, Batches
 from tollway.forge.train.freezing import train_mode
 from tollway.forge.train.group import Alone, Group
-from tollway.forge.train.learner import autocast, turns_of
+from tollway.forge.train.learner import Lossy, autocast, turns_of
 from tollway.forge.train.objectives import Objective
 
 
 def measure(
-    net: nn.Module, objective: Objective, batches: Batches, precision: str = "fp32", group: Group | None = None
-) -> dict[str, float]:
-    """Means over all rows: loss, and accuracy or rmse. Leaves the net in training mode as it was."""
-    group = group or Alone()
+    net: nn.Module, objective: Objective, batches: Batches, precision: str = "fp32", group: Group | None = None,
+    module: nn.Module | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """Means over all rows: loss, and accuracy or rmse. Leaves the net in training mode as it was. `module` is the net as
+    the group wrapped it: sharded tensors are whole only inside its forward pass."""
+    group, module = group or Alone(), module or Lossy(net, objective)
     training, random_state = net.training, torch.get_rng_state()
     torch.manual_seed(0)  # what an objective draws (masks) is the same at every look
     net.eval()
@@ -36,7 +38,7 @@ def measure(
                 batch = {name: each.to(device) for name, each in batches.batch(indices).items()}
                 outputs.clear()
                 with autocast(precision, device.type):
-                    loss, figures = objective.loss(net, batch, turns_of(net)[-1])
+                    loss, figures = module(batch, turns_of(net)[-1])
                 if at < len(order):
                     tally.add(len(indices), float(loss), figures, outputs, batch)
     finally:

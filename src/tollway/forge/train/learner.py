@@ -116,7 +116,8 @@ class Learner:
 
     def _clip(self, parameters: list[nn.Parameter], number: int, loss: float) -> float:
         limit = self.plan.clip or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        measured = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        norm = float(measured.full_tensor() if hasattr(measured, "full_tensor") else measured)
         if not math.isfinite(norm):
             raise self._diverged(f"The gradient became {norm} at step {number + 1} (loss {loss:.4g})", None)
         return norm

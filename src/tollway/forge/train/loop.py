@@ -18,13 +18,14 @@ import torch
 from torch import nn
 
 from tollway.forge.steps import Stopped
-from tollway.forge.train import checkpoints, judge, objectives, precision
+from tollway.forge.train import attention, checkpoints, judge, objectives, precision
 from tollway.forge.train.batches import Batches
 from tollway.forge.train.freezing import train_mode
 from tollway.forge.train.group import Alone, Group
 from tollway.forge.train.learner import Learner, set_dropout
 from tollway.forge.train.objectives import Objective
 from tollway.forge.train.plan import Plan, better
+from tollway.forge.train.quick_dropout import quick
 from tollway.kit.errors import Conflict
 
 _POINTS = 200  # of a curve
@@ -84,7 +85,12 @@ def run(
     pretrained: bool = False,
 ) -> Result:
     """Trains the net in place and leaves it with its best weights (the last ones without validation)."""
-    return Loop(net, batches, plan, desk, validation, objective, group or Alone(), pretrained).go()
+    before = attention.used(net)
+    try:
+        with quick(net):
+            return Loop(net, batches, plan, desk, validation, objective, group or Alone(), pretrained).go()
+    finally:
+        attention.use(net, before)
 
 
 class Loop:
@@ -94,7 +100,8 @@ class Loop:
         self, net: nn.Module, batches: Batches, plan: Plan, desk: Any, validation: Batches | None,
         objective: Objective | None, group: Group, pretrained: bool,
     ) -> None:  # fmt: skip
-        torch.set_num_threads(plan.threads)
+        # Threads wait for each other spinning: for a small net that costs more than it brings, on a busy machine 10 times more.
+        torch.set_num_threads(1 if precision.is_small(net) else plan.threads)
         _seed(plan.seed + group.rank)
         self.net, self.batches, self.plan, self.desk, self.validation, self.group = net, batches, plan, desk, validation, group
         self.objective = objective or objectives.get(plan.objective, "", label_smoothing=plan.label_smoothing)
@@ -182,7 +189,9 @@ class Loop:
             self.course.history.append({"step": self.course.step, "epoch": self.course.epoch, "train_loss": self._recent.get("loss", 0.0)})
             return
         course = self.course
-        figures = judge.measure(self.net, self.objective, self.validation, course.precision, self.group)
+        figures = judge.measure(
+            self.net, self.objective, self.validation, course.precision, self.group, self.learner.module
+        )
         if not self._metric or self._metric not in figures:
             self._metric = self._choose_metric(figures)
         value = figures[self._metric]

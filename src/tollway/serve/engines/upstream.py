@@ -1,7 +1,6 @@
 """The engine that is somebody else's: any OpenAI-compatible server by URL (vLLM, another Tollway, a cloud)."""
 
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
 from tollway.kit.errors import BadRequest
@@ -24,7 +23,7 @@ class UpstreamServer:
         url: str,
         model: str,
         *,
-        kind: Literal["chat", "embedding"] = "chat",
+        kind: str = "chat",
         key: str = "",
         slots: int = 256,
         context_tokens: int = 0,
@@ -56,7 +55,8 @@ def _assumed(kind: str, slots: int, context_tokens: int) -> Caps:
     return Caps(
         chat=chat,
         completions=chat,
-        embeddings=not chat,
+        embeddings=kind == "embedding",
+        classify=not chat and kind != "embedding",
         json_schema=chat,
         tools=chat,
         logprobs=chat,
@@ -70,7 +70,8 @@ def _assumed(kind: str, slots: int, context_tokens: int) -> Caps:
 
 
 def _probe_of(kind: str, model: str) -> Probe:
-    if kind == "embedding":
-        return Probe(path="/embeddings", body={"model": model, "input": ["."]})
+    if kind != "chat":
+        path = "/embeddings" if kind == "embedding" else "/classify"
+        return Probe(path=path, body={"model": model, "input": ["."]})
     messages = [{"role": "user", "content": "."}]
     return Probe(path="/chat/completions", body={"model": model, "messages": messages, "max_tokens": 1, "stream": True})

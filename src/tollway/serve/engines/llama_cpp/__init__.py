@@ -7,6 +7,7 @@ does not import the engine.
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +33,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     batch_tokens: int
     parent: int
     cache_ram_mib: int = 256
+    adapters: tuple[str, ...] = ()  # LoRA weights; a call names one by its place, else none is applied
 
 
 class LlamaCpp:
@@ -61,7 +63,9 @@ class LlamaCpp:
         slots: int = 8,
         context_tokens: int = 32_768,
         threads: int = 0,
+        adapters: Sequence[Path] = (),
     ) -> None:
+        self._adapters = tuple(str(path.absolute()) for path in adapters)
         self.model = model
         self.version = version
         self._weights = weights
@@ -113,6 +117,9 @@ class LlamaCpp:
             context_tokens=self._context_tokens,
             batch_tokens=self._batch_tokens,
             parent=os.getpid(),
+            adapters=self._adapters,
+            # a prompt kept beside the slots is found by its tokens alone: what one adapter made of it is not another's
+            cache_ram_mib=0 if self._adapters else 256,
         )
         return Launch(argv=(sys.executable, "-P", "-m", MODULE), first_line=msgspec.json.encode(spec) + b"\n")
 

@@ -56,6 +56,8 @@ def _serve(spec: Spec) -> Any:
     params.n_batch = params.n_ubatch = spec.batch_tokens
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = spec.threads
     params.cache_ram_mib = spec.cache_ram_mib
+    if spec.adapters:  # off until a call asks for one: an adapter starts switched on
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 0.0) for path in spec.adapters]
     params.verbosity = -1
     params.ui = False
     params.endpoint_slots = False

@@ -27,7 +27,7 @@ class _Ask(msgspec.Struct):
     top_k: int | None = None
     encoding_format: str = "float"
     method: str = ""
-    label: str | None = None
+    target: str | None = None
     samples: int | None = None
 
 
@@ -89,14 +89,15 @@ class Counter:
     async def _explain(self, ask: _Ask, size: int) -> dict[str, Any]:
         from tollway.serve.engines.onnx import explaining  # lazy: most replicas are never asked why
 
-        rows, encoded = await self._read(ask, size)
+        rows, _ = await self._read(ask, size)
         loop = asyncio.get_running_loop()
         predictor = explaining.InBackground(self._features, self._lanes)
         notes = await loop.run_in_executor(
-            self._explainer, explaining.explained, predictor, rows, ask.method, ask.label, ask.samples
+            self._explainer, explaining.explained, predictor, rows, ask.method, ask.target, ask.samples
         )
         data = [{"object": "explanation", "index": index} | note for index, note in enumerate(notes)]
-        return {"object": "list", "data": data, "model": self._spec.model, "usage": self._usage(encoded)}
+        usage = {"prompt_tokens": 0, "total_tokens": 0, "explanations": len(rows)}
+        return {"object": "list", "data": data, "model": self._spec.model, "usage": usage}
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from tollway.inference import Arrays, Features
 from tollway.kit.errors import BadRequest
 from tollway.serve.engines.onnx.lanes import Answers, Lanes, Row
 
-SAMPLES_MAX = 2000
+SAMPLES = 400  # how often the model is asked for one explanation, unless the caller says
 
 
 class InBackground:
@@ -33,11 +33,12 @@ class InBackground:
 
 
 def explained(
-    predictor: InBackground, rows: Sequence[Row], method: str, label: str | None, samples: int | None
+    predictor: InBackground, rows: Sequence[Row], method: str, target: str | None, samples: int | None
 ) -> list[dict[str, Any]]:
     """One note per row. Raises BadRequest for a method that this model does not have."""
     try:
         explain: Any = importlib.import_module("tollway.inference.explain")
     except ImportError as error:
         raise BadRequest("This model cannot be explained here.", code="unsupported_operation", param="model") from error
-    return [explain.explain(predictor, row, method=method, label=label, samples=samples) for row in rows]
+    budget = samples or SAMPLES
+    return [explain.explain(predictor, row, method or "shap", target=target, budget=budget).to_json() for row in rows]

@@ -1,0 +1,95 @@
+"""The `gguf` format of a recipe's [convert]: a language model (or a sentence encoder) as one file for llama.cpp.
+
+For `convert.export`. A LoRA is added into its base first; as a file of its own, for a base that many share, it is written
+by `adapter`. Both end in a parity check against the net, run by the engine that will serve it.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+from tollway.forge.convert import gguf_decoder, gguf_lora, gguf_parity
+from tollway.kit.errors import BadRequest, Conflict
+
+FILE: Final = "model.gguf"
+ADAPTER: Final = "adapter.gguf"
+_PROMPTS: Final = 6
+_PROMPT_TOKENS: Final = 48
+_DEFAULT: Final = "q8_0"  # models of this size lose at four bits what a buyer notices
+
+
+def export(part: Any, folder: Path, prepared: Any, desk: Any) -> dict[str, Any]:
+    """Write `model.gguf` into `desk.out`; its figures. Raises Conflict when the engine makes something else of it."""
+    from tollway.forge import models
+
+    if prepared is not None and prepared.task == "sentence-embedding":
+        return _sentence_encoder(folder, Path(desk.out))
+    net: Any = models.load(folder)
+    precision = _precision(part, net)
+    out = Path(desk.out) / FILE
+    try:
+        made = gguf_decoder.write(folder, out, precision, net=net)
+        desk.note(f"gguf: the engine is held against torch on {_PROMPTS} prompts")
+        parity = gguf_parity.compare(net, out, prompts(net, prepared))
+        parity.require(precision, getattr(part, "tolerance", None))
+    except BadRequest as refused:
+        out.unlink(missing_ok=True)
+        raise Conflict(refused.message, code=refused.code, hint=refused.hint) from None
+    desk.note(
+        f"gguf {precision}: the same next token in {parity.agreement:.1%} of {parity.steps} steps, log-probabilities differ by "
+        f"{parity.mean_difference:.2g} on average, {made.bytes / 1e6:.1f} MB"
+    )
+    return {
+        "format": "gguf", "holds": True, "precision": precision, "bytes": made.bytes, "drop": 1 - parity.agreement,
+        "parameters": made.parameters, **parity.figures(),
+    }  # fmt: skip
+
+
+def adapter(folder: Path, out: Path, base_gguf: Path, *, prompts_of: Any = None, check: bool = True) -> dict[str, Any]:
+    """Write the LoRA in a model folder as `out`, for the base whose GGUF file is `base_gguf`; its figures.
+
+    With `check`, the engine with base and adapter is held against torch with both. Raises BadRequest when they differ.
+    """
+    from tollway.forge import models
+    from tollway.forge.models import lm_decoder
+
+    made = gguf_lora.write(folder, out, lm_decoder.read_shape(folder))
+    figures: dict[str, Any] = {"format": "gguf-lora", "bytes": made.bytes, "parameters": made.parameters}
+    if check:
+        net: Any = models.load(folder)
+        parity = gguf_parity.compare(net, base_gguf, prompts(net, prompts_of), adapter=out)
+        try:
+            parity.require("q8_0")
+        except BadRequest:
+            out.unlink(missing_ok=True)
+            raise
+        figures |= parity.figures()
+    return figures
+
+
+def prompts(net: Any, prepared: Any) -> list[list[int]]:
+    """The beginnings of some test rows (else training rows, else what the features think plausible), as tokens."""
+    rows: list[Any] = []
+    for split in ("test", "validation", "train"):
+        if prepared is not None and not rows:
+            rows = prepared.read(split).slice(0, _PROMPTS).to_pylist()
+    room = min(_PROMPT_TOKENS, net.shape.context // 2)
+    encoded = net.features.encode(rows or net.features.example(_PROMPTS))
+    return [one["input_ids"][:room].tolist() for one in encoded if len(one["input_ids"])][:_PROMPTS]
+
+
+def _precision(part: Any, net: Any) -> str:
+    wanted = str(getattr(part, "quantise", "") or "")
+    if wanted == "none":
+        return "f32"
+    if wanted == "int8":
+        return "q8_0"
+    return wanted or (_DEFAULT if net.shape.width % 32 == 0 else "f16")
+
+
+def _sentence_encoder(folder: Path, out: Path) -> dict[str, Any]:
+    from tollway.forge.convert.sentence_encoder import sentence_encoder_to_gguf
+
+    made = sentence_encoder_to_gguf(folder, out / FILE)
+    cosine = float(made.parity["cosine_min"])
+    return {"format": "gguf", "holds": True, "bytes": made.path.stat().st_size, "agreement": cosine,
+            "max_difference": 1 - cosine, "drop": 0.0, **made.parity}  # fmt: skip

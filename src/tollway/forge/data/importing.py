@@ -1,0 +1,131 @@
+"""Import: from a file, folder or archive to a version on the shelf, or to one message with everything that is wrong.
+
+    version, notes = data.import_(shelf, Path("reviews.csv"), "reviews", text="review", label="stars")
+
+The source is parsed in the limited process; what comes out is looked at here (labels, empty classes), and only when
+nothing is wrong, or what is doubtful was waved through, does a version appear.
+"""
+
+import shlex
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tollway.forge.data import clean, labels, sandbox
+from tollway.forge.data.problems import Problems
+from tollway.forge.data.readers.found import Options
+from tollway.forge.data.shelf import Shelf, Version
+from tollway.kit.errors import BadRequest, NotFound
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Imported", "Options", "import_"]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import gave: the version, whether it is new, how it was read, and what is worth knowing."""
+
+    version: Version
+    new: bool
+    format: str
+    notes: tuple[str, ...]
+
+
+def import_(
+    shelf: Shelf,
+    source: Path,
+    name: str,
+    options: Options | None = None,
+    *,
+    licence: str = "",
+    card: str = "",
+    rename: Mapping[str, str] | None = None,
+    anyway: bool = False,
+    limits: sandbox.Limits | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Imported:
+    """Read a source and put it on the shelf. Raises BadRequest listing all problems; then nothing was kept.
+
+    `rename` corrects labels (wrong -> right); `anyway` accepts what is only doubtful.
+    """
+    import pyarrow.parquet as pq
+
+    options = options or Options()
+    source = source.expanduser().absolute()
+    if not source.exists():
+        raise NotFound(f"There is no {source}.", hint="Check the path.")
+    with tempfile.TemporaryDirectory(prefix="tollway-import-") as folder:
+        out = Path(folder)
+        arguments = {"source": str(source), "out": folder, "options": asdict(options)}
+        told = sandbox.call(
+            "tollway.forge.data.readers:read_into", arguments, writable=out, limits=limits, progress=progress
+        )
+        problems = Problems.of(told["problems"])
+        tables = {split: pq.read_table(out / f"{split}.parquet") for split in told["rows"]}
+    roles = dict(told["roles"]) | {role: name for role, name in (("text", options.text), ("label", options.label)) if name}
+    kinds: dict[str, str] = dict(told["kinds"])
+    label = roles.get("label", "")
+    if tables:
+        tables = _renamed(tables, label, rename or {})
+        _doubts(tables, roles, problems)
+    if options.skip_bad:
+        skipped = problems.errors
+        for code in [code for code, kind in problems.kinds.items() if not kind.doubt and code in _SKIPPABLE]:
+            del problems.kinds[code]
+        if skipped > problems.errors:
+            problems.note(f"{skipped - problems.errors:,} unreadable rows were left out (--skip-bad).")
+    problems.require(doubts_too=not anyway)
+    if not tables:
+        raise BadRequest(f"{source.name} has no rows.", code="dataset_empty")
+    before = {version.ref for version in shelf.list() if version.name == name}
+    version = shelf.add(
+        name, tables, kinds=kinds, licence=licence or told["licence"], source=source.name, card=card or told["card"],
+        notes=problems.notes, extra={"roles": roles, "format": told["format"]},
+    )  # fmt: skip
+    return Imported(version, version.ref not in before, told["format"], tuple(problems.notes))
+
+
+_SKIPPABLE = ("ragged", "quote", "field", "nul", "encoding", "json", "image", "answer", "squad")
+
+
+def _renamed(tables: "dict[str, pa.Table]", label: str, rename: Mapping[str, str]) -> "dict[str, pa.Table]":
+    if not rename:
+        return tables
+    if not label:
+        raise BadRequest("--rename needs to know the column of labels.", hint="Name it with --label.")
+    steps = [f"rename:{old}={new}" for old, new in rename.items()]
+    return {split: clean.clean(table, steps, clean.Roles(label=label))[0] for split, table in tables.items()}
+
+
+def _doubts(tables: "dict[str, pa.Table]", roles: Mapping[str, str], problems: Problems) -> None:
+    """What can be read, but is probably not meant."""
+    label, text = roles.get("label", ""), roles.get("text", "")
+    counts: Counter[Any] = Counter()
+    for split, table in tables.items():
+        for role, name in (("text", text), ("label", label)):
+            if name not in table.column_names:
+                continue
+            missing = [row for row, one in enumerate(table[name].to_pylist(), 1) if one is None or one == ""]
+            for row in missing:
+                where = f"{split}, row {row:,}"
+                problems.add(f"no_{role}", f"a row has no {role} ({name!r} is empty)", shown=where, doubt=True)
+        if label in table.column_names and str(table[label].type) in ("string", "large_string", "dictionary"):
+            counts += Counter(one for one in table[label].to_pylist() if one)
+    if not counts:
+        return
+    typed = labels.typos(counts)
+    for wrong, right in typed.items():
+        way_out = f"--rename {shlex.quote(f'{wrong}={right}')}"
+        shown = f"{wrong!r} ({counts[wrong]:,} rows) looks like {right!r} ({counts[right]:,}): {way_out}"
+        problems.add("label_typo", "a label looks like a typing error", shown=shown, doubt=True)
+    if len(counts) == 1:
+        problems.add("one_class", f"all rows have the same label, {next(iter(counts))!r}", doubt=True)
+    single = [name for name, count in counts.items() if count == 1 and name not in typed]
+    if single and len(counts) <= 1000 and len(single) < len(counts):
+        for name in single:
+            problems.add("rare_class", "a class has one row only: it cannot be learned and judged", shown=repr(name), doubt=True)

@@ -1,0 +1,243 @@
+"""Adapters: train a few weights beside a frozen model. LoRA, bottleneck adapters, prefix and prompt tuning.
+
+    net = adapters.adapt(net, "lora", {"rank": 8})      # only the adapter and the head of the task learn
+    adapters.merge(net)                                 # LoRA: added into the weights; the net is plain again
+
+LoRA, prefixes and prompts are PEFT's; what is saved is what PEFT reads (adapter_model.safetensors, adapter_config.json).
+Bottleneck adapters (Houlsby et al. 2019) are a few lines of ours: PEFT has none.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from tollway.forge.models import folders
+from tollway.forge.models.net import Net
+from tollway.forge.models.options import Options, parse
+from tollway.kit.errors import BadRequest, Conflict
+
+WEIGHTS: Final = "adapter_model.safetensors"
+CONFIG: Final = "adapter_config.json"
+METHODS: Final = ("lora", "adapter", "prefix", "prompt")
+_HEADS: Final = ("classifier", "score", "qa_outputs", "head", "pre_classifier")
+_ATTENTION: Final = frozenset(
+    {"query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "query_key_value", "c_attn", "qkv", "Wqkv"}
+)
+_PREFIX: Final = "base_model.model."
+_TASKS: Final = {
+    "text-classification": "SEQ_CLS", "text-regression": "SEQ_CLS", "token-classification": "TOKEN_CLS",
+    "question-answering": "QUESTION_ANS", "translation": "SEQ_2_SEQ_LM", "language-modeling": "CAUSAL_LM",
+    "chat": "CAUSAL_LM", "preference": "CAUSAL_LM", "sentence-embedding": "FEATURE_EXTRACTION",
+}  # fmt: skip
+
+
+class AdapterOptions(Options):
+    """[train] options of the methods lora, adapter, prefix and prompt."""
+
+    dropout: float = Field(0.05, ge=0, lt=1, description="lora: share of inputs left out while training")
+    rank: int = Field(8, ge=1, le=1024, description="lora: width of the two small matrices")
+    alpha: float = Field(16.0, gt=0, description="lora: strength; alpha / rank scales what is added")
+    targets: list[str] = Field(
+        [], description="lora: names of linear layers; default: queries and values; all: every one"
+    )
+    size: int = Field(64, ge=1, le=8192, description="adapter: neurons of the bottleneck")
+    tokens: int = Field(16, ge=1, le=1024, description="prefix, prompt: learnt tokens")
+
+
+def adapt(net: Net, method: str, options: Mapping[str, Any] | None = None) -> Net:
+    """The same net with an adapter; only the adapter's parameters and the task's head are trainable."""
+    if method not in METHODS:
+        raise BadRequest(f"{method!r} is no adapter.", hint=f"Choose one of {', '.join(METHODS)}.")
+    if net.adapter is not None:
+        raise Conflict("The net has an adapter already.", hint="Merge it first.")
+    known = {name: one for name, one in (options or {}).items() if name in AdapterOptions.model_fields}
+    chosen = parse(AdapterOptions, known).model_dump()
+    net.requires_grad_(False)
+    if method == "lora":
+        _lora(net, chosen)
+    elif method == "adapter":
+        _bottlenecks(net, chosen["size"])
+    else:
+        _tokens(net, method, chosen["tokens"])
+    for one in _heads(net.body):
+        one.requires_grad_(True)
+    net.adapter = {"method": method, **chosen}
+    return net
+
+
+def merge(net: Net) -> Net:
+    """Add a LoRA into the weights it sits beside. Other adapters cannot be merged: they stay as they are."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if net.adapter is None or net.adapter["method"] != "lora":
+        return net
+    for name, module in list(net.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            parent, _, last = name.rpartition(".")
+            setattr(net.get_submodule(parent), last, module.get_base_layer())  # type: ignore[no-untyped-call]
+    net.adapter = None
+    net.requires_grad_(True)
+    return net
+
+
+def _lora(net: Net, chosen: dict[str, Any]) -> None:
+    import peft
+
+    targets = list(chosen["targets"])
+    linear = [name for name, one in net.body.named_modules() if isinstance(one, nn.Linear) and not _is_head(name)]
+    if targets == ["all"]:
+        names = linear
+    else:
+        wanted = set(targets) or _ATTENTION
+        names = [name for name in linear if name.split(".")[-1] in wanted]
+        if targets and not names:
+            last = sorted({name.split(".")[-1] for name in linear})
+            raise BadRequest(
+                f"The model has no linear layer named {', '.join(targets)}.", hint=f"It has {', '.join(last)}."
+            )
+    names = names or linear
+    if not names:
+        raise BadRequest(f"{net.spec.architecture} has no linear layer below its head: LoRA has nothing to sit beside.")
+    config = peft.LoraConfig(
+        r=chosen["rank"], lora_alpha=chosen["alpha"], lora_dropout=chosen["dropout"], target_modules=names
+    )
+    peft.inject_adapter_in_model(config, net.body)
+
+
+class Bottleneck(nn.Module):
+    """A linear layer followed by a small detour: down, bend, up; added to its output. The detour begins at nothing."""
+
+    def __init__(self, base: nn.Linear, size: int) -> None:
+        super().__init__()
+        self.base = base
+        self.down, self.up = nn.Linear(base.out_features, size), nn.Linear(size, base.out_features)
+        nn.init.normal_(self.down.weight, std=0.02)
+        for one in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(one)
+
+    def forward(self, states: Tensor) -> Tensor:
+        out = self.base(states)
+        return out + self.up(nn.functional.gelu(self.down(out)))  # type: ignore[no-any-return]
+
+
+def _bottlenecks(net: Net, size: int) -> None:
+    """One behind the last linear layer of every block."""
+    names = {id(one): name for name, one in net.named_modules()}
+    placed = 0
+    for block in net.layers():
+        linear = [one for one in block.modules() if isinstance(one, nn.Linear)]
+        if not linear:
+            continue
+        name = names[id(linear[-1])]
+        parent, _, last = name.rpartition(".")
+        setattr(net.get_submodule(parent), last, Bottleneck(linear[-1], size))
+        placed += 1
+    if not placed:
+        raise BadRequest(f"{net.spec.architecture} has no blocks with linear layers to put adapters behind.")
+
+
+def _tokens(net: Net, method: str, tokens: int) -> None:
+    import peft
+
+    if not hasattr(net, "hf"):
+        raise BadRequest(
+            f"{method} tuning needs a base (a pre-trained transformer).", hint='Or train with method = "full".'
+        )
+    kind = peft.PrefixTuningConfig if method == "prefix" else peft.PromptTuningConfig
+    config = kind(task_type=_TASKS.get(net.spec.task, "FEATURE_EXTRACTION"), num_virtual_tokens=tokens)
+    try:
+        net.hf = peft.get_peft_model(net.hf, config)
+    except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        raise BadRequest(f"{method} tuning does not fit this base: {error}", hint="Use lora or adapter.") from error
+
+
+def _heads(body: nn.Module) -> Iterator[nn.Module]:
+    for name, module in body.named_modules():
+        if _is_head(name) and name.split(".")[-1] in (*_HEADS, "default"):
+            yield module
+
+
+def _is_head(name: str) -> bool:
+    return any(part in _HEADS for part in name.split("."))
+
+
+def save(net: Net, folder: Path) -> None:
+    """adapter_model.safetensors and adapter_config.json, as PEFT writes them."""
+    assert net.adapter is not None
+    state = state_of(net)
+    folders.write_state({_PREFIX + name: one for name, one in state.items()}, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(_config(net), indent=1, sort_keys=True), encoding="utf-8")
+
+
+def state_of(net: Net) -> dict[str, Tensor]:
+    """What the adapter and the head learnt: their tensors, named as seen from the body."""
+    keep = {name for name, one in net.body.named_parameters() if one.requires_grad}
+    state = net.body.state_dict()
+    return {_plain(name): one for name, one in state.items() if name in keep}
+
+
+def base_state(net: Net) -> dict[str, Tensor]:
+    """The weights below the adapter, under the names they had before."""
+    body: Any = net.body
+    if (net.adapter or {}).get("method") in ("prefix", "prompt"):
+        return dict(body.get_base_model().state_dict())
+    learnt = (".lora_", ".down.", ".up.") if (net.adapter or {}).get("method") == "adapter" else (".lora_",)
+    found = {}
+    for name, one in body.state_dict().items():
+        if any(word in name for word in learnt):
+            continue
+        found[name.replace(".base_layer.", ".").replace(".base.", ".")] = one
+    return found
+
+
+def _plain(name: str) -> str:
+    for word in (".default.", ".modules_to_save."):
+        name = name.replace(word, ".")
+    return name
+
+
+def _config(net: Net) -> dict[str, Any]:
+    chosen = dict(net.adapter or {})
+    method = chosen["method"]
+    made: dict[str, Any] = {"tollway": chosen, "base_model_name_or_path": net.spec.parent, "inference_mode": True}
+    if method == "lora":
+        targets = sorted({name.rsplit(".lora_A", 1)[0] for name in state_of(net) if ".lora_A" in name})
+        heads = sorted({name.split(".")[0] for name in state_of(net) if _is_head(name)})
+        made |= {
+            "peft_type": "LORA", "task_type": _TASKS.get(net.spec.task), "r": chosen["rank"],
+            "lora_alpha": chosen["alpha"], "lora_dropout": chosen["dropout"], "target_modules": targets,
+            "modules_to_save": heads or None, "bias": "none", "fan_in_fan_out": False, "use_rslora": False,
+        }  # fmt: skip
+    else:
+        names = {"adapter": "BOTTLENECK", "prefix": "PREFIX_TUNING", "prompt": "PROMPT_TUNING"}
+        made |= {"peft_type": names[method], "num_virtual_tokens": chosen["tokens"]}
+    return made
+
+
+def attach(net: Net, folder: Path) -> Net:
+    """Put the adapter that `save` wrote onto a fresh net of its base."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        chosen = dict(config["tollway"])
+        method = str(chosen.pop("method"))
+    except (OSError, ValueError, KeyError) as error:
+        raise BadRequest(f"{CONFIG} of {folder.name} cannot be read: {error}") from error
+    if method == "lora" and config.get("target_modules"):
+        chosen["targets"] = sorted({str(one).split(".")[-1] for one in config["target_modules"]})
+    adapt(net, method, chosen)
+    saved = {name.removeprefix(_PREFIX): one for name, one in folders.read_weights(folder / WEIGHTS).items()}
+    own = {_plain(name): one for name, one in net.body.named_parameters()}
+    strange = sorted(name for name in saved if name not in own or own[name].shape != saved[name].shape)
+    missing = sorted(name for name in state_of(net) if name not in saved)
+    if strange or missing:
+        raise BadRequest(f"The adapter of {folder.name} does not fit its base: {(strange + missing)[:3]}.")
+    with torch.no_grad():
+        for name, one in saved.items():
+            own[name].copy_(one)
+    return net

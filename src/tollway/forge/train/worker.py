@@ -1,0 +1,83 @@
+"""One of several processes that train together. `python -m torch.distributed.run ... -m tollway.forge.train.worker JOB`.
+
+Started by `distributed.fit`. The first process speaks JSON lines on stdout: events for the desk, then a result or an error.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from tollway.forge.steps import Desk
+from tollway.kit.errors import TollwayError
+
+
+def main(job: Path) -> int:
+    """The whole life of a process; its exit code."""
+    import torch.distributed as dist
+
+    out = _own_stdout()
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        dist.init_process_group("nccl" if _on_accelerator() else "gloo")
+        figures = work(json.loads(job.read_text(encoding="utf-8")), lambda event: _say(out, event))
+        if rank == 0:
+            _say(out, {"kind": "result", "value": figures})
+        dist.barrier()
+    except TollwayError as error:
+        told = {"class": type(error).__name__, "message": error.message, "code": error.code, "hint": error.hint}
+        _say(out, {"kind": "error", "value": told})
+        out.flush()
+        os._exit(3)  # the others may be waiting for this process: the launcher ends them all
+    dist.destroy_process_group()
+    return 0
+
+
+def work(job: dict[str, Any], emit: Any) -> dict[str, Any]:
+    """This process's share of the training; the figures, and in the first process the model folder."""
+    import torch
+
+    from tollway.forge import data, recipe
+    from tollway.forge.train import gather
+    from tollway.forge.train.case import Case
+    from tollway.forge.train.distributed import _STOP, Together
+    from tollway.forge.train.fitting import train_one
+    from tollway.forge.train.plan import Plan
+
+    plan = Plan.from_json(job["plan"])
+    torch.set_num_threads(plan.threads)
+    group = Together(plan.distributed)
+    stop = Path(job["work"]) / _STOP
+    desk = Desk(
+        out=Path(job["out"]), work=Path(job["work"]), home=Path(job["home"]), seed=job["seed"], threads=plan.threads,
+        emit=emit if group.rank == 0 else lambda event: None, step="train", stop_asked=stop.exists,
+    )  # fmt: skip
+    case = Case.of(recipe.Train(**job["train"]), recipe.Model(**job["model"]), job["task"], data.Prepared(Path(job["prepared"])))
+    net, figures = train_one(case, plan, desk, group=group)
+    whole = gather.whole(net, case, plan, group)
+    if whole is not None:
+        case.save(whole, desk.out)
+    return {**figures, "processes": group.size, "distributed": plan.distributed}
+
+
+def _on_accelerator() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _own_stdout() -> TextIO:
+    """The real stdout for our lines alone; whatever libraries print goes to stderr."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return out
+
+
+def _say(out: TextIO, event: dict[str, Any]) -> None:
+    out.write(json.dumps(event, ensure_ascii=False, default=str) + "\n")
+    out.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
