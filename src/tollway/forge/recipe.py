@@ -10,6 +10,7 @@ exist is a problem, with the nearest one that does: a typo never trains the wron
 """
 
 import difflib
+import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -281,19 +282,31 @@ def parse(text: str, where: str = "the recipe") -> Recipe:
 
 def settings() -> list[dict[str, str]]:
     """Every setting of a recipe: part, name, kind, default, meaning; for `recipe schema` and the docs."""
+    return [row for part, field in Recipe.model_fields.items() for row in rows_of(part, part_of(field.annotation))]
+
+
+def rows_of(part: str, kind: type[BaseModel]) -> list[dict[str, str]]:
+    """The settings of one part, or of an architecture's options."""
     rows = []
-    for part, field in Recipe.model_fields.items():
-        for name, row in _part_of(field.annotation).model_fields.items():
-            default = "required" if row.is_required() else str(row.get_default(call_default_factory=True))
-            kind = str(row.annotation).replace("typing.", "").removeprefix("<class '").removesuffix("'>")
-            rows.append({"part": part, "name": name, "kind": kind, "default": default, "help": row.description or ""})
+    for name, row in kind.model_fields.items():
+        default = "required" if row.is_required() else _toml(row.get_default(call_default_factory=True))
+        shown = str(row.annotation).replace("typing.", "").removeprefix("<class '").removesuffix("'>")
+        rows.append({"part": part, "name": name, "kind": shown, "default": default, "help": row.description or ""})
     return rows
 
 
-def _part_of(annotation: Any) -> type[BaseModel]:
-    return next(
-        one for one in (annotation, *get_args(annotation)) if isinstance(one, type) and issubclass(one, BaseModel)
-    )
+def part_of(annotation: Any) -> type[BaseModel]:
+    """The model behind a part's annotation, optional or not."""
+    return next(one for one in (annotation, *get_args(annotation)) if isinstance(one, type) and issubclass(one, BaseModel))
+
+
+def _toml(value: Any) -> str:
+    """A default as it would stand in the file; none: the setting is left out."""
+    if value is None:
+        return "none"
+    if isinstance(value, BaseModel):
+        return "{" + ", ".join(f"{name} = {_toml(inner)}" for name, inner in value) + "}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _problem(error: Any, text: str) -> str:
@@ -331,7 +344,7 @@ def _names(path: list[str]) -> list[str]:
         if field is None:
             return []
         try:
-            part = _part_of(field.annotation)
+            part = part_of(field.annotation)
         except StopIteration:
             return []
     return list(part.model_fields)
