@@ -96,3 +96,4 @@ def test_every_setting_is_listed_with_its_default():
     rows = recipes.settings()
     assert {row["part"] for row in rows} == set(recipes.Recipe.model_fields)
     assert next(row for row in rows if row["name"] == "optimizer")["default"] == '"adamw"'
+    assert not [row for row in rows if not row["help"]]

@@ -80,7 +80,8 @@ def recipes() -> str:
     ]  # fmt: skip
     for part, field in recipe.Recipe.model_fields.items():
         kind = recipe.part_of(field.annotation)
-        lines += [f"## `[{part}]`", "", inspect.cleandoc(kind.__doc__ or "").partition(": ")[2] or "", ""]
+        said = inspect.cleandoc(kind.__doc__ or "").partition(": ")[2]
+        lines += [f"## `[{part}]`", "", said[0].upper() + said[1:], ""]
         lines += _table([row for row in recipe.settings() if row["part"] == part])
     lines += ["## Architectures: `[model] architecture` and its `options`", ""]
     for name, one in options.ARCHITECTURES.items():
