@@ -48,9 +48,10 @@ types: $(VENV)/.installed-test
 contracts: $(VENV)/.installed-test
 	$(BIN)/lint-imports --no-logo
 
-docs: $(VENV)/.installed ## write the generated pages: docs/cli.md, docs/settings.md
+docs: $(VENV)/.installed ## write the generated pages: docs/cli.md, docs/settings.md, docs/recipes.md
 	$(BIN)/python -m tollway.faces.cli.reference cli > docs/cli.md
 	$(BIN)/python -m tollway.faces.cli.reference settings > docs/settings.md
+	$(BIN)/python -m tollway.faces.cli.reference recipes > docs/recipes.md
 
 bench: bench-gateway bench-llm bench-factory ## every figure we promise, as JSON lines with its bar
 

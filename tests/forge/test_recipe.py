@@ -95,4 +95,5 @@ def test_any_value_in_any_part_is_either_read_or_refused_in_words(value, part):
 def test_every_setting_is_listed_with_its_default():
     rows = recipes.settings()
     assert {row["part"] for row in rows} == set(recipes.Recipe.model_fields)
-    assert next(row for row in rows if row["name"] == "optimizer")["default"] == "adamw"
+    assert next(row for row in rows if row["name"] == "optimizer")["default"] == '"adamw"'
+    assert not [row for row in rows if not row["help"]]

@@ -32,6 +32,11 @@ def test_the_reference_of_settings_is_current():
     assert all(f"`TOLLWAY_{one.name.upper()}`" in page and one.help for one in TABLE)
 
 
+def test_the_reference_of_recipes_is_current():
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    assert page == reference.recipes(), "run: make docs"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=shown)
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)\)", page.read_text())

@@ -10,6 +10,7 @@ exist is a problem, with the nearest one that does: a typo never trains the wron
 """
 
 import difflib
+import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -56,8 +57,8 @@ class Header(Part):
 class Split(Part):
     """How rows are divided when the dataset is not split yet."""
 
-    validation: Share = 0.1
-    test: Share = 0.1
+    validation: Share = Field(0.1, description="share of the rows that choose among models")
+    test: Share = Field(0.1, description="share of the rows that nothing but the evaluation sees")
     by: str = Field(
         "stratified",
         pattern=r"^(stratified|random|group:.+|time:.+)$",
@@ -76,7 +77,9 @@ class Data(Part):
 
     dataset: str = Field(description="a dataset, newest version, or one version: movies@2", min_length=1)
     columns: dict[str, str] = Field({}, description="what the task needs = the column that has it")
-    split: Split = Split()
+    split: Split = Field(
+        Split(), description="shares, and how rows are divided: stratified, random, group:COLUMN, time:COLUMN"
+    )
     clean: list[str] = Field([], description="cleaning steps, in order")
     mask: bool = Field(False, description="cover personal data (English and Chinese) before anything else sees it")
     augment: list[str] = Field([], description="augmentations of the training rows, such as synonym:0.1")
@@ -100,21 +103,21 @@ class Model(Part):
 class EarlyStopping(Part):
     """Stop when the validation figure has not improved for so many looks; the best model is kept."""
 
-    patience: int = Field(2, ge=1)
+    patience: int = Field(2, ge=1, description="looks without progress")
     metric: str = Field("loss", description="a validation figure; loss is the lower the better")
 
 
 class Adversarial(Part):
     """FGM: a second pass with embeddings moved along the gradient (Miyato et al. 2017)."""
 
-    epsilon: float = Field(1.0, gt=0)
+    epsilon: float = Field(1.0, gt=0, description="how far the embeddings are moved")
 
 
 class Search(Part):
     """Hyper-parameter search (Optuna) with a budget; the best trial's settings are used and written down."""
 
-    trials: int = Field(10, ge=1, le=10_000)
-    minutes: float = Field(30, gt=0)
+    trials: int = Field(10, ge=1, le=10_000, description="most trials")
+    minutes: float = Field(30, gt=0, description="most time; the trial in work is finished")
     space: dict[str, list[Any]] = Field(
         description="setting = [low, high] for numbers (a third value: log) or the choices; settings of [train], or options.X"
     )
@@ -123,31 +126,41 @@ class Search(Part):
 class Train(Part):
     """`[train]`: how it is trained. One dial (`epochs` or `steps`); the rest has defaults that fit the method."""
 
-    method: Method = "full"
+    method: Method = Field(
+        "full", description="full, lora, adapter, prefix, prompt, top:N (the N topmost layers), none"
+    )
     objective: str = Field("", description="pre-training goal: causal, masked, next-sentence, rotation, masked-image …")
-    epochs: float | None = Field(None, gt=0)
-    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(
+        None, gt=0, description="times through the training rows; default: what suits the task"
+    )
+    steps: int | None = Field(None, ge=1, description="steps of the optimiser, instead of epochs")
     learning_rate: float | None = Field(None, gt=0, description="default: what suits the model and method")
-    optimizer: Literal["adamw", "adam", "sgd", "adagrad", "rmsprop", "adafactor"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd", "adagrad", "rmsprop", "adafactor"] = Field(
+        "adamw", description="adamw, adam, sgd, adagrad, rmsprop or adafactor"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd and rmsprop")
-    schedule: Literal["linear", "cosine", "constant", "one-cycle"] = "linear"
+    schedule: Literal["linear", "cosine", "constant", "one-cycle"] = Field(
+        "linear", description="of the learning rate after the warm-up: linear, cosine, constant, one-cycle"
+    )
     warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     batch_rows: int | None = Field(None, ge=1, description="rows a step; default: what suits the task")
     batch_tokens: int | None = Field(None, ge=16, description="tokens a step; rows of like length go together")
     accumulate: int = Field(1, ge=1, description="batches whose gradients are added up for one step")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto measures what is faster here")
     weight_decay: float = Field(0.01, ge=0, description="L2")
-    l1: float = Field(0.0, ge=0)
-    dropout: float | None = Field(None, ge=0, lt=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    l1: float = Field(0.0, ge=0, description="L1")
+    dropout: float | None = Field(None, ge=0, lt=1, description="instead of the architecture's own")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of certainty spread over the other labels")
     clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: no limit")
-    early_stopping: EarlyStopping | None = None
-    adversarial: Adversarial | None = None
+    early_stopping: EarlyStopping | None = Field(
+        None, description="{patience, metric}: stop when the validation figure has not improved for so many looks"
+    )
+    adversarial: Adversarial | None = Field(None, description="{epsilon}: adversarial training on embeddings (FGM)")
     members: int = Field(1, ge=1, le=32, description="models trained with different seeds; their answers are averaged")
     soup: bool = Field(False, description="average the members' weights into one model instead")
-    search: Search | None = None
+    search: Search | None = Field(None, description="{trials, minutes, space}: hyper-parameter search with a budget")
     options: dict[str, Any] = Field({}, description="of the method: rank and targets of LoRA, beta of DPO …")
-    checkpoint_every_s: float = Field(60, gt=0)
+    checkpoint_every_s: float = Field(60, gt=0, description="seconds of work that a crash can cost")
     processes: int = Field(1, ge=1, description="processes that train together")
     distributed: Literal["ddp", "fsdp", "tensor", "ray"] = Field("ddp", description="how, when processes > 1")
     threads: int | None = Field(None, ge=1, description="CPU threads of each process; default: all cores shared out")
@@ -170,14 +183,14 @@ class Compress(Part):
         min_length=1, description="such as prune:0.5, structured:0.25, distil:4, int8-static, 4bit"
     )
     recovery_epochs: float = Field(0, ge=0, description="fine-tuning after pruning")
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({}, description="of the steps")
 
 
 class Convert(Part):
     """`[convert]`: the formats the package carries; the first is the one that is served."""
 
     formats: list[Literal["onnx", "openvino", "litert", "pt2", "torchscript", "gguf", "safetensors"]] = Field(
-        min_length=1
+        min_length=1, description="onnx, openvino, litert, pt2, torchscript, gguf, safetensors"
     )
     quantise: str = Field("", description="int8 for onnx, openvino and litert; f16, q8_0 or q4_k_m for gguf")
     tolerance: float | None = Field(
@@ -201,7 +214,7 @@ class Evaluate(Part):
     require: dict[str, str] = Field({}, description='gates: accuracy = ">=0.8", "vs.baseline" = ">=0"')
     bootstrap: int = Field(1000, ge=0, le=100_000, description="resamples behind each confidence interval; 0: none")
     noise: list[float] = Field([0.05, 0.1], description="levels at which robustness is measured")
-    rows_max: int | None = Field(None, ge=1)
+    rows_max: int | None = Field(None, ge=1, description="measure on at most so many test rows")
     baseline: bool = Field(True, description="measure a simple baseline on the same rows")
 
     @field_validator("require")
@@ -221,17 +234,17 @@ class Explain(Part):
     methods: list[str] = Field(
         [], description="attention, integrated-gradients, shap, lime, occlusion; default by task"
     )
-    rows: int = Field(8, ge=1, le=1000)
+    rows: int = Field(8, ge=1, le=1000, description="test rows that are explained")
 
 
 class Package(Part):
     """`[package]`: what the model package says of itself."""
 
-    title: str = ""
-    description: str = ""
-    licence: str = ""
-    intended_use: str = ""
-    limits: str = ""
+    title: str = Field("", description="what people see")
+    description: str = Field("", description="what it is for, in a sentence")
+    licence: str = Field("", description="of the weights; that of the data binds you too")
+    intended_use: str = Field("", description="for the model card")
+    limits: str = Field("", description="for the model card: what it must not be used for")
     parent: str = Field("", description="the package this one improves on: its figures stand beside ours")
 
 
@@ -281,19 +294,33 @@ def parse(text: str, where: str = "the recipe") -> Recipe:
 
 def settings() -> list[dict[str, str]]:
     """Every setting of a recipe: part, name, kind, default, meaning; for `recipe schema` and the docs."""
+    return [row for part, field in Recipe.model_fields.items() for row in rows_of(part, part_of(field.annotation))]
+
+
+def rows_of(part: str, kind: type[BaseModel]) -> list[dict[str, str]]:
+    """The settings of one part, or of an architecture's options."""
     rows = []
-    for part, field in Recipe.model_fields.items():
-        for name, row in _part_of(field.annotation).model_fields.items():
-            default = "required" if row.is_required() else str(row.get_default(call_default_factory=True))
-            kind = str(row.annotation).replace("typing.", "").removeprefix("<class '").removesuffix("'>")
-            rows.append({"part": part, "name": name, "kind": kind, "default": default, "help": row.description or ""})
+    for name, row in kind.model_fields.items():
+        default = "required" if row.is_required() else _toml(row.get_default(call_default_factory=True))
+        shown = str(row.annotation).replace("typing.", "").removeprefix("<class '").removesuffix("'>")
+        rows.append({"part": part, "name": name, "kind": shown, "default": default, "help": row.description or ""})
     return rows
 
 
-def _part_of(annotation: Any) -> type[BaseModel]:
+def part_of(annotation: Any) -> type[BaseModel]:
+    """The model behind a part's annotation, optional or not."""
     return next(
         one for one in (annotation, *get_args(annotation)) if isinstance(one, type) and issubclass(one, BaseModel)
     )
+
+
+def _toml(value: Any) -> str:
+    """A default as it would stand in the file; none: the setting is left out."""
+    if value is None:
+        return "none"
+    if isinstance(value, BaseModel):
+        return "{" + ", ".join(f"{name} = {_toml(inner)}" for name, inner in value) + "}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _problem(error: Any, text: str) -> str:
@@ -331,7 +358,7 @@ def _names(path: list[str]) -> list[str]:
         if field is None:
             return []
         try:
-            part = _part_of(field.annotation)
+            part = part_of(field.annotation)
         except StopIteration:
             return []
     return list(part.model_fields)

@@ -125,7 +125,8 @@ def show(desk: Desk, ref: Ref, rows: Annotated[int, typer.Option("--rows", help=
                  for name, one in described["columns"].items()]  # fmt: skip
         parts = [_card(version), "", tables.table(lines, {"column": "column", "kind": "kind", "missing": "missing", "what": "values"})]
         if described["classes"]:
-            classes = [{"split": split} | {name: counts[name] for name in list(counts)[:8]} for split, counts in described["classes"].items()]
+            per = described["classes"].items()
+            classes = [{"split": split} | {name: counts[name] for name in list(counts)[:8]} for split, counts in per]
             names = dict.fromkeys(name for row in classes for name in row if name != "split")
             parts += ["", tables.table(classes, {"split": "split", **{name: name for name in names}})]
         parts += [tables.record(row) for row in first]
@@ -177,7 +178,7 @@ def split(
 def clean(
     desk: Desk,
     ref: Ref,
-    step: Annotated[list[str] | None, typer.Option("--step", help="trim, deduplicate, strip-html, rename:a=b … Repeatable, in order.")] = None,
+    step: Annotated[list[str] | None, typer.Option("--step", help="trim, deduplicate, rename:a=b … Repeatable.")] = None,
 ) -> None:
     """A new version after cleaning; says what each step did."""
     from tollway.forge.data import changes
@@ -201,8 +202,8 @@ def mask(
 
     with Progress(f"Masking {ref}"):
         made, report = changes.mask(shelf_of(desk), shelf_of(desk).get(ref), column or [], kind or [], style, dry_run=dry_run)
-    counts = [{"kind": name, "found": count, "how": "hint" if name in report.hints else "certain", "example": (report.examples.get(name) or [""])[0]}
-              for name, count in report.counts.most_common()]  # fmt: skip
+    counts = [{"kind": name, "found": count, "how": "hint" if name in report.hints else "certain",
+               "example": (report.examples.get(name) or [""])[0]} for name, count in report.counts.most_common()]  # fmt: skip
     columns = {"kind": "kind", "found": "found", "how": "how sure", "example": "for example"}
     data = {"made": made.plain() if made else None, "report": report.plain()}
     desk.answer(data, lambda: tables.table(counts, columns, empty="No personal data was found."))
@@ -317,7 +318,7 @@ def _said(one: dict[str, Any]) -> str:
     """A column's values in one line."""
     if "sizes" in one:
         return ", ".join(list(one["sizes"])[:4]) + "; " + ", ".join(one["colours"])
-    if "chars" in one and one["chars"]:
+    if one.get("chars"):
         languages = ", ".join(f"{name} {share:.0%}" for name, share in one["languages"].items() if share >= 0.01)
         return f"{one['chars']['median']:.0f} characters (median), at most {one['chars']['max']:.0f}; {languages}"
     if "top" in one:

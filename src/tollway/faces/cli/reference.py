@@ -66,6 +66,36 @@ def settings() -> str:
     return "\n".join(lines) + "\n"
 
 
+def recipes() -> str:
+    """docs/recipes.md: every setting of a recipe, and what each architecture can be told."""
+    from tollway.forge import recipe
+    from tollway.forge.models import options
+
+    lines = [
+        "# Recipes", "",
+        "A recipe is one TOML file: how a model is made. `tollway recipe new NAME --dataset DATASET` writes one that works;",
+        "`tollway recipe check FILE` names every problem in it at once; `tollway run start FILE` makes the model.",
+        "[How to make a model](factory.md)", "",
+        "## Tasks", "", ", ".join(f"`{task}`" for task in recipe.TASKS) + ".", "",
+    ]  # fmt: skip
+    for part, field in recipe.Recipe.model_fields.items():
+        kind = recipe.part_of(field.annotation)
+        said = inspect.cleandoc(kind.__doc__ or "").partition(": ")[2]
+        lines += [f"## `[{part}]`", "", said[0].upper() + said[1:], ""]
+        lines += _table([row for row in recipe.settings() if row["part"] == part])
+    lines += ["## Architectures: `[model] architecture` and its `options`", ""]
+    for name, one in options.ARCHITECTURES.items():
+        lines += [f"### `{name}`", "", f"{one.help[0].upper()}{one.help[1:]}. For {', '.join(one.tasks)}.", ""]
+        lines += _table(recipe.rows_of("", one.options))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(rows: list[dict[str, str]]) -> list[str]:
+    lines = ["| setting | default | meaning |", "|---|---|---|"]
+    lines += [f"| `{row['name']}` | `{row['default']}` | {row['help'].replace('|', '/')} |" for row in rows]
+    return [*lines, ""]
+
+
 def _load(name: str) -> Any:
     return get_command(importlib.import_module(f"tollway.faces.cli.{COMMANDS[name][0]}").app)
 
@@ -114,5 +144,5 @@ def _exit_codes() -> dict[int, str]:
 
 
 if __name__ == "__main__":
-    pages = {"cli": cli, "settings": settings}
+    pages = {"cli": cli, "settings": settings, "recipes": recipes}
     sys.stdout.write(pages[sys.argv[1]]())

@@ -39,6 +39,7 @@ def suspects(table: "pa.Table", label: str, content: Sequence[str], columns: Seq
     import numpy as np
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold
+    from threadpoolctl import threadpool_limits
 
     names = np.asarray([None if one is None else str(one) for one in table[label].to_pylist()], object)
     counts = Counter(one for one in names if one is not None)
@@ -56,10 +57,13 @@ def suspects(table: "pa.Table", label: str, content: Sequence[str], columns: Seq
         return []
     target = np.searchsorted(classes, names[rows].astype(str))
     sure = np.zeros((len(rows), len(classes)))
-    for learn, judge in StratifiedKFold(_FOLDS, shuffle=True, random_state=7).split(features, target):
-        strength = 10.0 if hasattr(features, "tocsr") else 0.1  # dense columns overfit, and then they are sure of everything
-        model = LogisticRegression(max_iter=200, C=strength).fit(features[learn], target[learn])
-        sure[judge] = model.predict_proba(features[judge])
+    # One thread: on these small products, threads that wait for each other cost ten times what they save.
+    with threadpool_limits(1):
+        folds = list(StratifiedKFold(_FOLDS, shuffle=True, random_state=7).split(features, target))
+        for learn, judge in folds:
+            strength = 10.0 if hasattr(features, "tocsr") else 0.1  # dense columns overfit, and then are sure of anything
+            model = LogisticRegression(max_iter=200, C=strength).fit(features[learn], target[learn])
+            sure[judge] = model.predict_proba(features[judge])
     own = sure[np.arange(len(rows)), target]
     other = sure.argmax(axis=1)
     usual = np.asarray([sure[target == place, place].mean() for place in range(len(classes))])
