@@ -9,8 +9,7 @@ from collections.abc import AsyncGenerator
 from tollway.flows.call import Call, Desk, refuse_suspect
 from tollway.kit.crash import crashpoint
 from tollway.sell.access import Caller
-from tollway.serve import fold
-from tollway.serve.requests import ChatRequest, CompletionRequest, Request
+from tollway.serve.requests import Request
 
 
 async def open_call(desk: Desk, caller: Caller, request: Request, call_id: str) -> Call:
@@ -30,27 +29,17 @@ async def open_call(desk: Desk, caller: Caller, request: Request, call_id: str) 
 
 async def answer_whole(call: Call) -> bytes:
     """Run a call and answer in one piece; its event is durable when this returns. Raises Unavailable (503)."""
-    request = call.request
     async with call:
-        if not call.served.caps.cancel and len(call.work) == 1:
-            raw = call.corrected(await call.to_its_end(0))
-        elif not isinstance(request, ChatRequest | CompletionRequest) or (
-            call.served.passes_through and len(call.work) == 1
-        ):
-            raw = call.corrected(await call.whole(0))
-        else:
-            raw = fold.whole(request, await call.all_folded(), call.id, call.at_ms // 1000, call.usage())
+        raw = await call.run.answer()
     crashpoint("answer.before_last_byte")
-    return call.renamed(raw)
+    return call.run.renamed(raw)
 
 
 async def answer_stream(call: Call) -> AsyncGenerator[list[bytes]]:
     """Run a call and yield its events in groups as they come; the last group only after the event is durable.
     If the caller leaves, the engine stops and what was generated is billed."""
     async with call:
-        async for events in (
-            call.relayed(0) if len(call.work) == 1 and call.request.operation == "chat" else call.woven()
-        ):
+        async for events in call.run.events():
             yield events
     crashpoint("answer.before_last_byte")
-    yield call.last_events()
+    yield call.run.last_events()

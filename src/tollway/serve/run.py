@@ -1,0 +1,267 @@
+"""A request's way through the engine: its seats, its engine calls, its answer, and the tally of what they used.
+
+    run = Run(served, request, size, org_id, call_id, at_ms)
+    raw = await run.answer()                      one piece          async for events in run.events(): …      a stream
+    run.counts(), run.usage(), run.tallies        what was used, whenever it ends and however
+
+Nothing here knows prices or wallets; `org_id` is for turns in the line. A call whose engine goes away is tried once more,
+as long as nothing of its answer has reached the caller. Leaving early stops the engine.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import msgspec
+
+from tollway.kit import log
+from tollway.kit.errors import Unavailable
+from tollway.serve import fold
+from tollway.serve.engine_call import Tally, once, relay
+from tollway.serve.fleet import Served, Size
+from tollway.serve.line import Seat
+from tollway.serve.requests import ChatRequest, CompletionRequest, Request
+from tollway.serve.wire import WireError
+
+_log = log.get("serve.run")
+
+
+class Run:
+    """One request in the engine: one engine call, or one for each choice and prompt."""
+
+    def __init__(self, served: Served, request: Request, size: Size, org_id: str, call_id: str, at_ms: int) -> None:
+        self.served, self.request, self.size, self.org_id = served, request, size, org_id
+        self.id, self.at_ms = call_id, at_ms
+        stream = bool(request.stream) or (not served.passes_through and request.generates)
+        each = size.output_tokens // size.parts
+        self.work = request.work(served.engine_model, served.caps, each, stream=stream, defaults=served.defaults)
+        self.tallies = [Tally() for _ in self.work]
+        self.retries = 0
+        self.expired = False  # it took too long and is being stopped
+        self._in_engine = 0
+        self._head: dict[str, Any] = {}  # id and time of the engine's own stream
+
+    async def answer(self) -> bytes:
+        """The whole answer, with the usage that is billed. Raises Unavailable (503)."""
+        request = self.request
+        if not self.served.caps.cancel and len(self.work) == 1:
+            return self._corrected(await self._to_its_end(0))
+        if not isinstance(request, ChatRequest | CompletionRequest) or (
+            self.served.passes_through and len(self.work) == 1
+        ):
+            return self._corrected(await self._whole(0))
+        return fold.whole(request, await self._all_folded(), self.id, self.at_ms // 1000, self.usage())
+
+    def events(self) -> AsyncIterator[list[bytes]]:
+        """The events of a streamed answer as they come, all but `last_events`."""
+        return self._relayed(0) if len(self.work) == 1 and self.request.operation == "chat" else self._woven()
+
+    async def _whole(self, index: int) -> bytes:
+        """Run one engine call that answers in one piece. Tried twice if the engine goes away."""
+        for attempt in (1, 2):
+            seat = await self._sit(index)
+            try:
+                return await once(seat, self.work[index], self.tallies[index])
+            except WireError as error:
+                self._went_away(seat, error, final=attempt == 2)
+            finally:
+                self._stand(index, seat)
+        raise AssertionError("unreachable")
+
+    async def _to_its_end(self, index: int) -> bytes:
+        """`whole` for an engine that cannot be stopped: when the caller leaves, the seat and what is held for the call
+        stay taken until the engine has done its work, which is then billed. Else leaving would be a way to use it free."""
+        work = asyncio.ensure_future(self._whole(index))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if self._in_engine and not self.expired:
+                await asyncio.wait({work})
+            raise
+        finally:
+            await _stop([work])
+
+    async def _folded(self, index: int) -> fold.Folded:
+        """Run one streamed engine call and fold it. Tried twice: nothing has reached the caller."""
+        for attempt in (1, 2):
+            seat = await self._sit(index)
+            choice = fold.Folded()
+            try:
+                async for events in relay(seat, self.work[index], self.tallies[index]):
+                    for event in events:
+                        choice.add(event)
+                return choice
+            except WireError as error:
+                self._went_away(seat, error, final=attempt == 2)
+            finally:
+                self._stand(index, seat)
+        raise AssertionError("unreachable")
+
+    async def _relayed(self, index: int) -> AsyncIterator[list[bytes]]:
+        """Run one streamed engine call and pass its events on. Tried twice only until the first event."""
+        for attempt in (1, 2):
+            seat = await self._sit(index)
+            started = False
+            try:
+                async for events in relay(seat, self.work[index], self.tallies[index]):
+                    if not started:
+                        started, self._head = True, fold.head_of(events[0])
+                    yield [self.renamed(event) for event in events] if self.served.renames else events
+                return
+            except WireError as error:
+                self._went_away(seat, error, final=started or attempt == 2)
+            finally:
+                self._stand(index, seat)
+
+    async def _woven(self) -> AsyncIterator[list[bytes]]:
+        """Run all engine calls of a streamed answer at once, each event with its choice's index."""
+        assert isinstance(self.request, ChatRequest | CompletionRequest)
+        arrived = asyncio.Queue[tuple[int, list[bytes]] | BaseException | None]()
+        weave = fold.Weave(self.id, self.at_ms // 1000, self.request)
+
+        async def run(index: int) -> None:
+            try:
+                async for events in self._relayed(index):
+                    arrived.put_nowait((index, events))
+            except Exception as error:
+                arrived.put_nowait(error)
+                raise
+            arrived.put_nowait(None)
+
+        tasks = [asyncio.ensure_future(run(index)) for index in range(len(self.work))]
+        try:
+            open_parts = len(tasks)
+            while open_parts:
+                came = await arrived.get()
+                if isinstance(came, BaseException):
+                    raise came
+                if came is None:
+                    open_parts -= 1
+                else:
+                    yield [weave.event(event, came[0]) for event in came[1]]
+        finally:
+            await _stop(tasks)
+
+    async def _all_folded(self) -> list[fold.Folded]:
+        """Run all engine calls of one answer at once and fold each."""
+        if len(self.work) == 1:
+            return [await self._folded(0)]
+        tasks = [asyncio.ensure_future(self._folded(index)) for index in range(len(self.work))]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            await _stop(tasks)
+
+    async def _sit(self, index: int) -> Seat:
+        seat = await self.served.line.take(self.org_id, self.size.tokens_each)
+        self._in_engine += 1
+        if self.request.constrained:
+            self.served.suspects.enter(self.org_id)
+        tally = self.tallies[index] = Tally()
+        if seat.time is not None:
+            tally.stint = seat.time.enter(time.monotonic())
+        return seat
+
+    def _stand(self, index: int, seat: Seat) -> None:
+        tally = self.tallies[index]
+        if seat.time is not None and tally.stint is not None:
+            tally.prefill_us, tally.decode_us = seat.time.leave(tally.stint, time.monotonic())
+            tally.time = seat.time
+        tally.version = seat.version
+        self._in_engine -= 1
+        if self.request.constrained:
+            cut_off = isinstance(sys.exc_info()[1], WireError | Unavailable | asyncio.CancelledError | GeneratorExit)
+            self.served.suspects.leave(self.org_id, time.monotonic(), finished=not cut_off)
+        self.served.line.leave(seat, self.size.tokens_each)
+
+    def _went_away(self, seat: Seat, error: WireError, *, final: bool) -> None:
+        final = final or self.request.constrained  # it may be what the engine died of
+        self.served.suspect(seat)
+        if not final:
+            self.retries += 1
+        _log.warning("engine went away", model=self.request.model, error=str(error), final=final)
+        if final:
+            raise Unavailable(
+                "The engine stopped while answering; nothing was billed.",
+                code="engine_lost",
+                hint="Try again.",
+                retry_after_s=2,
+            ) from error
+
+    # -- what was used, and how the answer tells it ---------------------------------------------------------------------
+
+    def counts(self) -> tuple[int, int, int]:
+        """(input, cached, output) tokens of the whole call, never more than was held, whatever an upstream says it used:
+        a wallet cannot be overdrawn. Choices of one prompt share its input, as callers expect."""
+        size = self.size
+        if len(self.tallies) == 1:
+            fresh, cached, output = self.tallies[0].counts(size.input_tokens)
+            cached = min(cached, size.input_tokens)
+            return min(fresh, size.input_tokens - cached), cached, min(output, size.output_tokens)
+        per_part = [tally.counts(self.size.input_tokens) for tally in self.tallies]
+        firsts = per_part[:: self.request.choices] if self.request.generates else per_part
+        output = min(sum(part[2] for part in per_part), self.size.output_tokens)
+        cached = min(sum(part[1] for part in firsts), self.size.input_tokens)
+        fresh = min(sum(part[0] for part in firsts), self.size.input_tokens - cached)
+        return fresh, cached, output
+
+    def usage(self) -> dict[str, Any]:
+        """The usage object of the answer."""
+        fresh, cached, output = self.counts()
+        usage: dict[str, Any] = {"prompt_tokens": fresh + cached, "total_tokens": fresh + cached + output}
+        if self.request.generates:
+            usage |= {"completion_tokens": output, "prompt_tokens_details": {"cached_tokens": cached}}
+        return usage | self.counted()
+
+    def counted(self) -> dict[str, int]:
+        """What is used besides tokens."""
+        return {self.size.meter: self.size.units} if self.size.meter else {}
+
+    def answered(self) -> bool:
+        """Whether an engine that answers in one piece has done its work."""
+        return all(tally.usage is not None for tally in self.tallies)
+
+    def _corrected(self, answer: bytes) -> bytes:
+        """An engine's whole answer with the usage that is billed, should the engine have counted otherwise."""
+        if self.tallies[0].counts(self.size.input_tokens) == self.counts():
+            return answer
+        return msgspec.json.encode(msgspec.json.decode(answer) | {"usage": self.usage()})
+
+    def last_events(self) -> list[bytes]:
+        """What ends a stream: usage, if it was asked for, and [DONE]."""
+        options = self.request.stream_options if isinstance(self.request, ChatRequest | CompletionRequest) else None
+        if options is None or not options.include_usage:
+            return [b"[DONE]"]
+        chat = isinstance(self.request, ChatRequest)
+        usage: dict[str, Any] = {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{self.id}",
+            "object": "chat.completion.chunk" if chat else "text_completion",
+            "created": self.at_ms // 1000,
+            "model": self.request.model,
+            "choices": [],
+            "usage": self.usage(),
+        }
+        if chat and len(self.work) == 1:
+            usage |= self._head  # its events were passed on as they came
+        return [msgspec.json.encode(usage), b"[DONE]"]
+
+    def renamed(self, answer: bytes) -> bytes:
+        """The answer under the name the caller used."""
+        if not self.served.renames:
+            return answer
+        return answer.replace(
+            b'"model":"%b"' % self.served.engine_model.encode(), b'"model":"%b"' % self.request.model.encode(), 1
+        )
+
+    def first_piece_at(self) -> float | None:
+        """When the first piece came (monotonic), of any choice."""
+        return min((tally.first_piece_at for tally in self.tallies if tally.first_piece_at is not None), default=None)
+
+
+async def _stop(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    """Cancel what still runs and wait until it has stopped; its outcome was already dealt with."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
