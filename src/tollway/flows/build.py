@@ -17,7 +17,7 @@ from tollway.forge import recipe as recipes
 from tollway.forge.recipe import Recipe
 from tollway.forge.steps import Cost, Desk, Record, Run, Runs, Sink, Stopped
 from tollway.insight import economics
-from tollway.kit.errors import TollwayError
+from tollway.kit.errors import BadRequest, TollwayError
 from tollway.shop import Shop
 
 KINDS: Final = {
@@ -89,8 +89,45 @@ def _unexpected(run: Run, error: Exception) -> TollwayError:
     )
 
 
+def check(shop: Shop, recipe: Recipe) -> None:
+    """Everything that can be known to go wrong before the first step runs, all at once. Raises BadRequest."""
+    from tollway.forge import data, models
+    from tollway.forge.compress import plan as compressing
+    from tollway.forge.convert import plan as converting
+    from tollway.forge.data import augment, clean
+
+    task = recipe.recipe.task
+    looks: list[Callable[[], object]] = [
+        lambda: data.Shelf(shop.settings.home / "datasets", shop.clock).get(recipe.data.dataset),
+        lambda: clean.check(recipe.data.clean),
+        lambda: augment.check(recipe.data.augment, task),
+        lambda: models.check(recipe.model, task),
+    ]
+    if recipe.compress is not None:
+        looks.append(lambda: compressing.check(recipe.compress, task))
+    if recipe.convert is not None:
+        looks.append(lambda: converting.check(recipe.convert, task))
+    if recipe.package.parent:
+        looks.append(lambda: shop.store.get(*recipe.package.parent.split("@", 1)))
+    errors = [error for error in map(_trouble, looks) if error is not None]
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        told = "\n  ".join(str(error).replace("\n", "\n  ") for error in errors)
+        raise BadRequest(f"This recipe cannot work:\n  {told}", code="invalid_recipe", hint="Change the recipe.")
+
+
+def _trouble(look: Callable[[], object]) -> TollwayError | None:
+    try:
+        look()
+    except TollwayError as error:
+        return error
+    return None
+
+
 def make(shop: Shop, recipe: Recipe, run: Run, text: str) -> None:
     """The line itself."""
+    check(shop, recipe)
     prepared = prepare(shop, recipe, run)
     trained = train(recipe, run, prepared)
     model = compress(recipe, run, trained, prepared)

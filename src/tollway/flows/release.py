@@ -3,13 +3,15 @@
 Running gateways see a new, moved or retired model at their next look (settings.refresh_s).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from tollway.artifacts import store
-from tollway.kit.errors import Conflict, NotFound
-from tollway.sell import revision
+from tollway.kit.errors import BadRequest, Conflict, NotFound
+from tollway.sell import catalog, revision
 from tollway.serve import models
 from tollway.shop import Shop
 
@@ -58,3 +60,94 @@ def retire(shop: Shop, name: str) -> models.Model:
         retired = models.retire_model(conn, shop.clock.now_ms(), name)
         revision.touch(conn)
     return retired
+
+
+def sell(
+    shop: Shop, model: str, plan: str, prices: Sequence[tuple[str, int]], *, move: bool = False
+) -> tuple[catalog.PlanVersion, int]:
+    """Put a model's prices (meter, micros per 1M units) into a plan, as its next version; a plan that is not there is made
+    with them. `move` takes those who are subscribed to it along. Returns the version and how many were moved."""
+    now_ms = shop.clock.now_ms()
+    charges = tuple(
+        catalog.Charge(meter=msgspec.convert(meter, catalog.Meter), model=model, price_micros=micros)
+        for meter, micros in prices
+    )
+    with shop.db.write() as conn:
+        try:
+            before = catalog.get_plan(conn, plan)
+        except NotFound:
+            terms = catalog.Terms(currency=shop.settings.currency, charges=charges, models=(model,))
+            return catalog.create_plan(conn, now_ms, plan, plan.replace("-", " ").capitalize(), terms), 0
+        slots = {(charge.meter, charge.model) for charge in charges}
+        kept = tuple(one for one in before.terms.charges if (one.meter, one.model) not in slots)
+        models_ = before.terms.models
+        if "*" not in models_ and model not in models_:
+            models_ = (*models_, model)
+        terms = msgspec.structs.replace(before.terms, charges=(*kept, *charges), models=models_)
+        version = catalog.revise_plan(conn, now_ms, plan, terms)
+        moved = 0
+        if move:
+            older = {one.id for one in catalog.plan_versions(conn).values() if one.plan_id == version.plan_id}
+            for sub in catalog.list_subscriptions(conn):
+                if sub.ended_ms is None and sub.plan_version_id in older - {version.id}:
+                    catalog.subscribe(conn, now_ms, sub.org_id, version.id)
+                    moved += 1
+        return version, moved
+
+
+def plan_to_sell_on(shop: Shop, wanted: str | None) -> str:
+    """The plan that was named, else the only one there is. Raises BadRequest when that is not clear."""
+    if wanted:
+        return wanted
+    with shop.db.read() as conn:
+        names = [one.plan_name for one in catalog.list_plans(conn)]
+    if len(names) != 1:
+        raise BadRequest(
+            f"There are {len(names)} plans: say on which one it is sold.",
+            hint=f"Add --plan with one of {', '.join(names)}, or with a new name." if names else "Add --plan NAME.",
+        )
+    return names[0]
+
+
+def sample_call(shop: Shop, model: models.Model) -> tuple[str, dict[str, Any]]:
+    """The path and body of a call that this model answers, to show how it is used."""
+    if model.kind == "chat":
+        return "/v1/chat/completions", {"model": model.name, "messages": [{"role": "user", "content": "Hello"}]}
+    if model.kind == "embedding":
+        return "/v1/embeddings", {"model": model.name, "input": "A toll road for models"}
+    example: Any = "A toll road for models"
+    if model.engine == "onnx":
+        from tollway import inference  # lazy: reads with numpy and tokenizers
+
+        example = inference.load_features(shop.store.get(model.package_name, model.version).folder).example(1)[0]
+        if "image" in example:
+            example = {"image": "data:image/png;base64,…"}
+        elif set(example) == {"text"}:
+            example = example["text"]
+    return "/v1/classify", {"model": model.name, "input": example}
+
+
+def lineage(shop: Shop, name: str, version: str | None = None) -> dict[str, Any]:
+    """Where an answer of this model comes from: package, run, recipe, parents, and the datasets' digests."""
+    found = shop.store.get(name, version)
+    shop.store.verify(found).require()
+    steps: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    while found.ref not in seen:
+        seen.add(found.ref)
+        manifest, made = found.manifest, found.manifest.lineage
+        steps.append(
+            {
+                "package": found.ref,
+                "digest": manifest.digest,
+                "created": manifest.created,
+                "source": " ".join(filter(None, (manifest.source.package, manifest.source.file))),
+                **{key: value for key, value in msgspec.to_builtins(made).items() if value},
+            }
+        )
+        parent, _, parent_version = made.parent.partition("@")
+        try:
+            found = shop.store.get(parent, parent_version or None) if parent else found
+        except (NotFound, BadRequest):
+            break  # a parent from outside the shelf: its name is all there is
+    return {"model": name, "version": steps[0]["package"].partition("@")[2], "steps": steps}

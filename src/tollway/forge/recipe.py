@@ -196,7 +196,7 @@ class Convert(Part):
     tolerance: float | None = Field(
         None, gt=0, description="largest difference of outputs from the source; default by format"
     )
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({}, description="of the formats")
 
     @field_validator("formats")
     @classmethod

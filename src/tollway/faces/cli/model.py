@@ -73,7 +73,12 @@ def list_(
         for package in desk.shop.store.list():
             manifest = package.manifest
             if (manifest.name, manifest.version) not in on_offer:
-                row = {"name": manifest.name, "kind": manifest.kind, "engine": "llama_cpp", "version": manifest.version}
+                row = {
+                    "name": manifest.name,
+                    "kind": manifest.kind,
+                    "engine": manifest.engine,
+                    "version": manifest.version,
+                }
                 rows.append(row | {"title": manifest.title, "state": "on the shelf"})
     columns = {
         "name": "model",
@@ -99,6 +104,23 @@ def show(desk: Desk, name: Name) -> None:
         data |= {"package": msgspec.to_builtins(package.manifest), "path": str(package.folder)}
         desk.answer(data, lambda: _card(package.manifest, package.folder))
     desk.then(f"tollway usage --by day --model {name}")
+
+
+@command(app, "lineage")
+def lineage(
+    desk: Desk,
+    name: Annotated[str, typer.Argument(help="A model, or NAME@VERSION.", metavar="NAME[@VERSION]")],
+) -> None:
+    """Where its answers come from: package, run, recipe, parents, down to the digest of the data."""
+    wanted, _, version = name.partition("@")
+    if not version:
+        with desk.shop.db.read() as conn:
+            on_offer = {one.name: one for one in models.list_models(conn, retired=True)}
+        version = on_offer[wanted].version if wanted in on_offer else ""
+        wanted = on_offer[wanted].package_name if wanted in on_offer else wanted
+    found = release.lineage(desk.shop, wanted, version or None)
+    desk.answer(found, lambda: _walk(found["steps"]))
+    desk.then(f"tollway model verify {wanted}")
 
 
 @command(app, "verify")
@@ -172,6 +194,29 @@ def _upstream_card(model: models.Model, state: str) -> Any:
     )
 
 
+def _walk(steps: list[dict[str, Any]]) -> Any:
+    """The steps of a lineage, each under the one it explains."""
+    from rich.tree import Tree
+
+    tree = Tree("answers carry x-tollway-model-version")
+    at = tree
+    for step in steps:
+        at = at.add(f"package {step['package']}  {step['digest']}")
+        if step.get("run"):
+            at.add(
+                f"run {step['run']}  {step.get('training_ms', 0) / 1000:,.1f} s, code {step.get('code_version', '')}"
+            )
+        if step.get("recipe"):
+            at.add(f"recipe {step['recipe']}  {step.get('recipe_digest', '')}")
+        for ref, digest in step.get("datasets", {}).items():
+            at.add(f"dataset {ref}  {digest}")
+        if step["source"]:
+            at.add(f"source {step['source']}")
+        if step.get("parent"):
+            at.add(f"parent {step['parent']}")
+    return tree
+
+
 def _card(manifest: Any, folder: Path) -> Any:
     weights = manifest.weights
     return tables.record(
@@ -181,7 +226,11 @@ def _card(manifest: Any, folder: Path) -> Any:
             "licence": manifest.licence,
             "weights": f"{weights.format} {weights.quantisation}, {weights.size_bytes / 1e6:,.1f} MB",
             "parameters": manifest.parameters,
-            "context": f"{manifest.context_tokens:,} tokens",
+            "context": f"{manifest.context_tokens:,} tokens" if manifest.context_tokens else None,
+            "task": manifest.task or None,
+            "labels": list(manifest.labels) or None,
+            "metrics": [f"{name} {value}" for name, value in manifest.metrics.items()] or None,
+            "made by": manifest.lineage.run or None,
             "sha256": weights.sha256,
             "signed by": manifest.signed_by,
             "kept in": str(folder),

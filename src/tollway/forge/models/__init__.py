@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from tollway.forge.models.pretext import masked_image, rotation
 
 _LAZY = {
-    "adapt": "adapters", "merge": "adapters", "masked_image": "pretext", "rotation": "pretext", "create": "building", "load": "building", "save": "building", "trainable": "building",
-    "Graph": "net", "ModelSpec": "net", "Net": "net", "TorchPredictor": "predictor",
+    "adapt": "adapters", "merge": "adapters", "masked_image": "pretext", "rotation": "pretext", "create": "building",
+    "load": "building", "save": "building", "trainable": "building", "Graph": "net", "ModelSpec": "net", "Net": "net",
+    "TorchPredictor": "predictor",
 }  # fmt: skip
 
 __all__ = [
@@ -50,7 +51,7 @@ def check(part: options.Part, task: str) -> options.Options:
 
 def fit_features(part: options.Part, task: str, table: Any) -> Features:
     """Learn how rows become arrays: with the base's tokenizer or picture size where there is a base."""
-    name, chosen = options.read(part, task)
+    chosen = check(part, task)
     given = chosen.model_dump()
     if part.base:
         given |= bases.feature_options(part.base, task, given)
