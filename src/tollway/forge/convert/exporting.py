@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tollway.forge.compress import measure
+from tollway.forge.models import measure
 from tollway.forge.convert import parity, plan
 from tollway.forge.convert.parity import Parity
 from tollway.inference import Arrays

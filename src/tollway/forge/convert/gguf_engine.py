@@ -74,7 +74,8 @@ def _continue(server: Any, prompt: dict[str, Any], orders: dict[str, Any]) -> li
     answer = server.handle_completions(body)
     if "choices" not in answer:
         raise SystemExit(json.dumps(answer)[:500])
-    content = answer["choices"][0]["logprobs"]["content"]
+    # there is none when all that was written is a part of a character, which the server keeps back
+    content = (answer["choices"][0].get("logprobs") or {}).get("content") or []
     return [
         {"id": one["id"], "top": [[other["id"], other["logprob"]] for other in one["top_logprobs"]]} for one in content
     ]

@@ -91,6 +91,7 @@ def run(orders: Mapping[str, Any]) -> dict[str, Any]:
 def _differences(net: Any, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[Mapping[str, Any]]]) -> Parity:
     import torch
 
+    ends = _ends(net.features)  # the engine was told to go on
     steps = agreed = 0
     gaps: list[float] = []
     for prompt, made in zip(prompts, written, strict=True):
@@ -99,13 +100,22 @@ def _differences(net: Any, prompts: Sequence[Sequence[int]], written: Sequence[S
             likely = net.logits(torch.tensor([ids[:-1]]))[0, len(prompt) - 1 :].float().log_softmax(-1)
         for ours, theirs in zip(likely, made, strict=True):
             chosen = int(theirs["id"])
+            open_ = ours.clone()
+            open_[ends] = -math.inf
             steps += 1
-            agreed += bool(ours.max() - ours[chosen] <= _NEAR)
+            agreed += bool(open_.max() - ours[chosen] <= _NEAR)
             gaps += [
                 abs(float(ours[number]) - value)
                 for number, value in theirs["top"]
-                if max(float(ours[number]), value) >= _SEEN
+                if max(float(ours[number]), value) >= _SEEN and math.isfinite(value)
             ]
     if not steps:
         raise refusal("there is no prompt to hold it against")
     return Parity(steps, agreed / steps, math.fsum(gaps) / max(1, len(gaps)), max(gaps, default=0.0), len(PARITY_TEXTS))
+
+
+def _ends(features: Any) -> list[int]:
+    """The tokens at which the engine would have stopped."""
+    names = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "</s>", "<end_of_turn>")
+    found = {features.eos, features.document_end, *(features.tokenizer.token_to_id(name) for name in names)}
+    return sorted(one for one in found if one is not None)

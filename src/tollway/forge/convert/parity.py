@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tollway.forge.compress.measure import Quality, Sample, quality
+from tollway.forge.models.measure import Quality, Sample, quality
 from tollway.inference import Arrays
 from tollway.kit.errors import Conflict
 
