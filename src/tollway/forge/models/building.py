@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from tollway.forge.models import adapters, bases, folders, options
+from tollway.forge.models import adapters, bases, ensemble, folders, options
 from tollway.forge.models.net import ModelSpec, Net
 from tollway.inference import Features, load_features
 from tollway.kit.errors import BadRequest
@@ -85,6 +85,8 @@ def load(folder: Path, merged: bool = True) -> Net:
 
 
 def _plain(spec: ModelSpec, features: Features, folder: Path) -> Net:
+    if spec.architecture == ensemble.NAME:
+        return ensemble.load(spec, features, folder)
     if spec.architecture == options.BASE:
         from tollway.forge.models import lm, pretrained
 

@@ -27,18 +27,20 @@ class Case:
     objective: Objective
     material: Material
     validation: Material | None
+    home: Path | None = None
 
     @classmethod
-    def of(cls, train: Any, model: Any, task: str, prepared: Any) -> "Case":
+    def of(cls, train: Any, model: Any, task: str, prepared: Any, home: Path | None = None) -> "Case":
         """Fits the features on the training rows and encodes every row once."""
         plan = Plan.of(train)
         options = dict(getattr(train, "options", None) or {})
         objective = objectives.get(plan.objective, task, **{"label_smoothing": plan.label_smoothing, **options})
-        features = fit_features(model, task, prepared, objective)
+        features = fit_features(model, task, prepared, objective, home)
         material = objective.prepare(prepared, features, "train")
         if material is None:
             raise BadRequest("The prepared data has no training rows.", hint="Look at [data] split, clean and rows_max.")
-        return cls(train, model, task, prepared, features, objective, material, objective.prepare(prepared, features, "validation"))
+        held_out = objective.prepare(prepared, features, "validation") if prepared.rows("validation") else None
+        return cls(train, model, task, prepared, features, objective, material, held_out, home)
 
     @property
     def pretrained(self) -> bool:
@@ -49,7 +51,7 @@ class Case:
         """A fresh net, with only what the method trains left trainable."""
         from tollway.forge import models
 
-        net: Any = models.create(self.model, self.task, self.features, seed)
+        net: Any = models.create(self.model, self.task, self.features, seed, self.home)
         if plan.top is not None:
             freeze_below(net, plan.top)
         elif plan.method == "none":
@@ -65,7 +67,7 @@ class Case:
         models.save(net, folder)
 
 
-def fit_features(model: Any, task: str, prepared: Any, objective: Objective) -> Any:
+def fit_features(model: Any, task: str, prepared: Any, objective: Objective, home: Path | None = None) -> Any:
     """How rows become arrays: the objective's own way, else the task's, with the base's tokenizer where there is one."""
     own = getattr(objective, "features", None)
     if own is not None:

@@ -46,7 +46,7 @@ def fit_here(plan: Plan, train: Any, model: Any, task: str, prepared: Any, desk:
     from tollway.forge.train.case import Case
 
     torch.set_num_threads(plan.threads)
-    case = Case.of(train, model, task, prepared)
+    case = Case.of(train, model, task, prepared, Path(desk.home))
     if plan.members > 1:
         from tollway.forge.train import members
 
@@ -75,18 +75,23 @@ def train_one(case: Any, plan: Plan, desk: Any, *, net_seed: int | None = None, 
         return net.eval(), {**counts, "steps": 0, "tokens": 0, "seconds": 0.0}
     batches = case.material.batches(plan)
     held_out = case.validation.batches(plan, measuring=True) if case.validation is not None else None
+    begin = getattr(case.objective, "begin", None)
+    if begin is not None:  # what an objective must know of the net before it learns
+        begin(net, [batches, held_out])
     run = {"validation": held_out, "group": group, "pretrained": case.pretrained}
-    if group is None and freezing.can_recall(net):
-        choice = precision.choose(net, case.objective, batches, plan, Path(desk.work))
+    wrap = getattr(case.objective, "wrap", None)
+    learning = wrap(net) if wrap is not None else net  # a pretext goal or a reference beside the net, thrown away after
+    if group is None and freezing.can_recall(learning):
+        choice = precision.choose(learning, case.objective, batches, plan, Path(desk.work))
         try:
-            with freezing.recalled(net, case.objective, [batches, held_out], Path(desk.work), choice.precision) as objective:
+            with freezing.recalled(learning, case.objective, [batches, held_out], Path(desk.work), choice.precision) as objective:
                 desk.note("The frozen layers' outputs are computed once and kept while training.")
-                result = loop.run(net, batches, plan, desk, objective=objective, **run)
+                result = loop.run(learning, batches, plan, desk, objective=objective, **run)
         except freezing.NoRoom as error:
             desk.warn(str(error))
-            result = loop.run(net, batches, plan, desk, objective=case.objective, **run)
+            result = loop.run(learning, batches, plan, desk, objective=case.objective, **run)
     else:
-        result = loop.run(net, batches, plan, desk, objective=case.objective, **run)
+        result = loop.run(learning, batches, plan, desk, objective=case.objective, **run)
     figures = result.to_json()
     history = figures.pop("history")
     figures |= {**counts, "validation": history[-1] if history else {}, "history": history}

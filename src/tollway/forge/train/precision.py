@@ -56,11 +56,15 @@ def has_bf16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
 
 
+def is_small(net: nn.Module) -> bool:
+    """Too small for a choice of precision, or of threads, to matter."""
+    return sum(each.numel() for each in net.parameters()) < _SMALL
+
+
 def _measured(net: nn.Module, objective: Objective, batches: Batches, plan: Plan) -> Choice:
     kinds = attention.kinds(net) or [""]
     precisions = [plan.precision] if plan.precision != "auto" else ["bf16", "fp32"] if has_bf16() else ["fp32"]
-    size = sum(each.numel() for each in net.parameters())
-    if size < _SMALL or (len(kinds) < 2 and len(precisions) < 2):
+    if is_small(net) or (len(kinds) < 2 and len(precisions) < 2):
         return Choice(precisions[-1], kinds[0])
     batch = {name: each.to(next(net.parameters()).device) for name, each in batches.first(_ROWS).items()}
     kind, best = kinds[0], float("inf")

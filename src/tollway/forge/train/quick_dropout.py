@@ -37,7 +37,7 @@ def quick_dropout(values: Tensor, share: float) -> Tensor:
     count = values.numel()
     drawn = torch.empty(-(-count // _A_DRAW), dtype=torch.int64).random_(-(1 << 63), None)
     mask = (drawn.view(torch.int16)[:count].view(values.shape) >= least - _LEVELS // 2).to(values.dtype)
-    made: Tensor = _Masked.apply(values, mask, _LEVELS / (_LEVELS - least))
+    made: Tensor = _Masked.apply(values, mask, _LEVELS / (_LEVELS - least))  # type: ignore[no-untyped-call]
     return made
 
 

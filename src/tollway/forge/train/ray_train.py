@@ -30,10 +30,7 @@ def fit(plan: Plan, job: Path, desk: Any) -> dict[str, Any]:
     events.touch()
     started = not ray.is_initialized()
     if started:
-        address = os.environ.get("RAY_ADDRESS")
-        local: dict[str, Any] = {} if address else {"num_cpus": max(plan.processes, os.cpu_count() or 1)}
-        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-        ray.init(address=address, runtime_env=_environment(plan), **local, **({} if address else quiet))
+        ray.init(**_where(plan))
     desk.note(f"{plan.processes} Ray workers train together.")
     try:
         with tempfile.TemporaryDirectory(prefix="ray-", dir=job.parent) as storage:
@@ -49,8 +46,15 @@ def fit(plan: Plan, job: Path, desk: Any) -> dict[str, Any]:
     return _figures(job)
 
 
-def _environment(plan: Plan) -> dict[str, Any]:
-    return {"env_vars": {"OMP_NUM_THREADS": str(plan.threads), "RAY_TRAIN_ENABLE_STATE_TRACKING": "0"}}
+def _where(plan: Plan) -> dict[str, Any]:
+    """The cluster that RAY_ADDRESS names, or one on this machine, without its dashboard and its talk."""
+    runtime = {"env_vars": {"OMP_NUM_THREADS": str(plan.threads), "RAY_TRAIN_ENABLE_STATE_TRACKING": "0"}}
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        return {"address": address, "runtime_env": runtime}
+    cores = max(plan.processes, os.cpu_count() or 1)
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    return {"num_cpus": cores, "runtime_env": runtime, **quiet}
 
 
 def _while_running(trainer: Any, events: Path, desk: Any) -> None:
@@ -62,7 +66,7 @@ def _while_running(trainer: Any, events: Path, desk: Any) -> None:
     def run() -> None:
         try:
             trainer.fit()
-        except Exception as error:  # carried to the caller's thread, raised there
+        except Exception as error:  # noqa: BLE001 - carried to the caller's thread, raised there
             ended["error"] = error
 
     thread = threading.Thread(target=run, daemon=True)

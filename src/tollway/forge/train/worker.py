@@ -53,7 +53,7 @@ def work(job: dict[str, Any], emit: Any) -> dict[str, Any]:
         out=Path(job["out"]), work=Path(job["work"]), home=Path(job["home"]), seed=job["seed"], threads=plan.threads,
         emit=emit if group.rank == 0 else lambda event: None, step="train", stop_asked=stop.exists,
     )  # fmt: skip
-    case = Case.of(recipe.Train(**job["train"]), recipe.Model(**job["model"]), job["task"], data.Prepared(Path(job["prepared"])))
+    case = Case.of(recipe.Train(**job["train"]), recipe.Model(**job["model"]), job["task"], data.Prepared(Path(job["prepared"])), desk.home)
     net, figures = train_one(case, plan, desk, group=group)
     whole = gather.whole(net, case, plan, group)
     if whole is not None:
