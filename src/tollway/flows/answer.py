@@ -17,8 +17,10 @@ async def open_call(desk: Desk, caller: Caller, request: Request, call_id: str) 
     served = desk.fleet.find(request.model, caller.account.org_id)
     request.refuse_unsupported(served.caps)
     refuse_suspect(served, caller, request)
-    desk.access.look(caller, request.model)
-    size = await served.size(request)
+    size = served.size_at_once(request)
+    if size is None:
+        desk.access.look(caller, request.model)  # the engine counts for nobody who may not call
+        size = await served.size(request)
     crashpoint("answer.before_hold")
     grant = desk.access.admit(
         caller, request.model, size.input_tokens, size.output_tokens, {size.meter: size.units} if size.meter else None

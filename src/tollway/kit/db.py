@@ -126,6 +126,7 @@ class BulkInsert:
         self._head = f'INSERT INTO "{table.name}" ({", ".join(self.names)}) VALUES '  # noqa: S608 - our own names
         self._row = "(" + ", ".join(["?" if dialect.positional else "%s"] * len(self.names)) + ")"
         self._tail = f" {tail}" if tail else ""
+        self._texts: dict[int, str] = {}  # by rows: the same text each time, so that the driver finds it at once
         self._errors: type[Exception] = dialect.loaded_dbapi.Error
         self._dialect = dialect
 
@@ -133,7 +134,9 @@ class BulkInsert:
         """Insert all rows, each with every column in the table's order, in the connection's transaction; the cursor."""
         if not conn.in_transaction():
             conn.begin()
-        text = self._head + ", ".join([self._row] * len(rows)) + self._tail
+        text = self._texts.get(len(rows))
+        if text is None:
+            text = self._texts[len(rows)] = self._head + ", ".join([self._row] * len(rows)) + self._tail
         cursor = conn.connection.cursor()
         try:
             cursor.execute(text, rows[0] if len(rows) == 1 else [value for row in rows for value in row])

@@ -21,7 +21,7 @@ from tollway.kit.errors import Forbidden, NotFound, PaymentRequired, RateLimited
 from tollway.kit.money import PICOS_PER_MICRO, format_micros
 from tollway.sell import catalog, ledger, rating, revision, tables
 from tollway.sell.api_keys import ApiKey, as_key
-from tollway.sell.limits import Gate, Window
+from tollway.sell.limits import Gate
 
 Refusal = TypeVar("Refusal", bound=TollwayError)
 
@@ -171,14 +171,25 @@ class Access:
     def may_use(self, caller: Caller, model: str) -> bool:
         """Whether key and plan both include the model."""
         plan = caller.account.plan
+        by_plan, by_key = None if plan is None else plan.terms.models, caller.key.models
+        if by_key is None and (by_plan is None or "*" in by_plan):
+            return True
         names = {model, catalog.base_of(model)}  # whoever may use the base may use what was made of it
-        by_plan = plan is None or "*" in plan.terms.models or not names.isdisjoint(plan.terms.models)
-        return by_plan and (caller.key.models is None or not names.isdisjoint(caller.key.models))
+        return all(
+            allowed is None or not names.isdisjoint(allowed)
+            for allowed in (by_key, None if by_plan is not None and "*" in by_plan else by_plan)
+        )
 
     # -- hold, settle, release ---------------------------------------------------------------------------------------
 
     def look(self, caller: Caller, model: str) -> catalog.PlanVersion:
         """Whether a call could be admitted at all, before any work is done to learn its size. Raises what `admit` does."""
+        plan = self._plan_for(caller, model)
+        self._check_gates(caller, 0)
+        return plan
+
+    def _plan_for(self, caller: Caller, model: str) -> catalog.PlanVersion:
+        """The plan under which a caller may call a model now. Raises Forbidden, PaymentRequired."""
         account, plan = caller.account, caller.account.plan
         self._require_active(account)  # a caller from the console showed no key
         self.require(caller, "inference")
@@ -196,7 +207,6 @@ class Access:
                     hint="GET /v1/models lists what it may use.",
                 )
             )
-        self._check_gates(caller, 0)
         return plan
 
     def admit(
@@ -204,7 +214,7 @@ class Access:
     ) -> Grant:
         """Hold the most this call can take; `counted`: of meters that are not tokens. Raises Forbidden, PaymentRequired
         (402) or RateLimited (429)."""
-        plan, account = self.look(caller, model), caller.account
+        plan, account = self._plan_for(caller, model), caller.account
         tokens = input_max + output_max
         now, gates = self._check_gates(caller, tokens)
         spending = self._this_month(account)
@@ -274,16 +284,20 @@ class Access:
         now = self._clock.monotonic()
         own, account = caller.gate, caller.account.gate
         headers: list[tuple[bytes, bytes]] = []
-        for names, windows in (
-            (_REQUESTS, (own and own.rpm, account.rpm)),
-            (_TOKENS, (own and own.tpm, account.tpm)),
+        for names, window, other in (
+            (_REQUESTS, account.rpm, None if own is None else own.rpm),
+            (_TOKENS, account.tpm, None if own is None else own.tpm),
         ):
-            known = [(window.left(now), window) for window in windows if isinstance(window, Window)]
-            if known:
-                left, tightest = known[0] if len(known) == 1 or known[0][0] <= known[1][0] else known[1]
-                headers.append((names[0], b"%d" % tightest.limit))
-                headers.append((names[1], b"%d" % max(0, left)))
-                headers.append((names[2], b"%.3fs" % tightest.reset_s(now)))
+            tightest = window
+            if other is not None and (window is None or other.left(now) <= window.left(now)):
+                tightest = other
+            if tightest is not None:
+                left, reset_s = tightest.left(now), tightest.reset_s(now)
+                headers += (
+                    (names[0], b"%d" % tightest.limit),
+                    (names[1], b"%d" % (left if left > 0 else 0)),
+                    (names[2], b"%.3fs" % reset_s),
+                )
         return headers
 
     # -- taking over what the database says --------------------------------------------------------------------------

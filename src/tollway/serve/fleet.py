@@ -140,7 +140,15 @@ class Served:
                 param="messages" if isinstance(request, ChatRequest) else "prompt",
                 hint="Shorten the prompt.",
             )
-        counts = await self._count(request)
+        return self._sized(request, await self._count(request))
+
+    def size_at_once(self, request: Request) -> Size | None:
+        """The same where the engine need not be asked; None where it must."""
+        if not isinstance(request, ChatRequest | CompletionRequest):
+            return self._size_of_inputs(request)
+        return None if self.caps.tokenize or self.caps.context_tokens else self._sized(request, None)
+
+    def _sized(self, request: ChatRequest | CompletionRequest, counts: list[int] | None) -> Size:
         exact = counts is not None
         prompts = counts if counts is not None else [request.input_bytes()]
         answers = request.answers if isinstance(request, CompletionRequest) else request.choices

@@ -52,12 +52,16 @@ class Line:
         self._lanes: OrderedDict[str, deque[_Waiting]] = OrderedDict()
         self.waiting = 0
 
+    def take_at_once(self, tokens: int) -> Seat | None:
+        """A seat for a call of at most `tokens`, if one is free and nobody waits for it; give it back with `leave`."""
+        seat = None if self.waiting else self._free_seat(tokens)
+        return None if seat is None else _sit(seat, tokens)
+
     async def take(self, org_id: str, tokens: int) -> Seat:
         """A seat for a call of at most `tokens`; give it back with `leave`. Raises Unavailable when there is none."""
-        if not self.waiting:
-            seat = self._free_seat(tokens)
-            if seat is not None:
-                return _sit(seat, tokens)
+        seat = self.take_at_once(tokens)
+        if seat is not None:
+            return seat
         if self.waiting >= self._queue_max:
             self._make_room(org_id)
         loop = asyncio.get_running_loop()

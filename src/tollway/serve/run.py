@@ -155,7 +155,8 @@ class Run:
             await _stop(tasks)
 
     async def _sit(self, index: int) -> Seat:
-        seat = await self.served.line.take(self.org_id, self.size.tokens_each)
+        line, tokens = self.served.line, self.size.tokens_each
+        seat = line.take_at_once(tokens) or await line.take(self.org_id, tokens)
         self._in_engine += 1
         if self.request.constrained:
             self.served.suspects.enter(self.org_id)
