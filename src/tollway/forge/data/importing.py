@@ -74,11 +74,9 @@ def import_(
         tables = _renamed(tables, label, rename or {})
         _doubts(tables, roles, problems)
     if options.skip_bad:
-        skipped = problems.errors
-        for code in [code for code, kind in problems.kinds.items() if not kind.doubt and code in _SKIPPABLE]:
-            del problems.kinds[code]
-        if skipped > problems.errors:
-            problems.note(f"{skipped - problems.errors:,} unreadable rows were left out (--skip-bad).")
+        skipped = problems.forget(_SKIPPABLE)
+        if skipped:
+            problems.note(f"{skipped:,} unreadable rows were left out (--skip-bad).")
     problems.require(doubts_too=not anyway)
     if not tables:
         raise BadRequest(f"{source.name} has no rows.", code="dataset_empty")

@@ -84,7 +84,7 @@ def _dealt(rows: "Keys", keys: "Keys", shares: dict[str, float], count: int) -> 
     for name, share in shares.items():
         wanted += share * len(rows)
         end = round(wanted)
-        if share and end <= start and len(order) - start >= 3:
+        if share and end <= start and len(order) >= 3 and len(order) - start >= 2:
             end = start + 1  # a small class is seen by everyone, as long as there is enough of it
         while 0 < end < len(order) and keys[order[end]] == keys[order[end - 1]]:
             end += 1

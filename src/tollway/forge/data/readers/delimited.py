@@ -47,8 +47,8 @@ def read(path: Path, reading: Reading, file: str = "") -> Found:
         kinds.setdefault(options.label, "category")
     if options.text in names:
         kinds.setdefault(options.text, "text")
-    for name in kinds:
-        if name not in names:
+    for name in dict.fromkeys([*kinds, options.text, options.label]):
+        if name and name not in names:
             problems.add("column", f"there is no column {name!r}; there are: {', '.join(names[:50])}", file=file)
     return Found("tsv" if delimiter == "\t" else "csv", {"train": guess(pa.concat_tables(tables), kinds)}, kinds)
 
