@@ -195,11 +195,12 @@ def _conflicts(rows: _Rows) -> list[Finding]:
     if not rows.label or not rows.content:
         return []
     names = rows.whole[rows.label].to_pylist()
-    bad = [group for group in duplicates.exact(rows.whole, rows.content) if len({names[row] for row in group}) > 1]
+    groups = duplicates.exact(rows.whole, rows.content)
+    bad = [group for group in groups if len({names[row] for row in group} - {None}) > 1]
     count = sum(map(len, bad))
     if not bad:
         return []
-    examples = [rows.shown(group[0]) | {"labels": sorted({str(names[row]) for row in group})} for group in bad[:_SHOWN]]
+    examples = [rows.shown(group[0]) | {"labels": sorted({str(names[row]) for row in group} - {"None"})} for group in bad[:_SHOWN]]
     text = f"{count:,} rows have the same content under different labels."
     return [Finding("conflicts", "warn", text, count, "tollway dataset clean … --step drop-conflicts", examples)]
 

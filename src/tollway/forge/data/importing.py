@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tollway.forge.data import clean, labels, sandbox
 from tollway.forge.data.problems import Problems
 from tollway.forge.data.readers.found import Options
-from tollway.forge.data.shelf import Shelf, Version
+from tollway.forge.data.shelf import Shelf, Version, check_name
 from tollway.kit.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def import_(
     import pyarrow.parquet as pq
 
     options = options or Options()
+    check_name(name)
     source = source.expanduser().absolute()
     if not source.exists():
         raise NotFound(f"There is no {source}.", hint="Check the path.")
