@@ -127,8 +127,6 @@ def _trouble(look: Callable[[], object]) -> TollwayError | None:
 
 def make(shop: Shop, recipe: Recipe, run: Run, text: str) -> None:
     """The line itself."""
-    from tollway.forge.evaluate import gates
-
     check(shop, recipe)
     prepared = prepare(shop, recipe, run)
     trained = train(recipe, run, prepared)
@@ -223,7 +221,7 @@ def explain(recipe: Recipe, run: Run, files: Path, model: Path, prepared: Path) 
     def work(desk: Desk) -> Any:
         from tollway.forge import explain as explainer
 
-        return explainer.report(part, _measured(recipe, files, model), _prepared(prepared), desk, source=model)
+        return explainer.report(part, files, _prepared(prepared), desk, source=model)
 
     inputs = {"explain": part, "after": [files.name, prepared.name]}
     run.step("explain", inputs, ("forge/explain", "forge/models", "inference"), _work(work))
