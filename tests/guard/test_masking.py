@@ -3,6 +3,7 @@
 import random
 import re
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -147,7 +148,7 @@ def test_what_was_covered_comes_back_whole_and_in_pieces(text, dice):
 def test_any_text_is_read_and_places_are_in_it(text):
     found = masking.find(text)
     assert all(0 <= one.start < one.end <= len(text) for one in found)
-    assert all(one.end <= other.start for one, other in zip(found, found[1:], strict=False))
+    assert all(one.end <= other.start for one, other in pairwise(found))
 
 
 def test_the_same_value_keeps_its_mark_from_text_to_text():

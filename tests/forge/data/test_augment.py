@@ -3,6 +3,7 @@
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -101,8 +102,8 @@ def translator():
     """A server that speaks the chat API and 'translates' by spelling backwards; counts its calls, can be told to fail."""
 
     class Handler(BaseHTTPRequestHandler):
-        calls: list[str] = []
-        broken = False
+        calls: ClassVar[list[str]] = []
+        broken: ClassVar[bool] = False
 
         def do_POST(self):
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -116,7 +117,7 @@ def translator():
         def log_message(self, *_):
             pass
 
-    Handler.calls = []
+    Handler.calls.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/v1", Handler

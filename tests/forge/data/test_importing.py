@@ -314,7 +314,7 @@ def test_a_damaged_archive_is_a_message(bring, shelf):
 def test_a_parser_that_eats_memory_is_stopped(bring, shelf):
     made = io.BytesIO()
     np.savez_compressed(made, X=np.zeros((1 << 30,), np.uint8))
-    with pytest.raises(TooLarge, match="more than 1.0 GiB of memory"):
+    with pytest.raises(TooLarge, match=r"more than 1\.0 GiB of memory"):
         bring("m.npz", made.getvalue(), limits=data.Limits(memory_bytes=1 << 30))
     assert shelf.list() == []
 

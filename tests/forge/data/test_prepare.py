@@ -100,7 +100,7 @@ def test_what_would_spoil_training_is_said_or_refused(shelf, desk, wish, reviews
     prepared = data.prepare(wish("typo", clean=["rename:postive=positive"]), "text-classification", shelf, place)
     assert prepared.labels == ["negative", "positive"] and not place.warnings
     shelf.add("one", {"train": reviews.filter(pa.compute.equal(reviews["label"], "positive"))}, kinds={"text": "text"})
-    with pytest.raises(BadRequest, match="all|All .* the same label"):
+    with pytest.raises(BadRequest, match=r"All .* the same label"):
         data.prepare(wish("one"), "text-classification", shelf, desk())
     gaps = reviews.set_column(1, "label", pa.array([None, *reviews["label"].to_pylist()[1:]], pa.string()))
     shelf.add("gaps", {"train": gaps}, kinds={"text": "text"})

@@ -221,7 +221,7 @@ class Shelf:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _numbers(self, name: str) -> "list[int]":
+    def _numbers(self, name: str) -> Sequence[int]:
         folder = self.root / name
         if not folder.is_dir():
             return []

@@ -119,7 +119,7 @@ def _bins(values: list[Any]) -> list[Any]:
     import numpy as np
 
     numbers = np.asarray([np.nan if one is None else one for one in values], dtype=float)
-    edges = np.unique(np.nanquantile(numbers, np.linspace(0.1, 0.9, 9))) if np.isfinite(numbers).any() else []
+    edges: Any = np.unique(np.nanquantile(numbers, np.linspace(0.1, 0.9, 9))) if np.isfinite(numbers).any() else []
     return [None if np.isnan(one) else int(np.searchsorted(edges, one)) for one in numbers]
 
 
