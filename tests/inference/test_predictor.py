@@ -28,7 +28,6 @@ def folder(tmp_path_factory):
     weights = {
         "table": rng.standard_normal((features.vocabulary_size, 4)),
         "out": rng.standard_normal((4, 2)),
-        "axis": None,
     }
     consts = [numpy_helper.from_array(one.astype(np.float32), name) for name, one in weights.items()]
     consts += [numpy_helper.from_array(np.array([1]), "one"), numpy_helper.from_array(np.array([2]), "two")]

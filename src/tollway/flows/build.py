@@ -132,9 +132,10 @@ def make(shop: Shop, recipe: Recipe, run: Run, text: str) -> None:
     trained = train(recipe, run, prepared)
     model = compress(recipe, run, trained, prepared)
     files = convert(recipe, run, model, prepared)
-    evaluate(recipe, run, files, model, prepared)
+    evaluate(shop, recipe, run, files, model, prepared)
     explain(recipe, run, files, model, prepared)
     report(shop, run)
+    gates(run)
     register(shop, recipe, run, files, text)
 
 
@@ -157,8 +158,10 @@ def train(recipe: Recipe, run: Run, prepared: Path) -> Path:
     """A trained model folder."""
 
     def work(desk: Desk) -> Any:
+        from tollway.forge import evaluate as evaluator
         from tollway.forge import train as trainer
 
+        evaluator.refuse_part(recipe.evaluate, _prepared(prepared))  # a gate misspelt is told before the work
         return trainer.fit(recipe.train, recipe.model, recipe.recipe.task, _prepared(prepared), desk)
 
     inputs = {"train": recipe.train, "model": recipe.model, "task": recipe.recipe.task, "after": prepared.name}
@@ -195,15 +198,16 @@ def convert(recipe: Recipe, run: Run, model: Path, prepared: Path) -> Path:
     return run.step("convert", inputs, ("forge/convert", "forge/models", "inference"), _work(work))
 
 
-def evaluate(recipe: Recipe, run: Run, files: Path, model: Path, prepared: Path) -> None:
-    """What it is worth, on rows it has not seen; raises Conflict naming every gate it misses."""
+def evaluate(shop: Shop, recipe: Recipe, run: Run, files: Path, model: Path, prepared: Path) -> None:
+    """What it is worth, on rows it has not seen, beside simple baselines and its parent."""
+    parent = shop.store.get(*recipe.package.parent.split("@", 1)).folder if recipe.package.parent else None
 
     def work(desk: Desk) -> Any:
         from tollway.forge import evaluate as evaluator
 
-        return evaluator.run(recipe.evaluate, files, _prepared(prepared), desk)
+        return evaluator.run(recipe.evaluate, files, _prepared(prepared), desk, parent, source=model)
 
-    inputs = {"evaluate": recipe.evaluate, "after": [files.name, prepared.name], "parent": recipe.package.parent}
+    inputs = {"evaluate": recipe.evaluate, "after": [files.name, model.name, prepared.name], "parent": parent}
     run.step("evaluate", inputs, ("forge/evaluate", "forge/models", "inference"), _work(work))
     run.record.metrics = run.figures("evaluate")
 
@@ -217,7 +221,7 @@ def explain(recipe: Recipe, run: Run, files: Path, model: Path, prepared: Path) 
     def work(desk: Desk) -> Any:
         from tollway.forge import explain as explainer
 
-        return explainer.report(part, files, _prepared(prepared), desk)
+        return explainer.report(part, files, _prepared(prepared), desk, source=model)
 
     inputs = {"explain": part, "after": [files.name, prepared.name]}
     run.step("explain", inputs, ("forge/explain", "forge/models", "inference"), _work(work))
@@ -226,6 +230,13 @@ def explain(recipe: Recipe, run: Run, files: Path, model: Path, prepared: Path) 
 def report(shop: Shop, run: Run) -> None:
     """The page people look at: `report.html`, and the card that travels with the package."""
     write_report(shop, run.record)
+
+
+def gates(run: Run) -> None:
+    """After the report, so that a model that is not good enough can be looked at. Raises Conflict naming every gate missed."""
+    from tollway.forge.evaluate import enforce_figures
+
+    enforce_figures(run.figures("evaluate"))
 
 
 def write_report(shop: Shop, record: Record, lang: str = "en") -> Path:

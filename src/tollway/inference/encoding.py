@@ -169,6 +169,10 @@ class Features(ABC):
         """The model's outputs as answers. `rows` and `encoded` are needed where an answer quotes its input."""
         return self.target.answers(outputs)
 
+    def parts(self, outputs: Arrays, encoded: Sequence[Encoded]) -> list[Arrays]:
+        """A batch's raw outputs, row by row, without what belongs to padding."""
+        return [{name: one[number] for name, one in outputs.items()} for number in range(len(encoded))]
+
     def check(self, rows: Sequence[Row]) -> None:
         """Refuse what a caller cannot have meant: no object, a field we do not know. Called when serving."""
         known = self.fields()

@@ -30,7 +30,7 @@ from tollway.inference.encoding import (
 from tollway.kit.errors import BadRequest
 
 CONFIG: Final = "tokenizer_config.json"
-_END_NAMES: Final = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
+_END_NAMES: Final = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "[SEP]")
 _ROLES: Final = ("system", "user", "assistant", "tool")
 _TEMPLATE_LONGEST: Final = 100_000
 
@@ -39,14 +39,15 @@ class LanguageFeatures(Features):
     """`text`, `messages`, or `prompt` with `chosen` and `rejected`."""
 
     kind: ClassVar[str] = "language"
-    defaults: ClassVar[dict[str, Any]] = {"tokenizer": "bpe", "vocabulary": 8192, "max_length": 512, "new_tokens": 48}
+    defaults: ClassVar[dict[str, Any]] = {"tokenizer": "bpe", "vocabulary": 8192, "max_length": 512, "new_tokens": 48,
+                                          "role": "decoder"}  # fmt: skip
 
     def __init__(self, task: str, options: Mapping[str, Any], tokenizer: Any, config: Mapping[str, Any]) -> None:
         self.task, self.target, self.tokenizer = task, Target(), tokenizer
         self.options = {**self.defaults, **{name: one for name, one in options.items() if name in self.defaults}}
         self.config = dict(config)
         self.max_length = int(self.options["max_length"])
-        self.bos = self._id("bos_token")
+        self.bos = self._id("bos_token") if "bos_token" in config else self._id("cls_token")
         self.eos = self._id("eos_token")
         ends = [one for name in _END_NAMES if (one := tokenizer.token_to_id(name)) is not None]
         self.document_end = ends[0] if ends else self.eos
@@ -73,7 +74,10 @@ class LanguageFeatures(Features):
             return cls(task, given | {"tokenizer": "given"}, vocabulary.read(folder), read_config(folder))
         chosen = {**cls.defaults, **{name: one for name, one in given.items() if name in cls.defaults}}
         made = lm_tokenizer.train(
-            _texts(task, table), kind=str(chosen["tokenizer"]), vocabulary=int(chosen["vocabulary"])
+            _texts(task, table),
+            kind=str(chosen["tokenizer"]),
+            vocabulary=int(chosen["vocabulary"]),
+            role=chosen["role"],
         )
         config = lm_tokenizer.config(made, context_tokens=int(chosen["max_length"]))
         return cls(task, chosen, made, config)
@@ -121,8 +125,17 @@ class LanguageFeatures(Features):
         return list(found)
 
     def conversation(self, messages: Any, number: int = 0) -> Encoded:
-        """A conversation by the template, with labels on what the assistant says (and on the end of its turn)."""
+        """A conversation by the template, with labels on what the assistant says (and on the end of its turn).
+
+        `_prompt` is the part before the last answer: what a model is asked to go on from.
+        """
         turns = _checked(messages, number)
+        encoded = self._turns(turns)
+        if turns[-1]["role"] == "assistant" and len(turns) > 1:
+            encoded["_prompt"] = np.asarray(self.ids(self.write(turns[:-1], ask=True)), dtype=np.int64)
+        return encoded
+
+    def _turns(self, turns: list[dict[str, str]]) -> Encoded:
         text, spans = self._written(turns)
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         asked = np.zeros(len(encoding.ids), dtype=bool)
@@ -158,8 +171,8 @@ class LanguageFeatures(Features):
         return len(encoded["input_ids"])
 
     def collate(self, encoded: Sequence[Encoded]) -> Arrays:
-        """Padded at the end: a causal model never looks there."""
-        rows = [one["input_ids"][: self.max_length] for one in encoded]
+        """Prompts padded at the end: a causal model never looks there. Too long a prompt loses its beginning."""
+        rows = [one.get("_prompt", one["input_ids"])[-self.max_length :] for one in encoded]
         return {
             "input_ids": pad(rows, self.pad_id),
             "attention_mask": pad([np.ones(len(one), dtype=np.int64) for one in rows]),

@@ -160,6 +160,7 @@ def _frame(made: "Tokenizer", role: str) -> None:
 def config(made: "Tokenizer", *, context_tokens: int, chat_template: str = CHAT_TEMPLATE) -> dict[str, Any]:
     """tokenizer_config.json: what the special tokens are for, and the chat template."""
     if made.token_to_id("[MASK]") is not None:
+        chat_template = ""
         roles = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
         found: dict[str, Any] = {**roles, "mask_token": "[MASK]"}
     else:

@@ -78,6 +78,11 @@ class PairFeatures(Features):
         ratings = [1.0 if row.get("rating") is None else float(row["rating"]) for row in rows]
         return {"target": np.asarray(ratings, dtype=np.float32)}
 
+    def parts(self, outputs: Arrays, encoded: Sequence[Encoded]) -> list[Arrays]:
+        ends = np.cumsum([len(one["item"]) for one in encoded])[:-1]
+        pieces = {name: np.split(one.reshape(-1), ends) for name, one in outputs.items()}
+        return [{name: one[number] for name, one in pieces.items()} for number in range(len(encoded))]
+
     def decode(
         self, outputs: Arrays, rows: Sequence[Row] = (), encoded: Sequence[Encoded] = ()
     ) -> list[dict[str, Any]]:

@@ -53,9 +53,9 @@ class Predictor:
         encoded = self.features.encode(rows)
         found: list[Arrays] = [{}] * len(rows)
         for batch in batches([self.features.length(one) for one in encoded]):
-            arrays = self._outputs([encoded[place] for place in batch])
-            for number, place in enumerate(batch):
-                found[place] = {name: one[number] for name, one in arrays.items()}
+            mine = [encoded[place] for place in batch]
+            for place, part in zip(batch, self.features.parts(self._outputs(mine), mine), strict=True):
+                found[place] = part
         return found
 
     def _outputs(self, encoded: Sequence[Encoded]) -> Arrays:

@@ -107,6 +107,17 @@ class QuestionFeatures(TextFeatures):
             "token_type_ids": pad(kinds),
         }
 
+    def parts(self, outputs: Arrays, encoded: Sequence[Encoded]) -> list[Arrays]:
+        sizes = [one["_windows"].tolist() for one in encoded]
+        firsts = np.cumsum([0, *(len(one) for one in sizes)]).tolist()
+        return [
+            {
+                name: np.concatenate([array[first + at, :size] for at, size in enumerate(mine)])
+                for name, array in outputs.items()
+            }
+            for first, mine in zip(firsts, sizes, strict=False)
+        ]
+
     def decode(
         self, outputs: Arrays, rows: Sequence[Row] = (), encoded: Sequence[Encoded] = ()
     ) -> list[dict[str, Any]]:

@@ -74,6 +74,10 @@ class TokenFeatures(TextFeatures):
                 labels[number, place] = known[str(tags[word])]
         return {"labels": labels}
 
+    def parts(self, outputs: Arrays, encoded: Sequence[Encoded]) -> list[Arrays]:
+        lengths = [len(one["input_ids"]) for one in encoded]
+        return [{name: one[row, :length] for name, one in outputs.items()} for row, length in enumerate(lengths)]
+
     def decode(
         self, outputs: Arrays, rows: Sequence[Row] = (), encoded: Sequence[Encoded] = ()
     ) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Trains a tiny net again and again in forked processes that are killed with SIGKILL, until one gets to the end.
 
-`python killed.py FOLDER SEED OPTIMIZER`: prints JSON {"kills", "plain", "resumed", "steps"}: digests of the weights of
-the run that nobody disturbed and of the one that was killed. Run by test_resume.py in a process of its own.
+`python killed.py FOLDER SEED OPTIMIZER...`: prints a JSON line {"kills", "plain", "resumed", "steps"} for each: digests of
+the weights of the run that nobody disturbed and of the one that was killed. Run by test_resume.py in its own process.
 """
 
 import hashlib
@@ -72,4 +72,5 @@ def main(folder: Path, seed: int, optimizer: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    for name in sys.argv[3:]:
+        main(Path(sys.argv[1]) / name, int(sys.argv[2]), name)

@@ -331,7 +331,7 @@ def _said(one: dict[str, Any]) -> str:
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:
-    example = row["examples"][0]["text"][:60] if row["examples"] else ""
+    example = row["examples"][0].get("text", "")[:60] if row["examples"] else ""
     return row | {"text": row["text"] + (f' For example: "{example}"' if example else "")}
 
 

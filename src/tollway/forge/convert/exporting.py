@@ -14,7 +14,7 @@ from typing import Any, Final
 from tollway.forge.models import measure
 from tollway.forge.convert import parity, plan
 from tollway.forge.convert.parity import Parity
-from tollway.inference import Arrays
+from tollway.inference import Arrays, Features
 from tollway.kit.errors import Conflict, TollwayError
 
 FILES: Final = {
@@ -32,6 +32,7 @@ FILES: Final = {
 _CARRIED: Final = ("features.json", "tokenizer.json", "model.toml")
 _LEFT_OUT: Final = (0.0, 0.1, 0.3)  # shares of the layers that stay float, tried in this order
 _CALIBRATION_ROWS: Final = 256
+_SLOW: Final = ("image-generation", "translation", "language-modeling", "chat", "preference")  # each row is many steps
 Runner = Callable[[Arrays], Arrays]
 
 
@@ -117,6 +118,8 @@ def _bench(part: Any, folder: Path, prepared: Any, desk: Any) -> Bench:
     torch.set_num_threads(max(1, desk.threads))
     net = models.load(folder)
     rows = measure.rows_of(prepared, "test", int(part.options.get("rows", parity.ROWS)), desk.seed)
+    if net.spec.task in _SLOW:
+        rows = net.features.example(64) if net.spec.task == "image-generation" else rows[:64]
     if not rows:
         raise Conflict("There are no rows to hold the converted model against.", hint="Give the data a test split.")
     sample = measure.Sample.of(net.features, rows)
@@ -124,11 +127,28 @@ def _bench(part: Any, folder: Path, prepared: Any, desk: Any) -> Bench:
     desk.note(f"the source answers {len(rows)} rows of the test split")
     wanted = sample.outputs(reference.run)
     count = int(part.options.get("calibration_rows", _CALIBRATION_ROWS))
-    calibration = measure.Sample.of(net.features, measure.rows_of(prepared, "train", count, desk.seed))
+    learnt = measure.rows_of(prepared, "train", count, desk.seed) if net.spec.task != "image-generation" else rows
+    calibration = measure.Sample.of(net.features, learnt)
     longest = int(getattr(net.features, "max_length", 0) or 0)
     return Bench(
-        part, folder, desk, net, source_of(net), sample, wanted, reference.run, calibration.speed_batches(), longest
+        part, folder, desk, net, source_of(net), sample, wanted, reference.run, _fed(net.features, reference.run, calibration), longest
     )
+
+
+def _fed(features: Any, run: Runner, calibration: measure.Sample) -> list[Arrays]:
+    """The arrays that a model is really fed: a text that is written token by token feeds it many times."""
+    seen: list[Arrays] = []
+
+    def watched(arrays: Arrays) -> Arrays:
+        seen.append(arrays)
+        return run(arrays)
+
+    for batch in calibration.speed_batches():
+        if type(features).generate is Features.generate:
+            seen.append(batch)
+        else:
+            features.generate(watched, batch)
+    return seen[:: max(1, len(seen) // 16)]
 
 
 # -- one function for each format

@@ -40,6 +40,7 @@ def source_of(net: Any, rows: int = 2) -> Source:
     for parameter in net.parameters():
         parameter.requires_grad_(False)
     write_out_attention(net)
+    open_gru(net)
     dynamic = {name: dict(axes) for name, axes in net.dynamic.items()}
     example = {name: one for name, one in net.example(rows).items() if name in dynamic}
     with torch.no_grad():
@@ -59,6 +60,25 @@ def write_out_attention(net: nn.Module) -> None:
         for name, child in list(module.named_children()):
             if isinstance(child, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)):
                 setattr(module, name, nn.Identity())
+
+
+def open_gru(net: nn.Module) -> None:
+    """A GRU as a call with its first state given: torch.export then keeps its length open."""
+    for module in net.modules():
+        if type(module) is nn.GRU and module.num_layers == 1 and module.batch_first and not module.bidirectional:
+            module.forward = _gru_of(module)  # type: ignore[method-assign]
+
+
+def _gru_of(module: nn.GRU) -> Any:
+    def forward(states: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        weights = [module.weight_ih_l0, module.weight_hh_l0, module.bias_ih_l0, module.bias_hh_l0]
+        begin = torch.zeros(1, states.shape[0], module.hidden_size, dtype=states.dtype, device=states.device)
+        made: tuple[Tensor, Tensor] = torch.gru(
+            states, begin if start is None else start, weights, True, 1, 0.0, False, False, True
+        )
+        return made
+
+    return forward
 
 
 def dimensions(source: Source, largest: dict[str, int] | None = None) -> tuple[dict[int, Any] | None, ...]:

@@ -16,6 +16,7 @@ import torch
 from tollway.forge.convert.flat import Source, dimensions
 from tollway.kit.errors import Conflict
 
+_ASIDE: Final = "answer::"  # outputs are renamed afterwards: inside, values have the names of layers
 OPSET: Final = 20  # the first with Gelu as one operator: 1.3x the whole of an 8-bit MiniLM
 
 
@@ -29,7 +30,7 @@ def export(source: Source, path: Path, *, longest: int = 0) -> Path:
                 source.example,
                 str(path),
                 input_names=list(source.inputs),
-                output_names=list(source.outputs),
+                output_names=[f"{_ASIDE}{name}" for name in source.outputs],
                 dynamic_shapes={"arrays": dimensions(source, largest)},
                 opset_version=OPSET,
                 external_data=False,
@@ -43,7 +44,21 @@ def export(source: Source, path: Path, *, longest: int = 0) -> Path:
                 hint="Leave onnx out of [convert] formats, or choose another architecture.",
             ) from error
     clean(path)
+    _require_open(source, path)
     return path
+
+
+def _require_open(source: Source, path: Path) -> None:
+    """The exporter fixes an axis without a word when a layer makes it; such a file answers one length only."""
+    import onnx
+
+    for value in onnx.load(str(path), load_external_data=False).graph.input:
+        for axis in source.dynamic.get(value.name, {}):
+            if value.type.tensor_type.shape.dim[axis].WhichOneof("value") == "dim_value":
+                raise Conflict(
+                    f"The exporter fixed axis {axis} of {value.name}: the file would take one size only.",
+                    code="conversion_failed", hint="Leave onnx out of [convert] formats, or choose another architecture.",
+                )  # fmt: skip
 
 
 def clean(path: Path) -> None:
@@ -51,6 +66,7 @@ def clean(path: Path) -> None:
     import onnx
 
     model = onnx.load(str(path))
+    _name_outputs(model.graph)
     del model.graph.value_info[:]
     for node in model.graph.node:
         del node.metadata_props[:]
@@ -61,6 +77,20 @@ def clean(path: Path) -> None:
         del model.functions[:]
     model.doc_string = ""
     onnx.save(model, str(path))
+
+
+def _name_outputs(graph: Any) -> None:
+    """Outputs get their names; an inner value that has one of them already gives it up."""
+    wanted = {one.name: one.name.removeprefix(_ASIDE) for one in graph.output}
+    taken = {name for name in wanted.values() if name not in wanted}
+    new = wanted | {name: f"{name}.inner" for name in taken}
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                if name in new:
+                    names[place] = new[name]
+    for one in (*graph.initializer, *graph.output):
+        one.name = new.get(one.name, one.name)
 
 
 def _used_functions(model: Any) -> bool:

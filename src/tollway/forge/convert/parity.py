@@ -114,6 +114,8 @@ def _apart(source: Sequence[Arrays], found: Sequence[Arrays]) -> tuple[float, fl
     for one, other in zip(source, found, strict=True):
         for name, wanted in one.items():
             given = other.get(name)
+            if given is not None and wanted.dtype.kind in "iu":
+                continue  # what was written is compared as a whole, by `agreement_of`
             if given is None or given.shape != wanted.shape:
                 return math.inf, math.inf, 1.0
             difference = np.abs(given.astype(np.float64) - wanted.astype(np.float64))
@@ -128,11 +130,13 @@ def _apart(source: Sequence[Arrays], found: Sequence[Arrays]) -> tuple[float, fl
 
 def agreement_of(source: Sequence[Arrays], found: Sequence[Arrays]) -> float:
     """The share of equal labels (of rows, or of tokens); for vectors the mean cosine; for plain numbers 1."""
-    name = next((one for one in ("logits", "start_logits", "embedding") if source and one in source[0]), "")
+    name = next((one for one in ("logits", "start_logits", "embedding", "tokens") if source and one in source[0]), "")
     if not name:
         return 1.0
     if name == "embedding":
         return float(np.mean([_cosine(one[name], other[name]) for one, other in zip(source, found, strict=True)]))
+    if name == "tokens":
+        return float(np.mean([_written(one[name], other[name]) for one, other in zip(source, found, strict=True)]))
     same = total = 0
     for one, other in zip(source, found, strict=True):
         if other[name].shape != one[name].shape:
@@ -141,6 +145,10 @@ def agreement_of(source: Sequence[Arrays], found: Sequence[Arrays]) -> float:
         same += int((left == right).sum())
         total += int(np.size(left))
     return same / max(1, total)
+
+
+def _written(left: np.ndarray, right: np.ndarray) -> bool:
+    return left[left >= 0].tolist() == right[right >= 0].tolist()
 
 
 def _cosine(left: np.ndarray, right: np.ndarray) -> float:

@@ -40,7 +40,9 @@ def check(part: Any, task: str) -> None:
         problems.append(f"gguf holds language models and sentence encoders, not {task}")
     if part.quantise:
         known = sorted({one for name in part.formats for one in QUANTISE.get(name, ())})
-        if known and part.quantise not in known:
+        if part.quantise == "none":
+            known = []
+        elif known and part.quantise not in known:
             problems.append(f"quantise = {part.quantise!r} fits none of the formats; they take {', '.join(known)}")
         elif not known:
             problems.append(f"quantise = {part.quantise!r}: {', '.join(part.formats)} cannot be quantised")

@@ -48,7 +48,7 @@ def clean(shelf: Shelf, version: Version, steps: Sequence[str]) -> tuple[Version
     order = [name for name in _ORDER if name in found]
     whole = pa.concat_tables([found[name].append_column("__split", pa.array([name] * found[name].num_rows)) for name in order])
     whole, done = cleaning.clean(whole, steps, _roles(version))
-    parts = {name: whole.filter(pc.equal(whole["__split"], name)).drop_columns(["__split"]) for name in order}
+    parts: dict[str, pa.Table] = {name: whole.filter(pc.equal(whole["__split"], name)).drop_columns(["__split"]) for name in order}
     return _keep(shelf, version, parts, "clean " + ", ".join(steps)), done
 
 

@@ -49,9 +49,13 @@ class _Rows:
     label: str
 
     def shown(self, row: int) -> dict[str, Any]:
-        value = self.whole[self.main[0]][row].as_py() if self.main else ""
-        text = "(image)" if isinstance(value, bytes) else str(value).replace("\n", " ")
-        found = {"split": self.splits[row], "row": row - self.splits.index(self.splits[row]) + 1, "text": text[:120]}
+        """A row as an example: where it stands and how it begins."""
+        found: dict[str, Any] = {"split": self.splits[row], "row": row - self.splits.index(self.splits[row]) + 1}
+        value = self.whole[self.main[0]][row].as_py() if self.main else None
+        if isinstance(value, bytes):
+            found["image"] = "(image)"
+        elif self.main:
+            found["text"] = str(value).replace("\n", " ")[:120]
         return found | ({"label": str(self.whole[self.label][row].as_py())} if self.label else {})
 
 
@@ -191,25 +195,27 @@ def _conflicts(rows: _Rows) -> list[Finding]:
     if not rows.label or not rows.content:
         return []
     names = rows.whole[rows.label].to_pylist()
-    bad = [group for group in duplicates.exact(rows.whole, rows.content) if len({names[row] for row in group}) > 1]
+    groups = duplicates.exact(rows.whole, rows.content)
+    bad = [group for group in groups if len({names[row] for row in group} - {None}) > 1]
     count = sum(map(len, bad))
     if not bad:
         return []
-    examples = [rows.shown(group[0]) | {"labels": sorted({str(names[row]) for row in group})} for group in bad[:_SHOWN]]
+    examples = [rows.shown(group[0]) | {"labels": sorted({str(names[row]) for row in group} - {"None"})} for group in bad[:_SHOWN]]
     text = f"{count:,} rows have the same content under different labels."
     return [Finding("conflicts", "warn", text, count, "tollway dataset clean … --step drop-conflicts", examples)]
 
 
 def _telltale(rows: _Rows) -> list[Finding]:
-    """A column that alone gives the label away: most often it was filled in after the fact."""
-    if not rows.label or rows.whole.num_rows < 20:
+    """A column that alone gives the label away: most often it was filled in after the fact. Texts and images have features
+    of their own; what else stands in their rows is not learned from."""
+    if not rows.label or rows.main or rows.whole.num_rows < 20:
         return []
     names = rows.whole[rows.label].to_pylist()
     if len(set(names)) < 2:
         return []
     found = []
     for one in rows.version.columns:
-        if one.name == rows.label or one.kind not in ("category", "integer", "number", "boolean", "text") or one.name in rows.main:
+        if one.name == rows.label or one.kind not in ("category", "integer", "number", "boolean", "text"):
             continue
         values = rows.whole[one.name].to_pylist()
         by: dict[Any, set[Any]] = defaultdict(set)

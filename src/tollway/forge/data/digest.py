@@ -65,7 +65,7 @@ def _mixed(left: "np.ndarray[Any, Any]", right: "np.ndarray[Any, Any]") -> "np.n
         mixed = left * np.uint64(0x9E3779B97F4A7C15) + right
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return mixed ^ (mixed >> np.uint64(31))
+        return np.asarray(mixed ^ (mixed >> np.uint64(31)))
 
 
 def _whole(column: "pa.ChunkedArray") -> "pa.Array":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tollway.forge.data import clean, labels, sandbox
 from tollway.forge.data.problems import Problems
 from tollway.forge.data.readers.found import Options
-from tollway.forge.data.shelf import Shelf, Version
+from tollway.forge.data.shelf import Shelf, Version, check_name
 from tollway.kit.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def import_(
     import pyarrow.parquet as pq
 
     options = options or Options()
+    check_name(name)
     source = source.expanduser().absolute()
     if not source.exists():
         raise NotFound(f"There is no {source}.", hint="Check the path.")
@@ -74,11 +75,9 @@ def import_(
         tables = _renamed(tables, label, rename or {})
         _doubts(tables, roles, problems)
     if options.skip_bad:
-        skipped = problems.errors
-        for code in [code for code, kind in problems.kinds.items() if not kind.doubt and code in _SKIPPABLE]:
-            del problems.kinds[code]
-        if skipped > problems.errors:
-            problems.note(f"{skipped - problems.errors:,} unreadable rows were left out (--skip-bad).")
+        skipped = problems.forget(_SKIPPABLE)
+        if skipped:
+            problems.note(f"{skipped:,} unreadable rows were left out (--skip-bad).")
     problems.require(doubts_too=not anyway)
     if not tables:
         raise BadRequest(f"{source.name} has no rows.", code="dataset_empty")

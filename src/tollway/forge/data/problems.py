@@ -39,11 +39,16 @@ class Problems:
         self, code: str, what: str, *, line: int | None = None, file: str = "", shown: str = "", doubt: bool = False
     ) -> None:
         """One more of a kind. `what` says it in general, `shown` is what is there."""
-        kind = self.kinds.setdefault(code, Kind(what, doubt))
+        kind = self.kinds.setdefault(f"{code}: {what}", Kind(what, doubt))
         kind.count += 1
         if len(kind.places) < SHOWN:
             where = " ".join(part for part in (file, f"line {line}" if line else "") if part)
             kind.places.append(": ".join(part for part in (where, shown) if part))
+
+    def forget(self, codes: Iterable[str]) -> int:
+        """Take kinds off the list (they were dealt with); says how many places that was."""
+        gone = [name for name, kind in self.kinds.items() if not kind.doubt and name.partition(": ")[0] in codes]
+        return sum(self.kinds.pop(name).count for name in gone)
 
     def note(self, text: str) -> None:
         """Something worth knowing that stops nothing."""

@@ -104,7 +104,7 @@ def _examples(examples: Sequence[Mapping[str, Any]], images: "Mapping[str, pa.Ta
         cells = []
         for key in heads:
             value = row.get(key, "")
-            if key == "text" and value == "(image)" and row["split"] in images:
+            if key == "image" and row["split"] in images:
                 data = images[row["split"]].column(0)[row["row"] - 1].as_py()
                 cells.append(f"<td>{_image(data)}</td>")
             else:

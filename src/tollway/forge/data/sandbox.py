@@ -115,8 +115,8 @@ def _converse(process: "subprocess.Popen[bytes]", job: Mapping[str, Any], progre
 def _tail(process: "subprocess.Popen[bytes]") -> bytes:
     """The end of what it complained about; a hostile file cannot fill our memory with complaints."""
     assert process.stderr is not None
-    kept = b""
-    while chunk := process.stderr.read1(65_536):  # type: ignore[attr-defined]
+    kept, pipe = b"", process.stderr.fileno()
+    while chunk := os.read(pipe, 65_536):
         kept = (kept + chunk)[-4096:]
     return kept
 
@@ -125,7 +125,7 @@ def _error(answer: Mapping[str, Any], code: int, limits: Limits, timed_out: bool
     if "error" in answer:
         told = answer["error"]
         kind = getattr(errors, told["class"], BadRequest)
-        return kind(told["message"], code=told["code"], param=told["param"], hint=told["hint"])  # type: ignore[no-any-return]
+        return kind(told["message"], code=told["code"], param=told["param"], hint=told["hint"])
     memory = f"{limits.memory_bytes / GIB:.1f} GiB"
     if answer.get("memory") or (code in (-signal.SIGABRT, -signal.SIGSEGV) and "alloc" in said):
         return TooLarge(f"Reading this needs more than {memory} of memory.", code="limit_memory", hint="Give smaller files.")

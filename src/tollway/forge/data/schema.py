@@ -20,6 +20,7 @@ MISSING: Final = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", 
 """What people write for "not known" in a column of numbers."""
 _FEW: Final = 50
 _SHORT: Final = 48
+_SENTENCE: Final = 160
 _INTEGER: Final = r"^\s*[+-]?(0|[1-9][0-9]{0,17})\s*$"
 _NUMBER: Final = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?\s*$"
 _LEADING_ZERO: Final = r"^\s*[+-]?0[0-9]"
@@ -102,10 +103,10 @@ def _kind_of(column: "pa.ChunkedArray") -> str:
     if len(column) == 0:
         return "text"
     longest = pc.max(pc.utf8_length(column)).as_py() or 0
-    if longest > _SHORT:
-        return "text"
     distinct = pc.count_distinct(column.slice(0, 20_000)).as_py()
-    return "category" if distinct <= max(2, min(_FEW, len(column) // 2)) else "text"
+    # Short ones are names of something when they come back; long ones only when they come back very often.
+    share, most = (2, _SHORT) if longest <= _SHORT else (20, _SENTENCE)
+    return "category" if longest <= most and distinct <= max(2 if share == 2 else 0, min(_FEW, len(column) // share)) else "text"
 
 
 def _settled(column: "pa.ChunkedArray", kinds: dict[str, str], name: str) -> "pa.ChunkedArray":

@@ -186,11 +186,7 @@ class Shelf:
         extra: Mapping[str, Any] | None = None,
     ) -> Version:
         """Put rows on the shelf. Returns the version that already has them, when there is one under this name."""
-        if not NAME.fullmatch(name):
-            raise BadRequest(
-                f"{name!r} cannot be a dataset's name.",
-                hint="Use small letters, digits, dot, dash and underscore; at most 100.",
-            )
+        check_name(name)
         settled, columns = _settled(name, tables, dict(kinds or {}))
         digest = digests.digest(settled, columns)
         with self._alone(name) as folder:
@@ -225,7 +221,7 @@ class Shelf:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _numbers(self, name: str) -> "list[int]":
+    def _numbers(self, name: str) -> Sequence[int]:
         folder = self.root / name
         if not folder.is_dir():
             return []
@@ -275,6 +271,15 @@ class Shelf:
         with (folder / ".lock").open("a") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             yield folder
+
+
+def check_name(name: str) -> None:
+    """Raise BadRequest unless this can be a dataset's name."""
+    if not NAME.fullmatch(name):
+        raise BadRequest(
+            f"{name!r} cannot be a dataset's name.",
+            hint="Use small letters, digits, dot, dash and underscore; at most 100.",
+        )
 
 
 def _settled(

@@ -84,7 +84,7 @@ def _dealt(rows: "Keys", keys: "Keys", shares: dict[str, float], count: int) -> 
     for name, share in shares.items():
         wanted += share * len(rows)
         end = round(wanted)
-        if share and end <= start and len(order) - start >= 3:
+        if share and end <= start and len(order) >= 3 and len(order) - start >= 2:
             end = start + 1  # a small class is seen by everyone, as long as there is enough of it
         while 0 < end < len(order) and keys[order[end]] == keys[order[end - 1]]:
             end += 1
@@ -119,7 +119,7 @@ def _bins(values: list[Any]) -> list[Any]:
     import numpy as np
 
     numbers = np.asarray([np.nan if one is None else one for one in values], dtype=float)
-    edges = np.unique(np.nanquantile(numbers, np.linspace(0.1, 0.9, 9))) if np.isfinite(numbers).any() else []
+    edges: Any = np.unique(np.nanquantile(numbers, np.linspace(0.1, 0.9, 9))) if np.isfinite(numbers).any() else []
     return [None if np.isnan(one) else int(np.searchsorted(edges, one)) for one in numbers]
 
 

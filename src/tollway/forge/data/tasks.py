@@ -88,7 +88,7 @@ def match(
         elif source not in kinds:
             close = difflib.get_close_matches(source, kinds, n=1)
             problems.append(f"{name} = {source!r}: no such column" + (f"; did you mean {close[0]!r}?" if close else ""))
-    found = {}
+    found: dict[str, str] = {}
     for role in roles.values():
         source = asked.get(role.name) or _found(role, kinds, noted, set(found.values()) | set(asked.values()))
         if source and source in kinds:

@@ -6,13 +6,13 @@ scores = evaluate.examine(task, predictor, Rows(test, train), Wishes())   # any 
 """
 
 from tollway.forge.evaluate.baselines import simple as simple_baselines
-from tollway.forge.evaluate.examination import Rows, Wishes, examine, refuse, run
-from tollway.forge.evaluate.gates import Gate
+from tollway.forge.evaluate.examination import Rows, Wishes, examine, refuse, refuse_part, run
+from tollway.forge.evaluate.gates import Gate, enforce_figures
 from tollway.forge.evaluate.intervals import Difference, Draws, Figure, figures, paired
 from tollway.forge.evaluate.scores import Comparison, Scores, read
 from tollway.forge.evaluate.tasks import JUDGES, Case, Known, Predictor, judge, known_of
 
 __all__ = [
     "JUDGES", "Case", "Comparison", "Difference", "Draws", "Figure", "Gate", "Known", "Predictor", "Rows", "Scores", "Wishes",
-    "examine", "figures", "judge", "known_of", "paired", "read", "refuse", "run", "simple_baselines",
+    "enforce_figures", "examine", "figures", "judge", "known_of", "paired", "read", "refuse", "refuse_part", "run", "simple_baselines",
 ]  # fmt: skip

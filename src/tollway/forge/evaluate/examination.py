@@ -230,21 +230,35 @@ def _plain(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
+def refuse_part(part: Any, prepared: Any) -> None:
+    """Raise BadRequest for what `[evaluate]` asks and the prepared rows cannot give; cheap, before training."""
+    from tollway.forge.evaluate import opening
+
+    if not part.require and not part.slices:
+        return
+    rows = Rows(opening.rows(prepared, "test", 200), opening.rows(prepared, "train", 5000))
+    refuse(opening.task_of(prepared, prepared.folder), rows, Wishes(part.slices, part.require))
+
+
 def run(
-    part: Any, folder: Path, prepared: Any, desk: Any, parent: Path | None = None, *, predictor: Predictor | None = None
-) -> Scores:
-    """The recipe's step: scores of the model in `folder`, written to `desk.out`. Gates are judged, not enforced: see Scores."""
+    part: Any, folder: Path, prepared: Any, desk: Any, parent: Path | None = None, *, source: Path | None = None,
+    predictor: Predictor | None = None,
+) -> Scores:  # fmt: skip
+    """The recipe's step: scores of the model in `folder`, written to `desk.out`. Gates are judged, not enforced: see Scores.
+
+    `source` is the trained model's folder, for what a converted format cannot tell (likelihoods); `parent` a package's.
+    """
     from tollway.forge.evaluate import opening
 
     task = opening.task_of(prepared, folder)
-    served, format_name = (
-        (predictor, "given") if predictor is not None else opening.served(folder, threads=desk.threads)
-    )
-    limit = part.rows_max
+    served, format_name = predictor, "given"
+    if served is None:
+        served, format_name = opening.served(folder, source, threads=desk.threads)
     rows = Rows(
-        test=opening.rows(prepared, "test", limit, seed=desk.seed), train=opening.rows(prepared, "train", BASELINE_TRAIN_ROWS, desk.seed),
+        test=opening.rows(prepared, "test", part.rows_max, desk.seed),
+        train=opening.rows(prepared, "train", BASELINE_TRAIN_ROWS, desk.seed),
         validation=opening.rows(prepared, "validation", 2000, desk.seed),
-    )  # fmt: skip
+    )
     wishes = Wishes(part.slices, part.require, part.bootstrap, part.noise, part.baseline, desk.seed)
     older = opening.served(parent, threads=desk.threads)[0] if parent is not None else None
     scores = examine(task, served, rows, wishes, parent=older, desk=desk)

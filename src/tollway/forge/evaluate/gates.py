@@ -89,5 +89,10 @@ def enforce(gates: list[Gate]) -> None:
         )  # fmt: skip
 
 
+def enforce_figures(figures: Mapping[str, Any]) -> None:
+    """The same from a step's record, without reading or importing anything else: for a run whose steps all were cached."""
+    enforce([msgspec.convert(gate, Gate) for gate in figures.get("gates") or ()])
+
+
 def _shown(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4g}"

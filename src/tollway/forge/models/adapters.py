@@ -28,6 +28,7 @@ _HEADS: Final = ("classifier", "score", "qa_outputs", "head", "pre_classifier")
 _ATTENTION: Final = frozenset(
     {"query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "query_key_value", "c_attn", "qkv", "Wqkv"}
 )
+_KINDS: Final = {"lora": "LORA", "adapter": "BOTTLENECK", "prefix": "PREFIX_TUNING", "prompt": "PROMPT_TUNING"}
 _PREFIX: Final = "base_model.model."
 _TASKS: Final = {
     "text-classification": "SEQ_CLS", "text-regression": "SEQ_CLS", "token-classification": "TOKEN_CLS",
@@ -158,8 +159,9 @@ def _tokens(net: Net, method: str, tokens: int) -> None:
 
 
 def _heads(body: nn.Module) -> Iterator[nn.Module]:
+    """The task's own layers (PEFT keeps an unused copy of them beside some adapters: not that)."""
     for name, module in body.named_modules():
-        if _is_head(name) and name.split(".")[-1] in (*_HEADS, "default"):
+        if _is_head(name) and "original_module" not in name and not list(module.children()):
             yield module
 
 
@@ -205,7 +207,7 @@ def _plain(name: str) -> str:
 def _config(net: Net) -> dict[str, Any]:
     chosen = dict(net.adapter or {})
     method = chosen["method"]
-    made: dict[str, Any] = {"tollway": chosen, "base_model_name_or_path": net.spec.parent, "inference_mode": True}
+    made: dict[str, Any] = {"base_model_name_or_path": net.spec.parent, "inference_mode": True}
     if method == "lora":
         targets = sorted({name.rsplit(".lora_A", 1)[0] for name in state_of(net) if ".lora_A" in name})
         heads = sorted({name.split(".")[0] for name in state_of(net) if _is_head(name)})
@@ -214,22 +216,38 @@ def _config(net: Net) -> dict[str, Any]:
             "lora_alpha": chosen["alpha"], "lora_dropout": chosen["dropout"], "target_modules": targets,
             "modules_to_save": heads or None, "bias": "none", "fan_in_fan_out": False, "use_rslora": False,
         }  # fmt: skip
+    elif method == "adapter":
+        made |= {"peft_type": "BOTTLENECK", "size": chosen["size"]}
     else:
-        names = {"adapter": "BOTTLENECK", "prefix": "PREFIX_TUNING", "prompt": "PROMPT_TUNING"}
-        made |= {"peft_type": names[method], "num_virtual_tokens": chosen["tokens"]}
+        made |= {
+            "peft_type": _KINDS[method],
+            "num_virtual_tokens": chosen["tokens"],
+            "task_type": _TASKS.get(net.spec.task),
+        }
     return made
+
+
+def _chosen(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Method and options from what `_config` (or PEFT) wrote."""
+    method = {kind: name for name, kind in _KINDS.items()}[config["peft_type"]]
+    if method == "lora":
+        targets = sorted({str(one).split(".")[-1] for one in config["target_modules"]})
+        return method, {
+            "rank": config["r"],
+            "alpha": config["lora_alpha"],
+            "dropout": config["lora_dropout"],
+            "targets": targets,
+        }
+    return method, {"size": config["size"]} if method == "adapter" else {"tokens": config["num_virtual_tokens"]}
 
 
 def attach(net: Net, folder: Path) -> Net:
     """Put the adapter that `save` wrote onto a fresh net of its base."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        chosen = dict(config["tollway"])
-        method = str(chosen.pop("method"))
-    except (OSError, ValueError, KeyError) as error:
+        method, chosen = _chosen(config)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadRequest(f"{CONFIG} of {folder.name} cannot be read: {error}") from error
-    if method == "lora" and config.get("target_modules"):
-        chosen["targets"] = sorted({str(one).split(".")[-1] for one in config["target_modules"]})
     adapt(net, method, chosen)
     saved = {name.removeprefix(_PREFIX): one for name, one in folders.read_weights(folder / WEIGHTS).items()}
     own = {_plain(name): one for name, one in net.body.named_parameters()}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tollway.forge.models import folders, lm_decoder
+from tollway.forge.models import folders, lm_decoder, lm_masked
 from tollway.forge.models.lm_decoder import Decoding, Shape, Trunk
 from tollway.forge.models.net import ModelSpec, Net
 from tollway.inference import IGNORE
@@ -104,9 +104,12 @@ def create(spec: ModelSpec, features: Any) -> LanguageNet:
     return net
 
 
-def create_from(spec: ModelSpec, features: Any, base: Path) -> LanguageNet:
-    """A Llama-style base, as it is. Its tokenizer may know fewer tokens than it has rows, never more."""
+def create_from(spec: ModelSpec, features: Any, base: Path) -> Net:
+    """A base as it is: Llama-style, or a BERT that goes on with masked words."""
+    if lm_masked.is_masked(base):
+        return lm_masked.create_from(spec, features, base)
     shape = lm_decoder.read_shape(base)
+    # a tokenizer may know fewer tokens than the embedding has rows, never more
     if features.vocabulary_size > shape.vocabulary:
         raise BadRequest(f"The tokenizer of {base.name} has {features.vocabulary_size} tokens, its weights {shape.vocabulary}.")
     with torch.device("meta"):
@@ -117,7 +120,7 @@ def create_from(spec: ModelSpec, features: Any, base: Path) -> LanguageNet:
     return net
 
 
-def load(spec: ModelSpec, features: Any, folder: Path) -> LanguageNet:
+def load(spec: ModelSpec, features: Any, folder: Path) -> Net:
     """What `save_weights` wrote."""
     return create_from(spec, features, folder)
 

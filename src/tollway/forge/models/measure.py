@@ -51,7 +51,7 @@ class Sample:
         """The raw outputs for each row, in order, cut to what the row itself has."""
         found: list[Arrays] = [{}] * len(self.rows)
         for batch in batches([self.features.length(one) for one in self.encoded]):
-            arrays = run(self.features.collate([self.encoded[place] for place in batch]))
+            arrays = self.features.generate(run, self.features.collate([self.encoded[place] for place in batch]))
             for number, place in enumerate(batch):
                 found[place] = {name: one[number] for name, one in arrays.items()}
         return found
@@ -97,18 +97,18 @@ def _token_accuracy(outputs: Sequence[Arrays], labels: np.ndarray) -> float:
 
 def speeds(sides: dict[str, Run], sample: Sample) -> dict[str, float]:
     """Rows a second of one core for each side: the median of rounds in which the sides take turns."""
-    work = sample.speed_batches()
+    work, features = sample.speed_batches(), sample.features
     rows = sum(len(next(iter(batch.values()))) for batch in work)
     spent: dict[str, list[float]] = {name: [] for name in sides}
     with one_thread():
         for run in sides.values():
-            run(work[0])  # the first call plans and allocates
+            features.generate(run, work[0])  # the first call plans and allocates
         began = time.monotonic()
         for number in range(_ROUNDS):
             for name, run in sides.items():
                 start = time.process_time()
                 for batch in work:
-                    run(batch)
+                    features.generate(run, batch)
                 spent[name].append(time.process_time() - start)
             if number and time.monotonic() - began > _SPEED_SECONDS * len(sides):
                 break

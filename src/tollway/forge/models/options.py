@@ -180,6 +180,20 @@ class Llama(Options):
     new_tokens: int = Field(48, ge=1, le=4096, description="tokens of an answer when it is asked to write")
 
 
+class Bert(Options):
+    """bert: an encoder pre-trained on texts (objective masked or next-sentence), to be a base for other tasks."""
+
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of values left out while training")
+    tokenizer: Literal["bpe", "unigram"] = Field("bpe", description="what a token is: merged bytes, or likely pieces")
+    vocabulary: int = Field(8192, ge=300, le=262_144, description="most tokens known")
+    max_length: int = Field(128, ge=16, le=8192, description="tokens of a text that are read")
+    width: int = Field(256, ge=16, le=8192, description="of a token's vector")
+    layers: int = Field(4, ge=1, le=128, description="one above the other")
+    heads: int = Field(4, ge=1, le=128, description="attention heads; width must be divisible")
+    inner: int = Field(0, ge=0, le=65_536, description="width inside a layer; 0: four times the width")
+    role: Literal["encoder"] = Field("encoder", description="which special tokens the tokenizer has")
+
+
 class Language(Options):
     """A Llama-style base for language modelling, chat or preferences."""
 
@@ -229,6 +243,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
     "two-tower": Architecture(Recommender, ("recommendation",), "a network each for users and items", "recommender:create"),
     "matrix-factorisation": Architecture(Recommender, ("recommendation",), "a vector each", "recommender:create"),
     "llama": Architecture(Llama, LANGUAGE_TASKS, "decoder that writes, Llama-style", "lm:create"),
+    "bert": Architecture(Bert, ("language-modeling",), "encoder to pre-train with masked words", "lm_masked:create"),
     "vae": Architecture(Generator, ("image-generation",), "variational auto-encoder", "generators:create_vae"),
     "gan": Architecture(Generator, ("image-generation",), "generative adversarial network (DCGAN)", "generators:create_gan"),
 }  # fmt: skip

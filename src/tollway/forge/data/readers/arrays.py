@@ -153,7 +153,7 @@ def _table(data: "Array", labels: list[str] | None, reading: Reading, file: str)
             reading.problems.add("npz", "the images have neither one nor three channels", file=file, shown=str(data.shape))
             return None
         return _pictures(data, labels, reading)
-    columns = {"text": [str(one) for one in data]} if data.ndim == 1 and data.dtype.kind in "US" else {}
+    columns: dict[str, Any] = {"text": [str(one) for one in data]} if data.ndim == 1 and data.dtype.kind in "US" else {}
     if not columns:
         wide = data.reshape(len(data), -1)
         if wide.shape[1] > 10_000:

@@ -4,6 +4,7 @@ Rows go through Python's csv module (exact line numbers), then all types are fou
 """
 
 import csv
+import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,8 +48,8 @@ def read(path: Path, reading: Reading, file: str = "") -> Found:
         kinds.setdefault(options.label, "category")
     if options.text in names:
         kinds.setdefault(options.text, "text")
-    for name in kinds:
-        if name not in names:
+    for name in dict.fromkeys([*kinds, options.text, options.label]):
+        if name and name not in names:
             problems.add("column", f"there is no column {name!r}; there are: {', '.join(names[:50])}", file=file)
     return Found("tsv" if delimiter == "\t" else "csv", {"train": guess(pa.concat_tables(tables), kinds)}, kinds)
 
@@ -58,7 +59,7 @@ def _rows(
 ) -> Iterator[tuple[int, list[str]]]:
     """(line where it starts, cells) of every row that is not blank; what cannot be read is listed."""
     size, problems = path.stat().st_size, reading.problems
-    with path.open(encoding=encoding, errors="replace", newline="") as text:
+    with path.open("rb") as raw, io.TextIOWrapper(raw, encoding=encoding, errors="replace", newline="") as text:
         # Quoting is read strictly, so that a stray quote is a problem and not half a file in one cell.
         reader = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
         while True:
@@ -74,7 +75,7 @@ def _rows(
             if cells and (len(cells) > 1 or cells[0].strip()):
                 yield start, cells
             if reader.line_num % 5000 == 0:
-                reading.progress(min(text.buffer.tell(), size), size)
+                reading.progress(min(raw.tell(), size), size)
 
 
 def _told(error: str, limit: int) -> tuple[str, str]:
