@@ -170,4 +170,4 @@ Runs(Path({str(tmp_path)!r}), SystemClock()).begin("t", "m", "chat", Cost()).ste
 
     folder = begin(runs).step("train", {}, ROOMS, lambda desk: work(desk))
     assert seen == {"at": "41", "out": []}
-    assert json.loads((folder / "step.json").read_text())["figures"] == {}
+    assert json.loads(folder.with_suffix(".json").read_text())["figures"] == {}

@@ -28,6 +28,7 @@ _NAMED: Final = {
     "card.md": ("card", "markdown"),
     "report.html": ("report", "html"),
     "metrics.json": ("metrics", "json"),
+    "training.json": ("metrics", "json"),
     "parity.json": ("parity", "json"),
 }
 _ORDER: Final = ("onnx-int8", "onnx", "gguf", "openvino-int8", "openvino", "litert", "safetensors", "pt2", "torchscript")

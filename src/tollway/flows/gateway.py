@@ -14,6 +14,7 @@ from contextlib import suppress
 import sqlalchemy as sa
 
 from tollway.flows.call import Desk
+from tollway.flows.fine_tuning import FineTuning
 from tollway.kit import log
 from tollway.kit.errors import Conflict, TollwayError, Unavailable
 from tollway.sell import ledger, revision
@@ -37,6 +38,7 @@ class Gateway:
     def __init__(self, shop: Shop) -> None:
         self.shop = shop
         self.desk: Desk
+        self.fine_tuning: FineTuning
         self._tasks: list[asyncio.Task[None]] = []
         self._called = False  # since the machines' hours were written last
 
@@ -62,13 +64,16 @@ class Gateway:
         recorder = Recorder(shop.db, shop.clock, committed)
         self.desk = Desk(shop.clock, access, recorder, fleet, metrics, settings.call_timeout_s)
         await self._refresh()
-        self._tasks = [asyncio.create_task(task()) for task in (self._keep_fresh, self._keep_notes, self._keep_place)]
+        self.fine_tuning = FineTuning(shop, self.desk)
+        tasks = (self._keep_fresh, self._keep_notes, self._keep_place, self.fine_tuning.work)
+        self._tasks = [asyncio.create_task(task()) for task in tasks]
 
     async def close(self) -> None:
         """Stop the replicas, write what is left, let go of the database."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.fine_tuning.close()
         try:
             await self._note()
         except TollwayError as error:  # the replicas are ours to stop, whatever the database says

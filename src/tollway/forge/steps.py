@@ -4,7 +4,7 @@
     folder = run.step("train", {"train": recipe.train, "after": prepared.name}, lambda desk: fit(..., desk))
 
 What a step's function writes to `desk.out` becomes `runs/steps/<name>-<digest>/`, whole or not at all (renamed into
-place after an fsync). The digest covers the recipe's part, the digests of the steps before, the seed, the source code
+place after an fsync); its figures and times are `<name>-<digest>.json` beside it. The digest covers the recipe's part, the digests of the steps before, the seed, the source code
 of the rooms that do the work and the versions of the libraries beneath, so a hit is the same work done before and a
 change of code is never hidden by the cache. `desk.work` survives a crash: checkpoints go there.
 
@@ -189,9 +189,10 @@ class Run:
         folder = self.runs.steps / f"{name}-{digest[:16]}"
         self.record.step = name
         with self._alone(folder):
-            cached = (folder / "step.json").is_file()
+            noted = folder.with_suffix(".json")
+            cached = noted.is_file() and folder.is_dir()
             self.emit({"kind": "step_started", "step": name, "cached": cached})
-            row = json.loads((folder / "step.json").read_text("utf-8")) if cached else self._make(name, folder, work)
+            row = json.loads(noted.read_text("utf-8")) if cached else self._make(name, folder, work)
         seconds = 0.0 if cached else float(row["seconds"])
         self.record.steps.append({"name": name, "folder": folder.name, "cached": cached, **row})
         self.record.seconds += seconds
@@ -221,10 +222,11 @@ class Run:
             desk.close()
         row = {"seconds": round(time.monotonic() - began, 3), "cpu_seconds": round(_cpu_seconds() - cpu, 3),
                "figures": figures, "made_ms": self.runs.clock.now_ms(), "run": self.id}  # fmt: skip
-        _write(making / "step.json", json.dumps(row, ensure_ascii=False, default=str, indent=1))
         _sync_tree(making)
         shutil.rmtree(folder, ignore_errors=True)
         making.rename(folder)
+        # What is told of a step lies beside its output: the output of equal work is equal, byte for byte.
+        _write(folder.with_suffix(".json"), json.dumps(row, ensure_ascii=False, default=str, indent=1))
         _sync(self.runs.steps)
         shutil.rmtree(keep, ignore_errors=True)
         return row

@@ -183,6 +183,21 @@ class Features(ABC):
             if strange:
                 raise wrong(number, str(strange[0]), f"there is no such field. Known: {', '.join(known)}.")
 
+    def retarget(self, task: str, table: Table) -> Self:
+        """The same encoding for new rows: what is to be predicted is learnt anew (classes that were known stay, in their
+        order, when no new ones came)."""
+        before, self.task = self.target, task
+        fresh = self.fit_target(task, table)
+        if fresh.kind == before.kind and fresh.labels and set(fresh.labels) <= set(before.labels):
+            fresh.labels = before.labels
+        self.target = fresh
+        return self
+
+    @classmethod
+    def fit_target(cls, task: str, table: Table) -> Target:
+        """What is to be predicted, from the training rows."""
+        return Target.fit(task, table)
+
     def generate(self, run: Callable[[Arrays], Arrays], arrays: Arrays) -> Arrays:
         """Run the model on a batch. Those that write their answer token by token run it many times."""
         return run(arrays)

@@ -37,6 +37,10 @@ class PairFeatures(Features):
             raise BadRequest("There is no user or no item to learn from.", param="user")
         return cls(task, chosen, _ratings(table), users, items)
 
+    @classmethod
+    def fit_target(cls, task: str, table: Table) -> Target:
+        return _ratings(table)
+
     @property
     def sizes(self) -> tuple[int, int]:
         """Numbers used for users and items, the unknown one included."""

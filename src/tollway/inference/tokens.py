@@ -30,9 +30,13 @@ class TokenFeatures(TextFeatures):
     @classmethod
     def fit(cls, task: str, table: Table, options: Mapping[str, Any] | None = None) -> Self:
         made = super().fit(task, table, options)
-        tags = {str(tag) for row in column(table, "tags") for tag in row or ()}
-        made.target = Target("tags", sorted(tags | {OUTSIDE}))
+        made.target = cls.fit_target(task, table)
         return made
+
+    @classmethod
+    def fit_target(cls, task: str, table: Table) -> Target:
+        tags = {str(tag) for row in column(table, "tags") for tag in row or ()}
+        return Target("tags", sorted(tags | {OUTSIDE}))
 
     @classmethod
     def texts(cls, table: Table) -> list[str]:  # type: ignore[override]

@@ -46,6 +46,8 @@ TABLE = (
         "machine_watts", float, 0.0, "Watts this machine draws while it trains, for energy estimates; 0: cores x 3.5 W."
     ),
     Setting("body_bytes_max", int, 4 * 1024 * 1024, "Largest request body accepted; larger ones get 413."),
+    Setting("file_bytes_max", int, 32 * 1024 * 1024, "Largest file that a buyer may upload for fine-tuning."),
+    Setting("files_bytes_max", int, 512 * 1024 * 1024, "What the files of one organization may take together."),
     Setting("connections_max", int, 1000, "Open client connections; further ones are closed at once."),
     Setting("header_timeout_s", float, 5.0, "A client must have sent its headers by then."),
     Setting("body_timeout_s", float, 15.0, "A client must have sent its body by then."),

@@ -40,6 +40,11 @@ class Spending(msgspec.Struct):
     held_units: dict[int, int] = msgspec.field(default_factory=lambda: defaultdict(int))
     held_tokens: int = 0
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is held."""
+        return self.held_tokens > 0 or any(self.held_units.values())
+
     def exposure_picos(self, more: dict[int, int] | None = None) -> int:
         """The most that everything held (and `more` units besides) can still cost, in whatever order it settles."""
         return rating.exposure(self.terms, self.units, self.held_units, more)
@@ -63,12 +68,12 @@ class Account(msgspec.Struct):
         """What the wallet has beyond what is settled and what earlier plans or months may still cost."""
         if not self.former:
             return self.wallet_picos - self.pending_picos
-        self.former = [spending for spending in self.former if spending.held_tokens]
+        self.former = [spending for spending in self.former if spending.busy]
         return self.wallet_picos - self.pending_picos - sum(spending.exposure_picos() for spending in self.former)
 
     def turn(self, spending: Spending) -> None:
         """A new month or plan begins; calls in flight settle under the one they began in."""
-        if self.spending.held_tokens:
+        if self.spending.busy:
             self.former.append(self.spending)
         self.spending = spending
 
@@ -263,6 +268,28 @@ class Access:
         spending.tokens -= sum(quantities.get(meter, 0) for meter in ("input_tokens", "cached_tokens", "output_tokens"))
         if grant.wallet:
             grant.caller.account.pending_picos -= picos
+
+    def park(self, grant: Grant) -> Grant:
+        """A hold that outlives its call (a training): it counts no longer among the calls at once."""
+        for gate, _ in grant.taken:
+            gate.running -= 1
+        grant.taken = []
+        return grant
+
+    def hold_again(self, key_id: str, model: str, counted: dict[str, int]) -> Grant | None:
+        """After a restart: the parked hold of a key's work that goes on, without asking whether it may. None when the key's
+        organization has no subscription any more."""
+        caller = next((one for one in self._by_digest.values() if one.key.id == key_id), None)
+        if caller is None or caller.account.plan is None:
+            return None
+        account, plan = caller.account, caller.account.plan
+        spending = self._this_month(account)
+        units = rating.bound(plan.terms, spending.units, model, 0, 0, counted)[1]
+        for index, held in units.items():
+            spending.held_units[index] += held
+        return Grant(
+            caller, plan, account.subscription_id, model, spending, units, 0, [], plan.terms.overage == "wallet"
+        )
 
     def release(self, grant: Grant) -> None:
         """Give everything back: nothing was delivered. The request itself still counts against RPM."""

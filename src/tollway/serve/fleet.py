@@ -35,6 +35,7 @@ from tollway.serve.requests import (
     CompletionRequest,
     EmbeddingRequest,
     ExplainRequest,
+    Message,
     Request,
 )
 from tollway.serve.suspects import Suspects
@@ -204,6 +205,14 @@ class Served:
         except WireError:
             return None
         return found
+
+    async def tokens_of(self, messages: list[dict[str, str]]) -> int:
+        """Tokens of a whole conversation in the model's own template. Raises Unavailable while it cannot be counted."""
+        plain = [Message(role=one["role"], content=one["content"]) for one in messages]  # type: ignore[arg-type]
+        found = await self._count(ChatRequest(model=self.name, messages=plain))
+        if found is None:
+            raise Unavailable(f"The model {self.name!r} cannot count tokens now.", code="model_unavailable")
+        return found[0]
 
     def _turned(self, replica: Replica, state: State) -> None:
         """The supervisor's word: seat or unseat."""

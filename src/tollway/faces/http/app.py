@@ -35,9 +35,10 @@ class House:
 
 def build(gateway: Gateway) -> House:
     """Wire the faces of an open gateway."""
-    from tollway.faces.http import admin, console, docs
+    from tollway.faces.http import admin, console, docs, feedback, files, fine_tuning
 
-    api = Api(gateway.desk, gateway.shop.db, gateway.shop.settings.body_bytes_max)
+    more = [*files.doors(gateway), *fine_tuning.doors(gateway), *feedback.doors(gateway)]
+    api = Api(gateway.desk, gateway.shop.db, gateway.shop.settings.body_bytes_max, more)
     app = FastAPI(title="Tollway", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     refusals.install(app)
     doors = list(api.doors)

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from tollway import __version__
+from tollway.faces.http import made_shapes
 from tollway.faces.http.answer_shapes import MODEL_VERSION, PARAMETERS, RATE_LIMITS, REQUEST_ID, RETRY_AFTER, SHAPES
 from tollway.faces.http.policy import Door
 from tollway.serve.requests import ChatRequest, ClassifyRequest, CompletionRequest, EmbeddingRequest, ExplainRequest
@@ -75,15 +76,16 @@ def openapi(app: FastAPI, doors: list[Door]) -> dict[str, Any]:
     described: dict[str, Any] = get_openapi(title="Tollway", version=__version__, routes=app.routes)
     components = described.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    made, found = msgspec.json.schema_components(list(_BODIES.values()), ref_template="#/components/schemas/{name}")
+    bodies = _BODIES | made_shapes.BODIES
+    made, found = msgspec.json.schema_components(list(bodies.values()), ref_template="#/components/schemas/{name}")
     schemas.update(found)
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     described["security"] = [{"key": []}]
     paths = described.setdefault("paths", {})
-    references = dict(zip(_BODIES, made, strict=True))
+    references = dict(zip(bodies, made, strict=True))
     for door in doors:
         if door.path.startswith("/v1/"):
-            paths.setdefault(door.path, {})[door.method.lower()] = _operation(door, references.get(door.path))
+            paths.setdefault(door.path, {})[door.method.lower()] = _operation(door, _of(references, door))
     for operations in paths.values():
         for operation in operations.values():
             operation["responses"].pop("422", None)  # what does not fit is a 400 here
@@ -95,21 +97,36 @@ def openapi(app: FastAPI, doors: list[Door]) -> dict[str, Any]:
 
 def _operation(door: Door, body: Any) -> dict[str, Any]:
     problem = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
-    content: dict[str, Any] = {"application/json": {"schema": SHAPES[door.path]}}
+    kind = "application/octet-stream" if door.path.endswith("/content") else "application/json"
+    content: dict[str, Any] = {kind: {"schema": _of(SHAPES | made_shapes.SHAPES, door)}}
     if door.path.endswith("completions"):
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    headers = REQUEST_ID | (RATE_LIMITS | MODEL_VERSION if body is not None else {})
+    headers = REQUEST_ID | (RATE_LIMITS | MODEL_VERSION if door.path in _BODIES else {})
     responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content, "headers": headers}}
-    for status, text in _ERRORS.items():
-        if body is not None or status not in _ONLY_GENERATION:
+    form = _of(made_shapes.FORMS, door)
+    left_out = set() if door.path in _BODIES else made_shapes.NOT_HERE.get(door.method, set(_ONLY_GENERATION))
+    for status, text in (_ERRORS | ({} if door.path in _BODIES else made_shapes.ERRORS)).items():
+        if status not in left_out:
             more = RETRY_AFTER if status in ("429", "503") else {}
             responses[status] = {"description": text, "headers": REQUEST_ID | more, **problem}
-    operation: dict[str, Any] = {"tags": ["v1"], "summary": _TITLES[door.path], "responses": responses}
-    if door.path in PARAMETERS:
-        operation["parameters"] = PARAMETERS[door.path]
+    operation: dict[str, Any] = {
+        "tags": ["v1"],
+        "summary": _of(_TITLES | made_shapes.TITLES, door),
+        "responses": responses,
+    }
+    parameters = _of(PARAMETERS | made_shapes.PARAMETERS, door)
+    if parameters:
+        operation["parameters"] = parameters
+    if form is not None:
+        operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
     if body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     return operation
+
+
+def _of(table: dict[str, Any], door: Door) -> Any:
+    """What a table says of a door, by its method and path or by its path alone."""
+    return table.get(f"{door.method} {door.path}", table.get(door.path))
 
 
 def _page(described: dict[str, Any]) -> str:

@@ -58,12 +58,10 @@ def refuse_unknown(require: Mapping[str, str], known: Mapping[str, Any]) -> None
         if not RULE.fullmatch(rule.strip()):
             problems.append(f'{name} = "{rule}": not like ">=0.8"')
     if problems:
-        heads = sorted(
-            name for name in known if name.split(".")[0] not in ("precision", "recall", "f1") or "." not in name
-        )
+        heads = [name for name in known if name.split(".")[0] in ("vs", "gap", "slice", "noise") or "." not in name]
         raise BadRequest(
             "[evaluate] require has gates that mean nothing:\n  " + "\n  ".join(problems),
-            code="unknown_gate", hint="Known here: " + ", ".join(heads[:40]) + ".",
+            code="unknown_gate", hint="Known here: " + ", ".join(heads[:30]) + "; low.NAME and high.NAME are the ends of an interval.",
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tollway.forge.models import bases, options
 from tollway.forge.models.options import default_architecture
-from tollway.inference import Features, features_of
+from tollway.inference import Features, features_of, load_features
 
 if TYPE_CHECKING:
     from tollway.forge.models.adapters import adapt, merge
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tollway.forge.models.predictor import TorchPredictor
     from tollway.forge.models.pretext import masked_image, rotation
 
+FEATURES = "features.json"
 _LAZY = {
     "adapt": "adapters", "merge": "adapters", "masked_image": "pretext", "rotation": "pretext", "create": "building",
     "load": "building", "save": "building", "trainable": "building", "Graph": "net", "ModelSpec": "net", "Net": "net",
@@ -44,15 +45,20 @@ def __getattr__(name: str) -> Any:
 base: Callable[..., Path] = bases.find  # "minilm", a folder, a Hugging Face id -> a folder
 
 
-def check(part: options.Part, task: str) -> options.Options:
+def check(part: options.Part, task: str, home: Path | None = None) -> options.Options:
     """The validated options of a recipe's [model]; BadRequest lists every problem. Without torch."""
-    return options.read(part, task)[1]
+    return options.read(part, task, home)[1]
 
 
-def fit_features(part: options.Part, task: str, table: Any) -> Features:
-    """Learn how rows become arrays: with the base's tokenizer or picture size where there is a base."""
-    chosen = check(part, task)
-    given = chosen.model_dump()
+def fit_features(part: options.Part, task: str, table: Any, home: Path | None = None) -> Features:
+    """Learn how rows become arrays: with the base's tokenizer or picture size where there is a base. A base that was made
+    here keeps all it knows of its rows; only what is to be predicted is looked at anew."""
+    given = check(part, task, home).model_dump()
+    mine = bases.own(part.base, home) if part.base else None
+    if mine is not None and (mine / FEATURES).is_file():
+        known = load_features(mine)
+        if known.kind == features_of(task).kind:
+            return known.retarget(task, table)
     if part.base:
-        given |= bases.feature_options(part.base, task, given)
+        given |= bases.feature_options(part.base, task, given, home)
     return features_of(task).fit(task, table, given)

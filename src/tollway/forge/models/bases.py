@@ -65,10 +65,9 @@ def find(name: str, home: Path | None = None) -> Path:
         return checked(path)
     if path.is_file():
         raise BadRequest(f"{path.name} is a file; a base is a folder.", hint=_hint(path.suffix))
-    if home is not None and (home / "packages" / name).is_dir():
-        newest = max((one for one in (home / "packages" / name).iterdir() if one.is_dir()), key=_number, default=None)
-        if newest is not None:
-            return checked(newest)
+    shelved = _on_shelf(name, home)
+    if shelved is not None:
+        return checked(shelved)
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return _from_hub(name)
     known = ", ".join((*PACKAGED, *MADE))
@@ -77,9 +76,9 @@ def find(name: str, home: Path | None = None) -> Path:
     )
 
 
-def feature_options(name: str, task: str, given: dict[str, Any]) -> dict[str, Any]:
+def feature_options(name: str, task: str, given: dict[str, Any], home: Path | None = None) -> dict[str, Any]:
     """What a base dictates to the features: its tokenizer, or the size and colours of its pictures."""
-    folder = find(name)
+    folder = find(name, home)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if task.startswith("image-"):
         size = given.get("size") or config.get("image_size") or 224
@@ -99,9 +98,10 @@ def checked(folder: Path) -> Path:
             code="unsafe_weights",
             hint=_hint(Path(pickles[0]).suffix),
         )
-    raise BadRequest(
-        f"{folder.name} holds no model.safetensors.", hint="A base is a folder as `save_pretrained` writes it."
-    )
+    hint = "A base is a folder as `save_pretrained` writes it."
+    if (folder / "model.toml").is_file():
+        hint = 'Add "safetensors" to [convert] formats of the recipe that made it: then its package can be a base.'
+    raise BadRequest(f"{folder.name} holds no model.safetensors.", hint=hint)
 
 
 def _hint(suffix: str) -> str:
@@ -150,6 +150,24 @@ def _from_hub(name: str) -> Path:
             f"The model {name} cannot be fetched: {type(error).__name__}.",
             hint="Check the name and the connection, or give a folder that has it.",
         ) from error
+
+
+def _on_shelf(name: str, home: Path | None) -> Path | None:
+    """The folder of a package of ours: NAME (its newest version) or NAME@VERSION."""
+    plain, _, version = name.partition("@")
+    if home is None or not plain or "/" in plain or plain.startswith("."):
+        return None
+    folders = [
+        one for one in (home / "packages" / plain).glob("*") if one.is_dir() and (not version or one.name == version)
+    ]
+    return max((one for one in folders if not one.name.startswith(".")), key=_number, default=None)
+
+
+def own(name: str, home: Path | None = None) -> Path | None:
+    """The folder of a base that this factory made (it has a model.toml); None for every other base."""
+    path = Path(name).expanduser()
+    found = path if path.is_dir() else _on_shelf(name, home)
+    return found if found is not None and (found / "model.toml").is_file() else None
 
 
 def _number(folder: Path) -> int:

@@ -17,12 +17,15 @@ from tollway.kit.errors import BadRequest
 def create(part: options.Part, task: str, features: Features, seed: int, home: Path | None = None) -> Net:
     """A fresh net for the recipe's [model] (or a pre-trained one with a fresh head). The same seed, the same weights.
     With `home`, a base may be a package on the shelf there."""
-    name, chosen = options.read(part, task)
+    name, chosen = options.read(part, task, home)
     spec = ModelSpec(name, task, chosen.model_dump(), list(features.labels))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if part.base:
-            spec.parent = part.base
+        mine = bases.own(part.base, home) if part.base else None
+        spec.parent = part.base
+        if mine is not None and name != options.BASE:
+            net = _grown(build(spec, features), mine)
+        elif part.base:
             net = _from_base(spec, features, home)
         else:
             net = build(spec, features)
@@ -45,6 +48,20 @@ def _from_base(spec: ModelSpec, features: Features, home: Path | None = None) ->
     return pretrained.create(spec, features, base)
 
 
+def _grown(net: Net, folder: Path) -> Net:
+    """A net with all weights of an earlier one of ours that fit: everything but a head for other answers."""
+    state = folders.read_weights(bases.checked(folder) / folders.WEIGHTS)
+    own = net.state_dict()
+    scale = {name for name in own if name.endswith("scale")}  # of the numbers to predict: those of the new rows
+    fitting = {
+        name: one for name, one in state.items() if name in own and own[name].shape == one.shape and name not in scale
+    }
+    if not fitting:
+        raise BadRequest(f"No weight of {folder.name} fits a {net.spec.architecture} for these rows.", param="base")
+    net.load_state_dict(fitting, strict=False)
+    return net
+
+
 def build(spec: ModelSpec, features: Features) -> Net:
     """The architecture of a spec with fresh weights."""
     module, _, function = options.of(spec.architecture).builder.partition(":")
@@ -55,6 +72,7 @@ def build(spec: ModelSpec, features: Features) -> Net:
 def save(net: Net, folder: Path) -> None:
     """Write model.toml, model.safetensors, the features, and what a Hugging Face model or adapter needs besides."""
     folder.mkdir(parents=True, exist_ok=True)
+    net = getattr(net, "wanted", net)  # a goal without labels was only a wrapper
     net.spec.parameters = net.count()
     write = getattr(net, "save_weights", None)
     if net.adapter is not None:

@@ -6,12 +6,15 @@ against this before anything heavy is loaded.
 """
 
 import difflib
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tollway.forge.models import bases
 from tollway.kit.errors import BadRequest
 
 
@@ -281,8 +284,15 @@ def of(name: str) -> Architecture:
     return ARCHITECTURES[name]
 
 
-def read(part: Part, task: str) -> tuple[str, Options]:
+def read(part: Part, task: str, home: Path | None = None) -> tuple[str, Options]:
     """(architecture, its options with defaults filled in). Raises BadRequest with every problem of [model]."""
+    mine = bases.own(part.base, home) if part.base else None
+    if mine is not None:
+        name, given = _made_before(mine)
+        if name in ARCHITECTURES:
+            if task not in ARCHITECTURES[name].tasks:
+                raise BadRequest(f"{part.base} is a {name}, which does not do {task}.", param="base")
+            return name, parse(ARCHITECTURES[name].options, {**given, **part.options})
     if part.base and task in LANGUAGE_TASKS:
         return BASE, parse(Language, part.options)
     if part.base in NET_BASES:
@@ -306,6 +316,17 @@ def read(part: Part, task: str) -> tuple[str, Options]:
             hint=f"For {task}: {', '.join(fitting) or 'a base'}.",
         )
     return name, parse(architecture.options, part.options)
+
+
+def _made_before(folder: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        found = tomllib.loads((folder / "model.toml").read_text(encoding="utf-8"))
+        return str(found["architecture"]), {
+            **found.get("options", {}),
+            **({"vectors": ""} if "vectors" in found.get("options", {}) else {}),
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadRequest(f"model.toml of {folder.name} cannot be read: {error}") from error
 
 
 def parse(kind: type[Options], given: Mapping[str, Any]) -> Options:

@@ -20,14 +20,14 @@ _MASKED: Final = 0.5
 
 
 class Pretext(Net):
-    """A goal that needs no labels. `net` is the one that is wanted; it shares its trunk."""
+    """A goal that needs no labels. `wanted` is the net that it teaches; it shares its trunk."""
 
     def __init__(self, net: ImageNet) -> None:
         super().__init__(copy.copy(net.spec), net.features)
-        self.net = net
+        self.wanted = net
 
     def layers(self) -> list[nn.Module]:
-        return self.net.layers()
+        return self.wanted.layers()
 
 
 class Rotation(Pretext):
@@ -38,7 +38,7 @@ class Rotation(Pretext):
         self.guess = nn.Linear(net.width, 4)
 
     def forward(self, **arrays: Tensor) -> dict[str, Tensor]:
-        return {"logits": self.guess(self.net.trunk(arrays["pixel_values"]))}
+        return {"logits": self.guess(self.wanted.trunk(arrays["pixel_values"]))}
 
     def loss(self, batch: dict[str, Tensor], turn: str = "all") -> tuple[Tensor, dict[str, float]]:
         pixels = batch["pixel_values"]
@@ -57,7 +57,7 @@ class MaskedImage(Pretext):
         self.paint = nn.Sequential(nn.Linear(net.width, 256), nn.GELU(), nn.Linear(256, channels * size * size))
 
     def forward(self, **arrays: Tensor) -> dict[str, Tensor]:
-        return {"image": self.paint(self.net.trunk(arrays["pixel_values"])).unflatten(1, self.shape)}
+        return {"image": self.paint(self.wanted.trunk(arrays["pixel_values"])).unflatten(1, self.shape)}
 
     def loss(self, batch: dict[str, Tensor], turn: str = "all") -> tuple[Tensor, dict[str, float]]:
         pixels = batch["pixel_values"]

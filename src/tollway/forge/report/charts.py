@@ -7,7 +7,7 @@ from itertools import pairwise
 from tollway.forge.report.markup import Child, Markup, tag
 
 WIDTH, HEIGHT = 560, 210
-LEFT, RIGHT, TOP, BOTTOM = 48, 12, 10, 26
+LEFT, RIGHT, TOP, BOTTOM = 54, 22, 10, 26
 POINTS_MAX = 240
 
 Curve = Sequence[tuple[float, float]]
@@ -100,13 +100,13 @@ def differences(
         return Markup("")
     reach = max(max(abs(value) for value in ends) * 1.12, 1e-9)
     name_width, step = 170, 30
-    height, width = 34 + step * len(rows), WIDTH
+    height, width = 52 + step * len(rows), WIDTH
     middle, half = name_width + (width - name_width - 12) / 2, (width - name_width - 24) / 2
 
     def across(value: float) -> float:
         return round(middle + value / reach * half, 1)
 
-    drawn: list[Child] = [tag("line", x1=middle, x2=middle, y1=6, y2=height - 26, cls="axis")]
+    drawn: list[Child] = [tag("line", x1=middle, x2=middle, y1=6, y2=height - 44, cls="axis")]
     for at, (name, value, low, high) in enumerate(rows):
         y = 20 + at * step
         drawn.append(tag("text", name, x=name_width - 10, y=y + 4, cls="name end"))
@@ -116,11 +116,11 @@ def differences(
         if low is not None and high is not None:
             drawn.append(tag("line", x1=across(low), x2=across(high), y1=y, y2=y, cls=f"whisker {tone}"))
         drawn.append(tag("circle", tag("title", signed(value)), cx=across(value), cy=y, r=5, cls=f"point {tone}"))
-    for value in (-reach / 1.12, 0, reach / 1.12):
-        drawn.append(tag("text", signed(value) if value else "0", x=across(value), y=height - 8, cls="tick middle"))
+    for value in (-reach / 1.12, 0.0, reach / 1.12):
+        drawn.append(tag("text", signed(value) if value else "0", x=across(value), y=height - 26, cls="tick middle"))
     drawn.append(tag("text", f"← {worse}", x=name_width, y=height - 8, cls="tick start muted"))
     drawn.append(tag("text", f"{better} →", x=width - 4, y=height - 8, cls="tick end muted"))
-    return tag("figure", _svg(width, height, label, *drawn), cls="chart")
+    return tag("figure", _svg(width, height, label, *drawn), cls="chart medium")
 
 
 def bars(rows: Sequence[tuple[str, float]], label: str) -> Markup:
@@ -226,7 +226,7 @@ def short(value: float) -> str:
         return f"{value / 1e6:.3g}M"
     if abs(value) >= 1e4:
         return f"{value / 1e3:.3g}k"
-    return f"{value:.4g}" if abs(value) > 1e-9 else "0"
+    return f"{value:.3g}".replace("e-0", "e-") if abs(value) > 1e-12 else "0"
 
 
 def signed(value: float) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tollway.forge.evaluate import Figure
 from tollway.forge.report import charts
 from tollway.forge.report.markup import Child, Markup, badge, card, table, tag
 from tollway.forge.report.story import Story
@@ -137,9 +138,9 @@ def slices(story: Story, t: Words) -> Child:
     for one in scores.slices:
         column = one.column if one.column != last else ""
         last = one.column
-        good = one.difference is not None and (one.difference >= 0) == scores.metrics[scores.primary].higher
+        weak = _weak(one.figure, scores.metrics[scores.primary])
         apart = (
-            badge(t("slices.small")) if one.small else tag("span", t.signed(one.difference), cls="" if good else "bad")
+            badge(t("slices.small")) if one.small else tag("span", t.signed(one.difference), cls="bad" if weak else "")
         )
         rows.append(
             (
@@ -163,6 +164,13 @@ def slices(story: Story, t: Words) -> Child:
     if any(gap.quality or gap.parity for gap in scores.gaps):
         parts += [tag("h3", t("slices.gaps")), _gaps(story, t), tag("p", t("slices.gap_note"), cls="muted small")]
     return card(t("slices.title"), *parts, note=t("slices.note", metric=metric), id="slices")
+
+
+def _weak(part: Figure, whole: Figure) -> bool:
+    """Whether a part is worse than the whole by more than its interval."""
+    if whole.value is None or part.low is None or part.high is None:
+        return False
+    return part.high < whole.value if whole.higher else part.low > whole.value
 
 
 def _gaps(story: Story, t: Words) -> Markup:

@@ -18,16 +18,16 @@ def head(story: Story, t: Words) -> Markup:
     return tag(
         "header",
         tag("div", tag("p", facts, cls="muted small"), tag("h1", story.part("package").get("title") or record.recipe)),
-        tag("div", badge(*_state(story, t)), badge(*_gates_word(story, t)), cls="row"),
+        tag("div", _state(story, t), badge(*_gates_word(story, t)), cls="row"),
         cls="page-head",
     )
 
 
-def _state(story: Story, t: Words) -> tuple[str, str]:
+def _state(story: Story, t: Words) -> Markup | None:
+    """How the run ended; nothing while it goes on, for the report is written before its last step."""
     state = story.record.alive_state
-    # the report is written while the last step still runs: what it shows is finished
-    tone = {"failed": "bad", "stopped": "warn", "interrupted": "warn", "done": "good"}.get(state, "info")
-    return t(f"state.{state}"), tone
+    tone = {"failed": "bad", "done": "good"}.get(state, "warn")
+    return None if state == "running" else badge(t(f"state.{state}"), tone)
 
 
 def _gates_word(story: Story, t: Words) -> tuple[str, str]:
@@ -58,8 +58,10 @@ def verdict(story: Story, t: Words) -> Child:
     said = [t("verdict.main", metric=t.metric(scores.primary), value=t.number(main.value), rows=t.number(scores.rows))]
     if main.low is not None:
         said.append(t("verdict.interval", low=t.number(main.low), high=t.number(main.high)))
-    lines = [tag("p", "; ".join(said) + ".", cls="lead")]
-    lines += [tag("p", _against(one, t)) for one in scores.comparisons[-2:] if one.difference.value is not None]
+    lines = [tag("p", _sentence(("；" if t.lang == "zh" else "; ").join(said), t), cls="lead")]
+    strongest = [one for one in scores.comparisons if one.kind == "baseline"][-1:]
+    parents = [one for one in scores.comparisons if one.kind == "parent"]
+    lines += [tag("p", _against(one, t)) for one in strongest + parents if one.difference.value is not None]
     return tag("section", *lines, cls="card verdict")
 
 
@@ -71,6 +73,10 @@ def _against(one: Comparison, t: Words) -> str:
         return f"{name}: {t.signed(apart.value)}"
     word = "better" if apart.low > 0 else "worse" if apart.high < 0 else "equal"
     said = t(f"verdict.{word}", name=name, value=value, low=low, high=high)
+    return _sentence(said, t)
+
+
+def _sentence(said: str, t: Words) -> str:
     return said[0].upper() + said[1:] + ("。" if t.lang == "zh" else ".")
 
 

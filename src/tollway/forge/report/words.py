@@ -47,17 +47,7 @@ class Words:
             return str(self._table["none"])
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return str(value)
-        if isinstance(value, int) or (abs(value) >= 1e4 and value == int(value)):
-            return f"{int(value):,}"
-        return (
-            f"{value:,.1f}"
-            if abs(value) >= 1000
-            else f"{value:.4g}"
-            if abs(value) >= 1
-            else f"{value:.3f}"
-            if abs(value) >= 0.0995
-            else f"{value:.3g}"
-        )
+        return _digits(value).replace("-", "−")
 
     def interval(self, low: Any, high: Any) -> str:
         return self.number(None) if low is None or high is None else f"{self.number(low)} … {self.number(high)}"
@@ -89,3 +79,14 @@ class Words:
         """To the hundredth of a minor unit where it is small: a run may cost a tenth of a cent."""
         step = 10_000 if abs(micros) >= 1_000_000 else 100
         return format_micros(round(micros / step) * step, currency)
+
+
+def _digits(value: float) -> str:
+    size = abs(value)
+    if size < 1e-12:
+        return "0"
+    if isinstance(value, int) or (size >= 1e4 and value == int(value)):
+        return f"{int(value):,}"
+    if size >= 1000:
+        return f"{value:,.1f}"
+    return f"{value:.4g}" if size >= 1 else f"{value:.3f}" if size >= 0.0995 else f"{value:.3g}"

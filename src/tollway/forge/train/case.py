@@ -58,7 +58,8 @@ class Case:
             net.requires_grad_(False)
         elif plan.method != "full":
             net = models.adapt(net, plan.method, dict(getattr(self.train, "options", None) or {}))
-        return net
+        wrap = getattr(self.objective, "wrap", None)  # a goal that needs layers of its own beside the net's
+        return net if wrap is None else wrap(net, seed)
 
     def save(self, net: Any, folder: Path) -> None:
         """A model folder."""
@@ -74,4 +75,4 @@ def fit_features(model: Any, task: str, prepared: Any, objective: Objective, hom
         return own(model, task, prepared)
     from tollway.forge import models
 
-    return models.fit_features(model, task, prepared.read("train"))
+    return models.fit_features(model, task, prepared.read("train"), home)

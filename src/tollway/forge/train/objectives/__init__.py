@@ -36,6 +36,8 @@ _WHERE: dict[str, str] = {
     "causal": "causal:Causal",
     "masked": "masked:Masked",
     "next-sentence": "next_sentence:NextSentence",
+    "rotation": "pictures:Rotation",
+    "masked-image": "pictures:MaskedImage",
     "sft": "sft:Sft",
     "dpo": "dpo:Dpo",
 }

@@ -1,0 +1,263 @@
+"""`/v1/files`: uploads for fine-tuning, in OpenAI's shape. Checked as a whole before anything is kept; an organization
+sees its own and no others."""
+
+import asyncio
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from tollway.faces.http import templates
+from tollway.faces.http.policy import Door
+from tollway.faces.http.wire import Headers, Receive, Scope, Send, header, read_body, send_json
+from tollway.flows.gateway import Gateway
+from tollway.kit.errors import BadRequest, TooLarge
+from tollway.sell import files
+from tollway.sell.access import Caller
+
+_PURPOSES = ("fine-tune",)
+_AT_ONCE = 2  # an upload is held in memory while it is checked
+_PARTS_MAX = 8
+_AROUND = 64 * 1024  # the form's own bytes around the file's
+_PAGE_MOST = 100
+
+
+def doors(gateway: Gateway) -> list[Door]:
+    """The doors of `/v1/files`."""
+    desk = Files(gateway)
+    return [
+        Door("POST", "/v1/files", "inference", desk.upload),
+        Door("GET", "/v1/files", "inference", desk.list_),
+        Door("GET", "/v1/files/{file}", "inference", desk.show),
+        Door("DELETE", "/v1/files/{file}", "inference", desk.delete),
+        Door("GET", "/v1/files/{file}/content", "inference", desk.content),
+    ]
+
+
+class Files:
+    """Answers `/v1/files*`."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._shop, self._root = gateway.shop, gateway.fine_tuning.files_root
+        self._places = asyncio.Semaphore(_AT_ONCE)
+
+    async def upload(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
+        """POST /v1/files: multipart/form-data with `purpose` and `file`."""
+        settings, clock = self._shop.settings, self._shop.clock
+        kind = header(scope, b"content-type")
+        if not kind.lower().startswith("multipart/form-data"):
+            raise BadRequest("Send the file as multipart/form-data.", param="file", code="invalid_content_type")
+        async with self._places:
+            body = await read_body(scope, receive, settings.file_bytes_max + _AROUND)
+            fields, name, data = await asyncio.to_thread(parts_of, kind, body)
+            strange = fields.keys() - {"purpose"}
+            if strange:
+                raise BadRequest(
+                    f"Unknown parameter: {min(strange)[:80]!r}.", param=min(strange)[:80], code="unknown_parameter"
+                )
+            purpose = fields.get("purpose", "")
+            if purpose not in _PURPOSES:
+                raise BadRequest(
+                    f"`purpose` must be one of {', '.join(_PURPOSES)}.", param="purpose", code="invalid_value"
+                )
+            if data is None:
+                raise BadRequest("There is no file in the form.", param="file", code="missing_file")
+            if len(data) > settings.file_bytes_max:
+                raise TooLarge(f"A file may have {settings.file_bytes_max:,} bytes.", param="file")
+            org_id, key_id, content = caller.account.org_id, caller.key.id, data
+
+            def keep() -> files.StoredFile:
+                files.check_chats(content)  # before the database is kept waiting
+                with self._shop.db.write() as conn:
+                    return files.keep(
+                        conn,
+                        self._root,
+                        clock.now_ms(),
+                        org_id,
+                        key_id,
+                        name,
+                        purpose,
+                        content,
+                        settings.files_bytes_max,
+                    )
+
+            made = await asyncio.to_thread(keep)
+        await send_json(send, 200, msgspec.json.encode(_shown(made)), headers)
+        return 200
+
+    async def list_(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
+        """GET /v1/files, newest first."""
+        asked = query_of(scope, {"purpose", "limit", "after", "order"})
+        limit, after = page_of(asked)
+        org_id = caller.account.org_id
+
+        def read() -> list[files.StoredFile]:
+            with self._shop.db.read() as conn:
+                return files.list_of(conn, org_id, asked.get("purpose"))
+
+        found = await asyncio.to_thread(read)
+        if asked.get("order") == "asc":
+            found.reverse()
+        await send_json(send, 200, listing([_shown(one) for one in found], limit, after), headers)
+        return 200
+
+    async def show(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
+        """GET /v1/files/{file}."""
+        await send_json(send, 200, msgspec.json.encode(_shown(await self._get(scope, caller))), headers)
+        return 200
+
+    async def content(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
+        """GET /v1/files/{file}/content: the bytes as they came."""
+        found = await self._get(scope, caller)
+        body = await asyncio.to_thread(files.path_of(self._root, found).read_bytes)
+        kind = [(b"content-type", b"application/octet-stream"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": [*kind, *headers]})
+        await send({"type": "http.response.body", "body": body})
+        return 200
+
+    async def delete(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
+        """DELETE /v1/files/{file}."""
+        file_id, org_id = templates.name_in(scope["path"]), caller.account.org_id
+
+        def work() -> files.StoredFile:
+            with self._shop.db.write() as conn:
+                gone = files.remove(conn, org_id, file_id)
+            files.path_of(self._root, gone).unlink(missing_ok=True)
+            return gone
+
+        gone = await asyncio.to_thread(work)
+        await send_json(send, 200, msgspec.json.encode({"id": gone.id, "object": "file", "deleted": True}), headers)
+        return 200
+
+    async def _get(self, scope: Scope, caller: Caller) -> files.StoredFile:
+        file_id, org_id = templates.name_in(scope["path"]), caller.account.org_id
+
+        def read() -> files.StoredFile:
+            with self._shop.db.read() as conn:
+                return files.get(conn, org_id, file_id)
+
+        return await asyncio.to_thread(read)
+
+
+def parts_of(content_type: str, body: bytes) -> tuple[dict[str, str], str, bytes | None]:
+    """(fields, file name, file bytes) of a form. Raises BadRequest for what is none."""
+    from python_multipart.exceptions import FormParserError
+    from python_multipart.multipart import MultipartParser, parse_options_header
+
+    _, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary")
+    if not boundary or len(boundary) > 200:
+        raise BadRequest("The form has no boundary.", param="file", code="invalid_form")
+    reader = _Reader()
+    parser = MultipartParser(boundary, reader.callbacks())  # type: ignore[arg-type]
+    try:
+        parser.write(body)
+        parser.finalize()
+    except FormParserError as error:
+        raise BadRequest(f"The form is not valid: {str(error)[:120]}.", param="file", code="invalid_form") from None
+    return reader.result()
+
+
+class _Reader:
+    """Collects the parts of a form."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[dict[str, str], bytearray]] = []
+        self._name, self._value = bytearray(), bytearray()
+
+    def callbacks(self) -> dict[str, Any]:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, start, end: self._name.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_end": self._header,
+            "on_part_data": lambda data, start, end: self._parts[-1][1].extend(data[start:end]),
+        }
+
+    def _begin(self) -> None:
+        if len(self._parts) >= _PARTS_MAX:
+            raise BadRequest("The form has too many parts.", param="file", code="invalid_form")
+        self._parts.append(({}, bytearray()))
+
+    def _header(self) -> None:
+        name, value = self._name.decode("latin-1").lower(), self._value.decode("utf-8", "replace")
+        self._parts[-1][0][name] = value
+        self._name.clear()
+        self._value.clear()
+
+    def result(self) -> tuple[dict[str, str], str, bytes | None]:
+        from python_multipart.multipart import parse_options_header
+
+        fields: dict[str, str] = {}
+        file_name, data = "upload.jsonl", None
+        for headers, content in self._parts:
+            _, options = parse_options_header(headers.get("content-disposition", ""))
+            name = options.get(b"name", b"").decode("utf-8", "replace")
+            if name == "file":
+                if data is not None:
+                    raise BadRequest("Send one file at a time.", param="file", code="invalid_form")
+                file_name = options.get(b"filename", b"upload.jsonl").decode("utf-8", "replace")
+                data = bytes(content)
+            elif name in fields or len(content) > 1000:
+                raise BadRequest(f"The field {name[:40]!r} cannot be read.", param=name[:80], code="invalid_form")
+            else:
+                fields[name] = content.decode("utf-8", "replace")
+        return fields, file_name, data
+
+
+def query_of(scope: Scope, known: set[str]) -> dict[str, str]:
+    """The query's parameters. Raises BadRequest for one that is not known."""
+    asked = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+    unknown = asked.keys() - known
+    if unknown:
+        name = min(unknown)[:80]
+        raise BadRequest(f"Unknown parameter: {name!r}.", param=name, code="unknown_parameter")
+    return asked
+
+
+def page_of(asked: dict[str, str]) -> tuple[int, str | None]:
+    """How many of a list, after which one."""
+    text = asked.get("limit", "20")
+    if not (text.isascii() and text.isdigit() and len(text) < 8 and int(text) > 0):
+        raise BadRequest("`limit` must be a number from 1.", param="limit", code="invalid_value")
+    if asked.get("order", "desc") not in ("asc", "desc"):
+        raise BadRequest("`order` must be asc or desc.", param="order", code="invalid_value")
+    return min(int(text), _PAGE_MOST), asked.get("after")
+
+
+def listing(rows: list[dict[str, Any]], limit: int, after: str | None) -> bytes:
+    """A page of rows as OpenAI lists them."""
+    begin = next((place + 1 for place, row in enumerate(rows) if row["id"] == after), 0) if after else 0
+    page = rows[begin : begin + limit]
+    body = {
+        "object": "list",
+        "data": page,
+        "has_more": begin + limit < len(rows),
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+    }
+    return msgspec.json.encode(body)
+
+
+def _shown(file: files.StoredFile) -> dict[str, Any]:
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.size_bytes,
+        "created_at": file.created_ms // 1000,
+        "expires_at": None,
+        "filename": file.name,
+        "purpose": file.purpose,
+        "status": "processed",
+        "status_details": None,
+    }

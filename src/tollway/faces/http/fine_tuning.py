@@ -1,0 +1,214 @@
+"""`/v1/fine_tuning/jobs`: a buyer's own model on the shared base, in OpenAI's shape."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+from msgspec import Meta
+
+from tollway.faces.http import templates
+from tollway.faces.http.files import listing, page_of, query_of
+from tollway.faces.http.policy import Door
+from tollway.faces.http.wire import Headers, Receive, Scope, Send, decode, read_body, send_json
+from tollway.flows.fine_tuning import Wish
+from tollway.flows.gateway import Gateway
+from tollway.kit.errors import BadRequest
+from tollway.sell import fine_tuning
+from tollway.sell.access import Caller
+from tollway.serve.requests import Name
+
+_EVENTS_MOST = 1000
+T = TypeVar("T")
+
+
+class Hyperparameters(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """How to train; "auto" looks at the number of examples."""
+
+    n_epochs: Annotated[int, Meta(ge=1, le=50)] | Literal["auto"] = "auto"
+    batch_size: Annotated[int, Meta(ge=1, le=64)] | Literal["auto"] = "auto"
+    learning_rate_multiplier: Annotated[float, Meta(gt=0, le=20)] | Literal["auto"] = "auto"
+
+
+class Supervised(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The settings of the method."""
+
+    hyperparameters: Hyperparameters = msgspec.field(default_factory=Hyperparameters)
+
+
+class Method(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """How to learn; supervised is what there is."""
+
+    type: Literal["supervised"] = "supervised"
+    supervised: Supervised = msgspec.field(default_factory=Supervised)
+
+
+class FineTuningRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """POST /v1/fine_tuning/jobs."""
+
+    model: Name
+    training_file: Annotated[str, Meta(min_length=1, max_length=60)]
+    validation_file: Annotated[str, Meta(min_length=1, max_length=60)] | None = None
+    suffix: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9-]{0,39}$")] | None = None
+    seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    hyperparameters: Hyperparameters | None = None
+    method: Method | None = None
+    metadata: Annotated[dict[str, Annotated[str, Meta(max_length=512)]], Meta(max_length=16)] | None = None
+    integrations: None = None
+
+
+def doors(gateway: Gateway) -> list[Door]:
+    """The doors of `/v1/fine_tuning/jobs`."""
+    desk = Jobs(gateway)
+    base = "/v1/fine_tuning/jobs"
+    return [
+        Door("POST", base, "inference", desk.create),
+        Door("GET", base, "inference", desk.list_),
+        Door("GET", base + "/{job}", "inference", desk.show),
+        Door("POST", base + "/{job}/cancel", "inference", desk.cancel),
+        Door("GET", base + "/{job}/events", "inference", desk.events),
+        Door("GET", base + "/{job}/checkpoints", "inference", desk.checkpoints),
+    ]
+
+
+class Jobs:
+    """Answers `/v1/fine_tuning/jobs*`."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._shop, self._flow = gateway.shop, gateway.fine_tuning
+        self._decoder = msgspec.json.Decoder(FineTuningRequest)
+
+    async def create(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
+        """POST /v1/fine_tuning/jobs."""
+        body = await read_body(scope, receive, self._shop.settings.body_bytes_max)
+        asked: FineTuningRequest = decode(self._decoder, body)
+        if asked.hyperparameters is not None and asked.method is not None:
+            raise BadRequest(
+                "Name the hyperparameters once: in `method`, or the older way beside it.",
+                param="hyperparameters",
+                code="invalid_value",
+            )
+        chosen = asked.method.supervised.hyperparameters if asked.method else asked.hyperparameters or Hyperparameters()
+        wish = Wish(
+            model=asked.model,
+            training_file=asked.training_file,
+            validation_file=asked.validation_file,
+            suffix=asked.suffix or "",
+            seed=asked.seed,
+            metadata=asked.metadata or {},
+            **msgspec.structs.asdict(chosen),
+        )
+        job = await self._flow.create(caller, wish)
+        await send_json(send, 200, msgspec.json.encode(_shown(job)), headers)
+        return 200
+
+    async def list_(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
+        """GET /v1/fine_tuning/jobs, newest first."""
+        limit, after = page_of(query_of(scope, {"limit", "after"}))
+        found = await self._read(lambda conn: fine_tuning.list_of(conn, caller.account.org_id))
+        await send_json(send, 200, listing([_shown(one) for one in found], limit, after), headers)
+        return 200
+
+    async def show(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
+        """GET /v1/fine_tuning/jobs/{job}."""
+        await send_json(send, 200, msgspec.json.encode(_shown(await self._get(scope, caller))), headers)
+        return 200
+
+    async def cancel(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
+        """POST /v1/fine_tuning/jobs/{job}/cancel."""
+        await read_body(scope, receive, self._shop.settings.body_bytes_max)
+        job = await self._flow.cancel(caller.account.org_id, templates.name_in(scope["path"], 4))
+        await send_json(send, 200, msgspec.json.encode(_shown(job)), headers)
+        return 200
+
+    async def events(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
+        """GET /v1/fine_tuning/jobs/{job}/events, newest first."""
+        limit, after = page_of(query_of(scope, {"limit", "after"}))
+        job = await self._get(scope, caller)
+        found = await self._read(lambda conn: fine_tuning.events(conn, job.id, limit + 1, after))
+        shown = [
+            {
+                "object": "fine_tuning.job.event",
+                "id": one.id,
+                "created_at": one.at_ms // 1000,
+                "level": one.level,
+                "message": one.message,
+                "type": one.kind,
+                "data": one.data,
+            }
+            for one in found
+        ]
+        await send_json(send, 200, listing(shown, limit, None), headers)
+        return 200
+
+    async def checkpoints(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
+        """GET /v1/fine_tuning/jobs/{job}/checkpoints: the finished model, with what it was measured at last."""
+        limit, after = page_of(query_of(scope, {"limit", "after"}))
+        job = await self._get(scope, caller)
+        found = await self._read(lambda conn: fine_tuning.events(conn, job.id, _EVENTS_MOST))
+        last = next((one for one in found if one.kind == "metrics"), None)
+        shown = []
+        if job.status == "succeeded" and last is not None:
+            figures = {"step": last.data.get("step", 0), "train_loss": last.data.get("train_loss")}
+            shown.append(
+                {
+                    "object": "fine_tuning.job.checkpoint",
+                    "id": job.id.replace("ftjob", "ftckpt"),
+                    "created_at": (job.finished_ms or job.created_ms) // 1000,
+                    "fine_tuned_model_checkpoint": job.model,
+                    "fine_tuning_job_id": job.id,
+                    "step_number": last.data.get("step", 0),
+                    "metrics": figures,
+                }
+            )
+        await send_json(send, 200, listing(shown, limit, after), headers)
+        return 200
+
+    async def _get(self, scope: Scope, caller: Caller) -> fine_tuning.Job:
+        job_id, org_id = templates.name_in(scope["path"], 4), caller.account.org_id
+        return await self._read(lambda conn: fine_tuning.get(conn, job_id, org_id))
+
+    async def _read(self, work: Callable[[sa.Connection], T]) -> T:
+        def read() -> T:
+            with self._shop.db.read() as conn:
+                return work(conn)
+
+        return await asyncio.to_thread(read)
+
+
+def _shown(job: fine_tuning.Job) -> dict[str, Any]:
+    return {
+        "object": "fine_tuning.job",
+        "id": job.id,
+        "created_at": job.created_ms // 1000,
+        "finished_at": job.finished_ms // 1000 if job.finished_ms else None,
+        "estimated_finish": None,
+        "model": job.base,
+        "fine_tuned_model": job.model if job.status == "succeeded" else None,
+        "organization_id": job.org_id,
+        "status": job.status,
+        "training_file": job.training_file,
+        "validation_file": job.validation_file,
+        "result_files": [],
+        "trained_tokens": job.trained_tokens if job.status != "running" else None,
+        "hyperparameters": job.hyperparameters,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": job.hyperparameters}},
+        "seed": job.seed,
+        "suffix": job.suffix or None,
+        "metadata": job.metadata,
+        "integrations": [],
+        "error": job.error,
+    }
