@@ -1,5 +1,7 @@
 """The plan: a recipe's [train] resolved, every problem at once; schedules as pure functions."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
@@ -51,7 +53,7 @@ def test_schedules_rise_in_the_warm_up_and_end_where_they_should(schedule, last)
     factors = [schedules.factor(schedule, step, 100, 10) for step in range(100)]
     assert factors[0] <= 0.11 and factors[0] < factors[5] < factors[10] == pytest.approx(1.0)
     assert factors[-1] == pytest.approx(last, abs=0.02)
-    assert all(a >= b - 1e-12 for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(factors[10:]))
 
 
 def test_better_knows_which_way_is_up():

@@ -52,14 +52,16 @@ def _lines(path: Path, encoding: str, reading: Reading, file: str) -> Iterator[M
 
 def read_document(path: Path, reading: Reading, file: str = "") -> Found:
     """A whole `.json` file: SQuAD, a list of objects, or an object of columns."""
-    encodings.check(path, reading.options.encoding or "utf-8-sig", reading.problems, file)
+    encoding = encodings.check(path, reading.options.encoding, Problems(""), file)
     try:
-        content = msgspec.json.decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+        text = path.read_text(encoding=encoding, errors="replace").removeprefix("\ufeff")
+        content = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
-        if path.read_bytes()[:1] == b"{" and b"}\n{" in path.read_bytes()[: 1 << 20]:
+        if text.startswith("{") and "}\n{" in text[: 1 << 20]:
             return read_lines(path, reading, file)  # JSONL under another name
         reading.problems.add("json", "the file is not valid JSON", file=file, shown=str(error)[:120])
         return Found("json")
+    encodings.check(path, encoding, reading.problems, file)
     if isinstance(content, dict) and isinstance(content.get("data"), list) and _is_squad(content["data"]):
         return _squad(content["data"], reading, file or path.name)
     if isinstance(content, dict) and isinstance(content.get("data"), list):

@@ -1,0 +1,1 @@
+"""Figures of the factory: fine-tuning and pre-training against the trainers people use today."""

@@ -1,0 +1,185 @@
+"""Fine-tuning MiniLM (all weights, texts of mixed length up to 256 tokens): our loop against Hugging Face's Trainer.
+
+Peers: the Trainer as it comes, padded to the longest (256), and the same with length grouping; both fp32. All train the
+same rows for one epoch from the same weights with the same rate; accuracy is compared row by row on held-out texts.
+"""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.rig.figures import Figure
+from bench.rig.processes import talk
+
+LONGEST, ROWS, RATE, SEED = 256, 16, 5e-5, 7
+TRAIN, QUICK_TRAIN, TEST = 320, 96, 800
+BAR_PADDED, BAR_GROUPED = 5.0, 2.0
+
+
+@dataclass
+class Texts:
+    """Encoded rows and their labels."""
+
+    encoded: list[dict[str, np.ndarray]]
+    labels: np.ndarray
+
+
+class Watch:
+    """Seconds of work. On a machine that is shared while it measures, processor seconds over the threads count, not the
+    clock's: others' load would be counted to whoever happens to run beside it."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.wall, self.used = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> float:
+        wall, used = time.perf_counter() - self.wall, (time.process_time() - self.used) / self.threads
+        if used < 0.9 * wall and self.threads == 1:
+            talk(f"  the machine is busy: {used / wall:.0%} of a core was ours; processor seconds are counted")
+            return used
+        return wall
+
+
+def figures(quick: bool, threads: int) -> list[Figure]:
+    """Ratios of rows per second, and the accuracy's difference."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    torch.set_num_threads(threads)
+    features, train, test = texts(QUICK_TRAIN if quick else TRAIN)
+    lengths = [len(row["input_ids"]) for row in train.encoded]
+    talk(f"  {len(lengths)} texts of {np.mean(lengths):.0f} tokens on average (at most {max(lengths)})")
+    ours = [run_ours(features, train, test, threads)]
+    grouped = run_trainer(features, train, test, threads, grouped=True)
+    ours.append(run_ours(features, train, test, threads))
+    padded = run_trainer(features, train, test, threads, grouped=False)
+    speeds = [rate for rate, _ in ours]
+    low, middle, high = difference(ours[0][1], grouped[1])
+    talk(f"  accuracy: ours {ours[0][1].mean():.3f}, Trainer grouped {grouped[1].mean():.3f}, padded {padded[1].mean():.3f}; "
+         f"difference {middle * 100:+.1f} points (95 %: {low * 100:+.1f} .. {high * 100:+.1f})")  # fmt: skip
+    peer = f"transformers {transformers.__version__} Trainer, fp32"
+    return [
+        Figure("finetune_vs_hf_padded", [each / padded[0] for each in speeds], "x", BAR_PADDED, f"{peer}, padded to {LONGEST}"),
+        Figure("finetune_vs_hf_grouped", [each / grouped[0] for each in speeds], "x", BAR_GROUPED, f"{peer}, grouped by length"),
+        Figure("finetune_accuracy_ci_high", [high * 100], "points", 0.0, f"{peer}, grouped by length"),
+    ]
+
+
+def texts(count: int) -> tuple[Any, Texts, Texts]:
+    """Reviews of mixed length: several real sentences of one opinion each, as many as a skewed chance says."""
+    import pyarrow as pa
+
+    from tollway.forge import models, recipe
+    from tollway.forge.data import samples
+
+    version = samples.load("movies")
+    table = pa.concat_tables([version.read(split) for split in version.splits])
+    names = {column.kind: column.name for column in version.columns}
+    body = table.column(names["text"]).to_pylist()
+    label = [str(each) for each in table.column(names["category"]).to_pylist()]
+    chance = np.random.default_rng(SEED)
+    pools = {name: chance.permutation([at for at, each in enumerate(label) if each == name]).tolist() for name in sorted(set(label))}
+    halves = {name: (pool[: len(pool) // 2], pool[len(pool) // 2 :]) for name, pool in pools.items()}
+    split = []
+    for half, rows in ((0, count), (1, TEST)):
+        made = []
+        for number in range(rows):
+            name = sorted(pools)[number % len(pools)]
+            sentences = int(np.clip(chance.lognormal(1.2, 0.7), 1, 12))
+            made.append({"text": " ".join(body[at] for at in chance.choice(halves[name][half], sentences)), "label": name})
+        split.append(made)
+    part = recipe.Model(base="minilm", options={"max_length": LONGEST})
+    features = models.fit_features(part, "text-classification", pa.Table.from_pylist(split[0]))
+    found = [Texts(features.encode(rows), features.targets(rows)["label"]) for rows in split]
+    return features, found[0], found[1]
+
+
+def run_ours(features: Any, train: Texts, test: Texts, threads: int) -> tuple[float, np.ndarray]:
+    """Rows a second of our loop (its choice of precision included), and which test rows it gets right."""
+    from tollway.forge import models, recipe
+    from tollway.forge.steps import Desk
+    from tollway.forge.train import Plan, loop
+    from tollway.forge.train.material import Material
+
+    net = models.create(recipe.Model(base="minilm", options={"max_length": LONGEST}), "text-classification", features, SEED)
+    plan = Plan.of({"epochs": 1, "learning_rate": RATE, "seed": SEED, "threads": threads, "checkpoint_every_s": 1e6})
+    batches = Material(train.encoded, {"label": train.labels}, features.collate).batches(plan)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        desk = Desk(out=place, work=place, home=place, seed=SEED, threads=plan.threads, emit=lambda event: None, step="train")
+        watch = Watch(threads)
+        result = loop.run(net, batches, plan, desk, pretrained=True)
+        seconds = watch.seconds()
+    rate = len(train.encoded) / seconds
+    talk(f"  ours ({result.precision}, {result.attention}): {rate:.1f} rows/s, {result.steps} steps")
+    return rate, right(net.hf, features, test)
+
+
+def run_trainer(features: Any, train: Texts, test: Texts, threads: int, *, grouped: bool) -> tuple[float, np.ndarray]:
+    """The same for Hugging Face's Trainer."""
+    import torch
+    from torch.utils.data import Dataset
+    from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+
+    from tollway.forge import models
+
+    class Rows(Dataset):
+        def __len__(self) -> int:
+            return len(train.encoded)
+
+        def __getitem__(self, at: int) -> dict[str, Any]:
+            return {"input_ids": train.encoded[at]["input_ids"], "labels": int(train.labels[at])}
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        width = max(len(row["input_ids"]) for row in rows) if grouped else LONGEST
+        ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
+        for at, row in enumerate(rows):
+            length = len(row["input_ids"])
+            ids[at, :length], mask[at, :length] = torch.from_numpy(row["input_ids"]), 1
+        return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([row["labels"] for row in rows])}
+
+    torch.manual_seed(SEED)
+    model = AutoModelForSequenceClassification.from_pretrained(models.base("minilm"), num_labels=2)
+    grouping: dict[str, Any] = {"train_sampling_strategy": "group_by_length"} if grouped else {}
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            folder, num_train_epochs=1, per_device_train_batch_size=ROWS, learning_rate=RATE, warmup_steps=0.06, weight_decay=0.01,
+            seed=SEED, use_cpu=True, report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True,
+            remove_unused_columns=False, **grouping,
+        )  # fmt: skip
+        trainer = Trainer(model=model, args=arguments, train_dataset=Rows(), data_collator=collate)
+        watch = Watch(threads)
+        trainer.train()
+        seconds = watch.seconds()
+    rate = len(train.encoded) / seconds
+    talk(f"  Trainer {'grouped' if grouped else 'padded'}: {rate:.1f} rows/s")
+    return rate, right(model, features, test)
+
+
+def right(model: Any, features: Any, test: Texts) -> np.ndarray:
+    """Which test rows are answered correctly; the same way for everybody."""
+    import torch
+
+    model.eval()
+    found = np.zeros(len(test.encoded), dtype=bool)
+    order = np.argsort([len(row["input_ids"]) for row in test.encoded])
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        for at in range(0, len(order), 32):
+            part = order[at : at + 32]
+            arrays = features.collate([test.encoded[number] for number in part])
+            logits = model(**{name: torch.from_numpy(each) for name, each in arrays.items()}).logits
+            found[part] = logits.argmax(-1).numpy() == test.labels[part]
+    return found
+
+
+def difference(ours: np.ndarray, peers: np.ndarray, rounds: int = 4000) -> tuple[float, float, float]:
+    """Ours minus the peer's accuracy with its 95 % interval: a bootstrap over test rows, paired."""
+    apart = ours.astype(float) - peers.astype(float)
+    chance = np.random.default_rng(0)
+    means = apart[chance.integers(0, len(apart), (rounds, len(apart)))].mean(1)
+    return float(np.quantile(means, 0.025)), float(apart.mean()), float(np.quantile(means, 0.975))
