@@ -267,7 +267,8 @@ class Shelf:
     @contextlib.contextmanager
     def _alone(self, name: str) -> Iterator[Path]:
         folder = self.root / name
-        folder.mkdir(parents=True, exist_ok=True)
+        for place in (self.root.parent, self.root, folder):  # mkdir gives its mode to the last folder only
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (folder / ".lock").open("a") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             yield folder
