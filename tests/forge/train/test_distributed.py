@@ -7,9 +7,11 @@ import torch
 
 from tests.forge.train import nets
 from tests.forge.train.test_fitting import MLP, accuracy, prepared
-from tollway.forge import models, recipe, train
+from tollway.forge import data, models, recipe, train
+from tollway.forge.data import samples
 from tollway.forge.steps import Stopped
-from tollway.kit.errors import TollwayError
+from tollway.kit.clock import SystemClock
+from tollway.kit.errors import BadRequest, TollwayError
 
 pytestmark = pytest.mark.slow
 PLAIN = {"epochs": 2, "precision": "fp32", "threads": 1, "dropout": 0.0, "learning_rate": 5e-3}
@@ -17,7 +19,7 @@ PLAIN = {"epochs": 2, "precision": "fp32", "threads": 1, "dropout": 0.0, "learni
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    return prepared(tmp_path_factory.mktemp("digits"), "digits", 400)
+    return prepared(tmp_path_factory.mktemp("digits"), "digits", 384)  # whole pairs of batches
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +61,30 @@ def test_stopped_processes_keep_a_checkpoint(tmp_path, digits):
 def test_ray_workers_equal_one_process_that_accumulates(tmp_path, digits, alone):
     made = train.fit(recipe.Train(**PLAIN, processes=2, distributed="ray"), MLP, "image-classification", digits, nets.desk(tmp_path))
     assert close(made.folder, alone) and made.figures["distributed"] == "ray"
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    shelf = data.Shelf(folder / "datasets", SystemClock())
+    version, desk = samples.load("movies", shelf), nets.desk(folder / "prepare")
+    desk.shelf = shelf
+    data.prepare(recipe.Data(dataset=version.name, rows_max=150, columns={"text": "text"}), "language-modeling", shelf, desk)
+    return data.Prepared(desk.out)
+
+
+LLAMA = recipe.Model(architecture="llama", options={"width": 64, "layers": 2, "heads": 4, "vocabulary": 400, "max_length": 64})
+
+
+def test_a_decoder_in_parts_learns_what_it_learns_whole(tmp_path, texts):
+    plain = {"steps": 8, "precision": "fp32", "threads": 1, "batch_tokens": 512, "learning_rate": 1e-3}
+    folders = []
+    for more in ({}, {"processes": 2, "distributed": "tensor"}):
+        desk = nets.desk(tmp_path / f"{len(more)}")
+        folders.append(train.fit(recipe.Train(**plain, **more), LLAMA, "language-modeling", texts, desk).folder)
+    assert close(*folders)
+
+
+def test_what_has_no_plan_is_not_cut(tmp_path, digits):
+    with pytest.raises(BadRequest, match="no plan for how its matrices are cut"):
+        train.fit(recipe.Train(**PLAIN, processes=2, distributed="tensor"), MLP, "image-classification", digits, nets.desk(tmp_path))

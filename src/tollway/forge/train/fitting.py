@@ -63,7 +63,11 @@ def train_one(case: Any, plan: Plan, desk: Any, *, net_seed: int | None = None, 
     from tollway.forge.train import freezing, loop, precision
 
     net = case.net(plan, plan.seed if net_seed is None else net_seed)
-    if torch.cuda.is_available():
+    if hasattr(group, "parts"):
+        from tollway.forge.train import tensor_parallel
+
+        net = tensor_parallel.cut(net, plan, group, Path(desk.work))
+    elif torch.cuda.is_available():
         net.to("cuda")
     counts = {
         "parameters": sum(each.numel() for each in net.parameters()),

@@ -40,9 +40,11 @@ def choose(
 ) -> Choice:
     """The choice of this run: the one it made before, else measured now (by the first process)."""
     file, group = work / "choice.json", group or Alone()
-    if not file.is_file() and group.rank == 0:
+    if not file.is_file() and group.number == 0:
         work.mkdir(parents=True, exist_ok=True)
-        write_json(file, asdict(_measured(net, objective, batches, plan)))
+        alone = getattr(group, "parts", 1) == 1  # a model in parts cannot be tried by one process
+        choice = _measured(net, objective, batches, plan) if alone else Choice(plan.precision.replace("auto", "fp32"))
+        write_json(file, asdict(choice))
     group.barrier()
     choice = Choice(**json.loads(file.read_text(encoding="utf-8")))
     attention.use(net, choice.attention)
