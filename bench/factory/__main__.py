@@ -11,7 +11,6 @@ from bench.rig.figures import Figure, publish
 from bench.rig.processes import talk
 
 
-
 def finetune(quick: bool, threads: int) -> list[Figure]:
     from bench.factory import finetune as part
 
@@ -19,9 +18,9 @@ def finetune(quick: bool, threads: int) -> list[Figure]:
 
 
 def pretrain(quick: bool, threads: int) -> list[Figure]:
-    from bench.factory import pretraining as part
+    from bench.factory import pretrain as part
 
-    return part.figures(2 if quick else 4, threads)
+    return part.figures(quick)
 
 
 PARTS = {"finetune": finetune, "pretrain": pretrain}

@@ -417,3 +417,17 @@ def test_what_is_no_package_is_refused_whole(shelf: store.Store, tmp_path: Path)
     with pytest.raises(BadRequest, match="leaves"):
         shelf.add_package("reviews", made(tmp_path / "o"), ABOUT, files={"../x": empty / "x"})
     assert not shelf.list()
+
+
+def test_what_the_files_say_fills_what_the_maker_left_out(shelf: store.Store, tmp_path: Path) -> None:
+    folder = made(tmp_path / "m")
+    (folder / "model.toml").write_text('architecture = "linear"\nparameters = 12\n')
+    (folder / "features.json").write_text('{"target": {"labels": ["a", "b"]}, "options": {"max_length": 64}}')
+    about = store.About(kind="classification", metrics={"auc": float("nan"), "holds": True, "accuracy": 0.9})
+    shelf.add_package("m", folder, about)
+    found = shelf.get("m").manifest
+    assert (found.architecture, found.parameters, found.labels, found.context_tokens) == ("linear", 12, ("a", "b"), 64)
+    assert found.metrics == {"holds": True, "accuracy": 0.9}
+    (folder / "features.json").write_text('{"target": 7, "options": []}')
+    (folder / "onnx" / "model.onnx").write_bytes(b"other")
+    assert shelf.add_package("m", folder, ABOUT).manifest.labels == ABOUT.labels

@@ -3,8 +3,11 @@
 Weights are known by their ending. Nothing that is unpickled when it is loaded is let in, whatever its name says.
 """
 
+import contextlib
+import json
+import tomllib
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 from tollway.artifacts import manifest as manifests
 from tollway.artifacts.manifest import File, Manifest
@@ -31,7 +34,17 @@ _NAMED: Final = {
     "training.json": ("metrics", "json"),
     "parity.json": ("parity", "json"),
 }
-_ORDER: Final = ("onnx-int8", "onnx", "gguf", "openvino-int8", "openvino", "litert", "safetensors", "pt2", "torchscript")
+_ORDER: Final = (
+    "onnx-int8",
+    "onnx",
+    "gguf",
+    "openvino-int8",
+    "openvino",
+    "litert",
+    "safetensors",
+    "pt2",
+    "torchscript",
+)
 """What to serve unless the maker says: the first found. Eight bits come first: they passed the parity check, or would not
 be here."""
 
@@ -91,6 +104,22 @@ def served_format(files: tuple[File, ...], wanted: str) -> str:
             hint=f"A package has a file ending in {', '.join(_WEIGHTS)}.",
         )
     return found
+
+
+def said_in(folder: Path) -> dict[str, Any]:
+    """What model.toml and features.json say of a model: architecture, parameters, labels, how much of a text it reads."""
+    told: dict[str, Any] = {}
+    with contextlib.suppress(OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        spec = tomllib.loads((folder / "model.toml").read_text(encoding="utf-8"))
+        told["architecture"] = spec.get("architecture")
+        told["parameters"] = spec.get("parameters")
+    with contextlib.suppress(OSError, ValueError):
+        features = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+        target, options = features.get("target"), features.get("options")
+        told["labels"] = tuple(map(str, target.get("labels") or ())) if isinstance(target, dict) else ()
+        told["context_tokens"] = options.get("max_length") if isinstance(options, dict) else 0
+    kinds = {"architecture": str, "parameters": int, "labels": tuple, "context_tokens": int}
+    return {field: value for field, value in told.items() if value and type(value) is kinds[field]}
 
 
 def listed(folder: Path, paths: dict[str, Path]) -> dict[str, Path]:

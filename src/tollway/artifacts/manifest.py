@@ -37,6 +37,9 @@ FORMATS: Final = {"gguf": "llama_cpp", "onnx": "onnx", "onnx-int8": "onnx", "ope
 """Formats of weights, and the engine that executes each."""
 
 
+Figure = bool | int | float | str
+
+
 class File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One file of a package. `role` is weights (one a format), part (of weights in several files), features, tokenizer,
     config, card, report, metrics, licence or other."""
@@ -102,7 +105,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     template_has_tools: bool = False
     source: Source = Source()
     generation: Generation = Generation()
-    parity: dict[str, float | int | str] = {}
+    parity: dict[str, Figure] = {}
     lineage: Lineage = Lineage()
     digest: str = ""
     signed_by: str = ""
@@ -111,7 +114,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     input: str = ""  # text | image | row: what one input of a call is; empty: text
     serves: str = ""  # the format that is served; empty: the only one
     labels: tuple[str, ...] = ()
-    metrics: dict[str, float | int | str] = {}
+    metrics: dict[str, Figure] = {}
 
     @property
     def weights(self) -> File:

@@ -18,6 +18,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -31,7 +32,7 @@ import msgspec
 
 from tollway.artifacts import contents, disk, gguf
 from tollway.artifacts import manifest as manifests
-from tollway.artifacts.manifest import File, Generation, Lineage, Manifest, Source
+from tollway.artifacts.manifest import Figure, File, Generation, Lineage, Manifest, Source
 from tollway.artifacts.signing import Signer
 from tollway.kit.clock import Clock
 from tollway.kit.errors import BadRequest, Conflict, NotFound
@@ -92,7 +93,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     input: str = ""
     serves: str = ""
     labels: tuple[str, ...] = ()
-    metrics: dict[str, float | int | str] = {}
+    metrics: dict[str, Figure] = {}
     architecture: str = ""
     parameters: int = 0
     context_tokens: int = 0
@@ -102,7 +103,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     licence: str = ""
     source: Source = Source()
     generation: Generation = Generation()
-    parity: dict[str, float | int | str] = {}
+    parity: dict[str, Figure] = {}
     lineage: Lineage = Lineage()
     card: str = ""
 
@@ -229,7 +230,7 @@ class Store:
                 copied[place] = disk.copy(path, aside / place, step)
                 before += copied[place][1]
             found = contents.described(copied)
-            manifest = _of_folder(name, about, found)
+            manifest = _of_folder(name, about, found, contents.said_in(aside))
             problems = manifests.problems_of(manifest)
             if problems:
                 raise BadRequest("This cannot be a package: " + "; ".join(problems) + ".", code="invalid_package")
@@ -454,11 +455,15 @@ def _of_gguf(name: str, about: About, header: gguf.Header, weights: File, path: 
     )
 
 
-def _of_folder(name: str, about: About, files: tuple[File, ...]) -> Manifest:
-    """What the maker of a folder says of it, as a manifest yet without version, time and signature."""
+def _of_folder(name: str, about: About, files: tuple[File, ...], told: dict[str, Any]) -> Manifest:
+    """What the maker of a folder says of it, and where that is silent what the files tell, as a manifest yet without
+    version, time and signature. A figure that is no number (there was nothing to measure) is left out."""
     said = {
         field: getattr(about, field) for field in About.__struct_fields__ if field not in ("card", "serves", "title")
     }
+    said |= {field: value for field, value in told.items() if not said[field]}
+    for field in ("metrics", "parity"):
+        said[field] = {key: one for key, one in said[field].items() if not isinstance(one, float) or math.isfinite(one)}
     serves = contents.served_format(files, about.serves)
     return Manifest(name=name, version="1", title=about.title or name, created="", files=files, serves=serves, **said)
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 import tomllib
 
 import pyarrow as pa
@@ -84,6 +85,29 @@ def test_two_processes_that_add_at_once_get_a_number_each(shelf, tmp_path):
     assert [one.wait(60) for one in both] == [0, 0]
     assert [version.version for version in shelf.list()] == list(range(1, 11))
     assert len({version.digest for version in shelf.list()}) == 10
+
+
+def test_a_process_killed_at_any_moment_leaves_whole_versions_only(tmp_path, clock):
+    """Versions appear one after the other while the writer is killed; what is there afterwards is complete."""
+    script = (
+        "import sys, pyarrow as pa; from pathlib import Path; from tollway.forge.data import Shelf; "
+        "from tollway.kit.clock import SystemClock; s = Shelf(Path(sys.argv[1]), SystemClock()); "
+        "s.add('x', {'train': pa.table({'a': [0]})}); print('go', flush=True)\n"
+        "for n in range(10_000): s.add('x', {'train': pa.table({'a': list(range(n, n + 5000)), 'b': [str(i) * 9 for i in range(5000)]})})"
+    )
+    shelf = data.Shelf(tmp_path / "killed", clock)
+    for delay in (0.05, 0.11, 0.17, 0.23):
+        writer = subprocess.Popen([sys.executable, "-c", script, str(shelf.root)], stdout=subprocess.PIPE)
+        writer.stdout.readline()
+        time.sleep(delay)
+        writer.kill()
+        writer.communicate()
+        for version in shelf.list():
+            version.verify()
+    assert shelf.list()
+    last = shelf.list()[-1].version
+    assert shelf.add("x", {"train": pa.table({"a": [1]})}).version > last
+    assert not list((shelf.root / "x").glob(".incoming-*"))
 
 
 def test_splits_must_fit_together(shelf, reviews):

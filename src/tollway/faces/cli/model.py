@@ -123,6 +123,27 @@ def lineage(
     desk.then(f"tollway model verify {wanted}")
 
 
+@command(app, "adapt")
+def adapt(
+    desk: Desk,
+    name: Name,
+    least: Annotated[int, typer.Option("--least", help="Corrections that must be there.")] = 10,
+) -> None:
+    """Train the next version from what buyers corrected. It is put on the shelf if it passes the gates, not deployed."""
+    from tollway.faces.cli.run_view import RunView
+    from tollway.flows import adapt as flow
+    from tollway.flows import build
+
+    cost = build.cost_of(desk.shop)
+    with RunView(cost.micros_per_hour, cost.currency) as view:
+        made = flow.adapt(desk.shop, name, least=least, sink=view.show)
+    package = made.run.record.package
+    data = {"package": package, "dataset": made.dataset, "corrections": made.taken, "left_out": list(made.left_out),
+            "run": made.run.id, "metrics": made.run.record.metrics}  # fmt: skip
+    desk.answer(data, lambda: f"{package} learned {made.taken} corrections ({made.dataset}).")
+    desk.then(f"tollway deploy {name}", "buyers reach it from then on")
+
+
 @command(app, "verify")
 def verify(
     desk: Desk,

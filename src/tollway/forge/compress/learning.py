@@ -76,7 +76,9 @@ class Taught:
 
     name = "taught"
 
-    def __init__(self, inner: Any, teacher: nn.Module, pairs: list[tuple[nn.Module, nn.Module]], temperature: float, hidden: float) -> None:
+    def __init__(
+        self, inner: Any, teacher: nn.Module, pairs: list[tuple[nn.Module, nn.Module]], temperature: float, hidden: float
+    ) -> None:
         self.inner, self.teacher, self.temperature, self.hidden = inner, teacher, temperature, hidden
         self._seen: dict[str, list[Tensor]] = {"student": [], "teacher": []}
         self._hooks = []
@@ -120,7 +122,8 @@ class Taught:
         if self._pairs:
             with torch.no_grad():
                 self.teacher(**inputs)
-            apart = [F.mse_loss(one.float(), other.float()) for one, other in zip(self._seen["student"], self._seen["teacher"], strict=True)]
+            both = zip(self._seen["student"], self._seen["teacher"], strict=True)
+            apart = [F.mse_loss(one.float(), other.float()) for one, other in both]
             total = total + self.hidden * torch.stack(apart).mean()
         self._clear()
         return total, {**figures, "teacher": float(soft.detach())}

@@ -18,9 +18,9 @@ import torch
 from tollway.forge import models
 from tollway.forge.compress import plan, prune, rounding, structured, students
 from tollway.forge.compress.learning import Ground, Taught
-from tollway.forge.models.measure import Quality, Sample
 from tollway.forge.compress.plan import Step
 from tollway.forge.models import encoded, measure
+from tollway.forge.models.measure import Quality, Sample
 from tollway.kit.errors import BadRequest, Conflict
 
 _WEIGHTS: Final = "model.safetensors"

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tollway.forge.models import measure
 from tollway.forge.convert import parity, plan
 from tollway.forge.convert.parity import Parity
+from tollway.forge.models import measure
 from tollway.inference import Arrays, Features
 from tollway.kit.errors import Conflict, TollwayError
 

@@ -23,8 +23,7 @@ class _Narrow(nn.Module):
         self.module, self.wide = module, wide
 
     def forward(self, *arrays: Tensor) -> Any:
-        made = self.module(*(one.long() if wide else one for one, wide in zip(arrays, self.wide, strict=True)))
-        return made
+        return self.module(*(one.long() if wide else one for one, wide in zip(arrays, self.wide, strict=True)))
 
 
 def export(source: Source, path: Path, *, rows: int = ROWS, length: int = LENGTH, int8: bool = False) -> Path:

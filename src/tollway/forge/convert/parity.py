@@ -87,7 +87,8 @@ def compare(
     limits = TOLERANCES[format]
     apart, mean, spread = _apart(source, found)
     agreement = agreement_of(source, found)
-    before, after = quality(source, sample), quality(found, sample)
+    complete = all(one.keys() <= other.keys() for one, other in zip(source, found, strict=True))
+    before, after = quality(source, sample), quality(found, sample) if complete else None
     drop, allowed = _drop(before, after)
     relative = apart / spread if spread else (0.0 if apart == 0 else math.inf)
     problems = []
@@ -133,6 +134,8 @@ def agreement_of(source: Sequence[Arrays], found: Sequence[Arrays]) -> float:
     name = next((one for one in ("logits", "start_logits", "embedding", "tokens") if source and one in source[0]), "")
     if not name:
         return 1.0
+    if any(name not in one for one in found):
+        return 0.0
     if name == "embedding":
         return float(np.mean([_cosine(one[name], other[name]) for one, other in zip(source, found, strict=True)]))
     if name == "tokens":

@@ -28,7 +28,7 @@ from tollway.kit.errors import BadRequest, TollwayError, TooLarge
 
 GIB: Final = 1 << 30
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
-_PR_SET_NO_NEW_PRIVS: Final = 38
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _LANDLOCK: Final = (444, 445, 446)  # create_ruleset, add_rule, restrict_self; the same numbers on every architecture
 _WRITES: Final = 0x1FF2  # write_file and everything that makes or removes names (Landlock ABI 1)
 Progress = Callable[[int, int], None]
@@ -195,6 +195,7 @@ def confine(limits: Limits, writable: str = "") -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then the write fails with an error that can be told
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # nobody waits for the answer of an orphan
     if libc.unshare(_CLONE_NEWNET) != 0:
         libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
     _landlock(libc, writable)

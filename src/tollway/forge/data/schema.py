@@ -188,6 +188,11 @@ def _times(values: "pa.ChunkedArray") -> "pa.ChunkedArray":
 
     import pyarrow as pa
 
+    try:  # the usual form, at once; a zone is UTC when none is said
+        return values.cast(pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC"))
+    except pa.ArrowInvalid:
+        pass  # zones, or forms Arrow does not know: one by one
+
     def moment(text: str | None) -> datetime | None:
         if text is None:
             return None

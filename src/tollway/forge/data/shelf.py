@@ -271,6 +271,8 @@ class Shelf:
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (folder / ".lock").open("a") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
+            for left in (*folder.glob(".incoming-*"), *folder.glob(".gone-*")):  # by one that was killed in the middle
+                shutil.rmtree(left, ignore_errors=True)
             yield folder
 
 

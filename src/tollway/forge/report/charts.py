@@ -124,28 +124,14 @@ def differences(
 
 
 def bars(rows: Sequence[tuple[str, float]], label: str) -> Markup:
-    """Signed bars, the largest first: to the right for, to the left against."""
+    """Signed bars: to the right for, to the left against. Not SVG: long names have to wrap."""
     reach = max((abs(value) for _, value in rows), default=0) or 1.0
-    step, width, name_width = 22, 420, 150
-    middle, half = name_width + (width - name_width) / 2, (width - name_width) / 2 - 44
-    drawn: list[Child] = [tag("line", x1=middle, x2=middle, y1=0, y2=step * len(rows), cls="axis")]
-    for at, (name, value) in enumerate(rows):
-        y, long = at * step, round(abs(value) / reach * half, 1)
-        drawn.append(tag("text", name[:24], x=name_width - 8, y=y + 15, cls="name end"))
-        drawn.append(
-            tag(
-                "rect",
-                x=middle if value >= 0 else middle - long,
-                y=y + 4,
-                width=long,
-                height=14,
-                rx=2,
-                cls="for" if value >= 0 else "against",
-            )
-        )
-        end = middle + long + 5 if value >= 0 else middle - long - 5
-        drawn.append(tag("text", signed(value), x=end, y=y + 15, cls=f"tick {'start' if value >= 0 else 'end'}"))
-    return tag("figure", _svg(width, step * len(rows) + 4, label, *drawn), cls="chart narrow")
+    drawn = []
+    for name, value in rows:
+        share, side = round(50 * abs(value) / reach, 1), "left" if value >= 0 else "right"
+        bar = tag("i", cls="for" if value >= 0 else "against", style=f"{side}: 50%; width: {share}%")
+        drawn.append(tag("li", tag("span", name), tag("span", bar, cls="track"), tag("span", signed(value), cls="num")))
+    return tag("ul", drawn, cls="bars", aria_label=label)
 
 
 def heat(matrix: Sequence[Sequence[float]], names: Sequence[str], label: str) -> Markup:
@@ -184,7 +170,7 @@ def overlay(image: str, width: int, height: int, cells: Sequence[tuple[Sequence[
     for (left, top, right, bottom), weight in cells:
         drawn.append(tag(
             "rect", tag("title", signed(weight)), x=left, y=top, width=right - left, height=bottom - top,
-            cls="for" if weight >= 0 else "against", fill_opacity=round(0.75 * abs(weight) / reach, 3),
+            cls="for" if weight >= 0 else "against", fill_opacity=round(0.85 * abs(weight) / reach, 3),
         ))  # fmt: skip
     return tag("svg", *drawn, viewBox=f"0 0 {width} {height}", cls="overlay", role="img", aria_label=label)
 

@@ -40,6 +40,9 @@ def _facts(story: Story, t: Words) -> Markup | None:
         "method": "curves.method", "steps": "curves.steps", "seconds": "curves.seconds", "rows_per_s": "curves.rate",
         "tokens_per_s": "curves.tokens", "learning_rate": "curves.learning_rate",
     }  # fmt: skip
+    made = story.training
+    if made.get("tokens_per_s") == made.get("rows_per_s"):  # a row without tokens counts as one
+        wanted.pop("tokens_per_s")
     rows = [
         (t(word), t.number(story.training[name]))
         for name, word in wanted.items()

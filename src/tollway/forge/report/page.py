@@ -45,8 +45,7 @@ def sections(story: Story, t: Words) -> list[Child]:
         opening.quality(story, t),
         opening.against(story, t),
         details.curves(story, t),
-        columns(details.confusion(story, t), details.calibration(story, t)),
-        details.classes(story, t),
+        columns(column(details.confusion(story, t), details.classes(story, t)), details.calibration(story, t)),
         details.slices(story, t),
         details.noise(story, t),
         details.examples(story, t),
@@ -63,6 +62,12 @@ def sections(story: Story, t: Words) -> list[Child]:
     brand = tag("div", MARK, "Tollway", cls="brand")
     top = tag("div", brand, tag("nav", links, aria_label=t("head.contents")), cls="top")
     return [top, *listed, tag("footer", t("head.print"))]
+
+
+def column(*parts: Child) -> Child:
+    """One under the other."""
+    there = [part for part in parts if part is not None]
+    return tag("div", there, cls="column") if there else None
 
 
 def columns(*parts: Child) -> Child:

@@ -100,23 +100,35 @@ def _curves(method: str, items: Sequence[Mapping[str, Any]], t: Words) -> Child:
 
 
 def _item(item: Mapping[str, Any], t: Words) -> Markup:
-    truth = f"{t('examples.truth')}: {t.number(item.get('truth'))}" if item.get("truth") is not None else None
-    parts: list[Child] = []
-    for method, one in item["by"].items():
-        target = f"{t('explain.target')} {one['target']}"
-        head = tag(
-            "p",
-            tag("code", method),
-            " ",
-            badge(target, "info"),
-            " ",
-            tag("span", t("explain.base", base=t.number(one["base"]), value=t.number(one["value"])), cls="muted small"),
-        )
-        parts.append(tag("div", head, _drawn(one, item, t), cls="reason"))
+    parts = [
+        tag("div", _head(method, one, t), _drawn(one, item, t), cls="reason") for method, one in item["by"].items()
+    ]
+    truth = (
+        tag("p", badge(f"{t('examples.truth')}: {t.number(item['truth'])}")) if item.get("truth") is not None else None
+    )
     plain = shown({name: value for name, value in item["input"].items() if name not in ("label", "target")})
     kind = next(iter(item["by"].values()))["kind"]
+    if kind == "image":
+        return tag("div", truth, tag("div", plain, parts, cls="pictures"), cls="example")
+    return tag("div", truth, plain if kind == "tabular" else None, *parts, cls="example")
+
+
+def _head(method: str, one: Mapping[str, Any], t: Words) -> Markup:
+    ends = t("explain.base", base=t.number(one["base"]), value=t.number(one["value"]))
+    if one["kind"] == "image":
+        return tag(
+            "p",
+            tag("code", method),
+            tag("br"),
+            tag("span", f"{t('explain.target')} {one['target']} · {ends}", cls="muted small"),
+        )
     return tag(
-        "div", tag("p", badge(truth)) if truth else None, plain if kind == "tabular" else None, *parts, cls="example"
+        "p",
+        tag("code", method),
+        " ",
+        badge(f"{t('explain.target')} {one['target']}", "info"),
+        " ",
+        tag("span", ends, cls="muted small"),
     )
 
 

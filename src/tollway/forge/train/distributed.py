@@ -29,7 +29,6 @@ def fit(plan: Plan, train: Any, model: Any, task: str, prepared: Any, desk: Any)
         from tollway.forge.train import ray_train
 
         return ray_train.fit(plan, job, desk)
-    check_tensor(plan, model)
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={plan.processes}",
         "-m", "tollway.forge.train.worker", str(job),
@@ -66,15 +65,6 @@ def write_job(plan: Plan, train: Any, model: Any, task: str, prepared: Any, desk
     job = work / "job.json"
     job.write_text(json.dumps(document), encoding="utf-8")
     return job
-
-
-def check_tensor(plan: Plan, model: Any) -> None:
-    """Tensor parallel needs a plan of the model's library for how its matrices are cut. Raises BadRequest without one."""
-    if plan.distributed != "tensor":
-        return
-    from tollway.forge.train import tensor_parallel
-
-    tensor_parallel.check(plan, model)
 
 
 def _relay(process: "subprocess.Popen[str]", desk: Any) -> dict[str, Any]:
@@ -121,6 +111,7 @@ class Together:
 
         self.dist, self.strategy = dist, strategy
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.number = self.rank
 
     def wrap(self, module: Any, *, many_turns: bool = False) -> Any:
         """DDP averages gradients; FSDP keeps a part of every tensor in each process."""

@@ -63,7 +63,11 @@ def train_one(case: Any, plan: Plan, desk: Any, *, net_seed: int | None = None, 
     from tollway.forge.train import freezing, loop, precision
 
     net = case.net(plan, plan.seed if net_seed is None else net_seed)
-    if torch.cuda.is_available():
+    if hasattr(group, "parts"):
+        from tollway.forge.train import tensor_parallel
+
+        net = tensor_parallel.cut(net, plan, group, Path(desk.work))
+    elif torch.cuda.is_available():
         net.to("cuda")
     counts = {
         "parameters": sum(each.numel() for each in net.parameters()),
@@ -79,19 +83,17 @@ def train_one(case: Any, plan: Plan, desk: Any, *, net_seed: int | None = None, 
     if begin is not None:  # what an objective must know of the net before it learns
         begin(net, [batches, held_out])
     run = {"validation": held_out, "group": group, "pretrained": case.pretrained}
-    wrap = getattr(case.objective, "wrap", None)
-    learning = wrap(net) if wrap is not None else net  # a pretext goal or a reference beside the net, thrown away after
-    if group is None and freezing.can_recall(learning):
-        choice = precision.choose(learning, case.objective, batches, plan, Path(desk.work))
+    if group is None and freezing.can_recall(net):
+        choice = precision.choose(net, case.objective, batches, plan, Path(desk.work))
         try:
-            with freezing.recalled(learning, case.objective, [batches, held_out], Path(desk.work), choice.precision) as objective:
+            with freezing.recalled(net, case.objective, [batches, held_out], Path(desk.work), choice.precision) as objective:
                 desk.note("The frozen layers' outputs are computed once and kept while training.")
-                result = loop.run(learning, batches, plan, desk, objective=objective, **run)
+                result = loop.run(net, batches, plan, desk, objective=objective, **run)
         except freezing.NoRoom as error:
             desk.warn(str(error))
-            result = loop.run(learning, batches, plan, desk, objective=case.objective, **run)
+            result = loop.run(net, batches, plan, desk, objective=case.objective, **run)
     else:
-        result = loop.run(learning, batches, plan, desk, objective=case.objective, **run)
+        result = loop.run(net, batches, plan, desk, objective=case.objective, **run)
     figures = result.to_json()
     history = figures.pop("history")
     figures |= {**counts, "validation": history[-1] if history else {}, "history": history}

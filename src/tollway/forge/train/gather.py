@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tollway.forge.train import tensor_parallel
 from tollway.forge.train.case import Case
 from tollway.forge.train.group import Group
 from tollway.forge.train.plan import Plan
@@ -14,6 +15,8 @@ from tollway.forge.train.plan import Plan
 
 def whole(net: Any, case: Case, plan: Plan, group: Group) -> Any:
     """The trained net with plain tensors, in the first process; None in the others."""
+    if isinstance(group, tensor_parallel.Side):
+        return tensor_parallel.join(net, case.net(plan, plan.seed), group)
     if plan.distributed in ("ddp", "ray"):
         return net if group.rank == 0 else None
     plain: dict[str, torch.Tensor] = {}

@@ -12,8 +12,9 @@ from torch import nn
 class Group(Protocol):
     """What the loop asks of its processes."""
 
-    rank: int
-    size: int
+    rank: int  # which share of the rows is ours ...
+    size: int  # ... of how many
+    number: int  # which process this is: the first one writes
 
     def wrap(self, module: nn.Module, *, many_turns: bool = False) -> nn.Module:
         """The module with gradients shared among the group."""
@@ -37,7 +38,7 @@ class Group(Protocol):
 class Alone:
     """One process."""
 
-    rank, size = 0, 1
+    rank, size, number = 0, 1, 0
 
     def wrap(self, module: nn.Module, *, many_turns: bool = False) -> nn.Module:
         return module

@@ -116,8 +116,7 @@ class Learner:
 
     def _clip(self, parameters: list[nn.Parameter], number: int, loss: float) -> float:
         limit = self.plan.clip or math.inf
-        measured = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        norm = float(measured.full_tensor() if hasattr(measured, "full_tensor") else measured)
+        norm = _clipped(parameters, limit)
         if not math.isfinite(norm):
             raise self._diverged(f"The gradient became {norm} at step {number + 1} (loss {loss:.4g})", None)
         return norm
@@ -155,6 +154,21 @@ def parameters_of(net: nn.Module, turn: str) -> list[nn.Parameter]:
 def embeddings_of(net: nn.Module) -> nn.Embedding | None:
     find: Any = getattr(net, "embeddings", None)
     return find() if find is not None else None
+
+
+def _clipped(parameters: list[nn.Parameter], limit: float) -> float:
+    """Scales the gradients down to a norm of `limit`; the norm they had. Sharded and plain ones may be mixed."""
+    gradients = [each.grad for each in parameters if each.grad is not None]
+    sharded = [each for each in gradients if hasattr(each, "full_tensor")]
+    if not sharded or len(sharded) == len(gradients):
+        measured: Any = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        return float(measured.full_tensor() if sharded else measured)
+    squares = [torch.linalg.vector_norm(each).square() for each in gradients]
+    norm = math.sqrt(sum(float(each.full_tensor() if hasattr(each, "full_tensor") else each) for each in squares))
+    if norm > limit:
+        for each in gradients:
+            each.mul_(limit / (norm + 1e-6))
+    return norm
 
 
 def _add_l1(parameters: list[nn.Parameter], strength: float) -> None:

@@ -107,7 +107,7 @@ class Loop:
         self.net, self.batches, self.plan, self.desk, self.validation, self.group = net, batches, plan, desk, validation, group
         self.objective = objective or objectives.get(plan.objective, "", label_smoothing=plan.label_smoothing)
         self.work = Path(desk.work)
-        self.shelf = checkpoints.Shelf(self.work / "checkpoints", group.rank, group.barrier)
+        self.shelf = checkpoints.Shelf(self.work / "checkpoints", group.number, group.barrier)
         if plan.dropout is not None:
             set_dropout(net, plan.dropout)
         train_mode(net)
@@ -169,7 +169,7 @@ class Loop:
 
     def _show(self, figures: dict[str, float]) -> None:
         """Progress for who watches; a curve of a limited number of points for who reads."""
-        if self.group.rank:
+        if self.group.number:
             return
         for name, value in figures.items():
             old = self._recent.get(name)
@@ -197,7 +197,7 @@ class Loop:
             self._metric = self._choose_metric(figures)
         value = figures[self._metric]
         course.history.append({"step": course.step, "epoch": course.epoch, "train_loss": self._recent.get("loss", 0.0), **figures})
-        if self.group.rank == 0:
+        if self.group.number == 0:
             for name, each in figures.items():
                 self.desk.metric(f"validation.{name}", each, course.step)
         equal = value == course.best and better("loss", figures["loss"], course.best_loss)
@@ -208,7 +208,7 @@ class Loop:
             course.stale += 1
             if self.plan.patience and course.stale >= self.plan.patience:
                 course.ended = "early"
-                if self.group.rank == 0:
+                if self.group.number == 0:
                     self.desk.note(
                         f"Stopped early at step {course.step}: {self._metric} has not improved since step {course.best_step} "
                         f"({course.best:.4g})."
@@ -223,7 +223,7 @@ class Loop:
         return "accuracy" if "accuracy" in figures else "loss"
 
     def _best_file(self, step: int) -> Path:
-        return self.work / "best" / f"step-{step:09d}-rank-{self.group.rank}.safetensors"
+        return self.work / "best" / f"step-{step:09d}-rank-{self.group.number}.safetensors"
 
     def _keep_best(self) -> None:
         if self.course.best is None or self.course.best_step == self.course.step:
@@ -242,7 +242,7 @@ class Loop:
         self.course = Course(**saved)
         self.learner.precision = self.course.precision
         self._spent = self.course.seconds
-        if self.group.rank == 0 and self.course.step:
+        if self.group.number == 0 and self.course.step:
             self.desk.note(f"Goes on at step {self.course.step} of {self.course.total}.")
 
     def _pause_if_asked(self) -> None:
@@ -280,7 +280,7 @@ class Loop:
         needed = {self.course.best_step}
         for checkpoint in (self.work / "checkpoints").glob("step-*/course.json"):
             needed.add(_best_step_of(checkpoint))
-        for file in (self.work / "best").glob(f"step-*-rank-{self.group.rank}.safetensors"):
+        for file in (self.work / "best").glob(f"step-*-rank-{self.group.number}.safetensors"):
             if int(file.name.split("-")[1]) not in needed:
                 file.unlink(missing_ok=True)
 

@@ -23,23 +23,27 @@ def make(parameters: Iterable[torch.nn.Parameter], plan: Plan, rate: float) -> t
         {"params": matrices, "weight_decay": plan.weight_decay, "base": rate},
         {"params": vectors, "weight_decay": 0.0, "base": rate},
     ]
-    return _named(plan, [group for group in groups if group["params"]], rate)
+    kinds = {hasattr(each, "full_tensor") for each in trained}
+    return _named(plan, [group for group in groups if group["params"]], rate, one_by_one=len(kinds) > 1)
 
 
-def _named(plan: Plan, groups: list[dict[str, Any]], rate: float) -> torch.optim.Optimizer:
+def _named(plan: Plan, groups: list[dict[str, Any]], rate: float, *, one_by_one: bool) -> torch.optim.Optimizer:
+    """`one_by_one`: sharded and plain tensors cannot go through one call."""
+    fused: dict[str, Any] = {"fused": False, "foreach": False} if one_by_one else {"fused": True}  # one pass over memory
+    each: dict[str, Any] = {"foreach": False} if one_by_one else {}
     match plan.optimizer:
         case "sgd":
-            return torch.optim.SGD(groups, lr=rate, momentum=plan.momentum, nesterov=plan.momentum > 0)
+            return torch.optim.SGD(groups, lr=rate, momentum=plan.momentum, nesterov=plan.momentum > 0, **each)
         case "adagrad":
-            return torch.optim.Adagrad(groups, lr=rate)
+            return torch.optim.Adagrad(groups, lr=rate, **each)
         case "rmsprop":
-            return torch.optim.RMSprop(groups, lr=rate, alpha=0.99)
+            return torch.optim.RMSprop(groups, lr=rate, alpha=0.99, **each)
         case "adam":
-            return torch.optim.Adam(groups, lr=rate, fused=True)  # fused: one pass over memory, also on a CPU
+            return torch.optim.Adam(groups, lr=rate, **fused)
         case "adamw":
-            return torch.optim.AdamW(groups, lr=rate, fused=True)
+            return torch.optim.AdamW(groups, lr=rate, **fused)
         case "adafactor":
-            return torch.optim.Adafactor(groups, lr=rate)
+            return torch.optim.Adafactor(groups, lr=rate, **each)
     raise BadRequest(f"There is no optimizer {plan.optimizer!r}.", hint="See docs/training.md.")
 
 

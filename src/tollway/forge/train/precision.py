@@ -21,7 +21,7 @@ from tollway.forge.train.material import write_json
 from tollway.forge.train.objectives import Objective
 from tollway.forge.train.plan import Plan
 
-_GAIN = 1.15  # bf16 must be this much faster: figures near 1 would make the choice a matter of luck
+_GAIN = 1.15  # how much faster the second choice must be: figures near 1 would make it a matter of luck
 _ROUNDS = 2
 _ROWS = 4
 _SMALL = 200_000  # parameters below which nothing is worth measuring
@@ -40,9 +40,11 @@ def choose(
 ) -> Choice:
     """The choice of this run: the one it made before, else measured now (by the first process)."""
     file, group = work / "choice.json", group or Alone()
-    if not file.is_file() and group.rank == 0:
+    if not file.is_file() and group.number == 0:
         work.mkdir(parents=True, exist_ok=True)
-        write_json(file, asdict(_measured(net, objective, batches, plan)))
+        alone = getattr(group, "parts", 1) == 1  # a model in parts cannot be tried by one process
+        choice = _measured(net, objective, batches, plan) if alone else Choice(plan.precision.replace("auto", "fp32"))
+        write_json(file, asdict(choice))
     group.barrier()
     choice = Choice(**json.loads(file.read_text(encoding="utf-8")))
     attention.use(net, choice.attention)
@@ -67,10 +69,10 @@ def _measured(net: nn.Module, objective: Objective, batches: Batches, plan: Plan
     if is_small(net) or (len(kinds) < 2 and len(precisions) < 2):
         return Choice(precisions[-1], kinds[0])
     batch = {name: each.to(next(net.parameters()).device) for name, each in batches.first(_ROWS).items()}
-    kind, best = kinds[0], float("inf")
-    for each in kinds:
+    kind, best = kinds[0], _seconds(net, objective, batch, precisions[0], kinds[0])
+    for each in kinds[1:]:
         seconds = _seconds(net, objective, batch, precisions[0], each, best)
-        if seconds < best:
+        if seconds * _GAIN < best:
             kind, best = each, seconds
     if len(precisions) < 2:
         return Choice(precisions[0], kind)
@@ -87,14 +89,16 @@ def _seconds(
     random_state = torch.get_rng_state()
     buffers = {name: each.clone() for name, each in net.named_buffers()}
     best = float("inf")
+    # on a CPU its own seconds: what others do meanwhile must not choose for us
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     try:
         for _ in range(_ROUNDS + 1):  # the first one warms up
-            began = time.perf_counter()
+            began = clock()
             for turn in turns_of(net):
                 with autocast(precision, next(net.parameters()).device.type):
                     loss, _figures = objective.loss(net, batch, turn)
                 torch.autograd.backward(loss)
-            seconds = time.perf_counter() - began
+            seconds = clock() - began
             if not bool(torch.isfinite(loss)):
                 return float("inf")
             best = min(best, seconds)

@@ -39,7 +39,7 @@ def work(job: dict[str, Any], emit: Any) -> dict[str, Any]:
     import torch
 
     from tollway.forge import data, recipe
-    from tollway.forge.train import gather
+    from tollway.forge.train import gather, tensor_parallel
     from tollway.forge.train.case import Case
     from tollway.forge.train.distributed import _STOP, Together
     from tollway.forge.train.fitting import train_one
@@ -47,18 +47,18 @@ def work(job: dict[str, Any], emit: Any) -> dict[str, Any]:
 
     plan = Plan.from_json(job["plan"])
     torch.set_num_threads(plan.threads)
-    group = Together(plan.distributed)
+    group = tensor_parallel.Side() if plan.distributed == "tensor" else Together(plan.distributed)
     stop = Path(job["work"]) / _STOP
     desk = Desk(
         out=Path(job["out"]), work=Path(job["work"]), home=Path(job["home"]), seed=job["seed"], threads=plan.threads,
-        emit=emit if group.rank == 0 else lambda event: None, step="train", stop_asked=stop.exists,
+        emit=emit if group.number == 0 else lambda event: None, step="train", stop_asked=stop.exists,
     )  # fmt: skip
     case = Case.of(recipe.Train(**job["train"]), recipe.Model(**job["model"]), job["task"], data.Prepared(Path(job["prepared"])), desk.home)
     net, figures = train_one(case, plan, desk, group=group)
     whole = gather.whole(net, case, plan, group)
     if whole is not None:
         case.save(whole, desk.out)
-    return {**figures, "processes": group.size, "distributed": plan.distributed}
+    return {**figures, "processes": plan.processes, "distributed": plan.distributed}
 
 
 def _on_accelerator() -> bool:

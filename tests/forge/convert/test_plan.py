@@ -1,0 +1,26 @@
+"""What cannot be converted is said before anything is trained, all of it at once."""
+
+import pytest
+
+from tollway.forge import convert
+from tollway.forge.recipe import Convert
+from tollway.kit.errors import BadRequest
+
+
+def test_everything_wrong_is_listed():
+    part = Convert(formats=["gguf", "onnx"], quantise="int7", options={"litert_lenght": 3})
+    with pytest.raises(BadRequest) as refused:
+        convert.check(part, "text-classification")
+    text = str(refused.value)
+    assert "gguf holds language models" in text
+    assert "'int7' fits none of the formats" in text
+    assert "litert_lenght" in text
+
+
+def test_float_can_always_be_asked_for():
+    convert.check(Convert(formats=["pt2", "torchscript", "safetensors"], quantise="none"), "text-classification")
+
+
+def test_what_has_no_smaller_form_says_so():
+    with pytest.raises(BadRequest, match="cannot be quantised"):
+        convert.check(Convert(formats=["pt2"], quantise="int8"), "text-classification")
