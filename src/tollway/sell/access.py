@@ -21,13 +21,9 @@ from tollway.kit.errors import Forbidden, NotFound, PaymentRequired, RateLimited
 from tollway.kit.money import PICOS_PER_MICRO, format_micros
 from tollway.sell import catalog, ledger, rating, revision, tables
 from tollway.sell.api_keys import ApiKey, as_key
-from tollway.sell.limits import Gate
+from tollway.sell.limits import Gate, rate_headers
 
 Refusal = TypeVar("Refusal", bound=TollwayError)
-
-
-_REQUESTS = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
-_TOKENS = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
 
 
 class Spending(msgspec.Struct):
@@ -308,24 +304,7 @@ class Access:
 
     def rate_headers(self, caller: Caller) -> list[tuple[bytes, bytes]]:
         """`x-ratelimit-*` of the narrower holder (the key where it has limits of its own)."""
-        now = self._clock.monotonic()
-        own, account = caller.gate, caller.account.gate
-        headers: list[tuple[bytes, bytes]] = []
-        for names, window, other in (
-            (_REQUESTS, account.rpm, None if own is None else own.rpm),
-            (_TOKENS, account.tpm, None if own is None else own.tpm),
-        ):
-            tightest = window
-            if other is not None and (window is None or other.left(now) <= window.left(now)):
-                tightest = other
-            if tightest is not None:
-                left, reset_s = tightest.left(now), tightest.reset_s(now)
-                headers += (
-                    (names[0], b"%d" % tightest.limit),
-                    (names[1], b"%d" % (left if left > 0 else 0)),
-                    (names[2], b"%.3fs" % reset_s),
-                )
-        return headers
+        return rate_headers(self._clock.monotonic(), caller.account.gate, caller.gate)
 
     # -- taking over what the database says --------------------------------------------------------------------------
 

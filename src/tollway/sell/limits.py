@@ -8,6 +8,8 @@ true number of tokens is known.
 from collections import deque
 
 _SPAN_S = 60
+_REQUESTS = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
+_TOKENS = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
 
 
 class Window:
@@ -102,6 +104,26 @@ class Gate:
         if self.tpm is not None and self.tpm.left(now) < tokens:
             return f"{self.tpm.limit} tokens per minute", self.tpm.wait_s(now, tokens)
         return None
+
+
+def rate_headers(now: float, gate: Gate, own: Gate | None) -> list[tuple[bytes, bytes]]:
+    """`x-ratelimit-*` of an organization's gate, or of its key's own where that is the narrower."""
+    headers: list[tuple[bytes, bytes]] = []
+    for names, window, other in (
+        (_REQUESTS, gate.rpm, None if own is None else own.rpm),
+        (_TOKENS, gate.tpm, None if own is None else own.tpm),
+    ):
+        tightest = window
+        if other is not None and (window is None or other.left(now) <= window.left(now)):
+            tightest = other
+        if tightest is not None:
+            left, reset_s = tightest.left(now), tightest.reset_s(now)
+            headers += (
+                (names[0], b"%d" % tightest.limit),
+                (names[1], b"%d" % (left if left > 0 else 0)),
+                (names[2], b"%.3fs" % reset_s),
+            )
+    return headers
 
 
 def _resized(window: Window | None, limit: int | None) -> Window | None:
