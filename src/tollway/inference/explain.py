@@ -116,7 +116,8 @@ def chosen(answer: Mapping[str, Any], target: str | None) -> str:
         if target is not None and target not in answer["scores"]:
             raise BadRequest(f"{target!r} is not one of the labels.", param="target", hint=f"Labels: {labels}.")
         return str(target if target is not None else answer["label"])
-    for name in ("value", "score"):
+    written = "text" in answer or "answer" in answer  # its score is of whatever text comes out: another one each time
+    for name in () if written else ("value", "score"):
         if isinstance(answer.get(name), (int, float)):
             return name
     raise BadRequest("Answers of this kind cannot be explained.", hint="Classes, numbers and scores can.")

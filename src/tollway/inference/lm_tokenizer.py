@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["bpe", "unigram"]
 KINDS: Final = ("bpe", "unigram")
-END, TURN, TURN_END, PAD = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"
+END, TURN, TURN_END, PAD, UNKNOWN = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>", "<|unk|>"
 DECODER_SPECIALS: Final = (END, TURN, TURN_END, PAD)
 ENCODER_SPECIALS: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY_LEAST: Final = 300  # the 256 bytes, the special tokens and something to learn
@@ -52,6 +52,8 @@ def train(
     _check(kind, vocabulary)
     reserved = [*(DECODER_SPECIALS if role == "decoder" else ENCODER_SPECIALS), *specials]
     source = _Counted(texts)
+    if kind == "unigram" and role == "decoder":
+        reserved.append(UNKNOWN)  # bytes know everything, pieces do not
     made = _bpe(source, vocabulary, reserved) if kind == "bpe" else _unigram(source, vocabulary, reserved, role)
     if not source.characters:
         raise BadRequest(
@@ -121,7 +123,8 @@ def _unigram(texts: Iterable[str], vocabulary: int, reserved: list[str], role: s
     trainer = trainers.UnigramTrainer(
         vocab_size=vocabulary,
         special_tokens=reserved,
-        unk_token=END if role == "decoder" else "[UNK]",
+        unk_token=UNKNOWN if role == "decoder" else "[UNK]",
+        initial_alphabet=[*map(chr, range(33, 127)), "\n", "\t"],  # what a chat template or a program needs is never unknown
         show_progress=False,
     )
     made.train_from_iterator(texts, trainer)
@@ -164,7 +167,8 @@ def config(made: "Tokenizer", *, context_tokens: int, chat_template: str = CHAT_
         roles = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
         found: dict[str, Any] = {**roles, "mask_token": "[MASK]"}
     else:
-        found = {"bos_token": END, "eos_token": END, "unk_token": END, "pad_token": PAD, "add_bos_token": True}
+        unknown = UNKNOWN if made.token_to_id(UNKNOWN) is not None else END
+        found = {"bos_token": END, "eos_token": END, "unk_token": unknown, "pad_token": PAD, "add_bos_token": True}
         if chat_template:
             found["chat_template"] = chat_template
     return found | {
@@ -189,8 +193,7 @@ def fertility(made: "Tokenizer", texts: Sequence[str]) -> dict[str, float]:
     lists = [encoding.ids for encoding in made.encode_batch_fast(list(texts), add_special_tokens=False)]
     tokens = sum(map(len, lists))
     words = sum(len(text.split()) for text in texts)
-    unknown = made.token_to_id("[UNK]")
-    unknown = made.token_to_id(END) if unknown is None else unknown
+    unknown = next((one for name in ("[UNK]", UNKNOWN) if (one := made.token_to_id(name)) is not None), -1)
     return {
         "tokens_per_word": tokens / max(1, words),
         "characters_per_token": sum(map(len, texts)) / max(1, tokens),

@@ -69,7 +69,10 @@ def test_reading_step_by_step_is_reading_at_once(net: Decoder) -> None:
     ids = torch.randint(320, (1, 12))
     past: list[list[torch.Tensor]] = [[] for _ in range(SHAPE.layers)]
     with torch.no_grad():
-        parts = [net.logits(ids[:, :5], past=past), *(net.logits(ids[:, at : at + 1], past=past) for at in range(5, 12))]
+        parts = [
+            net.logits(ids[:, :5], past=past),
+            *(net.logits(ids[:, at : at + 1], past=past) for at in range(5, 12)),
+        ]
         torch.testing.assert_close(torch.cat(parts, 1), net(ids), atol=1e-4, rtol=1e-4)
 
 
@@ -85,7 +88,10 @@ def test_a_token_s_likelihood_adds_up_to_the_loss(net: Decoder) -> None:
 def test_every_problem_of_a_shape_is_named() -> None:
     with pytest.raises(BadRequest, match=r"no even multiple of its 5 heads; 5 heads do not share 2"):
         Shape(vocabulary=320, width=32, heads=5, kv_heads=2)
-    config = Shape(vocabulary=320, width=32, heads=4).hf_config() | {"hidden_act": "gelu", "rope_scaling": {"type": "yarn"}}
+    config = Shape(vocabulary=320, width=32, heads=4).hf_config() | {
+        "hidden_act": "gelu",
+        "rope_scaling": {"type": "yarn"},
+    }
     with pytest.raises(BadRequest, match=r"hidden_act is 'gelu'.*scaled \(yarn\)"):
         Shape.of_hf(config)
 
@@ -106,7 +112,9 @@ TEXTS = ["The sea was calm and the ship was slow.", "今天天气很好，我们
 
 def language_net() -> lm.LanguageNet:
     made = lm_tokenizer.train(TEXTS, vocabulary=300)
-    features = LanguageFeatures("language-modeling", {"max_length": 32}, made, lm_tokenizer.config(made, context_tokens=32))
+    features = LanguageFeatures(
+        "language-modeling", {"max_length": 32}, made, lm_tokenizer.config(made, context_tokens=32)
+    )
     options = {"width": 32, "layers": 2, "heads": 4, "kv_heads": 0, "inner": 0, "max_length": 32, "tied": True}
     torch.manual_seed(0)
     return lm.create(ModelSpec("llama", "language-modeling", options), features)
@@ -128,7 +136,9 @@ def test_greedy_writing_is_the_features_own_generation_and_chance_needs_a_seed()
     arrays = net.features.collate([{"input_ids": torch.tensor(net.features.ids("The sea")).numpy()}])
     with torch.no_grad():
         slow = net.features.generate(
-            lambda given: {name: one.numpy() for name, one in net(**{n: torch.from_numpy(a) for n, a in given.items()}).items()},
+            lambda given: {
+                name: one.numpy() for name, one in net(**{n: torch.from_numpy(a) for n, a in given.items()}).items()
+            },
             arrays,
         )
     assert net.features.decode(slow)[0]["text"] == lm.write(net, "The sea", 6)

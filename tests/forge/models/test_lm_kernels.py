@@ -58,7 +58,10 @@ def test_the_head_loss_is_cross_entropy(sharp: float, monkeypatch: pytest.Monkey
     torch.manual_seed(0)
     hidden, weight, labels = torch.randn(20, 8) * sharp, torch.randn(33, 8), torch.randint(33, (20,))
     pairs = both_ways(
-        lambda h, w: lm_kernels.head_loss(h, w, labels), lambda h, w: lm_kernels.plain_head_loss(h, w, labels), hidden, weight
+        lambda h, w: lm_kernels.head_loss(h, w, labels),
+        lambda h, w: lm_kernels.plain_head_loss(h, w, labels),
+        hidden,
+        weight,
     )
     for ours, theirs in pairs:
         torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)

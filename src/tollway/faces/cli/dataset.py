@@ -295,7 +295,8 @@ def _card(version: "Version") -> Any:
     return tables.record({
         "dataset": version.ref, "rows": _row(version)["splits"], "columns": columns + (f" and {more} more" if more > 0 else ""),
         "licence": version.licence, "source": version.source, "made by": _row(version)["made_by"],
-        "size": f"{version.bytes / 1e6:,.1f} MB", "digest": version.digest, "kept in": str(version.folder),
+        "size": f"{version.bytes / 1e6:,.1f} MB" if version.bytes >= 100_000 else f"{version.bytes / 1e3:,.0f} kB",
+        "digest": version.digest, "kept in": str(version.folder),
     })  # fmt: skip
 
 

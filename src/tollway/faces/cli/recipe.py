@@ -29,7 +29,7 @@ def new(
     version = data.Shelf(desk.shop.settings.home / "datasets", desk.shop.clock).get(dataset)
     text = drafts.draft(name, task, version, base=base or "", architecture=architecture or "")
     path = out or _folder(desk) / f"{name}.toml"
-    if path.exists() and not force:
+    if path.exists() and not force and path.read_text(encoding="utf-8") != text:
         raise Conflict(f"{path} is there already.", hint="Edit it, or overwrite it with --force.")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

@@ -43,42 +43,52 @@ def main() -> int:
         params.ui = False
         if orders.get("adapters"):
             params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(one, 0.0) for one in orders["adapters"]]
-        server = xllamacpp.Server(params)
+        server = xllamacpp.Server(params)  # answers as long as the name holds it
         answer = {
             "texts": [_tokens(f"{folder}/parity.sock", text) for text in orders.get("texts", ())],
-            "prompts": [_continue(server, one, orders) for one in orders.get("prompts", ())],
+            "prompts": [_continue(f"{folder}/parity.sock", one, orders) for one in orders.get("prompts", ())],
         }
+        del server
     sys.stdout.write(json.dumps(answer))
     sys.stdout.flush()
     os._exit(0)  # nothing is left to do, and the engine's threads would be waited for
 
 
-def _tokens(path: str, text: str) -> list[int]:
+def _ask(path: str, where: str, body: dict[str, Any]) -> Any:
     connection = _Unix(path)
-    body = json.dumps({"content": text, "add_special": True, "parse_special": False})
-    connection.request("POST", "/tokenize", body, {"Content-Type": "application/json"})
-    found = json.loads(connection.getresponse().read())["tokens"]
+    connection.request("POST", where, json.dumps(body), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    found = json.loads(answer.read())
     connection.close()
-    return [int(one) for one in found]
+    if answer.status != 200:
+        raise SystemExit(str(found)[:500])
+    return found
 
 
-def _continue(server: Any, prompt: dict[str, Any], orders: dict[str, Any]) -> list[dict[str, Any]]:
-    """Greedy tokens, each with its likeliest alternatives: [{"id", "top": [[id, logprob], ...]}, ...]."""
+def _tokens(path: str, text: str) -> list[int]:
+    body = {"content": text, "add_special": True, "parse_special": False}
+    return [int(one) for one in _ask(path, "/tokenize", body)["tokens"]]
+
+
+def _continue(path: str, prompt: dict[str, Any], orders: dict[str, Any]) -> list[dict[str, Any]]:
+    """Greedy tokens, each with its likeliest alternatives: [{"id", "top": [[id, logprob], ...]}, ...].
+
+    The server names no alternatives for a token that leaves a character unfinished; such a token has an empty list.
+    """
     body = {
-        "prompt": prompt["ids"], "n_predict": orders["tokens"], "max_tokens": orders["tokens"], "temperature": 0.0,
-        "logprobs": _TOP, "n_probs": _TOP, "cache_prompt": False, "seed": 1, "ignore_eos": True,
+        "prompt": prompt["ids"], "n_predict": orders["tokens"], "temperature": 0.0, "n_probs": _TOP, "cache_prompt": False,
+        "seed": 1, "ignore_eos": True, "return_tokens": True,
     }  # fmt: skip
     if orders.get("adapters"):
         scales = prompt.get("scales") or [0.0] * len(orders["adapters"])
         body["lora"] = [{"id": at, "scale": scale} for at, scale in enumerate(scales)]
-    answer = server.handle_completions(body)
-    if "choices" not in answer:
-        raise SystemExit(json.dumps(answer)[:500])
-    # there is none when all that was written is a part of a character, which the server keeps back
-    content = (answer["choices"][0].get("logprobs") or {}).get("content") or []
-    return [
-        {"id": one["id"], "top": [[other["id"], other["logprob"]] for other in one["top_logprobs"]]} for one in content
-    ]
+    answer = _ask(path, "/completion", body)
+    named = list(answer.get("completion_probabilities") or ())
+    found = []
+    for token in answer["tokens"]:
+        top = named.pop(0)["top_logprobs"] if named and named[0]["id"] == token else []
+        found.append({"id": token, "top": [[other["id"], other["logprob"]] for other in top]})
+    return found
 
 
 if __name__ == "__main__":

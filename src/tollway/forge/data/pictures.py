@@ -9,8 +9,8 @@ _HEIGHT: Final = 72
 _TONES: Final = {"train": "accent", "validation": "second", "test": "third"}
 
 
-def histogram(edges: Sequence[float], counts: Sequence[int], what: str, moments: bool = False) -> str:
-    """Bars over a range; the ends are written below."""
+def histogram(edges: Sequence[float], counts: Sequence[int], what: str, moments: bool = False, more: bool = False) -> str:
+    """Bars over a range; the ends are written below. `more`: the last bar also counts what lies beyond."""
     most = max(counts, default=0) or 1
     wide = _WIDTH / max(len(counts), 1)
     bars = "".join(
@@ -23,7 +23,7 @@ def histogram(edges: Sequence[float], counts: Sequence[int], what: str, moments:
     return (
         f'<figure class="plot"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}" preserveAspectRatio="none">'
         f'<g class="bars">{bars}</g></svg><figcaption><span>{_figure(edges[0], moments)}</span>'
-        f"<span>{_figure(edges[-1], moments)}</span></figcaption></figure>"
+        f"<span>{_figure(edges[-1], moments)}{' and more' if more else ''}</span></figcaption></figure>"
     )
 
 

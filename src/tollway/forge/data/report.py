@@ -71,7 +71,7 @@ def _figures(version: Version, described: Mapping[str, Any]) -> str:
     shown = {f"rows in {split}": f"{count:,}" for split, count in described["rows"].items()}
     shown |= {"columns": f"{len(described['columns'])}", "empty cells": f"{cells:,}"}
     shown |= {"classes": f"{len(classes)}"} if classes else {}
-    shown["on disk"] = f"{version.bytes / 1e6:,.1f} MB"
+    shown["on disk"] = f"{version.bytes / 1e6:,.1f} MB" if version.bytes >= 100_000 else f"{version.bytes / 1e3:,.0f} kB"
     return '<section class="kpis">' + "".join(
         f'<div class="card kpi"><b>{value}</b><span>{escape(name)}</span></div>' for name, value in shown.items()
     ) + "</section>"  # fmt: skip
@@ -178,7 +178,9 @@ def _column(name: str, one: Mapping[str, Any]) -> str:
     body = ""
     if one.get("histogram"):
         what = {"text": "length in characters", "tokens": "number of tokens"}.get(one["kind"], "values")
-        body = pictures.histogram(one["histogram"]["edges"], one["histogram"]["counts"], f"{name}: {what}", one["kind"] == "time")
+        edges, high = one["histogram"]["edges"], (one.get("chars") or one.get("tokens") or one).get("max", 0)
+        more = not isinstance(high, str) and high > edges[-1]
+        body = pictures.histogram(edges, one["histogram"]["counts"], f"{name}: {what}", one["kind"] == "time", more)
     spread = one.get("chars") or one.get("tokens") or (one if "median" in one else {})
     for key in ("median", "mean", "std", "max") if spread else ():
         facts[key] = f"{spread[key]:,.4g}"

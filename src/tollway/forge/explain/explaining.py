@@ -29,7 +29,6 @@ DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "tabular-classification": ("shap", "lime"),
     "tabular-regression": ("shap", "lime"),
     "recommendation": ("shap",),
-    "question-answering": ("occlusion",),
 }
 
 

@@ -116,8 +116,9 @@ class MobileNet(Image):
 
 
 class Tabular(Options):
-    """tabular: embeddings for categories, normalised numbers, residual layers."""
+    """tabular: a linear model, and layers on embeddings of categories and normalised numbers beside it."""
 
+    dropout: float = Field(0.2, ge=0, lt=1, description="share of values left out while training")
     width: int = Field(128, ge=4, le=4096, description="of the layers")
     layers: int = Field(2, ge=1, le=16, description="residual blocks")
     embedding: int = Field(0, ge=0, le=256, description="width of a category's vector; 0: by the number of values")

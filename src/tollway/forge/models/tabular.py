@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from tollway.forge.models.net import Head, ModelSpec, Net
 from tollway.inference import Features, ImageFeatures, TabularFeatures, TextFeatures
 
+_WIDE_RATE = 5.0  # the linear part may learn so many times faster than the layers
+
 
 class Columns(nn.Module):
     """Numbers and categories side by side as one vector."""
@@ -57,25 +59,49 @@ class Residual(nn.Module):
         return states + self.drop(self.shrink(self.drop(F.relu(self.grow(self.norm(states))))))
 
 
+class Wide(nn.Module):
+    """One weight for each number and each category; nothing at first."""
+
+    def __init__(self, features: TabularFeatures, outputs: int) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(size, outputs) for size in features.cardinalities)
+        self.weight = nn.Linear(max(features.numbers_width if features.numeric else 0, 1), outputs)
+        for one in self.parameters():
+            nn.init.zeros_(one)
+
+    def forward(self, arrays: dict[str, Tensor]) -> Tensor:
+        numbers = arrays["numbers"] if "numbers" in arrays else arrays["categories"][:, :1] * 0.0
+        total: Tensor = self.weight(numbers)
+        for place, table in enumerate(self.tables):
+            total = total + table(arrays["categories"][:, place])
+        return total
+
+
 class Tabular(Net):
-    """Columns, residual layers, head; beside them a straight way from the columns to the answer."""
+    """Wide and deep (Cheng et al. 2016): a linear model, and residual layers on embeddings that begin at nothing. On few
+    rows it stays near the linear model, which is hard to beat there; on many the layers take over."""
 
     def __init__(self, spec: ModelSpec, features: TabularFeatures) -> None:
         super().__init__(spec, features)
         options, dropout = spec.options, float(spec.options["dropout"])
-        width = int(options["width"])
+        width, outputs = int(options["width"]), len(features.labels) or 1
         self.columns = Columns(features, int(options["embedding"]))
+        self.drop = nn.Dropout(dropout)
         self.enter = nn.Linear(self.columns.width, width)
         self.blocks = nn.ModuleList(Residual(width, dropout) for _ in range(int(options["layers"])))
         self.norm = nn.LayerNorm(width)
-        self.head = Head(width + self.columns.width, spec.task, features)
+        self.deep = nn.Linear(width, outputs)
+        nn.init.zeros_(self.deep.weight)
+        self.wide = Wide(features, outputs)
+        self.head = Head(outputs, spec.task, features)
+        self.head.out = nn.Identity()
 
     def forward(self, **arrays: Tensor) -> dict[str, Tensor]:
-        columns = self.columns(arrays)
-        states = self.enter(columns)
+        states = self.enter(self.drop(self.columns(arrays)))
         for one in self.blocks:
             states = one(states)
-        return self.head(torch.cat([F.relu(self.norm(states)), columns], dim=1))  # type: ignore[no-any-return]
+        deep = self.deep(F.relu(self.norm(states)))
+        return self.head(deep + _WIDE_RATE * self.wide(arrays))  # type: ignore[no-any-return]
 
     def layers(self) -> list[nn.Module]:
         return list(self.blocks)
@@ -88,34 +114,29 @@ class Linear(Net):
         super().__init__(spec, features)
         self.drop = nn.Dropout(float(spec.options["dropout"]))
         outputs = len(features.labels) or 1
+        self.columns = Wide(features, outputs) if isinstance(features, TabularFeatures) else None
         self.words: nn.Embedding | None = None
-        self.tables = nn.ModuleList()
-        width = 0
-        if isinstance(features, TabularFeatures):
-            self.tables.extend(nn.Embedding(size, outputs) for size in features.cardinalities)
-            width = features.numbers_width if features.numeric else 0
-        elif isinstance(features, TextFeatures):
+        self.weight: nn.Linear | None = None
+        if isinstance(features, TextFeatures):
             self.words = nn.Embedding(features.vocabulary_size, outputs, padding_idx=features.pad_id)
+            self.bias = nn.Parameter(torch.zeros(outputs))
+            nn.init.zeros_(self.words.weight)
         elif isinstance(features, ImageFeatures):
-            width = features.channels * features.size**2
-        self.weight = nn.Linear(max(width, 1), outputs)
+            self.weight = nn.Linear(features.channels * features.size**2, outputs)
+            nn.init.zeros_(self.weight.weight)
+            nn.init.zeros_(self.weight.bias)
         self.head = Head(outputs, spec.task, features)
         self.head.out = nn.Identity()
-        for one in self.parameters():
-            nn.init.zeros_(one)
 
     def forward(self, **arrays: Tensor) -> dict[str, Tensor]:
-        if self.words is not None:
+        if self.columns is not None:
+            total = self.columns({name: self.drop(one) if name == "numbers" else one for name, one in arrays.items()})
+        elif self.words is not None:
             ids, mask = arrays["input_ids"], arrays["attention_mask"]
             counts = mask.sum(1, keepdim=True).clamp(min=1).float().sqrt()
-            total = (self.drop(self.words(ids)) * mask.unsqueeze(-1)).sum(1) / counts + self.weight.bias
-        elif "pixel_values" in arrays:
+            total = (self.drop(self.words(ids)) * mask.unsqueeze(-1)).sum(1) / counts + self.bias
+        elif self.weight is not None:
             total = self.weight(self.drop(arrays["pixel_values"].flatten(1)))
-        else:
-            numbers = arrays["numbers"] if "numbers" in arrays else arrays["categories"][:, :1] * 0.0
-            total = self.weight(self.drop(numbers))
-            for place, table in enumerate(self.tables):
-                total = total + table(arrays["categories"][:, place])
         return self.head(total)  # type: ignore[no-any-return]
 
 
