@@ -107,7 +107,9 @@ def _shared(case: Case, theirs: Case) -> str:
     )
 
 
-def robustness(task: str, predictor: Predictor, test: Sequence[Row], known: Known, wishes: Wishes) -> list[Noise]:
+def robustness(
+    task: str, predictor: Predictor, test: Sequence[Row], known: Known, wishes: Wishes, metric: str
+) -> list[Noise]:
     """The main metric under each kind of noise at each level, on the same rows as without."""
     kinds = noise.kinds(task) if wishes.noise else ()
     rows = list(test[:NOISE_ROWS])
