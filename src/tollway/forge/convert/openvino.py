@@ -15,7 +15,7 @@ _FLOAT: Final = ("Add", "Subtract", "Multiply", "Divide", "ReduceMax", "ReduceMe
 
 def export(onnx_file: Path, path: Path, *, precision: str = "f32", calibration: Sequence[Arrays] = ()) -> Path:
     """Write `path` (.xml) and its .bin. `precision`: f32, bf16, or int8 (then `calibration` rows are needed)."""
-    import openvino
+    import openvino  # type: ignore[import-untyped]
 
     with quiet():
         try:
@@ -33,7 +33,7 @@ def export(onnx_file: Path, path: Path, *, precision: str = "f32", calibration: 
 
 
 def _int8(model: Any, calibration: Sequence[Arrays]) -> Any:
-    import nncf
+    import nncf  # type: ignore[import-untyped]
 
     nncf.set_log_level(40)
     inputs = [port.any_name for port in model.inputs]
@@ -45,4 +45,4 @@ def _int8(model: Any, calibration: Sequence[Arrays]) -> Any:
 
 
 def _has_softmax(model: Any) -> bool:
-    return sum(one.get_type_name() == "Softmax" for one in model.get_ops()) > 1
+    return len([one for one in model.get_ops() if one.get_type_name() == "Softmax"]) > 1
