@@ -194,6 +194,7 @@ class Loop:
         figures = judge.measure(
             self.net, self.objective, self.validation, course.precision, self.group, self.learner.module
         )
+        self.group.settle(self.learner.module)
         if not self._metric or self._metric not in figures:
             self._metric = self._choose_metric(figures)
         value = figures[self._metric]
