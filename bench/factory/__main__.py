@@ -23,7 +23,13 @@ def pretrain(quick: bool, threads: int) -> list[Figure]:
     return part.figures(quick)
 
 
-PARTS = {"finetune": finetune, "pretrain": pretrain}
+def int8(quick: bool, threads: int) -> list[Figure]:
+    from bench.factory import int8 as part
+
+    return part.figures(quick, threads)
+
+
+PARTS = {"finetune": finetune, "pretrain": pretrain, "int8": int8}
 
 
 def main() -> int:

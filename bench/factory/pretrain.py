@@ -3,8 +3,9 @@
     python -m bench.factory --only pretrain
 
 Each way runs in a process of its own, on one thread; they take turns, so that noise meets all of them alike, and time is
-the processor time of the process: what others take of the machine does not count. A figure is the median of the rounds' ratios. `pretrain_share_of_peak` is the useful linear work (6 x parameters x tokens a second) beside the best large
-bf16 product of matrices on the same core in the same minute.
+the processor time of the process: what others take of the machine does not count. A figure is the median of the rounds'
+ratios. `pretrain_share_of_peak` is the useful linear work (6 x parameters x tokens a second) beside the best large bf16
+product of matrices on the same core in the same minute.
 """
 
 import contextlib

@@ -171,7 +171,7 @@ def test_styles():
             masking.Masker(**wrong)
 
 
-@pytest.mark.parametrize("text", ["1" * 20_000, "1 " * 10_000, "a@" * 10_000, "a." * 10_000 + "@", "王" * 20_000, "北京市" * 5_000, ":" * 20_000, "John " * 5_000, "1-" * 10_000, "[NAME_" * 4_000])
+@pytest.mark.parametrize("text", ["1" * 20_000, "1 " * 10_000, "a@" * 10_000, "a." * 10_000 + "@", "王" * 20_000, "北京市" * 5_000, ":" * 20_000, "John " * 5_000, "1-" * 10_000, "[NAME_" * 4_000], ids=lambda text: text[:6])
 def test_no_text_takes_long(text):
     began = time.process_time()
     masking.find(text)

@@ -153,10 +153,10 @@ def _frame(made: "Tokenizer", role: str) -> None:
     from tokenizers import processors
 
     if role == "decoder":
-        frame = {"single": f"{END} $A", "pair": f"{END} $A {END} $B:1", "special_tokens": [(END, 0)]}
+        frame: dict[str, Any] = {"single": f"{END} $A", "pair": f"{END} $A {END} $B:1", "special_tokens": [(END, 0)]}
     else:
-        at = {name: made.token_to_id(name) for name in ("[CLS]", "[SEP]")}
-        frame = {"single": "[CLS] $A [SEP]", "pair": "[CLS] $A [SEP] $B:1 [SEP]:1", "special_tokens": list(at.items())}
+        marks = [(name, made.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+        frame = {"single": "[CLS] $A [SEP]", "pair": "[CLS] $A [SEP] $B:1 [SEP]:1", "special_tokens": marks}
     made.post_processor = processors.TemplateProcessing(**frame)
 
 

@@ -155,14 +155,17 @@ def test_an_axis_that_was_fixed_is_noticed(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("format", "quantise", "serve"),
-    [("openvino", "none", "openvino"), ("openvino", "int8", "openvino-int8"), ("openvino", "bf16", "openvino-bf16"),
-     ("litert", "none", "litert"), ("litert", "int8", "litert-int8")],
+    ("made", "format", "quantise", "serve"),
+    [(movies, "openvino", "none", "openvino"), (digits, "openvino", "int8", "openvino-int8"),
+     (movies, "openvino", "bf16", "openvino-bf16"), (movies, "litert", "none", "litert"), (digits, "litert", "int8", "litert-int8")],
 )  # fmt: skip
-def test_other_engines_answer_the_same(tmp_path, format, quantise, serve):
+def test_other_engines_answer_the_same(tmp_path, made, format, quantise, serve):
     pytest.importorskip({"openvino": "openvino", "litert": "litert_torch"}[format], reason=f"the extra for {format} is not installed")
-    place, figures = exported(tmp_path, movies(), format, quantise=quantise, options={"litert_length": 48, "rows": 200})
+    trained = made()
+    place, figures = exported(tmp_path, trained, format, quantise=quantise, options={"litert_length": 48, "rows": 200})
     assert figures["serve"] == serve
-    source = models.TorchPredictor(models.load(movies().folder)).predict(ROWS)
-    served = inference.load(place.out, format=serve).predict(ROWS)
-    assert [one["label"] for one in served] == [one["label"] for one in source]
+    net = models.load(trained.folder)
+    rows = trained.prepared.read("test", list(net.features.fields())).slice(0, 40).to_pylist()
+    source = models.TorchPredictor(net).predict(rows)
+    served = inference.load(place.out, format=serve).predict(rows)
+    assert np.mean([one["label"] == other["label"] for one, other in zip(served, source, strict=True)]) > 0.95

@@ -82,7 +82,7 @@ def test_gates_that_mean_nothing_are_refused_before_any_work(credit, require, to
 def test_every_name_a_gate_may_have_is_known_before_and_after(credit, scores):
     """What `refuse` lets pass is what `check` finds: no gate is refused after training that was fine before."""
     names = {name for name in scores.named() if not name.startswith("noise.")}
-    evaluate.refuse("tabular-classification", credit[1], Wishes(["housing"], dict.fromkeys(names, ">=0")))
+    evaluate.refuse("tabular-classification", credit[1], Wishes(["housing"], require=dict.fromkeys(names, ">=0")))
 
 
 def test_slices_that_are_not_there_are_named(credit):
@@ -266,3 +266,14 @@ def test_a_byte_bigram_beats_knowing_nothing_and_not_the_impossible():
 def test_no_rows_is_a_clear_refusal():
     with pytest.raises(BadRequest, match="no rows"):
         evaluate.examine("text-classification", baselines.Copy(), Rows([]), Wishes())
+
+
+def test_the_first_metric_asked_for_is_the_main_one(credit):
+    model, rows = credit
+    scores = evaluate.examine(
+        "tabular-classification", model, rows, Wishes(metrics=["auc", "f1"], bootstrap=20, slices=["housing"])
+    )
+    assert scores.primary == "auc" and list(scores.metrics)[:3] == ["auc", "f1", "accuracy"]
+    assert scores.noise[0].value == pytest.approx(scores.metrics["auc"].value, abs=0.1)
+    with pytest.raises(BadRequest, match="Did you mean auc"):
+        evaluate.refuse("tabular-classification", rows, Wishes(metrics=["aucc"]))

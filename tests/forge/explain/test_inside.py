@@ -147,5 +147,7 @@ def test_our_gradients_are_captums():
     theirs = IntegratedGradients(lambda numbers: reader.net(numbers=numbers)["value"]).attribute(
         torch.from_numpy(arrays["numbers"]), torch.from_numpy(nothing["numbers"]), n_steps=64, method="gausslegendre"
     )
-    ours, _ = inside.integrated_gradients(reader.net, arrays, nothing, inside.picking(reader.features, "value"))
+    ours, _ = inside.integrated_gradients(
+        inside.Path(reader.net, arrays, nothing), inside.picking(reader.features, "value")
+    )
     assert ours["floats"][0] == pytest.approx(theirs.detach().numpy(), abs=0.02)

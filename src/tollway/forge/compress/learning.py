@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tollway.forge.train import Batches, Plan, loop, objectives  # type: ignore[attr-defined]
+from tollway.forge.train import Batches, Plan, loop, objectives
+from tollway.kit.errors import Conflict
 
 _RATE = 5e-5
 _SCRATCH_RATE = 1e-3
@@ -21,7 +22,10 @@ class Ground:
     def __init__(self, net: Any, prepared: Any, options: dict[str, Any], desk: Any) -> None:
         self.desk, self.options = desk, options
         self.objective = objectives.get("", net.spec.task)
-        self.material = self.objective.prepare(prepared, net.features, "train")
+        material = self.objective.prepare(prepared, net.features, "train")
+        if material is None:
+            raise Conflict("There are no rows to learn from.", hint="Look at the dataset and at what [data] leaves of it.")
+        self.material = material
         self.held_out = self.objective.prepare(prepared, net.features, "validation")
 
     def plan(self, epochs: float, *, pretrained: bool = True) -> Plan:
@@ -110,7 +114,7 @@ class Taught:
             found = self.inner.loss(net, arrays, turn)
             self._clear()
             return found  # type: ignore[no-any-return]
-        from tollway.forge.models.net import TARGETS, loss_of  # type: ignore[attr-defined]
+        from tollway.forge.models.net import TARGETS, loss_of
 
         self._clear()
         inputs = {name: one for name, one in arrays.items() if name not in TARGETS}

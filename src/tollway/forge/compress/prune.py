@@ -66,7 +66,10 @@ def apply(net: nn.Module, kept: Masks) -> None:
 def held(net: nn.Module, kept: Masks) -> Iterator[None]:
     """Inside, training cannot move the zeros: they get no gradient, and a weight of zero does not decay."""
     parameters = dict(net.named_parameters())
-    hooks = [parameters[name].register_hook(lambda gradient, mask=mask: gradient * mask) for name, mask in kept.items()]
+    hooks = [
+        parameters[name].register_hook(lambda gradient, mask=mask: gradient * mask)  # type: ignore[no-untyped-call]
+        for name, mask in kept.items()
+    ]
     try:
         yield
     finally:

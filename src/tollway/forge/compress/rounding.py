@@ -91,6 +91,9 @@ def running8(net: nn.Module) -> nn.Module | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return torch.ao.quantization.quantize_dynamic(copy.deepcopy(net), {nn.Linear, nn.LSTM, nn.GRU}, dtype=torch.qint8)
+            made: nn.Module = torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
+                copy.deepcopy(net), {nn.Linear, nn.LSTM, nn.GRU}, dtype=torch.qint8
+            )
+            return made
         except (RuntimeError, ValueError, AttributeError, NotImplementedError):
             return None

@@ -195,7 +195,7 @@ def _write_down(chain: Chain, step: Step, what: str, seconds: float) -> None:
     if step.kind.startswith("int8"):
         engine = rounding.running8(chain.net)
         if engine is not None:
-            engine.features = chain.net.features  # type: ignore[assignment]
+            engine.features = chain.net.features
             sides["now"] = models.TorchPredictor(engine).run  # type: ignore[arg-type]
     speeds = measure.speeds(sides, chain.sample)
     row |= {"rows_per_s": speeds["now"], "speedup": speeds["now"] / speeds["first"], "seconds": round(seconds, 2)}

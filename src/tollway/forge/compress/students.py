@@ -35,7 +35,7 @@ def fewer_layers(net: Any, count: int) -> Any:
 
 def other_architecture(net: Any, name: str, options: dict[str, Any], seed: int) -> Any:
     """A fresh net of another architecture that reads the same features."""
-    return models.create(Model(architecture=name, options=options), net.spec.task, net.features, seed)
+    return models.create(Model(architecture=name, base="", options=options), net.spec.task, net.features, seed)
 
 
 def pairs(student: Any, teacher: Any) -> list[tuple[nn.Module, nn.Module]]:

@@ -293,7 +293,7 @@ def _copy_source(folder: Path, out: Path) -> dict[str, Any]:
 
 
 def _gguf(part: Any, folder: Path, prepared: Any, desk: Any) -> dict[str, Any]:
-    from tollway.forge.convert import gguf_export  # type: ignore[attr-defined]
+    from tollway.forge.convert import gguf_export
 
     found: dict[str, Any] = gguf_export.export(part, folder, prepared, desk)
     return found

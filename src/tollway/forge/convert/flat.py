@@ -71,7 +71,7 @@ def open_gru(net: nn.Module) -> None:
 
 def _gru_of(module: nn.GRU) -> Any:
     def forward(states: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        weights = [module.weight_ih_l0, module.weight_hh_l0, module.bias_ih_l0, module.bias_hh_l0]
+        weights: Any = [module.weight_ih_l0, module.weight_hh_l0, module.bias_ih_l0, module.bias_hh_l0]
         begin = torch.zeros(1, states.shape[0], module.hidden_size, dtype=states.dtype, device=states.device)
         made: tuple[Tensor, Tensor] = torch.gru(
             states, begin if start is None else start, weights, True, 1, 0.0, False, False, True

@@ -151,7 +151,7 @@ def agreement_of(source: Sequence[Arrays], found: Sequence[Arrays]) -> float:
 
 
 def _written(left: np.ndarray, right: np.ndarray) -> bool:
-    return left[left >= 0].tolist() == right[right >= 0].tolist()
+    return bool(np.array_equal(left[left >= 0], right[right >= 0]))
 
 
 def _cosine(left: np.ndarray, right: np.ndarray) -> float:

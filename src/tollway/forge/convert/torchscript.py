@@ -17,7 +17,9 @@ def export(source: Source, path: Path) -> Any:
     """Write `path`; returns the traced module as a function from arrays to arrays."""
     with quiet(), torch.inference_mode():
         try:
-            traced = torch.jit.trace(source.module, source.example, check_trace=False, strict=False)
+            traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+                source.module, source.example, check_trace=False, strict=False
+            )
             torch.jit.save(traced, str(path))
         except Exception as error:
             raise Conflict(

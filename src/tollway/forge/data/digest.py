@@ -37,12 +37,16 @@ def digest(tables: Mapping[str, "pa.Table"], columns: Sequence[Column]) -> str:
 def keys(table: "pa.Table", columns: Sequence[str] | None = None, salt: str = "") -> "np.ndarray[Any, Any]":
     """A 64-bit key of each row's values in `columns` (all by default): equal values, equal keys, on every machine."""
     import numpy as np
+    import pyarrow as pa
 
     names = list(table.column_names if columns is None else columns)
     start = hashlib.blake2b(salt.encode(), digest_size=8).digest()
     found = np.full(table.num_rows, int.from_bytes(start, "little"), dtype=np.uint64)
     for name in names:
-        hashed = np.fromiter((_hash(value) for value in table[name].to_pylist()), np.uint64, table.num_rows)
+        column = table[name]
+        if pa.types.is_timestamp(column.type):
+            column = column.cast(pa.int64())  # as moments, not as a hundred thousand date objects
+        hashed = np.fromiter((_hash(value) for value in column.to_pylist()), np.uint64, table.num_rows)
         found = _mixed(found, hashed)
     return found
 

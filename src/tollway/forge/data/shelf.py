@@ -238,9 +238,11 @@ class Shelf:
 
     def _next(self, folder: Path, keep: bool = False) -> int:
         """The next number; `.last` remembers the highest one ever given, also when its version was removed."""
-        last = folder / ".last"
+        last, aside = folder / ".last", folder / ".last.new"
         highest: int = max([int(last.read_text()) if last.exists() else 0, *self._numbers(folder.name)])
-        last.write_text(str(highest if keep else highest + 1))
+        aside.write_text(str(highest if keep else highest + 1))
+        _sync(aside)
+        aside.rename(last)  # whole or not at all: a half-written number would end the dataset
         return highest + 1
 
     def _write(self, folder: Path, about: dict[str, Any], tables: Mapping[str, "pa.Table"], card: str) -> Version:

@@ -3,6 +3,7 @@
 `run` is the recipe's step: it opens the model in the format that will be served, reads the rows, and keeps the scores.
 """
 
+import difflib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 
 from tollway.forge.evaluate import baselines, classification, examples, gates, noise, slices, tasks
 from tollway.forge.evaluate.intervals import Draws, figures, paired
+from tollway.forge.evaluate.measures import Measure
 from tollway.forge.evaluate.scores import Calibration, Comparison, Noise, Scores
 from tollway.forge.evaluate.tasks import Case, Known, Predictor
 from tollway.kit.errors import BadRequest
@@ -36,6 +38,7 @@ class Wishes:
     """What is asked for: the recipe's [evaluate] in plain values."""
 
     slices: Sequence[str] = ()
+    metrics: Sequence[str] = ()  # the first one named is the main one; the rest of the task's follow
     require: Mapping[str, str] = field(default_factory=dict)
     bootstrap: int = 1000
     noise: Sequence[float] = (0.05, 0.1)
@@ -51,6 +54,7 @@ def examine(
     known = tasks.known_of(task, rows.train, predictor)
     _say(desk, 1, "the test rows")
     case = tasks.judge(task, predictor, rows.test, known)
+    case.measures = _ordered(case, wishes.metrics)
     draws = Draws(case.units, wishes.bootstrap, wishes.seed)
     scores = Scores(
         task=task, rows=len(rows.test), units=case.units, replicates=draws.replicates, primary=case.primary.name,
@@ -65,7 +69,7 @@ def examine(
     scores.slices = slices.slices(case, rows.test, columns, draws, lengths)
     scores.gaps = slices.gaps(case, rows.test, columns, draws)
     _say(desk, 4, "noise")
-    scores.noise = robustness(task, predictor, rows.test, known, wishes)
+    scores.noise = robustness(task, predictor, rows.test, known, wishes, scores.primary)
     scores.examples = examples.pick(task, case, rows.test)
     scores.gates = gates.check(wishes.require, scores.named())
     scores.seconds = round(time.monotonic() - began, 3)
@@ -103,7 +107,9 @@ def _shared(case: Case, theirs: Case) -> str:
     )
 
 
-def robustness(task: str, predictor: Predictor, test: Sequence[Row], known: Known, wishes: Wishes) -> list[Noise]:
+def robustness(
+    task: str, predictor: Predictor, test: Sequence[Row], known: Known, wishes: Wishes, metric: str
+) -> list[Noise]:
     """The main metric under each kind of noise at each level, on the same rows as without."""
     kinds = noise.kinds(task) if wishes.noise else ()
     rows = list(test[:NOISE_ROWS])
@@ -115,9 +121,17 @@ def robustness(task: str, predictor: Predictor, test: Sequence[Row], known: Know
     for kind in kinds:
         for level in (1.0,) if kind == "case" else sorted(wishes.noise):
             case = tasks.judge(task, predictor, noise.noisy(kind, level, rows, wishes.seed), known)
-            lost = paired(clean.primary, case.primary, draws)
+            lost = paired(clean.measures[metric], case.measures[metric], draws)
             found.append(
-                Noise(kind, level, _plain(case.primary.value(case.units)), lost.value, lost.low, lost.high, len(rows))
+                Noise(
+                    kind,
+                    level,
+                    _plain(case.measures[metric].value(case.units)),
+                    lost.value,
+                    lost.low,
+                    lost.high,
+                    len(rows),
+                )
             )
     return found
 
@@ -135,6 +149,7 @@ def refuse(task: str, rows: Rows, wishes: Wishes) -> None:
     if task.endswith("-classification") and task != "token-classification":
         known.labels = tuple(sorted({str(row["label"]) for row in (*rows.train, *rows.test)}))
     case = tasks.judge(task, stand_in, rows.test[:20], known)
+    _ordered(case, wishes.metrics)
     names = {f"{side}{name}": 0.0 for name in case.measures for side in ("", "low.", "high.")}
     names |= {
         f"{side}{end}": 0.0
@@ -151,6 +166,19 @@ BASELINES = (
     "majority", "mean", "tf-idf+logistic", "pixels+logistic", "columns+logistic", "tf-idf+ridge", "columns+ridge",
     "popular-and-bias", "frequent-tag", "likely-sentence", "copy", "byte-bigram", "tf-idf", "independent-pixels",
 )  # fmt: skip
+
+
+def _ordered(case: Case, wished: Sequence[str]) -> dict[str, Measure]:
+    """The measures with those that were asked for first. Raises BadRequest naming the ones nobody knows."""
+    strange = [name for name in wished if name not in case.measures]
+    if strange:
+        near = [close for name in strange for close in difflib.get_close_matches(name, case.measures, n=1)]
+        raise BadRequest(
+            f"[evaluate] metrics: there is no {', '.join(strange)} here."
+            + (f" Did you mean {', '.join(near)}?" if near else ""),
+            hint=f"There are: {', '.join(name for name in case.measures if '.' not in name)}.",
+        )
+    return {name: case.measures[name] for name in dict.fromkeys([*wished, *case.measures])}
 
 
 def _few(task: str, train: Sequence[Row]) -> Sequence[Row]:
@@ -234,10 +262,10 @@ def refuse_part(part: Any, prepared: Any) -> None:
     """Raise BadRequest for what `[evaluate]` asks and the prepared rows cannot give; cheap, before training."""
     from tollway.forge.evaluate import opening
 
-    if not part.require and not part.slices:
+    if not part.require and not part.slices and not part.metrics:
         return
     rows = Rows(opening.rows(prepared, "test", 200), opening.rows(prepared, "train", 5000))
-    refuse(opening.task_of(prepared, prepared.folder), rows, Wishes(part.slices, part.require))
+    refuse(opening.task_of(prepared, prepared.folder), rows, Wishes(part.slices, part.metrics, part.require))
 
 
 def run(
@@ -259,7 +287,7 @@ def run(
         train=opening.rows(prepared, "train", BASELINE_TRAIN_ROWS, desk.seed),
         validation=opening.rows(prepared, "validation", 2000, desk.seed),
     )
-    wishes = Wishes(part.slices, part.require, part.bootstrap, part.noise, part.baseline, desk.seed)
+    wishes = Wishes(part.slices, part.metrics, part.require, part.bootstrap, part.noise, part.baseline, desk.seed)
     older = opening.served(parent, threads=desk.threads)[0] if parent is not None else None
     scores = examine(task, served, rows, wishes, parent=older, desk=desk)
     scores.format = format_name

@@ -37,14 +37,14 @@ class Path:
         self.calls: list[Tensor] = []
         self.tables = [one for one in self.net.modules() if isinstance(one, nn.Embedding)]
         self.inputs = [name for name, one in self.arrays.items() if one.is_floating_point()]
-        self.ends = [self._recorded(self.baseline), self._recorded(self.arrays)]
-        twice = self._recorded({name: one.repeat(2, *[1] * (one.dim() - 1)) for name, one in self.arrays.items()})
+        self.ends = [self.recorded(self.baseline), self.recorded(self.arrays)]
+        twice = self.recorded({name: one.repeat(2, *[1] * (one.dim() - 1)) for name, one in self.arrays.items()})
         # an embedding of positions has no rows: it is the same for one text and for two
         self.moves = [one.shape != other.shape for one, other in zip(self.ends[1], twice, strict=True)]
         if [one.shape for one in self.ends[0]] != [one.shape for one in self.ends[1]]:
             raise BadRequest("The baseline has another shape than the input: integrated gradients need both alike.")
 
-    def _recorded(self, arrays: Mapping[str, Tensor]) -> list[Tensor]:
+    def recorded(self, arrays: Mapping[str, Tensor]) -> list[Tensor]:
         """What each embedding gives for these arrays, in the order of the calls."""
         found: list[Tensor] = []
         with _hooked(self.tables, lambda given: found.append(given.detach())), torch.no_grad():
@@ -86,15 +86,12 @@ def _between(low: Tensor, high: Tensor, shares: Tensor) -> Tensor:
 Weights = dict[str, list[Floats]]
 
 
-def integrated_gradients(
-    net: Any, arrays: Mapping[str, Any], baseline: Mapping[str, Any], pick: Callable[[dict[str, Tensor]], Tensor]
-) -> tuple[Weights, dict[str, float]]:
+def integrated_gradients(path: Path, pick: Callable[[dict[str, Tensor]], Tensor]) -> tuple[Weights, dict[str, float]]:
     """Weights of every moved thing: `embeddings` (one array per call) and `floats` (one per name), and the gap.
 
     The line is cut into pieces; a piece whose weights do not add up to what the answer does over it is cut in two, so the
     path is walked finely where the answer jumps and quickly where it does not.
     """
-    path = Path(net, arrays, baseline)
     ends = np.linspace(0, 1, PIECES + 1)
     pieces = list(itertools.pairwise(ends))
     base, whole = _heights(path, [0.0, 1.0], pick)
@@ -105,7 +102,7 @@ def integrated_gradients(
         made = [_walked(path, low, high, pick) for low, high in pieces]
         walked += len(pieces)
         heights = _heights(path, [end for piece in pieces for end in piece], pick)
-        again = []
+        again: list[tuple[float, float]] = []
         for at, (piece, weights) in enumerate(zip(pieces, made, strict=True)):
             short = abs(_total(weights) - (heights[2 * at + 1] - heights[2 * at]))
             if short > tolerance / 16 and walked + 2 * len(again) < PIECES_MAX and piece[1] - piece[0] > 1e-6:
@@ -180,14 +177,14 @@ def by_gradients(predictor: Any, pieces: Cut, target: str) -> tuple[Floats, dict
     empty = features.encode([pieces.rows(np.zeros(len(pieces.units), bool))[0]])[0]
     if pieces.kind == "text":
         empty = _unsaid(encoded, features)
-    arrays, baseline = features.collate([encoded]), features.collate([empty])
-    weights, checks = integrated_gradients(predictor.net, arrays, baseline, picking(features, target))
+    path = Path(predictor.net, features.collate([encoded]), features.collate([empty]))
+    weights, checks = integrated_gradients(path, picking(features, target))
     if pieces.kind == "image":
         return _cells(weights["floats"][0][0].sum(axis=0), pieces), checks
     if pieces.kind == "text":
         tokens = sum(one[0].sum(axis=-1) for one in weights["embeddings"] if one.ndim == 3)
         return _words(tokens, predictor, pieces), checks
-    return _fields(weights, features, pieces), checks
+    return _fields(weights, path, features, pieces), checks
 
 
 def _unsaid(encoded: Mapping[str, Any], features: Any) -> dict[str, Any]:
@@ -229,19 +226,20 @@ def _cells(pixels: Floats, pieces: Cut) -> Floats:
     return np.array(found)
 
 
-def _fields(weights: Mapping[str, list[Floats]], features: Any, pieces: Cut) -> Floats:
-    """Weights of numbers, their missing flags and category embeddings added up by column."""
-    by_name: dict[str, float] = {}
-    numeric, categorical = getattr(features, "numeric", []), getattr(features, "categorical", [])
-    if numeric and weights["floats"]:
-        numbers = weights["floats"][0][0]
-        names = [one["name"] for one in numeric] + [one["name"] for one in numeric if one["missing"]]
-        for name, weight in zip(names, numbers, strict=False):
-            by_name[name] = by_name.get(name, 0.0) + float(weight)
-    names = [one["name"] for one in categorical] or ["user", "item"]
-    for name, one in zip(names, weights["embeddings"], strict=False):
-        by_name[name] = by_name.get(name, 0.0) + float(one.sum())
-    return np.array([by_name.get(unit["field"], 0.0) for unit in pieces.units])
+def _fields(weights: Weights, path: Path, features: Any, pieces: Cut) -> Floats:
+    """Weights added up by column: what changes in the net's inputs when a column is taken away belongs to it."""
+    found = []
+    for unit in range(len(pieces.units)):
+        mask = np.ones(len(pieces.units), dtype=bool)
+        mask[unit] = False
+        without = features.collate(features.encode(pieces.rows(mask)))
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(one)) for name, one in without.items()}
+        pairs = [*zip(weights["embeddings"], path.recorded(tensors), path.ends[1], strict=True)]
+        pairs += [
+            (one, tensors[name], path.arrays[name]) for name, one in zip(path.inputs, weights["floats"], strict=True)
+        ]
+        found.append(sum(float(one[(there != gone).numpy()].sum()) for one, gone, there in pairs))
+    return np.array(found)
 
 
 def attention(predictor: Any, pieces: Cut) -> tuple[Floats, dict[str, Any]]:

@@ -19,19 +19,19 @@ from tollway.inference import Features, features_of, load_features
 if TYPE_CHECKING:
     from tollway.forge.models.adapters import adapt, merge
     from tollway.forge.models.building import create, load, save, trainable
-    from tollway.forge.models.net import Graph, ModelSpec, Net
+    from tollway.forge.models.net import ModelSpec, Net
     from tollway.forge.models.predictor import TorchPredictor
     from tollway.forge.models.pretext import masked_image, rotation
 
 FEATURES = "features.json"
 _LAZY = {
     "adapt": "adapters", "merge": "adapters", "masked_image": "pretext", "rotation": "pretext", "create": "building",
-    "load": "building", "save": "building", "trainable": "building", "Graph": "net", "ModelSpec": "net", "Net": "net",
+    "load": "building", "save": "building", "trainable": "building", "ModelSpec": "net", "Net": "net",
     "TorchPredictor": "predictor",
 }  # fmt: skip
 
 __all__ = [
-    "Graph", "ModelSpec", "Net", "TorchPredictor", "adapt", "base", "check", "create", "default_architecture", "fit_features", "load",
+    "ModelSpec", "Net", "TorchPredictor", "adapt", "base", "check", "create", "default_architecture", "fit_features", "load",
     "masked_image", "merge", "options", "rotation", "save", "trainable",
 ]  # fmt: skip
 

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -146,19 +146,20 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, past: "list[Tensor] | None") -> Tensor:
         qkv = _side_by_side(x, self.q_proj, self.k_proj, self.v_proj)
         if past is None:
-            return self.o_proj(lm_kernels.attention(qkv, self.heads, self.kv_heads, *rope, mask))
-        q, k, v = qkv.unflatten(-1, (-1, self.head_width)).split((self.heads, self.kv_heads, self.kv_heads), 2)
+            return cast(Tensor, self.o_proj(lm_kernels.attention(qkv, self.heads, self.kv_heads, *rope, mask)))
+        q, k, v = lm_kernels.heads_of(qkv, self.heads, self.kv_heads)
         q, k, v = lm_kernels.plain_turn(q, *rope), lm_kernels.plain_turn(k, *rope), v.transpose(1, 2)
         if past:
             k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
         past[:] = (k, v)
-        return self.o_proj(lm_kernels.plain_attend(q, k, v, mask))
+        return cast(Tensor, self.o_proj(lm_kernels.plain_attend(q, k, v, mask)))
 
 
 def _side_by_side(x: Tensor, *layers: nn.Module) -> Tensor:
     """What several linear layers make of the same x: one product when they are plain, else (adapters) one each."""
-    if all(type(layer) is nn.Linear for layer in layers):
-        return F.linear(x, torch.cat([layer.weight for layer in layers]))
+    plain = [layer for layer in layers if type(layer) is nn.Linear]
+    if len(plain) == len(layers):
+        return F.linear(x, torch.cat([layer.weight for layer in plain]))
     return torch.cat([layer(x) for layer in layers], -1)
 
 
@@ -172,7 +173,7 @@ class Mlp(nn.Module):
         self.down_proj = nn.Linear(shape.inner, shape.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(lm_kernels.gated(_side_by_side(x, self.gate_proj, self.up_proj)))
+        return cast(Tensor, self.down_proj(lm_kernels.gated(_side_by_side(x, self.gate_proj, self.up_proj))))
 
 
 class Norm(nn.Module):
@@ -199,7 +200,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, past: "list[Tensor] | None") -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rope, mask, past)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
 
 
 class Trunk(nn.Module):
@@ -235,7 +236,7 @@ class Trunk(nn.Module):
         mask = _mask(ids.shape[1], before, segments, x)
         for index, layer in enumerate(self.layers):
             x = layer(x, rope, mask, past[index] if past is not None else None)
-        return self.norm(x)
+        return cast(Tensor, self.norm(x))
 
     def _rope(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         angles = positions[:, None, :, None].float() * self.frequencies
@@ -289,7 +290,7 @@ class Decoding:
         flat = labels.flatten().long()
         nll, right = torch.zeros(len(flat)), torch.zeros(len(flat), dtype=torch.bool)
         places = (flat != IGNORE).nonzero().squeeze(1)
-        for part in places.split(512):
+        for part in torch.split(places, 512):
             logits = F.linear(hidden[part], self.head()).float()
             nll[part] = F.cross_entropy(logits, flat[part], reduction="none")
             right[part] = logits.argmax(-1) == flat[part]

@@ -5,7 +5,7 @@ times as it can. Each has an obvious twin (`plain_*`), used when no gradient is 
 other. Nothing is lost in accuracy: sums are made in float32.
 """
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
@@ -25,11 +25,11 @@ def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x divided by its root mean square, times weight."""
     if _plain() or x.dtype == torch.float32:
         return plain_norm(x, weight, eps)
-    return _Norm.apply(x, weight, eps)
+    return cast(Tensor, _Norm.apply(x, weight, eps))  # type: ignore[no-untyped-call]
 
 
 def plain_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return F.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
+    return F.rms_norm(x.float(), list(weight.shape), weight.float(), eps).to(x.dtype)
 
 
 class _Norm(torch.autograd.Function):
@@ -40,7 +40,8 @@ class _Norm(torch.autograd.Function):
         scale = length.square_().div_(width).add_(eps).rsqrt_()
         shrunk = x * scale.to(x.dtype)
         ctx.save_for_backward(shrunk, scale, weight)
-        return shrunk * weight.to(x.dtype)
+        made: Tensor = shrunk * weight.to(x.dtype)
+        return made
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
@@ -59,7 +60,7 @@ def gated(both: Tensor) -> Tensor:
     """silu(left half) * right half."""
     if _plain():
         return plain_gated(both)
-    return _Gated.apply(both)
+    return cast(Tensor, _Gated.apply(both))  # type: ignore[no-untyped-call]
 
 
 def plain_gated(both: Tensor) -> Tensor:
@@ -110,11 +111,11 @@ def attention(qkv: Tensor, heads: int, kv_heads: int, cos: Tensor, sin: Tensor, 
     """
     if _plain():
         return plain_attention(qkv, heads, kv_heads, cos, sin, mask)
-    return _Attention.apply(qkv, heads, kv_heads, cos, sin, mask)
+    return cast(Tensor, _Attention.apply(qkv, heads, kv_heads, cos, sin, mask))  # type: ignore[no-untyped-call]
 
 
 def plain_attention(qkv: Tensor, heads: int, kv_heads: int, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-    q, k, v = _heads(qkv, heads, kv_heads)
+    q, k, v = heads_of(qkv, heads, kv_heads)
     return plain_attend(plain_turn(q, cos, sin), plain_turn(k, cos, sin), v.transpose(1, 2), mask)
 
 
@@ -128,18 +129,18 @@ def plain_attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return mixed.transpose(1, 2).reshape(batch, length, heads * width)
 
 
-def _heads(qkv: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, ...]:
+def heads_of(qkv: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, ...]:
     """Views of the queries, keys and values, [batch, length, heads, width] each."""
     batch, length, joined = qkv.shape
     width = joined // (heads + 2 * kv_heads)
-    return qkv.view(batch, length, heads + 2 * kv_heads, width).split((heads, kv_heads, kv_heads), 2)
+    return torch.split(qkv.view(batch, length, heads + 2 * kv_heads, width), [heads, kv_heads, kv_heads], 2)
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, heads: int, kv_heads: int, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
         batch, length, _ = qkv.shape
-        q_in, k_in, v_in = _heads(qkv, heads, kv_heads)
+        q_in, k_in, v_in = heads_of(qkv, heads, kv_heads)
         width = q_in.shape[-1]
         scale = width**-0.5
         q, k = qkv.new_empty(batch, heads, length, width), qkv.new_empty(batch, kv_heads, length, width)
@@ -164,7 +165,7 @@ class _Attention(torch.autograd.Function):
         d_shares = torch.matmul(grad, v.transpose(2, 3))
         d_scores = torch._softmax_backward_data(d_shares, shares, -1, shares.dtype)
         made = grads[0].new_empty(batch, length, (heads + 2 * kv_heads) * width)
-        d_q, d_k, d_v = (part.transpose(1, 2) for part in _heads(made, heads, kv_heads))
+        d_q, d_k, d_v = (part.transpose(1, 2) for part in heads_of(made, heads, kv_heads))
         _turn_into(d_q, torch.matmul(d_scores, k).view(q.shape), cos * scale, sin * -scale)
         _turn_into(d_k, torch.matmul(d_scores.transpose(2, 3), q.view(grad.shape)), cos, -sin)
         d_v.copy_(torch.matmul(shares.transpose(2, 3), grad))
@@ -173,7 +174,7 @@ class _Attention(torch.autograd.Function):
 
 def head_loss(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """Summed cross-entropy of `hidden @ weight.T` against labels; never holds more than a part of the logits."""
-    return _HeadLoss.apply(hidden, weight, labels)
+    return cast(Tensor, _HeadLoss.apply(hidden, weight, labels))  # type: ignore[no-untyped-call]
 
 
 def plain_head_loss(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:

@@ -72,7 +72,8 @@ class MaskedNet(Net):
     def score(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
         """For each row: a seventh of its words hidden (the same ones every time), and how likely the net finds them."""
         chance = torch.Generator().manual_seed(0)
-        features, found = self.features, []
+        features: Any = self.features
+        found: list[dict[str, float]] = []
         for start in range(0, len(rows), _ROWS):
             encoded = [as_text(features, row) for row in rows[start : start + _ROWS]]
             arrays = collate(encoded, features.pad_id)
@@ -127,7 +128,7 @@ def hide(
 def is_masked(folder: Path) -> bool:
     """Is the base an encoder of BERT's kind?"""
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "bert"
+        return bool(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "bert")
     except (OSError, ValueError):
         return False
 
@@ -154,8 +155,8 @@ def create_from(spec: ModelSpec, features: Any, base: Path) -> MaskedNet:
     """A BERT base, with fresh heads where it has none."""
     import transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     hf = transformers.BertForPreTraining.from_pretrained(
         base, use_safetensors=True, attn_implementation="eager", dtype=torch.float32, local_files_only=True
     )

@@ -84,25 +84,6 @@ class Net(nn.Module):
         return sum(one.numel() for one in self.parameters())
 
 
-class Graph(nn.Module):
-    """A net with arrays by place instead of by name: what exporters trace. `inputs` and `outputs` say the names."""
-
-    def __init__(self, net: Net) -> None:
-        super().__init__()
-        self.net = net.eval()
-        example = net.example()
-        self.inputs = tuple(example)
-        self.arguments = tuple(example.values())
-        with torch.no_grad():
-            self.outputs = tuple(net(**example))
-        axes = net.dynamic
-        self.dynamic = tuple(axes.get(name, {}) for name in self.inputs)
-
-    def forward(self, *arrays: Tensor) -> tuple[Tensor, ...]:
-        made = self.net(**dict(zip(self.inputs, arrays, strict=True)))
-        return tuple(made[name] for name in self.outputs)
-
-
 class Head(nn.Module):
     """From a vector (or one per token) to the outputs of the task: `logits`, `value` or `embedding`."""
 

@@ -61,15 +61,23 @@ class Recurrent(TextNet):
         for number, forwards in enumerate(self.forwards):
             if number:
                 states = self.drop(states)
-            out = forwards(states)[0]
+            out = run(forwards, states)
             if turned is not None:
-                back = self.backwards[number](flip(states, turned))[0]
+                back = run(self.backwards[number], flip(states, turned))
                 out = torch.cat([out, flip(back, turned)], dim=-1)
             states = out
         return states
 
     def layers(self) -> list[nn.Module]:
         return [self.embedding, *self.forwards]
+
+
+def run(layer: nn.Module, states: Tensor) -> Tensor:
+    """All states of a layer. A gated layer gets its first state: exporters then keep the length open."""
+    if isinstance(layer, nn.GRU):
+        begin = torch.zeros(1, states.shape[0], layer.hidden_size, dtype=states.dtype, device=states.device)
+        return layer(states, begin)[0]  # type: ignore[no-any-return]
+    return layer(states)[0]  # type: ignore[no-any-return]
 
 
 def reversal(mask: Tensor) -> Tensor:

@@ -133,6 +133,12 @@ class Together:
             return made
         return nullcontext()
 
+    def settle(self, module: Any) -> None:
+        """A forward pass without a backward one leaves tensors whole, and what is saved then would not be what learns."""
+        for each in module.modules() if self.strategy == "fsdp" else ():
+            if hasattr(each, "reshard"):
+                each.reshard()
+
     def barrier(self) -> None:
         self.dist.barrier()
 

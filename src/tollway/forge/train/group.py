@@ -24,6 +24,10 @@ class Group(Protocol):
         """Where gradients are added up locally only."""
         ...
 
+    def settle(self, module: nn.Module) -> None:
+        """After a look: every process keeps only its part again."""
+        ...
+
     def barrier(self) -> None: ...
 
     def agree(self, value: bool) -> bool:
@@ -45,6 +49,9 @@ class Alone:
 
     def unsynced(self, module: nn.Module) -> AbstractContextManager[object]:
         return nullcontext()
+
+    def settle(self, module: nn.Module) -> None:
+        return None
 
     def barrier(self) -> None:
         return None

@@ -86,10 +86,12 @@ def run(
 ) -> Result:
     """Trains the net in place and leaves it with its best weights (the last ones without validation)."""
     before = attention.used(net)
+    torch.set_flush_denormal(True)  # shares near nothing (masked attention) cost 1.5x the time, and nobody sees them
     try:
         with quick(net):
             return Loop(net, batches, plan, desk, validation, objective, group or Alone(), pretrained).go()
     finally:
+        torch.set_flush_denormal(False)  # it is the whole thread's, and others rely on it
         attention.use(net, before)
 
 
@@ -101,7 +103,6 @@ class Loop:
         objective: Objective | None, group: Group, pretrained: bool,
     ) -> None:  # fmt: skip
         # Threads wait for each other spinning: for a small net that costs more than it brings, on a busy machine 10 times more.
-        torch.set_flush_denormal(True)  # shares near nothing (masked attention) cost 1.5x the time, and nobody sees them
         torch.set_num_threads(1 if precision.is_small(net) else plan.threads)
         _seed(plan.seed + group.rank)
         self.net, self.batches, self.plan, self.desk, self.validation, self.group = net, batches, plan, desk, validation, group
@@ -193,6 +194,7 @@ class Loop:
         figures = judge.measure(
             self.net, self.objective, self.validation, course.precision, self.group, self.learner.module
         )
+        self.group.settle(self.learner.module)
         if not self._metric or self._metric not in figures:
             self._metric = self._choose_metric(figures)
         value = figures[self._metric]

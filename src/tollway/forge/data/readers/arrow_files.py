@@ -26,6 +26,8 @@ def read_parquet(path: Path, reading: Reading, file: str = "") -> Found:
     try:
         table = pq.ParquetFile(path).read()
         table.validate(full=True)  # texts that are not UTF-8 and offsets that point elsewhere, before anything uses them
+    except MemoryError:
+        raise  # Arrow's own is also an ArrowException; it is told as what it is
     except (pa.ArrowException, OSError, ValueError) as error:
         reading.problems.add("parquet", "the Parquet file cannot be read", file=file or path.name, shown=str(error)[:200])
         return Found("parquet")
@@ -87,6 +89,8 @@ def _arrow_folder(folder: Path, reading: Reading) -> "tuple[pa.Table | None, dic
         for table in tables:
             table.validate(full=True)
         return pa.concat_tables(tables), info
+    except MemoryError:
+        raise  # Arrow's own is also an ArrowException; it is told as what it is
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         reading.problems.add("hf", "a dataset folder cannot be read", file=folder.name, shown=str(error)[:160])
         return None, {}

@@ -34,8 +34,7 @@ class Dpo:
     def prepare(self, prepared: Any, features: Any, split: str) -> Material | None:
         """A row a pair: the chosen conversation (segment 1), then the rejected one (segment 2)."""
         rows = prepared.read(split).to_pylist()
-        pairs = [_joined(one) for one in features.encode(rows)]
-        pairs = [pair for pair in pairs if pair is not None]
+        pairs = [pair for one in features.encode(rows) if (pair := _joined(one)) is not None]
         if rows and not pairs:
             raise BadRequest("No pair leaves an answer within max_length.", param="model.options.max_length")
         if not pairs:

@@ -1,7 +1,6 @@
 """Next-sentence prediction with masked words (BERT's two losses): does the second part follow the first, or is it foreign?"""
 
 import re
-from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -49,7 +48,7 @@ class NextSentence(Masked):
             "_next": np.asarray(int(foreign)),
         }
 
-    def targets(self, rows: list[dict[str, Any]]) -> Mapping[str, Any]:
+    def targets(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         return {"next": np.asarray([int(row.pop("_next")) for row in rows], dtype=np.int64)}
 
 
