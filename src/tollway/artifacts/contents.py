@@ -39,7 +39,9 @@ _ORDER: Final = (
     "onnx",
     "gguf",
     "openvino-int8",
+    "openvino-bf16",
     "openvino",
+    "litert-int8",
     "litert",
     "safetensors",
     "pt2",
@@ -55,8 +57,7 @@ def role_of(path: str, all_paths: set[str]) -> tuple[str, str]:
     if pure.name in _NAMED:
         return _NAMED[pure.name]
     if pure.suffix == ".xml" or (pure.suffix == ".bin" and str(pure.with_suffix(".xml")) in all_paths):
-        form = "openvino-int8" if pure.stem.endswith(".int8") else "openvino"
-        return ("weights" if pure.suffix == ".xml" else "part"), form
+        return ("weights" if pure.suffix == ".xml" else "part"), "openvino" + _variant(pure)
     if pure.suffix in _PICKLED:
         raise BadRequest(
             f"{path} may run code when it is loaded.",
@@ -64,13 +65,18 @@ def role_of(path: str, all_paths: set[str]) -> tuple[str, str]:
             hint="Save the weights as .safetensors and try again.",
         )
     if pure.suffix in _WEIGHTS:
-        eight_bits = pure.suffix == ".onnx" and pure.stem.endswith(".int8")
-        return "weights", _WEIGHTS[pure.suffix] + ("-int8" if eight_bits else "")
+        return "weights", _WEIGHTS[pure.suffix] + (_variant(pure) if pure.suffix in (".onnx", ".tflite") else "")
     if pure.suffix == ".data" and str(pure.with_suffix("")) in all_paths:
         return "part", _WEIGHTS.get(pure.with_suffix("").suffix, "")
     if pure.stem.lower() in ("licence", "license", "notice"):
         return "licence", "text"
     return "other", pure.suffix.removeprefix(".")
+
+
+def _variant(path: PurePosixPath) -> str:
+    """`model.int8.onnx`, `model.bf16.xml`: how its numbers are rounded is part of the format."""
+    kind = PurePosixPath(path.stem).suffix
+    return f"-{kind.removeprefix('.')}" if kind in (".int8", ".bf16") else ""
 
 
 def described(copied: dict[str, tuple[str, int]]) -> tuple[File, ...]:
