@@ -16,7 +16,7 @@ from tollway.sell.catalog import Terms
 from tollway.serve.engines import Caps
 from tollway.serve.line import Line, Seat
 from tollway.serve.requests import ChatRequest, EmbeddingRequest, Message, Request
-from tollway.serve.size import Size
+from tollway.serve.fleet import Size
 from tollway.serve.suspects import Suspects
 
 

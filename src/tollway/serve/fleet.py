@@ -38,7 +38,6 @@ from tollway.serve.requests import (
     Message,
     Request,
 )
-from tollway.serve.size import Size
 from tollway.serve.suspects import Suspects
 from tollway.serve.wire import Pool, WireError
 
@@ -47,6 +46,18 @@ _HOUR_MS = 3_600_000
 _LOOK_AGAIN_S = 0.3
 _BYTES_PER_TOKEN_MOST = 64  # more never is a prompt that fits: not worth counting
 OnReplica = Callable[["Served", State], None]
+
+
+class Size(msgspec.Struct):
+    """How large a call may become: what is held for it. `tokens_each`: of one of its `parts` engine calls; `units` of
+    `meter` is what it uses besides tokens."""
+
+    input_tokens: int
+    output_tokens: int
+    parts: int
+    tokens_each: int
+    meter: str = ""
+    units: int = 0
 
 
 class Hour(msgspec.Struct, frozen=True):
