@@ -46,9 +46,22 @@ def keys(table: "pa.Table", columns: Sequence[str] | None = None, salt: str = ""
         column = table[name]
         if pa.types.is_timestamp(column.type):
             column = column.cast(pa.int64())  # as moments, not as a hundred thousand date objects
-        hashed = np.fromiter((_hash(value) for value in column.to_pylist()), np.uint64, table.num_rows)
-        found = _mixed(found, hashed)
+        found = _mixed(found, _hashed(column))
     return found
+
+
+def _hashed(column: "pa.ChunkedArray") -> "np.ndarray[Any, Any]":
+    """The hash of every value; of values that come again it is taken once."""
+    import numpy as np
+    import pyarrow as pa
+
+    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+        return np.fromiter((_hash(value) for value in column.to_pylist()), np.uint64, len(column))
+    encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    values = encoded.dictionary.to_pylist()
+    return np.fromiter((_hash(value) for value in values), np.uint64, len(values))[np.asarray(encoded.indices)]
 
 
 def _hash(value: Any) -> int:
