@@ -103,6 +103,13 @@ def test_turns_train_their_own_half(tmp_path):
     assert (made - 3.0).norm().item() < 2.0  # it began 4.2 away
 
 
+def test_halves_that_work_against_each_other_have_no_best_moment(tmp_path):
+    points = np.random.default_rng(0).normal(3.0, 0.3, (32, 2)).astype(np.float32)
+    batches = Batches([{"point": point} for point in points], rows=16)
+    result = loop.run(nets.Duel(), batches, Plan.of({"epochs": 3}), nets.desk(tmp_path), validation=batches)
+    assert result.best is None and len(result.history) == 3
+
+
 def test_a_turn_leaves_the_other_half_alone():
     duel = nets.Duel()
     learner = Learner(duel, get("supervised", ""), Plan.of({"learning_rate": 0.1}), 10, 0.1)

@@ -202,6 +202,8 @@ class Loop:
         if self.group.number == 0:
             for name, each in figures.items():
                 self.desk.metric(f"validation.{name}", each, course.step)
+        if len(self.learner.optimisers) > 1 and not self.plan.metric:
+            return  # halves that work against each other: neither's loss says which moment was best
         equal = value == course.best and better("loss", figures["loss"], course.best_loss)
         if equal or better(self._metric, value, course.best):
             course.best, course.best_loss, course.best_step, course.stale = value, figures["loss"], course.step, 0
