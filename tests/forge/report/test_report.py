@@ -1,5 +1,6 @@
 """The report: complete in itself, in two languages, safe against what it shows, honest about what is missing."""
 
+import html
 import json
 import re
 import tomllib
@@ -140,7 +141,7 @@ def test_the_report_loads_nothing_and_says_everything(finished, lang):
         "lineage",
     ):
         assert t(f"{name}.title") in text, name
-    assert text.count("<svg") >= 5 and f'lang="{t("lang")}"' in text and "default-src 'none'" in text
+    assert text.count("<svg") >= 5 and f'lang="{t("lang")}"' in text and "default-src 'none'" in html.unescape(text)
     assert (path.parent / "card.md").read_text(encoding="utf-8").startswith("# Films")
 
 
@@ -215,10 +216,22 @@ def test_markup_escapes_all_but_markup():
         (1234.56, "1,234.6"),
         (None, "–"),
         (3.14159, "3.142"),
+        (1e-10, "≈ 0"),
     ],
 )
 def test_numbers_for_people(value, shown):
     assert words.Words().number(value) == shown
+
+
+def test_metrics_have_titles_with_their_class_and_depth():
+    t = words.Words()
+    assert [t.metric(name) for name in ("f1.not.good", "recall@10", "ndcg@5", "map@0.5", "odd")] == [
+        "F1 · not.good",
+        "recall@10",
+        "NDCG@5",
+        "MAP@0.5",
+        "odd",
+    ]
 
 
 def test_charts_stand_odd_input():

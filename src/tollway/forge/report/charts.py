@@ -212,6 +212,8 @@ def short(value: float) -> str:
         return f"{value / 1e6:.3g}M"
     if abs(value) >= 1e4:
         return f"{value / 1e3:.3g}k"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
     return f"{value:.3g}".replace("e-0", "e-") if abs(value) > 1e-12 else "0"
 
 

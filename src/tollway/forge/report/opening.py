@@ -191,6 +191,8 @@ def _example(story: Story) -> object:
     found = dict(listed[0]["input"]) if listed else {}
     if "image" in found or story.record.task.startswith("image-classification"):
         return {"image": "data:image/png;base64,…"}
+    if story.record.task == "recommendation":
+        return {"user": str(found.get("user", "…")), "top": 5}
     if set(found) == {"text"}:
         return str(found["text"])[:60]
     return dict(list(found.items())[:6]) or "…"

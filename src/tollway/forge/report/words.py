@@ -34,9 +34,10 @@ class Words:
 
     def metric(self, name: str) -> str:
         """A metric's title: `f1.positive` keeps its class, `ndcg@10` its depth."""
-        head, _, rest = name.partition(".")
-        title = self._table["metric"].get(head, head.upper() if "@" in head else head)
-        return f"{title} · {rest}" if rest else str(title)
+        head, _, rest = name.partition(".") if "@" not in name else (name, "", "")
+        bare, at, depth = head.partition("@")
+        title = f"{self._table['metric'].get(bare, bare)}{at}{depth}"
+        return f"{title} · {rest}" if rest else title
 
     def noise(self, kind: str) -> str:
         return str(self._table["noise"].get(kind, kind))
@@ -83,8 +84,8 @@ class Words:
 
 def _digits(value: float) -> str:
     size = abs(value)
-    if size < 1e-12:
-        return "0"
+    if size < 5e-5:
+        return "0" if size < 1e-12 else "≈ 0"
     if isinstance(value, int) or (size >= 1e4 and value == int(value)):
         return f"{int(value):,}"
     if size >= 1000:
