@@ -221,7 +221,7 @@ def augment(
     step: Annotated[list[str], typer.Option("--step", help="synonym:0.1, noise:0.05, flip, shift:2 … Repeatable.")],
     seed: Seed = 7,
 ) -> None:
-    """A new version with changed copies of the train rows (a recipe's [data] augment does the same for one run)."""
+    """A new version with changed copies of the train rows (a recipe's data.augment does the same for one run)."""
     from tollway.forge.data import changes
 
     with Progress(f"Augmenting {ref}"):

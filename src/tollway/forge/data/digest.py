@@ -61,7 +61,8 @@ def _hashed(column: "pa.ChunkedArray") -> "np.ndarray[Any, Any]":
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
     values = encoded.dictionary.to_pylist()
-    return np.fromiter((_hash(value) for value in values), np.uint64, len(values))[np.asarray(encoded.indices)]
+    hashed = np.fromiter((_hash(value) for value in values), np.uint64, len(values))
+    return np.asarray(hashed[np.asarray(encoded.indices)])
 
 
 def _hash(value: Any) -> int:
