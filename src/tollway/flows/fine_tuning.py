@@ -308,6 +308,7 @@ class FineTuning:
                 if self._desk.fleet.find(name, org_id).ready:
                     return
             await asyncio.sleep(0.1)
+        raise Unavailable("The trained model could not be loaded.", code="model_not_loaded")
 
     def _shelve(self, job: Job, made: dict[str, Any], name: str) -> store.ModelPackage:
         folder = Path(self._shop.settings.home) / "fine_tuning" / job.id / "package"

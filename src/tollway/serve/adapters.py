@@ -2,7 +2,9 @@
 
 A base's engine is started with all its adapters; a new one means a new life of the base beside the old, as with any new
 version. An adapter belongs to one organization: for all others it does not exist. Two calls with different adapters are
-never in one batch of the engine, and no cached prompt of one is used for another (proved in the tests).
+never in one batch of the engine, and no cached prompt of one is used for another: the engine clears what a slot has read
+when a call names other adapters than the one before, but only when it NAMES them. A call that names none, or an empty
+list, goes on with what an adapter made of the same prompt. So every call to such an engine names one (`chosen`).
 """
 
 from collections.abc import Callable
@@ -14,6 +16,11 @@ from tollway.serve.models import Model
 Served = TypeVar("Served")
 Loaded = tuple[tuple[str, str], ...]
 """Packages and versions of a base's adapters, in the order of their numbers in the engine."""
+
+
+def chosen(number: int | None) -> dict[str, Any]:
+    """What a call says of adapters: number so-and-so, or none of them, by name."""
+    return {"lora": [{"id": 0, "scale": 0.0} if number is None else {"id": number, "scale": 1.0}]}
 
 
 class Adapters(Generic[Served]):

@@ -15,17 +15,16 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from tollway.artifacts.store import ModelPackage, Store
+from tollway.artifacts.store import Store
 from tollway.kit import log
 from tollway.kit.clock import SystemClock
 from tollway.kit.db import Database
 from tollway.kit.errors import BadRequest, NotFound, TollwayError, Unavailable
 from tollway.kit.settings import Settings
-from tollway.serve import tables
-from tollway.serve.adapters import Adapters, Loaded
+from tollway.serve import adapters, assembly, tables
 from tollway.serve.engine_call import refusal_of
 from tollway.serve.engine_time import EngineTime, Totals
-from tollway.serve.engines import Engine, LlamaCpp, Onnx, UpstreamServer
+from tollway.serve.engines import Engine, UpstreamServer
 from tollway.serve.line import Line, Seat
 from tollway.serve.models import Model
 from tollway.serve.replica import Replica, State
@@ -79,7 +78,7 @@ class Served:
         self.defaults = defaults  # generation parameters for callers who name none
         self.name = model.name
         self.digest = ""  # of the package; none for upstreams
-        self.adapters: Loaded = ()
+        self.adapters: adapters.Loaded = ()
         self.caps = engine.caps
         self.engine_model = engine.model
         self.passes_through = model.engine == "upstream"
@@ -254,7 +253,7 @@ class Adapted(Served):
     def __init__(self, base: Served, model: Model, number: int) -> None:
         self._base = base
         self.model, self.name, self.renames = model, model.name, True
-        self.defaults = base.defaults | {"lora": [{"id": number, "scale": 1.0}]}
+        self.defaults = base.defaults | adapters.chosen(number)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._base, name)
@@ -269,7 +268,7 @@ class Fleet:
         self._on_replica = on_replica
         self._served: dict[str, Served] = {}
         self._coming: dict[str, Served] = {}
-        self._adapted: Adapters[Served] = Adapters(Adapted)
+        self._adapted: adapters.Adapters[Served] = adapters.Adapters(Adapted)
         self._checked: set[tuple[str, str]] = set()  # adapters whose every byte was looked at
         self._broken: dict[str, TollwayError] = {}
         self._alive: set[Served] = set()  # started and not yet stopped: also those that are on their way out
@@ -372,6 +371,7 @@ class Fleet:
             engine, defaults, digest = self._engine(model)
             served = Served(model, engine, defaults, self._settings, self._on_replica)
             served.digest, served.adapters = digest, self._adapted.on(model.name)
+            served.defaults |= adapters.chosen(None) if served.adapters else {}
         except TollwayError as error:
             self._note_broken(model.name, error)
             return
@@ -434,38 +434,10 @@ class Fleet:
         package = self._store.get(model.package_name, model.version)
         manifest = package.manifest
         if model.engine == "onnx":
-            return self._onnx(model, package), {}, manifest.digest
-        engine = LlamaCpp(
-            Path(package.weights_path),
-            model.name,
-            version=manifest.version,
-            kind="embedding" if model.kind == "embedding" else "chat",
-            model_context_tokens=manifest.context_tokens,
-            embedding_dimensions=manifest.embedding_dimensions,
-            has_chat_template=manifest.has_chat_template,
-            template_has_tools=manifest.template_has_tools,
-            slots=settings.replica_slots,
-            context_tokens=settings.replica_context_tokens,
-            threads=settings.replica_threads,
-            adapters=self._adapter_files(model.name),
-        )
+            return assembly.onnx(model, package, settings), {}, manifest.digest
+        engine = assembly.llama_cpp(model, package, settings, self._adapter_files(model.name))
         recommended = msgspec.structs.asdict(manifest.generation)
         return engine, {name: value for name, value in recommended.items() if value is not None}, manifest.digest
-
-    def _onnx(self, model: Model, package: ModelPackage) -> Engine:
-        manifest = package.manifest
-        return Onnx(
-            package.folder,
-            model.name,
-            version=manifest.version,
-            kind=model.kind,
-            input="image" if model.kind == "image-generation" else manifest.input,
-            format=manifest.weights.format,
-            context_tokens=manifest.context_tokens,
-            embedding_dimensions=manifest.embedding_dimensions,
-            weights_bytes=manifest.weights.size_bytes,
-            threads=self._settings.replica_threads,
-        )
 
     def _adapter_files(self, base: str) -> tuple[Path, ...]:
         """The weights of the adapters on a base, in the order of their numbers."""

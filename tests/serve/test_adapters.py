@@ -1,0 +1,177 @@
+"""Adapters on a shared base, on the real engine: each call is answered with its own and with no other's, at any order and
+any concurrency; for other organizations an adapter does not exist."""
+
+import asyncio
+import itertools
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from tests.serve.engine_contract import Run, running
+from tollway.artifacts import signing, store
+from tollway.forge.convert import starter
+from tollway.kit.clock import SystemClock
+from tollway.kit.errors import NotFound
+from tollway.kit.settings import Settings
+from tollway.serve.fleet import Fleet, Served
+from tollway.serve.models import Model
+from tollway.serve.requests import ChatRequest, Message
+
+pytestmark = pytest.mark.engine
+
+BASE = "smollm2-135m-instruct"
+STRENGTH = 0.13
+PROMPTS = ["Which colour is the sky?", "Name a river in France.", "How do birds fly?"]
+ANN, BEN = "ft:smollm2-135m-instruct:ann:one:1", "ft:smollm2-135m-instruct:ben:two:2"
+OWNER = {BASE: "org_x", ANN: "org_ann", BEN: "org_ben"}
+
+
+def adapter(path: Path, seed: int) -> Path:
+    """A LoRA that bends every layer of SmolLM2 at random."""
+    chance = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 8.0)
+    for layer in range(30):
+        for side, shape in (("lora_a", (8, 1536)), ("lora_b", (576, 8))):
+            tensor = (chance.standard_normal(shape) * STRENGTH).astype(np.float32)
+            writer.add_tensor(f"blk.{layer}.ffn_down.weight.{side}", tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run[Any]]:
+    yield from running()
+
+
+@pytest.fixture(scope="module")
+def fleet(run: Run[Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    home = tmp_path_factory.mktemp("home")
+    shelf = store.Store(home / "packages", signing.Signer(b"k" * 32), SystemClock())
+    base = starter.import_smollm2(shelf)
+    offered = [Model(BASE, "chat", BASE, "llama_cpp", base.manifest.version, None, 0)]
+    for number, name in enumerate((ANN, BEN), start=1):
+        file = adapter(home / f"{number}.gguf", number)
+        folder = home / f"f{number}"
+        folder.mkdir()
+        made = shelf.add_package(f"a{number}", folder, store.About(kind="adapter"), files={"adapter.gguf": file})
+        offered.append(
+            Model(
+                name,
+                "chat",
+                name,
+                "llama_cpp",
+                made.manifest.version,
+                None,
+                number,
+                None,
+                OWNER[name],
+                BASE,
+                f"a{number}",
+            )
+        )
+    settings = Settings(home, {"replica_slots": 3, "replica_context_tokens": 2048}, environment={})
+
+    async def begin() -> Fleet:
+        made = Fleet(shelf, settings, lambda served, state: None)
+        made.offer(offered)
+        await made.wait_ready()
+        return made
+
+    fleet = run(begin())
+    yield fleet
+    run(fleet.close())
+
+
+async def first_words(served: Served, prompt: str, **more: Any) -> tuple[str, float]:
+    """The answer's first token and how sure the engine was of it."""
+    ask = ChatRequest(
+        model=served.name, messages=[Message(role="user", content=prompt)], logprobs=True, temperature=0.0
+    )
+    work = ask.work(served.engine_model, served.caps, 2, stream=False, defaults=served.defaults)[0]
+    seat = await served.line.take("org", 64)
+    try:
+        body = json.loads(work.body) | more
+        reply = await seat.pool.post(seat.prefix + work.path, json.dumps(body).encode())
+    finally:
+        served.line.leave(seat, 64)
+    assert reply.status == 200, reply.body
+    first = json.loads(reply.body)["choices"][0]["logprobs"]["content"][0]
+    return first["token"], first["logprob"]
+
+
+def distance(one: tuple[str, float], other: tuple[str, float]) -> float:
+    """How far apart two first tokens are: another token is far."""
+    return abs(one[1] - other[1]) + (3 if one[0] != other[0] else 0)
+
+
+def test_no_call_is_answered_with_anothers_adapter(fleet: Fleet, run: Run[Any]) -> None:
+    async def all_at_random() -> None:
+        served = {name: fleet.find(name, OWNER[name]) for name in OWNER}
+        truth = {
+            (name, prompt): await first_words(served[name], prompt, cache_prompt=False)
+            for name, prompt in itertools.product(OWNER, PROMPTS)
+        }
+        pairs = [(one, other, prompt) for one, other in itertools.combinations(OWNER, 2) for prompt in PROMPTS]
+        apart = [pair for pair in pairs if distance(truth[pair[0], pair[2]], truth[pair[1], pair[2]]) > 1]
+        assert len(apart) >= 3, "too alike for this test to say anything"
+        chance = random.Random(11)
+        calls = [(chance.choice(list(OWNER)), chance.choice(PROMPTS)) for _ in range(40)]
+        for width in (1, 4):
+            for start in range(0, len(calls), width):
+                together = calls[start : start + width]
+                found = await asyncio.gather(*(first_words(served[name], prompt) for name, prompt in together))
+                for (name, prompt), got in zip(together, found, strict=True):
+                    far = distance(got, truth[name, prompt])
+                    limit = 0.15 if width == 1 else 0.6  # one token computed alone, several calls computed together
+                    assert far < limit, (name, prompt, got, truth[name, prompt])
+
+    run(all_at_random())
+
+
+def test_for_others_it_does_not_exist(fleet: Fleet) -> None:
+    assert [one.name for one in fleet.visible("org_ann") if one.name.startswith("ft:")] == [ANN]
+    assert not [one.name for one in fleet.visible("org_other") if one.name.startswith("ft:")]
+    for org_id, name in (
+        ("org_ben", ANN),
+        ("org_ann", BEN),
+        ("", ANN),
+        ("org_other", BEN),
+        ("org_ann", "ft:x:ann:one:1"),
+    ):
+        with pytest.raises(NotFound) as refused:
+            fleet.find(name, org_id)
+        assert refused.value.code == "model_not_found"
+    assert fleet.find(ANN, "org_ann").line is fleet.find(BASE).line
+
+
+def test_a_damaged_adapter_does_not_take_its_base_along(fleet: Fleet, run: Run[Any], tmp_path: Path) -> None:
+    """Checked where a running base would take it in."""
+    shelf = store.Store(tmp_path / "packages", signing.Signer(b"k" * 32), SystemClock())
+    folder = tmp_path / "f"
+    folder.mkdir()
+    made = shelf.add_package(
+        "bad", folder, store.About(kind="adapter"), files={"a.gguf": adapter(tmp_path / "a.gguf", 5)}
+    )
+    with made.weights_path.open("r+b") as file:
+        file.write(b"GGUX")
+
+    async def offered() -> list[str]:
+        other = Fleet(shelf, Settings(tmp_path, environment={}), lambda served, state: None)
+        other.offer([Model("ft:b:c:d:e", "chat", "x", "llama_cpp", "1", None, 1, None, "org_c", "b", "bad")])
+        with pytest.raises(NotFound):
+            other.find("ft:b:c:d:e", "org_c")
+        return [one.name for one in other.visible("org_c")]
+
+    assert run(offered()) == []
