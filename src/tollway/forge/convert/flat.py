@@ -1,5 +1,6 @@
 """A net as exporters want it: arrays in a fixed order, outputs as a tuple, nothing random, attention written out."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,10 @@ def write_out_attention(net: nn.Module) -> None:
 
 
 def open_gru(net: nn.Module) -> None:
-    """A GRU as a call with its first state given: torch.export then keeps its length open."""
+    """A GRU as a call with its first state given: torch.export then keeps its length open. What torch remembers of the
+    last export goes: it would unroll a second GRU of the same process to one length."""
+    with contextlib.suppress(AttributeError):  # a detail of torch 2.x
+        torch.ops.aten.gru.input._dispatch_cache.clear()
     for module in net.modules():
         if type(module) is nn.GRU and module.num_layers == 1 and module.batch_first and not module.bidirectional:
             module.forward = _gru_of(module)  # type: ignore[method-assign]
