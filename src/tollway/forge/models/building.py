@@ -74,8 +74,10 @@ def save(net: Net, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     net = getattr(net, "wanted", net)  # a goal without labels was only a wrapper
     net.spec.parameters = net.count()
-    write = getattr(net, "save_weights", None)
-    if net.adapter is not None:
+    write: Any = getattr(net, "save_weights", None)
+    if isinstance(net, ensemble.Ensemble):
+        ensemble.save(net, folder, save)
+    elif net.adapter is not None:
         adapters.save(net, folder)
         if hasattr(net, "save_config"):
             net.save_config(folder)
@@ -104,7 +106,7 @@ def load(folder: Path, merged: bool = True) -> Net:
 
 def _plain(spec: ModelSpec, features: Features, folder: Path) -> Net:
     if spec.architecture == ensemble.NAME:
-        return ensemble.load(spec, features, folder)
+        return ensemble.load(spec, features, folder, load)
     if spec.architecture == options.BASE:
         from tollway.forge.models import lm, pretrained
 

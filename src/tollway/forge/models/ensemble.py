@@ -5,9 +5,9 @@
 For training with `members` above 1. It is a Net like any other, so it is exported, evaluated and served like any other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,14 +33,6 @@ class Ensemble(Net):
         outputs = [member(**arrays) for member in self.members]
         return {name: _mean(name, [each[name] for each in outputs]) for name in outputs[0]}
 
-    def save_weights(self, folder: Path) -> None:
-        """Each member as a model folder of its own."""
-        from tollway.forge.models.building import save
-
-        for number, member in enumerate(self.members):
-            assert isinstance(member, Net)
-            save(member, folder / _MEMBERS / str(number))
-
 
 def of(nets: Sequence[Net]) -> Ensemble:
     """An ensemble of trained nets of one case. Raises BadRequest for tasks whose answers have no mean."""
@@ -57,10 +49,14 @@ def of(nets: Sequence[Net]) -> Ensemble:
     return made.eval()
 
 
-def load(spec: ModelSpec, features: Features, folder: Path) -> Ensemble:
-    """What `save_weights` wrote."""
-    from tollway.forge.models.building import load as load_member
+def save(net: Ensemble, folder: Path, save_member: Callable[[Net, Path], None]) -> None:
+    """Each member as a model folder of its own."""
+    for number, member in enumerate(net.members):
+        save_member(cast(Net, member), folder / _MEMBERS / str(number))
 
+
+def load(spec: ModelSpec, features: Features, folder: Path, load_member: Callable[[Path], Net]) -> Ensemble:
+    """What `save` wrote."""
     count = int(spec.options["members"])
     made = Ensemble(spec, features, [load_member(folder / _MEMBERS / str(number)) for number in range(count)])
     return made.eval()

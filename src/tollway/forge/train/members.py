@@ -11,8 +11,8 @@ import torch
 
 from tollway.forge.train import judge
 from tollway.forge.train.case import Case
-from tollway.forge.train.fitting import sub_desk, train_one
 from tollway.forge.train.plan import Plan, better
+from tollway.forge.train.single import sub_desk, train_one
 
 
 def fit(case: Case, plan: Plan, desk: Any) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def _said(events: Path) -> dict[str, Any]:
 
 def _error(said: dict[str, Any], error: Exception | None) -> Exception:
     if said:
-        from tollway.forge.train.distributed import error_of
+        from tollway.forge.train.jobs import error_of
 
         return error_of(said)
     return Conflict(

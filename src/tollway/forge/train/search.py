@@ -167,7 +167,8 @@ def _under(head: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _trial(number: int, settings: dict[str, Any], base: Any, model: Any, task: str, prepared: Any, desk: Any) -> dict[str, Any]:
     """One whole training; one that diverges is a trial without a value, not the end of the search."""
-    from tollway.forge.train.fitting import fit_here, sub_desk
+    from tollway.forge.train.local import fit_here
+    from tollway.forge.train.single import sub_desk
 
     out = Path(desk.work) / f"trial-{number}-model"
     shutil.rmtree(out, ignore_errors=True)

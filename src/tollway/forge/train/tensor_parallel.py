@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tollway.forge.train.batches import IGNORED
-from tollway.forge.train.distributed import Together
 from tollway.forge.train.plan import Plan
+from tollway.forge.train.together import Together
 from tollway.kit.errors import BadRequest
 
 _START = "tensor-start"  # the untrained model as a folder, while the processes read it

@@ -41,14 +41,15 @@ def work(job: dict[str, Any], emit: Any) -> dict[str, Any]:
     from tollway.forge import data, recipe
     from tollway.forge.train import gather, tensor_parallel
     from tollway.forge.train.case import Case
-    from tollway.forge.train.distributed import _STOP, Together
-    from tollway.forge.train.fitting import train_one
+    from tollway.forge.train.jobs import STOP
     from tollway.forge.train.plan import Plan
+    from tollway.forge.train.single import train_one
+    from tollway.forge.train.together import Together
 
     plan = Plan.from_json(job["plan"])
     torch.set_num_threads(plan.threads)
     group = tensor_parallel.Side() if plan.distributed == "tensor" else Together(plan.distributed)
-    stop = Path(job["work"]) / _STOP
+    stop = Path(job["work"]) / STOP
     desk = Desk(
         out=Path(job["out"]), work=Path(job["work"]), home=Path(job["home"]), seed=job["seed"], threads=plan.threads,
         emit=emit if group.number == 0 else lambda event: None, step="train", stop_asked=stop.exists,
