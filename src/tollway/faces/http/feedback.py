@@ -26,7 +26,7 @@ class FeedbackRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     rating: Literal["good", "bad", "neutral"] = "neutral"
     input: str | dict[str, Any] | list[dict[str, Any]] | None = None
     correction: str | float | None = None
-    comment: Annotated[str, Meta(max_length=2000)] = ""
+    comment: Annotated[str, Meta(max_length=2000, pattern=r"^[^\x00]*$")] = ""
 
 
 def doors(gateway: Gateway) -> list[Door]:
