@@ -79,8 +79,9 @@ def save(net: Net, folder: Path) -> None:
         ensemble.save(net, folder, save)
     elif net.adapter is not None:
         adapters.save(net, folder)
-        if hasattr(net, "save_config"):
-            net.save_config(folder)
+        config: Any = getattr(net, "save_config", None)
+        if config is not None:
+            config(folder)
         if not bases.packaged(net.spec.parent):  # then nobody else has the weights that the adapter sits on
             folders.write_state(adapters.base_state(net), folder / folders.WEIGHTS)
     elif write is not None:
