@@ -65,6 +65,7 @@ def test_rows_are_no_longer_than_the_longest_document_needs() -> None:
     assert row_length([(np.arange(700), np.arange(700))], 512) == 512
 
 
+@pytest.mark.slow
 def test_pre_training_learns_the_texts_and_leaves_a_folder_that_scores_the_same(tmp_path: Path) -> None:
     rows = Rows("language-modeling", [{"text": one} for one in SENTENCES], [{"text": one} for one in SENTENCES[:4]])
     part = recipe.Model(architecture="llama", options=TINY)
@@ -74,6 +75,9 @@ def test_pre_training_learns_the_texts_and_leaves_a_folder_that_scores_the_same(
     nll = sum(one["nll"] for one in scores) / sum(one["tokens"] for one in scores)
     assert nll < 3.0  # of ln(320) = 5.8 untrained
     assert made.figures["validation"]["loss"] == pytest.approx(nll, rel=0.02)
+    samples = made.figures["samples"]
+    assert len(samples) == 4 and all(one["prompt"].strip() and one["text"].strip() for one in samples)
+    assert {one["temperature"] for one in samples} == {0.0, 0.8}
 
 
 def test_rows_that_teach_nothing_stop_the_run(tmp_path: Path) -> None:
