@@ -36,6 +36,7 @@ _NAMED: Final = {
 }
 _ORDER: Final = (
     "onnx-int8",
+    "onnx-int4",
     "onnx",
     "gguf",
     "openvino-int8",
@@ -76,7 +77,7 @@ def role_of(path: str, all_paths: set[str]) -> tuple[str, str]:
 def _variant(path: PurePosixPath) -> str:
     """`model.int8.onnx`, `model.bf16.xml`: how its numbers are rounded is part of the format."""
     kind = PurePosixPath(path.stem).suffix
-    return f"-{kind.removeprefix('.')}" if kind in (".int8", ".bf16") else ""
+    return f"-{kind.removeprefix('.')}" if kind in (".int8", ".int4", ".bf16") else ""
 
 
 def described(copied: dict[str, tuple[str, int]]) -> tuple[File, ...]:

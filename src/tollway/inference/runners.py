@@ -23,6 +23,7 @@ class Runner(Protocol):
 FORMATS: Final[dict[str, tuple[str, str]]] = {
     "onnx": ("onnx", "model.onnx"),
     "onnx-int8": ("onnx", "model.int8.onnx"),
+    "onnx-int4": ("onnx", "model.int4.onnx"),
     "openvino": ("openvino", "model.xml"),
     "openvino-int8": ("openvino", "model.int8.xml"),
     "openvino-bf16": ("openvino", "model.bf16.xml"),

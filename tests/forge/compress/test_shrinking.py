@@ -80,6 +80,13 @@ def test_4_bits_are_smaller_still_and_answer_alike(tmp_path):
     assert same_answers(place, movies()) > 0.85
 
 
+def test_4_bits_are_carried_on_to_the_engine(tmp_path):
+    place, _ = shrunk(tmp_path / "shrunk", movies(), "4bit")
+    figures = convert.export(Convert(formats=["onnx"]), place.out, movies().prepared, desk(tmp_path / "converted"))
+    assert figures["serve"] == "onnx-int4"
+    assert figures["formats"][0]["bytes"] < 0.4 * (movies().folder / "model.safetensors").stat().st_size
+
+
 @pytest.mark.slow
 def test_a_student_with_fewer_layers_learns_from_its_teacher(tmp_path):
     place, figures = shrunk(tmp_path, movies(), "distil:1", options={"epochs": 2, "learning_rate": 1e-3})

@@ -153,7 +153,7 @@ def _int8(chain: Chain, step: Step, name: str) -> str:
 def _four_bits(chain: Chain, step: Step, name: str) -> str:
     chain.forms = rounding.forms(chain.net, 4)
     rounding.snap(chain.net, chain.forms)
-    chain.quantise = "none"
+    chain.quantise = "int4"
     count = sum(form == "int4" for form in chain.forms.values())
     return f"{count} tensors in 4 bits (blocks of {encoded.BLOCK}), {len(chain.forms) - count} in 8"
 

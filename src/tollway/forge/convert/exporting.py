@@ -20,6 +20,7 @@ from tollway.kit.errors import Conflict, TollwayError
 FILES: Final = {
     "onnx": "model.onnx",
     "onnx-int8": "model.int8.onnx",
+    "onnx-int4": "model.int4.onnx",
     "openvino": "model.xml",
     "openvino-int8": "model.int8.xml",
     "openvino-bf16": "model.bf16.xml",
@@ -160,6 +161,9 @@ def _onnx(bench: Bench) -> None:
         _onnx_float(bench)
     if wish == "none":
         return
+    if wish == "int4":
+        _onnx_int4(bench)
+        return
     try:
         _onnx_int8(bench, wish)
     except Conflict as refusal:
@@ -177,6 +181,14 @@ def _onnx_float(bench: Bench) -> None:
     shutil.copyfile(bench.source_onnx, bench.path("onnx"))
     run = _open(bench, "onnx")
     bench.keep(bench.hold("onnx", run), run)
+
+
+def _onnx_int4(bench: Bench) -> None:
+    from tollway.forge.convert import onnx_int8
+
+    onnx_int8.four_bits(bench.source_onnx, bench.path("onnx-int4"))
+    run = _open(bench, "onnx-int4")
+    bench.keep(bench.hold("onnx-int4", run), run)
 
 
 def _onnx_int8(bench: Bench, wish: str) -> None:
@@ -220,7 +232,7 @@ def _openvino(bench: Bench) -> None:
     from tollway.forge.convert import openvino
 
     wish = _quantise(bench)
-    precision = {"bf16": "bf16", "none": "f32", "auto": "f32"}.get(wish, "int8")
+    precision = {"bf16": "bf16", "none": "f32", "auto": "f32", "int4": "f32"}.get(wish, "int8")
     format = "openvino" if precision == "f32" else f"openvino-{precision}"
     openvino.export(bench.source_onnx, bench.path(format), precision=precision, calibration=bench.calibration)
     run = _open(bench, format)
@@ -285,9 +297,7 @@ def _quantise(bench: Bench) -> str:
 
 def _copy_source(folder: Path, out: Path) -> dict[str, Any]:
     """The model folder itself: weights as they are, bit for bit."""
-    for file in sorted(folder.iterdir()):
-        if file.is_file() and file.name != "step.json":
-            shutil.copyfile(file, out / file.name)
+    shutil.copytree(folder, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("step.json"))
     return {"format": "safetensors", "holds": True, "max_difference": 0.0, "agreement": 1.0, "drop": 0.0,
             "bytes": measure.size(out / "model.safetensors") if (out / "model.safetensors").is_file() else 0}  # fmt: skip
 

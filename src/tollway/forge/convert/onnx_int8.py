@@ -46,6 +46,27 @@ def static(source: Path, path: Path, batches: Sequence[Arrays], *, leave: Sequen
     return path
 
 
+def four_bits(source: Path, path: Path, *, leave: Sequence[str] = ()) -> Path:
+    """Products in 4 bits with a scale for each block of 32, the grid of `[compress] 4bit`, embeddings in 8; what goes into
+    a product is rounded to 8 bits."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.matmul_nbits_quantizer import (  # type: ignore[import-untyped]
+        MatMulNBitsQuantizer,
+    )
+
+    quantize_dynamic(
+        str(source), str(path), weight_type=QuantType.QInt8, op_types_to_quantize=["Gather"],
+        extra_options={"DefaultTensorType": _FLOAT},
+    )  # fmt: skip
+    work = MatMulNBitsQuantizer(
+        onnx.load(str(path)), block_size=32, is_symmetric=True, accuracy_level=4, nodes_to_exclude=list(leave)
+    )
+    work.process()
+    onnx.save(work.model.model, str(path))
+    return path
+
+
 def constant_products(source: Path) -> list[str]:
     """Names of the nodes that multiply by constant weights, in order."""
     import onnx

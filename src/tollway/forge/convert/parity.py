@@ -37,6 +37,7 @@ TOLERANCES: Final[dict[str, Tolerance]] = {
     "litert": Tolerance(2e-3, 0.999),
     "openvino-bf16": Tolerance(0.5, 0.97),
     "onnx-int8": Tolerance(math.inf, 0.96),
+    "onnx-int4": Tolerance(math.inf, 0.9),
     "openvino-int8": Tolerance(math.inf, 0.96),
     "litert-int8": Tolerance(math.inf, 0.96),
 }

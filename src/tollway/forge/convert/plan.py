@@ -20,7 +20,7 @@ NEEDS: Final[dict[str, tuple[str, ...]]] = {
 }
 EXTRA: Final = {"litert": "litert", "openvino": "factory", "onnx": "factory", "gguf": "factory"}
 QUANTISE: Final[dict[str, tuple[str, ...]]] = {
-    "onnx": ("int8", "int8-dynamic", "int8-static", "none"),
+    "onnx": ("int8", "int8-dynamic", "int8-static", "int4", "none"),
     "openvino": ("int8", "int8-static", "bf16", "none"),
     "litert": ("int8", "int8-dynamic", "none"),
     "gguf": ("none", "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k_m"),
