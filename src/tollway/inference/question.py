@@ -125,7 +125,7 @@ class QuestionFeatures(TextFeatures):
         place = 0
         for number, (row, one) in enumerate(zip(rows, encoded, strict=True)):
             context = text_of(row, "context", number)
-            best = {"answer": "", "score": 0.0, "start": 0, "end": 0}
+            best: dict[str, Any] = {"answer": "", "score": 0.0, "start": 0, "end": 0}
             nothing = []
             offsets = _cut(one["_offsets"], one["_windows"])
             kinds = _cut(one["token_type_ids"], one["_windows"])

@@ -39,7 +39,7 @@ class TokenFeatures(TextFeatures):
         return Target("tags", sorted(tags | {OUTSIDE}))
 
     @classmethod
-    def texts(cls, table: Table) -> list[str]:  # type: ignore[override]
+    def texts(cls, table: Table) -> list[str]:
         return [" ".join(str(word) for word in row or ()) for row in column(table, "tokens")]
 
     def fields(self) -> dict[str, str]:

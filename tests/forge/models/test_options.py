@@ -63,9 +63,17 @@ def test_what_cannot_be_is_refused_with_what_can(part, task, what):
 
 def test_checking_a_recipe_loads_no_torch():
     code = (
-        "import sys; from tollway.forge import models; from tests.forge.models.worlds import Part" if False else
         "import sys; from types import SimpleNamespace as S; from tollway.forge import models;"
         "models.check(S(architecture='bilstm', base='', options={}), 'text-classification');"
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )  # fmt: skip
     assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0
+
+
+def test_the_docs_name_every_architecture_and_base():
+    from pathlib import Path
+
+    from tollway.forge.models import bases
+
+    page = (Path(__file__).resolve().parents[3] / "docs" / "models-from-scratch.md").read_text()
+    assert not [one for one in (*options.ARCHITECTURES, *bases.PACKAGED, *bases.MADE) if f"`{one}`" not in page]

@@ -81,7 +81,7 @@ def merge(net: Net) -> Net:
         if isinstance(module, BaseTunerLayer):
             module.merge()
             parent, _, last = name.rpartition(".")
-            setattr(net.get_submodule(parent), last, module.get_base_layer())  # type: ignore[no-untyped-call]
+            setattr(net.get_submodule(parent), last, module.get_base_layer())
     net.adapter = None
     net.requires_grad_(True)
     return net
@@ -153,7 +153,8 @@ def _tokens(net: Net, method: str, tokens: int) -> None:
     kind = peft.PrefixTuningConfig if method == "prefix" else peft.PromptTuningConfig
     config = kind(task_type=_TASKS.get(net.spec.task, "FEATURE_EXTRACTION"), num_virtual_tokens=tokens)
     try:
-        net.hf = peft.get_peft_model(net.hf, config)
+        body: Any = net.hf
+        net.hf = peft.get_peft_model(body, config)
     except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise BadRequest(f"{method} tuning does not fit this base: {error}", hint="Use lora or adapter.") from error
 

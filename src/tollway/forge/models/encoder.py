@@ -30,7 +30,7 @@ class Attention(nn.Module):
 
     def heads(self, states: Tensor) -> Tensor:
         """[rows, length, width] -> [rows, heads, length, head width]; the number of heads follows from the weights."""
-        return states.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+        return torch.unflatten(states, -1, (-1, self.head_width)).transpose(1, 2)
 
 
 class Layer(nn.Module):
@@ -51,7 +51,8 @@ class Layer(nn.Module):
         states = states + self.drop(self.attention(calm, calm, bias))
         if self.reading is not None and self.second is not None and memory is not None and memory_bias is not None:
             states = states + self.drop(self.reading(self.second(states), memory, memory_bias))
-        return states + self.drop(self.shrink(F.gelu(self.grow(self.last(states)))))
+        made: Tensor = self.drop(self.shrink(F.gelu(self.grow(self.last(states)))))
+        return states + made
 
 
 class Stack(nn.Module):

@@ -22,7 +22,8 @@ class TorchPredictor(Predictor):
         was = self.net.training
         self.net.eval()
         try:
-            found: list[dict[str, float]] = self.net.score(rows)
+            net: Any = self.net
+            found: list[dict[str, float]] = net.score(rows)
         finally:
             self.net.train(was)
         return found

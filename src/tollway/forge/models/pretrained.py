@@ -64,10 +64,10 @@ class Pretrained(Net):
 
     def layers(self) -> list[nn.Module]:
         """Embeddings first, then the blocks."""
-        stacks = [one for one in self.hf.modules() if isinstance(one, nn.ModuleList) and len(one) > 1]
+        stacks: list[Any] = [one for one in self.hf.modules() if isinstance(one, nn.ModuleList) and len(one) > 1]
         if not stacks:
             return []
-        blocks = list(max(stacks, key=lambda one: len(one)))
+        blocks = list(sorted(stacks, key=lambda one: len(one))[-1])
         embedding = next((one for name, one in self.hf.named_modules() if name.split(".")[-1] == "embeddings"), None)
         return ([embedding] if embedding is not None else []) + blocks
 
@@ -123,8 +123,9 @@ def _tied(hf: Any) -> list[str]:
 def _auto(task: str) -> Any:
     import transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    talk: Any = transformers.utils.logging
+    talk.set_verbosity_error()
+    talk.disable_progress_bar()
     if task not in _AUTO:
         raise BadRequest(f"A base cannot be trained for {task} here.", hint=f"It can for {', '.join(_AUTO)}.")
     return getattr(transformers, _AUTO[task])

@@ -56,7 +56,7 @@ class Recurrent(TextNet):
             fan_in = width * (2 if self.both else 1)
 
     def states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        states = self.drop(self.embedding(input_ids))
+        states: Tensor = self.drop(self.embedding(input_ids))
         turned = reversal(attention_mask) if self.both else None
         for number, forwards in enumerate(self.forwards):
             if number:

@@ -56,7 +56,8 @@ class Residual(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, states: Tensor) -> Tensor:
-        return states + self.drop(self.shrink(self.drop(F.relu(self.grow(self.norm(states))))))
+        made: Tensor = self.drop(self.shrink(self.drop(F.relu(self.grow(self.norm(states))))))
+        return states + made
 
 
 class Wide(nn.Module):

@@ -62,7 +62,7 @@ class Pool(nn.Module):
             return states.gather(1, last[:, None, None].expand(-1, 1, states.shape[2])).squeeze(1)
         if self.score is not None:
             weights = (self.score(states).float() + (there.float() - 1.0) * 1e4).softmax(1)
-            return (states * weights.to(states.dtype)).sum(1)
+            return torch.sum(states * weights.to(states.dtype), 1)
         return torch.sum(states * there, 1) / there.sum(1).clamp(min=1.0)
 
 
