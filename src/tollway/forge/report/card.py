@@ -42,7 +42,7 @@ def _training(story: Story, t: Words) -> list[str]:
     found = [f"- {what}, {train.get('method', 'full')}" if what else f"- {train.get('method', 'full')}"]
     for name, word in (("steps", "curves.steps"), ("learning_rate", "curves.learning_rate")):
         if story.training.get(name):
-            found.append(f"- {t(word)}: {t.number(story.training[name])}")
+            found.append(f"- {t(word)}: {story.training[name]:g}")
     return found
 
 

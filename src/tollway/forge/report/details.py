@@ -44,7 +44,7 @@ def _facts(story: Story, t: Words) -> Markup | None:
     if made.get("tokens_per_s") == made.get("rows_per_s"):  # a row without tokens counts as one
         wanted.pop("tokens_per_s")
     rows = [
-        (t(word), t.number(story.training[name]))
+        (t(word), f"{made[name]:g}" if name == "learning_rate" else t.number(made[name]))
         for name, word in wanted.items()
         if isinstance(story.training.get(name), (int, float, str)) and story.training[name]
     ]

@@ -22,11 +22,10 @@ def section(story: Story, t: Words) -> Child:
     if not items:
         return None
     parts: list[Child] = [tag("div", [_item(item, t) for item in items], cls="reasons")]
-    rolled = next(
-        (one for item in items for one in item["by"].values() if (one.get("extra") or {}).get("rollout")), None
-    )
-    if rolled is not None and len(rolled["extra"]["tokens"]) <= TOKENS_MAX:
-        extra = rolled["extra"]
+    rolled = [one for item in items for one in item["by"].values() if (one.get("extra") or {}).get("rollout")]
+    short = min(rolled, key=lambda one: len(one["extra"]["tokens"]), default=None)
+    if short is not None and len(short["extra"]["tokens"]) <= TOKENS_MAX:
+        extra = short["extra"]
         label = t("explain.attention", layers=extra["layers"])
         parts += [tag("h3", label), charts.heat(extra["rollout"], extra["tokens"], label)]
     return card(t("explain.title"), *parts, note=t("explain.note"), id="explanations")

@@ -90,4 +90,6 @@ def _digits(value: float) -> str:
         return f"{int(value):,}"
     if size >= 1000:
         return f"{value:,.1f}"
+    if size < 1e-4:
+        return f"{value:.5f}"
     return f"{value:.4g}" if size >= 1 else f"{value:.3f}" if size >= 0.0995 else f"{value:.3g}"
