@@ -97,7 +97,8 @@ $(VENV)/.samples: $(VENV)/.installed-factory requirements/bring-samples
 	@requirements/bring-samples $(VENV)
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed-factory $(VENV)/.samples
+$(VENV)/.installed-test: $(VENV)/.installed-factory $(VENV)/.samples requirements/litert.txt
 	@echo "Installing what the tests need (once) ..." >&2
-	@$(PIP) --constraint requirements/constraints.txt --editable '.[factory,test]'
+	@$(PIP) --constraint requirements/constraints.txt --editable '.[factory,openvino,ray,test]'
+	@$(PIP) --no-deps --requirement requirements/litert.txt
 	@touch $@
