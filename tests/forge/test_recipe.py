@@ -65,7 +65,7 @@ def test_base_and_architecture_exclude_each_other():
 
 
 def test_a_gate_must_be_readable():
-    with pytest.raises(BadRequest, match='is not like ">=0.8"'):
+    with pytest.raises(BadRequest, match=r'is not like ">=0\.8"'):
         recipes.parse(GOOD + '\n[evaluate]\nrequire = {accuracy = "good"}\n')
 
 

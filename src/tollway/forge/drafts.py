@@ -22,7 +22,10 @@ NEEDS: Final[Mapping[str, Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]]
         "text": (("text", "category"), ("text", "review", "sentence", "content")),
         "target": (("number", "integer"), ("target", "score", "value", "rating")),
     },
-    "token-classification": {"tokens": (("tokens", "json"), ("tokens", "words")), "tags": (("tokens", "json"), ("tags", "ner_tags", "labels"))},
+    "token-classification": {
+        "tokens": (("tokens", "json"), ("tokens", "words")),
+        "tags": (("tokens", "json"), ("tags", "ner_tags", "labels")),
+    },
     "question-answering": {
         "context": (("text",), ("context", "passage")),
         "question": (("text",), ("question",)),

@@ -4,9 +4,10 @@
     folder = run.step("train", {"train": recipe.train, "after": prepared.name}, lambda desk: fit(..., desk))
 
 What a step's function writes to `desk.out` becomes `runs/steps/<name>-<digest>/`, whole or not at all (renamed into
-place after an fsync); its figures and times are `<name>-<digest>.json` beside it. The digest covers the recipe's part, the digests of the steps before, the seed, the source code
-of the rooms that do the work and the versions of the libraries beneath, so a hit is the same work done before and a
-change of code is never hidden by the cache. `desk.work` survives a crash: checkpoints go there.
+place after an fsync); its figures and times are `<name>-<digest>.json` beside it. The digest covers the recipe's part, the
+digests of the steps before, the seed, the source code of the rooms that do the work and the versions of the libraries
+beneath, so a hit is the same work done before and a change of code is never hidden by the cache. `desk.work` survives a
+crash: checkpoints go there.
 
 Everything that happens is a line of `events.jsonl`; the terminal, `run watch`, the console and the report read those.
 """

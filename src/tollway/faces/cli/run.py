@@ -20,7 +20,9 @@ from tollway.faces.cli.run_view import RunView
 from tollway.kit.errors import Conflict, NotFound
 
 app = group("Execute recipes: start, watch, compare, report.")
-RunId = Annotated[str, typer.Argument(help="A run's id, its last letters, or a recipe's name (its newest run).", metavar="RUN")]  # fmt: skip
+RunId = Annotated[
+    str, typer.Argument(help="A run's id, its last letters, or a recipe's name (its newest run).", metavar="RUN")
+]
 
 
 @command(app, "start")
