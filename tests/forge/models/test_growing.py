@@ -77,3 +77,29 @@ def test_a_trunk_taught_without_labels_is_a_base(tmp_path):
     models.save(goal, tmp_path / "packages" / "eyes" / "1")  # what is saved is the net, not the goal
     again = grown("eyes", "image-classification", worlds.TABLES["image-classification"], tmp_path)
     assert torch.equal(again.trunk[0][0].weight, net.trunk[0][0].weight)
+
+
+@pytest.mark.parametrize("goal", ["rotation", "masked-image"])
+def test_a_goal_without_labels_runs_through_training_and_saves_the_net(goal, tmp_path):
+    from types import SimpleNamespace
+
+    from tollway.forge import recipe
+    from tollway.forge.train.case import Case
+    from tollway.forge.train.plan import Plan
+
+    table = worlds.TABLES["image-classification"]
+    prepared = SimpleNamespace(rows=lambda split: len(table) * (split == "train"), read=lambda split: table)
+    part, train = recipe.Model(architecture="cnn", options={"filters": [8]}), recipe.Train(objective=goal)
+    case = Case.of(train, part, "image-classification", prepared)
+    net = case.net(Plan.of(train), 7)
+    before = net.wanted.trunk[0][0].weight.detach().clone()
+    optimiser = torch.optim.AdamW(net.parameters_of("all"), lr=1e-2)
+    batch = {name: torch.as_tensor(one) for name, one in case.material.collate(case.material.encoded).items()}
+    loss, _ = case.objective.loss(net, batch)
+    loss.backward()
+    optimiser.step()
+    case.save(net, tmp_path)
+    again = models.load(tmp_path)
+    assert again.spec.architecture == "cnn"
+    assert not torch.equal(again.trunk[0][0].weight, before)
+    assert torch.equal(again.trunk[0][0].weight, net.wanted.trunk[0][0].weight)
