@@ -52,7 +52,8 @@ def train_one(case: Any, plan: Plan, desk: Any, *, net_seed: int | None = None, 
     figures["tokens_per_s"] = round(result.tokens / max(result.seconds, 1e-9), 2)
     figures["learning_rate"], figures["method"] = plan.rate(pretrained=case.pretrained), plan.method
     end = getattr(case.objective, "end", None)
-    if end is not None:  # what an objective has to show of the trained net
+    whole = group is None or plan.distributed in ("ddp", "ray")  # not in parts
+    if end is not None and whole:  # what an objective has to show of the trained net
         figures |= end(net, desk)
     return net.eval(), figures
 

@@ -28,8 +28,12 @@ def main(job: Path) -> int:
     except TollwayError as error:
         told = {"class": type(error).__name__, "message": error.message, "code": error.code, "hint": error.hint}
         _say(out, {"kind": "error", "value": told})
-        out.flush()
         os._exit(3)  # the others may be waiting for this process: the launcher ends them all
+    except Exception as error:
+        told = {"class": "Conflict", "message": f"A training process failed: {type(error).__name__}: {str(error)[:400]}",
+                "code": "training_processes_failed", "hint": "Start the run again, or set processes = 1."}  # fmt: skip
+        _say(out, {"kind": "error", "value": told})
+        raise
     dist.destroy_process_group()
     return 0
 
