@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tollway.forge.convert.onnx import quiet
 from tollway.inference import Arrays
 
 _FLOAT: Final = 1  # onnx.TensorProto.FLOAT
@@ -17,6 +18,7 @@ _DYNAMIC_OPS: Final = ("MatMul", "Gemm", "LSTM", "Gather")
 _STATIC_OPS: Final = ("MatMul", "Gemm", "Conv")
 
 
+@quiet()  # it recommends a clean-up that has been done
 def dynamic(source: Path, path: Path, *, leave: Sequence[str] = ()) -> Path:
     """Weights in 8 bits; the scale of what goes in is found for every call. `leave`: nodes that stay float."""
     from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-untyped]
@@ -29,6 +31,7 @@ def dynamic(source: Path, path: Path, *, leave: Sequence[str] = ()) -> Path:
     return path
 
 
+@quiet()
 def static(source: Path, path: Path, batches: Sequence[Arrays], *, leave: Sequence[str] = ()) -> Path:
     """Weights and activations in 8 bits with scales calibrated on real rows; quantise and dequantise nodes (QDQ)."""
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -46,6 +49,7 @@ def static(source: Path, path: Path, batches: Sequence[Arrays], *, leave: Sequen
     return path
 
 
+@quiet()
 def four_bits(source: Path, path: Path, *, leave: Sequence[str] = ()) -> Path:
     """Products in 4 bits with a scale for each block of 32, the grid of `[compress] 4bit`, embeddings in 8; what goes into
     a product is rounded to 8 bits."""
