@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino  # type: ignore[import-untyped]
+import openvino
 
 from tollway.inference.encoding import Arrays
 from tollway.kit.errors import BadRequest

@@ -28,7 +28,7 @@ class _Narrow(nn.Module):
 
 def export(source: Source, path: Path, *, rows: int = ROWS, length: int = LENGTH, int8: bool = False) -> Path:
     """Write `path` and the note about its axes beside it."""
-    import litert_torch  # type: ignore[import-untyped]
+    import litert_torch
 
     example = tuple(
         _shaped(one, source.dynamic.get(name, {}), rows, length)
@@ -53,7 +53,7 @@ def export(source: Source, path: Path, *, rows: int = ROWS, length: int = LENGTH
 
 def _quantise(path: Path) -> None:
     """Weights in 8 bits, activations at run time (ai-edge-quantizer's dynamic recipe)."""
-    from ai_edge_quantizer import quantizer, recipe  # type: ignore[import-untyped]
+    from ai_edge_quantizer import quantizer, recipe
 
     with quiet():
         work = quantizer.Quantizer(str(path), recipe.dynamic_wi8_afp32())

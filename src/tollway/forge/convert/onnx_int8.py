@@ -21,7 +21,7 @@ _STATIC_OPS: Final = ("MatMul", "Gemm", "Conv")
 @quiet()  # it recommends a clean-up that has been done
 def dynamic(source: Path, path: Path, *, leave: Sequence[str] = ()) -> Path:
     """Weights in 8 bits; the scale of what goes in is found for every call. `leave`: nodes that stay float."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-untyped]
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(
         str(source), str(path), weight_type=QuantType.QInt8, per_channel=True, reduce_range=narrow_accumulators(),
@@ -55,7 +55,7 @@ def four_bits(source: Path, path: Path, *, leave: Sequence[str] = ()) -> Path:
     a product is rounded to 8 bits."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.matmul_nbits_quantizer import (  # type: ignore[import-untyped]
+    from onnxruntime.quantization.matmul_nbits_quantizer import (
         MatMulNBitsQuantizer,
     )
 
@@ -84,7 +84,7 @@ def sensitive(source: Path, batches: Sequence[Arrays]) -> list[str]:
     """The products by the outliers in what goes into them, worst first: the largest value over the root mean square.
     A few large values stretch the 8-bit scale, and everything else falls between its steps."""
     import onnx
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     model = onnx.load(str(source))
     wanted = set(constant_products(source))

@@ -15,7 +15,7 @@ _FLOAT: Final = ("Add", "Subtract", "Multiply", "Divide", "ReduceMax", "ReduceMe
 
 def export(onnx_file: Path, path: Path, *, precision: str = "f32", calibration: Sequence[Arrays] = ()) -> Path:
     """Write `path` (.xml) and its .bin. `precision`: f32, bf16, or int8 (then `calibration` rows are needed)."""
-    import openvino  # type: ignore[import-untyped]
+    import openvino
 
     with quiet():
         try:
@@ -33,7 +33,7 @@ def export(onnx_file: Path, path: Path, *, precision: str = "f32", calibration: 
 
 
 def _int8(model: Any, calibration: Sequence[Arrays]) -> Any:
-    import nncf  # type: ignore[import-untyped]
+    import nncf
 
     nncf.set_log_level(40)
     inputs = [port.any_name for port in model.inputs]
