@@ -65,9 +65,10 @@ def write_out_attention(net: nn.Module) -> None:
 
 def open_gru(net: nn.Module) -> None:
     """A GRU as a call with its first state given: torch.export then keeps its length open. What torch remembers of the
-    last export goes: it would unroll a second GRU of the same process to one length."""
-    with contextlib.suppress(AttributeError):  # a detail of torch 2.x
-        torch.ops.aten.gru.input._dispatch_cache.clear()
+    last export goes: it would unroll a second GRU or LSTM of the same process to one length."""
+    for kind in (torch.ops.aten.gru, torch.ops.aten.lstm):
+        with contextlib.suppress(AttributeError):  # a detail of torch 2.x
+            kind.input._dispatch_cache.clear()
     for module in net.modules():
         if type(module) is nn.GRU and module.num_layers == 1 and module.batch_first and not module.bidirectional:
             module.forward = _gru_of(module)  # type: ignore[method-assign]
