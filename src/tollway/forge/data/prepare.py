@@ -21,6 +21,7 @@ from tollway.forge.data import split as splitting
 from tollway.forge.data import tasks
 from tollway.forge.data.schema import columns_of
 from tollway.forge.data.shelf import SPLITS, Shelf, Version
+from tollway.forge.recipe import Data
 from tollway.kit.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -38,18 +39,6 @@ class Place(Protocol):
     def seed(self) -> int: ...
     def note(self, text: str) -> None: ...
     def warn(self, text: str) -> None: ...
-
-
-class Wish(Protocol):
-    """`[data]` of a recipe."""
-
-    dataset: str
-    columns: dict[str, str]
-    split: Any
-    clean: list[str]
-    mask: bool
-    augment: list[str]
-    rows_max: int | None
 
 
 @dataclass(frozen=True)
@@ -111,7 +100,7 @@ class _Work:
         return next((name for name in ("label", "target", "rating") if name in self.found and name in names), None)
 
 
-def prepare(wish: Wish, task: str, shelf: Shelf, desk: Place) -> Prepared:
+def prepare(wish: Data, task: str, shelf: Shelf, desk: Place) -> Prepared:
     """Make the canonical rows in `desk.out`."""
     import pyarrow.parquet as pq
 
