@@ -50,7 +50,7 @@ def run(visit: Visit) -> Response:
         curves=curves(events),
         progress=_progress(events) if record.alive_state == "running" else None,
         notes=[event for event in events if event["kind"] in ("note", "warning")][-12:],
-        figures={name: value for name, value in record.metrics.items() if isinstance(value, (int, float))},
+        figures={name: value for name, value in record.metrics.items() if type(value) in (int, float)},
         has_report=(every.folder(record) / "report.html").is_file(),
         recipe=(every.folder(record) / "recipe.toml").read_text(encoding="utf-8"),
     )
@@ -108,17 +108,20 @@ def curves(events: Sequence[Mapping[str, Any]]) -> list[Curve]:
 
 
 def _curve(name: str, points: list[tuple[int, float]]) -> Curve:
+    """Where the steps begin again (another member, another trial) another line begins."""
     every = max(1, len(points) // _POINTS)
     shown = [*points[::every], points[-1]]
     values = [value for _, value in points]
     least, most = min(values), max(values)
-    start, span = points[0][0], max(1, points[-1][0] - points[0][0])
+    start = min(at for at, _ in points)
+    span = max(1, max(at for at, _ in points) - start)
     height = (most - least) or 1.0
-    path = "M" + "L".join(
-        f"{(at - start) / span * _WIDTH:.1f} {_HEIGHT - (value - least) / height * (_HEIGHT - 4) - 2:.1f}"
-        for at, value in shown
-    )
-    return Curve(name, path, values[0], values[-1], least, most, points[-1][0])
+    path, before = [], float("inf")
+    for at, value in shown:
+        across, down = (at - start) / span * _WIDTH, _HEIGHT - (value - least) / height * (_HEIGHT - 4) - 2
+        path.append(f"{'L' if at >= before else 'M'}{across:.1f} {down:.1f}")
+        before = at
+    return Curve(name, "".join(path), values[0], values[-1], least, most, points[-1][0])
 
 
 def _progress(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
