@@ -88,10 +88,11 @@ def test_a_file_is_kept_listed_read_and_deleted(buyer: Buyer, other: Buyer) -> N
         with pytest.raises(openai.NotFoundError):
             act(made.id)
     assert not list(other.client.files.list())
+    assert buyer.upload(name="对话.jsonl").filename == "对话.jsonl"
     assert buyer.client.files.delete(made.id).deleted
     with pytest.raises(openai.NotFoundError):
         buyer.client.files.retrieve(made.id)
-    assert not list((buyer.shop.home / "files" / buyer.customer.org_id).iterdir())
+    assert len(list((buyer.shop.home / "files" / buyer.customer.org_id).iterdir())) == 1
 
 
 @pytest.mark.parametrize(

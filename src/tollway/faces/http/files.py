@@ -2,6 +2,7 @@
 sees its own and no others."""
 
 import asyncio
+import logging
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -154,6 +155,7 @@ def parts_of(content_type: str, body: bytes) -> tuple[dict[str, str], str, bytes
     from python_multipart.exceptions import FormParserError
     from python_multipart.multipart import MultipartParser, parse_options_header
 
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # each broken form would be a line of our log
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if not boundary or len(boundary) > 200:
@@ -190,7 +192,7 @@ class _Reader:
         self._parts.append(({}, bytearray()))
 
     def _header(self) -> None:
-        name, value = self._name.decode("latin-1").lower(), self._value.decode("utf-8", "replace")
+        name, value = self._name.decode("latin-1").lower(), self._value.decode("latin-1")
         self._parts[-1][0][name] = value
         self._name.clear()
         self._value.clear()
@@ -201,7 +203,10 @@ class _Reader:
         fields: dict[str, str] = {}
         file_name, data = "upload.jsonl", None
         for headers, content in self._parts:
-            _, options = parse_options_header(headers.get("content-disposition", ""))
+            try:  # bytes pass through as latin-1 and are read as UTF-8 below; what is beyond both is no header
+                _, options = parse_options_header(headers.get("content-disposition", ""))
+            except UnicodeError:
+                raise BadRequest("A part's header cannot be read.", param="file", code="invalid_form") from None
             name = options.get(b"name", b"").decode("utf-8", "replace")
             if name == "file":
                 if data is not None:
