@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 
 from tollway.inference.encoding import Arrays
 from tollway.kit.errors import BadRequest

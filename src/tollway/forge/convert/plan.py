@@ -18,7 +18,7 @@ NEEDS: Final[dict[str, tuple[str, ...]]] = {
     "gguf": ("gguf",),
     "safetensors": (),
 }
-EXTRA: Final = {"litert": "litert", "openvino": "factory", "onnx": "factory", "gguf": "factory"}
+EXTRA: Final = {"litert": "litert", "openvino": "openvino", "onnx": "factory", "gguf": "factory"}
 QUANTISE: Final[dict[str, tuple[str, ...]]] = {
     "onnx": ("int8", "int8-dynamic", "int8-static", "int4", "none"),
     "openvino": ("int8", "int8-static", "bf16", "none"),
