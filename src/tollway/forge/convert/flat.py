@@ -37,6 +37,7 @@ class Source:
 
 def source_of(net: Any, rows: int = 2) -> Source:
     """Ready a Net for export: evaluation mode, no gradients, eager attention, dropout out of the graph."""
+    forget()
     net.eval()
     for parameter in net.parameters():
         parameter.requires_grad_(False)
@@ -48,6 +49,17 @@ def source_of(net: Any, rows: int = 2) -> Source:
         outputs = tuple(name for name, one in net(**example).items() if isinstance(one, Tensor))
     inputs = tuple(example)
     return Source(Flat(net, inputs, outputs).eval(), tuple(example.values()), inputs, outputs, dynamic)
+
+
+def forget() -> None:
+    """Drop what torch remembers of composite operators from the last export: it would take a second recurrent network or
+    translator of the same process apart in another way, and fix its length."""
+    for name in torch.ops.aten.__dict__.values():
+        if not hasattr(name, "overloads"):
+            continue
+        for overload in name.overloads():
+            with contextlib.suppress(AttributeError):  # a detail of torch 2.x
+                getattr(name, overload)._dispatch_cache.clear()
 
 
 def write_out_attention(net: nn.Module) -> None:
@@ -64,11 +76,7 @@ def write_out_attention(net: nn.Module) -> None:
 
 
 def open_gru(net: nn.Module) -> None:
-    """A GRU as a call with its first state given: torch.export then keeps its length open. What torch remembers of the
-    last export goes: it would unroll a second GRU or LSTM of the same process to one length."""
-    for kind in (torch.ops.aten.gru, torch.ops.aten.lstm):
-        with contextlib.suppress(AttributeError):  # a detail of torch 2.x
-            kind.input._dispatch_cache.clear()
+    """A GRU as a call with its first state given: torch.export then keeps its length open."""
     for module in net.modules():
         if type(module) is nn.GRU and module.num_layers == 1 and module.batch_first and not module.bidirectional:
             module.forward = _gru_of(module)  # type: ignore[method-assign]
