@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tollway.artifacts import store
-from tollway.artifacts.manifest import Lineage
+from tollway.artifacts.manifest import FORMATS, Lineage
 from tollway.forge import recipe as recipes
 from tollway.forge.recipe import Recipe
 from tollway.forge.steps import Cost, Desk, Record, Run, Runs, Sink, Stopped
@@ -40,6 +40,7 @@ KINDS: Final = {
 _AGAIN: Final = "Start the same recipe again: it goes on where it was."
 INPUTS: Final = {
     "image-classification": "image",
+    "image-generation": "image",
     "tabular-classification": "row",
     "tabular-regression": "row",
     "recommendation": "row",
@@ -278,6 +279,7 @@ def register(shop: Shop, recipe: Recipe, run: Run, files: Path, text: str) -> No
             task=recipe.recipe.task,
             kind=KINDS[recipe.recipe.task],
             input=INPUTS.get(recipe.recipe.task, "text"),
+            serves=_served(run),
             title=recipe.package.title or recipe.recipe.name,
             description=recipe.package.description,
             licence=recipe.package.licence,
@@ -292,6 +294,12 @@ def register(shop: Shop, recipe: Recipe, run: Run, files: Path, text: str) -> No
     record.package = package.ref
     run.save()
     run.emit({"kind": "note", "text": f"{package.ref} is on the shelf, signed: {package.folder}"})
+
+
+def _served(run: Run) -> str:
+    """The format that the conversion chose and the evaluation measured; the shelf's choice where there was none."""
+    chosen = str(run.figures("convert").get("serve", ""))
+    return chosen if chosen in FORMATS else ""
 
 
 def _prepared(folder: Path) -> Any:

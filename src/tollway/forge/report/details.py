@@ -255,6 +255,16 @@ def examples(story: Story, t: Words) -> Child:
     return card(t("examples.title"), *parts, id="examples")
 
 
+def samples(story: Story, t: Words) -> Child:
+    """What a language model writes after the beginnings of held-out rows."""
+    found = story.training.get("samples") or []
+    if not found:
+        return None
+    rows = [(one["prompt"], one["text"], t.number(one["temperature"])) for one in found]
+    heads = (t("samples.prompt"), t("samples.text"), t("samples.temperature"))
+    return card(t("samples.title"), table(heads, rows, (2,)), note=t("samples.note"))
+
+
 def _example(row: Mapping[str, Any], group: str, t: Words) -> Markup:
     tone = "good" if group in ("right", "best") else "bad"
     answer = row["answer"]

@@ -49,6 +49,7 @@ def sections(story: Story, t: Words) -> list[Child]:
         details.slices(story, t),
         details.noise(story, t),
         details.examples(story, t),
+        details.samples(story, t),
         reasons.section(story, t),
         reasons.faithfulness(story, t),
         origins.compression(story, t),
