@@ -64,6 +64,9 @@ def run_recipe(
     run.store = shop.store
     try:
         make(shop, recipe, run, text)
+    except ModuleNotFoundError as error:  # the command line says what brings it
+        run.finish("failed", TollwayError(f"{error.name} is not installed."))
+        raise
     except TollwayError as error:
         run.finish("stopped" if isinstance(error, Stopped) else "failed", error)
         raise

@@ -19,6 +19,7 @@ from tollway.kit.errors import BadRequest, TollwayError, Unavailable
 
 COMPLETE: Final = "_TOLLWAY_COMPLETE"
 RUN, MAKE, SERVE, SELL, LOOK = "Run the shop", "Make models", "Serve models", "Sell them", "See how it goes"
+_FACTORY: Final = frozenset({"torch", "transformers", "pyarrow", "sklearn", "onnx", "onnxscript", "peft", "optuna", "scipy", "yaml"})
 
 # name -> (module, panel of the help, one line)
 COMMANDS: Final = {
@@ -106,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
         _tell(error, as_json="--json" in arguments)
         sys.exit(error.exit_code)
     except Exception as error:
-        trouble = _database_trouble(error)
+        trouble = _database_trouble(error) or _missing_factory(error)
         if trouble is None:
             raise
         _tell(trouble, as_json="--json" in arguments)
@@ -129,6 +130,18 @@ def _tell(error: TollwayError, as_json: bool) -> None:
     if as_json:
         body = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
         sys.stdout.write(json.dumps(body, ensure_ascii=False) + "\n")
+
+
+def _missing_factory(error: Exception) -> TollwayError | None:
+    """A library of the factory that is not installed: `make run` alone does not bring them."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if name not in _FACTORY:
+        return None
+    return Unavailable(
+        f"Making models needs {name}, which is not installed.",
+        code="factory_not_installed",
+        hint="Run `make setup-factory`, or pip install 'tollway[factory]'.",
+    )
 
 
 def _database_trouble(error: Exception) -> TollwayError | None:
