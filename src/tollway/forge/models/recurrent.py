@@ -58,9 +58,10 @@ class Recurrent(TextNet):
     def states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         states: Tensor = self.drop(self.embedding(input_ids))
         turned = reversal(attention_mask) if self.both else None
+        there = attention_mask.unsqueeze(-1).to(states.dtype)
         for number, forwards in enumerate(self.forwards):
             if number:
-                states = self.drop(states)
+                states = self.drop(states) * there  # exporters fix the length of two layers with nothing in between
             out = run(forwards, states)
             if turned is not None:
                 back = run(self.backwards[number], flip(states, turned))
@@ -74,9 +75,9 @@ class Recurrent(TextNet):
 
 def run(layer: nn.Module, states: Tensor) -> Tensor:
     """All states of a layer. A gated layer gets its first state: exporters then keep the length open."""
-    if isinstance(layer, nn.GRU):
+    if isinstance(layer, (nn.GRU, nn.LSTM)):
         begin = torch.zeros(1, states.shape[0], layer.hidden_size, dtype=states.dtype, device=states.device)
-        return layer(states, begin)[0]  # type: ignore[no-any-return]
+        return layer(states, (begin, begin) if isinstance(layer, nn.LSTM) else begin)[0]  # type: ignore[no-any-return]
     return layer(states)[0]  # type: ignore[no-any-return]
 
 
