@@ -105,7 +105,7 @@ def check(shop: Shop, recipe: Recipe) -> None:
         lambda: data.Shelf(shop.settings.home / "datasets", shop.clock).get(recipe.data.dataset),
         lambda: clean.check(recipe.data.clean),
         lambda: augment.check(recipe.data.augment, task),
-        lambda: models.check(recipe.model, task),
+        lambda: models.check(recipe.model, task, shop.settings.home),
     ]
     if recipe.compress is not None:
         looks.append(lambda: compressing.check(recipe.compress, task))
