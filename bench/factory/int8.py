@@ -7,13 +7,13 @@ come. The peer is transformers' tokenizer and model in float32, padded to the lo
 import json
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.factory.finetune import Watch
 from bench.rig.figures import Figure
 from bench.rig.processes import talk
 
@@ -132,10 +132,10 @@ def compare(ours: Answer, peer: Answer, rows: list[dict[str, Any]], rounds: int,
     for number in range(rounds):
         spent = {}
         for name, side in (("ours", ours), ("peer", peer)) if number % 2 else (("peer", peer), ("ours", ours)):
-            watch = Watch(threads)
+            began = time.perf_counter()
             for call in timed:
                 side(call)
-            spent[name] = watch.seconds()
+            spent[name] = time.perf_counter() - began
         texts = sum(map(len, timed))
         ratios.append(spent["peer"] / spent["ours"])
         talk(f"  8 bits {texts / spent['ours']:.0f} texts/s, torch {texts / spent['peer']:.0f}: {ratios[-1]:.2f}x")
