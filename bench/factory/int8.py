@@ -95,11 +95,13 @@ def desk(folder: Path, threads: int) -> Any:
 
 
 def served(folder: Path, threads: int) -> Answer:
-    """The predictor that a replica runs."""
+    """What a replica runs: lanes of one thread each, fed with texts of like length."""
     from tollway import inference
+    from tollway.serve.engines.onnx import BATCH_TOKENS
+    from tollway.serve.engines.onnx.lanes import Lanes
 
-    predictor = inference.load(folder, format="onnx-int8", threads=threads)
-    return lambda texts: [one["label"] for one in predictor.predict([{"text": text} for text in texts])]
+    lanes = Lanes(inference.load(folder, format="onnx-int8", threads=1), None, threads, BATCH_TOKENS)
+    return lambda texts: [one["label"] for one in lanes.answer_blocking([{"text": text} for text in texts])]
 
 
 def eager(folder: Path) -> Answer:
