@@ -38,10 +38,10 @@ def _one(home: Path, name: str) -> bool:
     recipe = tomllib.loads(path.read_text(encoding="utf-8"))
     made = _tollway(home, "dataset", "sample", recipe["data"]["dataset"].partition("@")[0])
     began = time.monotonic()
-    run = _tollway(home, "run", "start", str(path)) if "error" not in made else made
+    run = made if isinstance(made.get("error"), dict) else _tollway(home, "run", "start", str(path))
     took = time.monotonic() - began
     print(f"{name}: {took:.0f} s", file=sys.stderr)
-    if "error" in run:
+    if isinstance(run.get("error"), dict):
         _say(f"recipe_{_plain(name)}", None, "", None, error=run["error"]["message"])
         return False
     for gate, wanted in recipe.get("evaluate", {}).get("require", {}).items():
