@@ -44,9 +44,10 @@ def _one(home: Path, name: str) -> bool:
     if isinstance(run.get("error"), dict):
         _say(f"recipe_{_plain(name)}", None, "", None, error=run["error"]["message"])
         return False
+    met = {gate["name"]: gate["value"] for gate in run["metrics"].get("gates", [])}
     for gate, wanted in recipe.get("evaluate", {}).get("require", {}).items():
         bar = float(re.sub(r"[<>=\s]", "", wanted))
-        _say(f"recipe_{_plain(name)}_{_plain(gate)}", run["metrics"].get(gate), gate, bar, seconds=round(took, 1))
+        _say(f"recipe_{_plain(name)}_{_plain(gate)}", met.get(gate), gate, bar, seconds=round(took, 1))
     began = time.monotonic()
     _tollway(home, "run", "start", str(path))
     _say(f"recipe_{_plain(name)}_cached_rerun_s", round(time.monotonic() - began, 2), "s", 2.0)
