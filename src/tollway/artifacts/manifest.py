@@ -8,7 +8,7 @@ import json
 import re
 import tomllib
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -17,7 +17,7 @@ from tollway.kit.errors import BadRequest
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
 FILE_NAME: Final = "manifest.toml"
-KINDS: Final = (
+Kind = Literal[
     "chat",
     "embedding",
     "classification",
@@ -28,8 +28,9 @@ KINDS: Final = (
     "translation",
     "recommendation",
     "image-generation",
-    "adapter",
-)
+]
+"""What a model on offer answers."""
+KINDS: Final = (*get_args(Kind), "adapter")
 """What a package can be asked for. An adapter (LoRA) answers on its base's replica."""
 FORMATS: Final = {"gguf": "llama_cpp", "onnx": "onnx", "onnx-int8": "onnx", "openvino": "openvino",
                   "openvino-int8": "openvino", "litert": "litert", "pt2": "torch", "torchscript": "torch",

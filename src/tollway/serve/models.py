@@ -5,21 +5,10 @@ from typing import Literal
 import msgspec
 import sqlalchemy as sa
 
+from tollway.artifacts.manifest import Kind as Kind  # one list for packages and for what is on offer
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.serve import tables
 
-Kind = Literal[
-    "chat",
-    "embedding",
-    "classification",
-    "regression",
-    "token-classification",
-    "image-classification",
-    "question-answering",
-    "translation",
-    "recommendation",
-    "image-generation",
-]
 EngineName = Literal["llama_cpp", "onnx", "upstream"]
 
 

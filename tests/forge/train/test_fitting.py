@@ -148,7 +148,7 @@ def test_a_search_keeps_the_best_trial_and_its_recipe(tmp_path, digits):
 
     # killed after three trials it proposes what it would have proposed
     other = nets.desk(tmp_path / "two")
-    lines = (tmp_path / "one/work/trials.jsonl").read_text().splitlines()
+    lines = (tmp_path / "one" / "work" / "trials.jsonl").read_text().splitlines()
     best = max(range(3), key=lambda number: trials[number]["value"])
     (other.work / "trials.jsonl").write_text("\n".join(lines[:3]) + '\n{"cut')
     (other.work / f"trial-{best}-model").mkdir()

@@ -59,14 +59,14 @@ def test_checkpoints_are_safetensors_and_json_and_two_are_kept(tmp_path):
     loop.run(nets.bag(), nets.batches(), plan, nets.desk(tmp_path))
     files = [file for file in (tmp_path / "work").rglob("*") if file.is_file()]
     assert {file.suffix for file in files} <= {".safetensors", ".json"}
-    assert len(list((tmp_path / "work/checkpoints").iterdir())) == checkpoints.KEPT
+    assert len(list((tmp_path / "work" / "checkpoints").iterdir())) == checkpoints.KEPT
 
 
 def test_a_half_written_checkpoint_is_no_checkpoint(tmp_path):
     plan = Plan.of({"epochs": 1, "checkpoint_every_steps": 5})
     whole = nets.bag()
     loop.run(whole, nets.batches(), plan, nets.desk(tmp_path / "whole"))
-    folder = tmp_path / "cut/work/checkpoints/.new-000000005"
+    folder = tmp_path / "cut" / "work" / "checkpoints" / ".new-000000005"
     folder.mkdir(parents=True)
     (folder / "rank-0.safetensors").write_bytes(b"half")
     cut = nets.bag()
