@@ -29,13 +29,12 @@ def main() -> int:
     try:
         server = _serve(spec)
     except Exception as error:  # noqa: BLE001 - whatever the engine throws is reported to the supervisor as the reason
-        child.say({"event": "failed", "why": f"{type(error).__name__}: {error}"[: child.NOISE]})
+        child.say_last({"event": "failed", "why": f"{type(error).__name__}: {error}"[: child.NOISE]})
         return 1
     Path(spec.socket).chmod(0o600)
-    child.say(
+    child.say_last(
         {"event": "ready", "load_seconds": round(time.monotonic() - began, 3), "address": server.listening_address}
     )
-    child.go_quiet()
     child.wait_for_the_end()
     with contextlib.suppress(OSError):
         Path(spec.socket).unlink()

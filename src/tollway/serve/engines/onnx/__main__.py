@@ -32,7 +32,7 @@ def main() -> int:
     try:
         asyncio.run(_serve(spec, began))
     except Exception as error:  # noqa: BLE001 - whatever the engine throws is reported to the supervisor as the reason
-        child.say({"event": "failed", "why": f"{type(error).__name__}: {error}"[: child.NOISE]})
+        child.say_last({"event": "failed", "why": f"{type(error).__name__}: {error}"[: child.NOISE]})
         return 1
     return 0
 
@@ -51,8 +51,9 @@ async def _serve(spec: Spec, began: float) -> None:
     lanes = Lanes(predictor, wide, spec.lanes, spec.batch_tokens)
     await server.listen(spec.socket, Counter(spec, predictor, lanes))
     os.chmod(spec.socket, 0o600)  # noqa: PTH101 - at once, on the loop: nobody is served yet
-    child.say({"event": "ready", "load_seconds": round(time.monotonic() - began, 3), "address": f"unix:{spec.socket}"})
-    child.go_quiet()
+    child.say_last(
+        {"event": "ready", "load_seconds": round(time.monotonic() - began, 3), "address": f"unix:{spec.socket}"}
+    )
     threading.Thread(target=_end_with_the_parent, args=(spec.socket,), daemon=True).start()
     await asyncio.Event().wait()
 
