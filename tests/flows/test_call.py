@@ -14,9 +14,9 @@ from tollway.kit.clock import SystemClock
 from tollway.kit.errors import Unavailable
 from tollway.sell.catalog import Terms
 from tollway.serve.engines import Caps
-from tollway.serve.fleet import Size
 from tollway.serve.line import Line, Seat
 from tollway.serve.requests import ChatRequest, EmbeddingRequest, Message, Request
+from tollway.serve.served import Size
 from tollway.serve.suspects import Suspects
 
 

@@ -19,9 +19,10 @@ from tollway.forge.convert import starter
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import NotFound
 from tollway.kit.settings import Settings
-from tollway.serve.fleet import Fleet, Served
+from tollway.serve.fleet import Fleet
 from tollway.serve.models import Model
 from tollway.serve.requests import ChatRequest, Message
+from tollway.serve.served import Served
 
 pytestmark = pytest.mark.engine
 

@@ -12,9 +12,10 @@ from tollway.artifacts.store import Store
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import NotFound, Unavailable
 from tollway.kit.settings import Settings
-from tollway.serve.fleet import Fleet, Served
+from tollway.serve.fleet import Fleet
 from tollway.serve.models import Model, Upstream
 from tollway.serve.replica import State
+from tollway.serve.served import Served
 
 
 class Town:

@@ -22,9 +22,10 @@ from tollway.kit.errors import RateLimited, Unavailable
 from tollway.kit.ids import new_code
 from tollway.sell.access import Access, Caller, Grant
 from tollway.sell.metering import Recorder, UsageEvent
-from tollway.serve.fleet import Fleet, Served, Size
+from tollway.serve.fleet import Fleet
 from tollway.serve.requests import Request
 from tollway.serve.run import Run
+from tollway.serve.served import Served, Size
 from tollway.watch.metrics import Metrics
 
 

@@ -33,7 +33,7 @@ from tollway.sell.fine_tuning import Job
 from tollway.sell.metering import UsageEvent
 from tollway.serve import models
 from tollway.serve.engines import cpu_threads
-from tollway.serve.fleet import Served
+from tollway.serve.served import Served
 from tollway.shop import Shop
 
 _log = log.get("flows.fine_tuning")

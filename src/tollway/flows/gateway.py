@@ -20,9 +20,10 @@ from tollway.kit.errors import Conflict, TollwayError, Unavailable
 from tollway.sell import ledger, revision
 from tollway.sell.access import Access, Book, read_book
 from tollway.sell.metering import Committed, Recorder
-from tollway.serve.fleet import Fleet, Served
+from tollway.serve.fleet import Fleet
 from tollway.serve.models import Model, list_models
 from tollway.serve.replica import State
+from tollway.serve.served import Served
 from tollway.shop import Shop
 from tollway.watch.metrics import Metrics
 

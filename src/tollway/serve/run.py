@@ -20,9 +20,9 @@ from tollway.kit import log
 from tollway.kit.errors import Unavailable
 from tollway.serve import fold
 from tollway.serve.engine_call import Tally, once, relay
-from tollway.serve.fleet import Served, Size
 from tollway.serve.line import Seat
 from tollway.serve.requests import ChatRequest, CompletionRequest, Request
+from tollway.serve.served import Served, Size
 from tollway.serve.wire import WireError
 
 _log = log.get("serve.run")

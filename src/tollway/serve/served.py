@@ -1,0 +1,253 @@
+"""One version of a model in service: its engine's replicas, the line in front of them, and what a call may become."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tollway.kit import log
+from tollway.kit.clock import SystemClock
+from tollway.kit.errors import BadRequest, Unavailable
+from tollway.kit.formats import ROWS
+from tollway.kit.settings import Settings
+from tollway.serve import adapters
+from tollway.serve.engine_call import refusal_of
+from tollway.serve.engine_time import EngineTime
+from tollway.serve.engines import Engine
+from tollway.serve.line import Line, Seat
+from tollway.serve.models import Model
+from tollway.serve.replica import Replica, State
+from tollway.serve.requests import (
+    ChatRequest,
+    ClassifyRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    ExplainRequest,
+    Message,
+    Request,
+)
+from tollway.serve.stats import Stats
+from tollway.serve.suspects import Suspects
+from tollway.serve.wire import Pool, WireError
+
+_log = log.get("serve.served")
+_LOOK_AGAIN_S = 0.3
+_BYTES_PER_TOKEN_MOST = 64  # more never is a prompt that fits: not worth counting
+OnReplica = Callable[["Served", State], None]
+
+
+class Size(msgspec.Struct):
+    """How large a call may become: what is held for it. `tokens_each`: of one of its `parts` engine calls; `units` of
+    `meter` is what it uses besides tokens."""
+
+    input_tokens: int
+    output_tokens: int
+    parts: int
+    tokens_each: int
+    meter: str = ""
+    units: int = 0
+
+
+class Served:
+    """One model on offer, with its replica and line."""
+
+    def __init__(
+        self, model: Model, engine: Engine, defaults: dict[str, Any], settings: Settings, on_replica: OnReplica
+    ) -> None:
+        self.model = model
+        self.defaults = defaults  # generation parameters for callers who name none
+        self.name = model.name
+        self.digest = ""  # of the package; none for upstreams
+        self.adapters: adapters.Loaded = ()
+        self.caps = engine.caps
+        self.engine_model = engine.model
+        self.passes_through = model.engine == "upstream"
+        self.renames = engine.model != model.name
+        self.line = Line(model.name, settings.queue_max, settings.queue_timeout_s)
+        self.suspects = Suspects()
+        self.stats = Stats(since_ms=SystemClock().now_ms())
+        self._output_default: int = settings.output_tokens_default
+        self._on_replica = on_replica
+        self._clock = SystemClock()
+        self._seat: Seat | None = None
+        self.replica = Replica(engine, self._clock, name=model.name, on_state=self._turned)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a call would find a replica now."""
+        return self._seat is not None and self._seat.ready
+
+    @property
+    def running(self) -> int:
+        """Calls in the engine."""
+        return self._seat.running if self._seat else 0
+
+    @property
+    def time(self) -> EngineTime | None:
+        """The engine time of our own machine; None for upstreams."""
+        return self._seat.time if self._seat else None
+
+    async def start(self) -> None:
+        """Start supervising; the line opens when the replica is ready."""
+        try:
+            await self.replica.start()
+        except Unavailable as error:
+            _log.error("replica did not start", model=self.name, why=error.message)
+
+    async def stop(self) -> None:
+        """Let running calls end (half a minute at most), then stop the replica."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(30):
+                while self.running or self.line.waiting:  # noqa: ASYNC110 - rare, and short enough to look
+                    await asyncio.sleep(0.05)
+        await self.replica.stop()
+        if self._seat is not None:
+            self._seat.pool.close()
+
+    async def stop_now(self) -> None:
+        """Stop without waiting for anybody."""
+        await self.replica.stop()
+
+    def suspect(self, seat: Seat) -> None:
+        """A call lost its connection here: send nobody until the supervisor has had a look."""
+        seat.ready = False
+        asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._look_again, seat)
+
+    async def size(self, request: Request) -> Size:
+        """The most tokens this call can take: input counted by the engine where it can, else bounded by its bytes.
+        Raises BadRequest for a prompt longer than the model's context."""
+        if not isinstance(request, ChatRequest | CompletionRequest):
+            return self._size_of_inputs(request)
+        if self.caps.context_tokens and request.input_bytes() > self.caps.context_tokens * _BYTES_PER_TOKEN_MOST:
+            raise BadRequest(
+                f"The prompt is longer than this model's context of {self.caps.context_tokens:,} tokens.",
+                code="context_length_exceeded",
+                param="messages" if isinstance(request, ChatRequest) else "prompt",
+                hint="Shorten the prompt.",
+            )
+        return self._sized(request, await self._count(request))
+
+    def size_at_once(self, request: Request) -> Size | None:
+        """The same where the engine need not be asked; None where it must."""
+        if not isinstance(request, ChatRequest | CompletionRequest):
+            return self._size_of_inputs(request)
+        return None if self.caps.tokenize or self.caps.context_tokens else self._sized(request, None)
+
+    def _sized(self, request: ChatRequest | CompletionRequest, counts: list[int] | None) -> Size:
+        exact = counts is not None
+        prompts = counts if counts is not None else [request.input_bytes()]
+        answers = request.answers if isinstance(request, CompletionRequest) else request.choices
+        longest, context = max(prompts), self.caps.context_tokens
+        each = request.output_max or self._output_default
+        if context and exact:
+            if longest >= context:
+                raise BadRequest(
+                    f"The prompt has {longest:,} tokens; this model's context is {context:,}, prompt and answer together.",
+                    code="context_length_exceeded",
+                    param="messages" if isinstance(request, ChatRequest) else "prompt",
+                    hint="Shorten the prompt.",
+                )
+            each = min(each, context - longest)
+        elif context:
+            each = min(each, context)
+        return Size(sum(prompts), each * answers, answers, longest + each)
+
+    def _size_of_inputs(self, request: EmbeddingRequest | ClassifyRequest | ExplainRequest) -> Size:
+        """Tokens of texts are bounded by their bytes and by what the model reads of each; the rest is counted."""
+        count = len(request.inputs)
+        if isinstance(request, ExplainRequest):
+            return Size(0, 0, 1, 1, "explanations", count)
+        if self.caps.input != "text":
+            return Size(0, 0, 1, 1, "images" if self.caps.input == "image" else "rows", count)
+        bound = request.input_bytes()
+        if self.model.engine in ROWS and self.caps.context_tokens:
+            bound = min(bound, count * self.caps.context_tokens)  # it cuts what is longer
+        return Size(bound, 0, 1, bound)
+
+    async def _count(self, request: ChatRequest | CompletionRequest) -> list[int] | None:
+        """Exact tokens of each prompt, in the engine's own words; None when it cannot say."""
+        if not self.caps.tokenize or self._seat is None or not self._seat.ready:
+            return None
+        pool = self._seat.pool
+        try:
+            if isinstance(request, CompletionRequest):
+                texts = request.prompts
+            else:
+                body = {"messages": request.plain_messages()} | ({"tools": request.tools} if request.tools else {})
+                reply = await pool.post("/apply-template", msgspec.json.encode(body))
+                if reply.status != 200:
+                    # a template is a pure function of the messages: whatever it says is about them
+                    raise refusal_of(400 if reply.status == 500 else reply.status, reply.body)
+                texts = [msgspec.json.decode(reply.body)["prompt"]]
+            found = []
+            for text in texts:
+                asked = msgspec.json.encode({"content": text, "add_special": True, "parse_special": True})
+                reply = await pool.post("/tokenize", asked)
+                if reply.status != 200:
+                    return None
+                found.append(len(_tokens(reply.body).tokens))
+        except WireError:
+            return None
+        return found
+
+    async def tokens_of(self, messages: list[dict[str, str]]) -> int:
+        """Tokens of a whole conversation in the model's own template. Raises Unavailable while it cannot be counted."""
+        plain = [Message(role=one["role"], content=one["content"]) for one in messages]  # type: ignore[arg-type]
+        found = await self._count(ChatRequest(model=self.name, messages=plain))
+        if found is None:
+            raise Unavailable(f"The model {self.name!r} cannot count tokens now.", code="model_unavailable")
+        return found[0]
+
+    def _turned(self, replica: Replica, state: State) -> None:
+        """The supervisor's word: seat or unseat."""
+        now = self._clock.monotonic()
+        if state is State.READY:
+            if self._seat is None:
+                address = replica.address
+                own = not self.passes_through
+                self._seat = Seat(
+                    Pool(address.url, address.key),
+                    self.caps.slots,
+                    self.caps.cache_tokens,
+                    replica.engine.version,
+                    prefix=address.prefix,
+                    time=EngineTime(now) if own else None,
+                )
+                self.line.seats.append(self._seat)
+            elif self._seat.time is not None:
+                self._seat.time.resume(now)
+            self._seat.ready = True
+            self.line.seat_next()
+        elif self._seat is not None:
+            if state is State.STARTING and not self.passes_through:
+                self.suspects.lost(now)
+            self._seat.ready = False  # it may have been suspected, and be unready, before
+            if self._seat.time is not None:
+                self._seat.time.pause(now)
+        self._on_replica(self, state)
+
+    def _look_again(self, seat: Seat) -> None:
+        if self.replica.state is State.READY:
+            seat.ready = True
+            self.line.seat_next()
+
+
+class Adapted(Served):
+    """A model that is an adapter on another one's replica: everything but name, version and defaults is its base's."""
+
+    def __init__(self, base: Served, model: Model, number: int) -> None:
+        self._base = base
+        self.model, self.name, self.renames = model, model.name, True
+        self.defaults = base.defaults | adapters.chosen(number)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._base, name)
+
+
+class _Tokenized(msgspec.Struct):
+    tokens: list[int]
+
+
+_tokens = msgspec.json.Decoder(_Tokenized).decode
