@@ -82,7 +82,9 @@ def convert(home: Path, trained: Path, prepared: Any, threads: int) -> Path:
     place = desk(home / "convert", threads)
     found = converter.export(recipe.Convert(formats=["onnx"], quantise="int8"), trained, prepared, place)
     row = found["formats"][0]
-    talk(f"  {row['way']} 8 bits, {row['bytes'] / 1e6:.1f} MB, same label as the source for {row['agreement']:.2%} of {row['rows']} rows")
+    talk(
+        f"  {row['way']} 8 bits, {row['bytes'] / 1e6:.1f} MB, same label as the source for {row['agreement']:.2%} of {row['rows']} rows"
+    )
     return Path(place.out)
 
 
@@ -91,14 +93,22 @@ def desk(folder: Path, threads: int) -> Any:
 
     for name in ("out", "work"):
         (folder / name).mkdir(parents=True)
-    return Desk(out=folder / "out", work=folder / "work", home=folder, seed=SEED, threads=threads, emit=lambda event: None, step="bench")
+    return Desk(
+        out=folder / "out",
+        work=folder / "work",
+        home=folder,
+        seed=SEED,
+        threads=threads,
+        emit=lambda event: None,
+        step="bench",
+    )
 
 
 def served(folder: Path, threads: int) -> Answer:
     """What a replica runs: lanes of one thread each, fed with texts of like length."""
     from tollway import inference
-    from tollway.serve.engines.onnx import BATCH_TOKENS
-    from tollway.serve.engines.onnx.lanes import Lanes
+    from tollway.serve.engines.rows import BATCH_TOKENS
+    from tollway.serve.engines.rows.lanes import Lanes
 
     lanes = Lanes(inference.load(folder, format="onnx-int8", threads=1), None, threads, BATCH_TOKENS)
     return lambda texts: [one["label"] for one in lanes.answer_blocking([{"text": text} for text in texts])]

@@ -11,17 +11,9 @@ from typing import Any, Final
 
 from tollway.artifacts import manifest as manifests
 from tollway.artifacts.manifest import File, Manifest
+from tollway.kit import formats
 from tollway.kit.errors import BadRequest
 
-_WEIGHTS: Final = {
-    ".gguf": "gguf",
-    ".onnx": "onnx",
-    ".xml": "openvino",
-    ".tflite": "litert",
-    ".pt2": "pt2",
-    ".torchscript": "torchscript",
-    ".safetensors": "safetensors",
-}
 _PICKLED: Final = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".bin")
 _NAMED: Final = {
     "features.json": ("features", "json"),
@@ -34,22 +26,6 @@ _NAMED: Final = {
     "training.json": ("metrics", "json"),
     "parity.json": ("parity", "json"),
 }
-_ORDER: Final = (
-    "onnx-int8",
-    "onnx-int4",
-    "onnx",
-    "gguf",
-    "openvino-int8",
-    "openvino-bf16",
-    "openvino",
-    "litert-int8",
-    "litert",
-    "safetensors",
-    "pt2",
-    "torchscript",
-)
-"""What to serve unless the maker says: the first found. Eight bits come first: they passed the parity check, or would not
-be here."""
 
 
 def role_of(path: str, all_paths: set[str]) -> tuple[str, str]:
@@ -57,27 +33,22 @@ def role_of(path: str, all_paths: set[str]) -> tuple[str, str]:
     pure = PurePosixPath(path)
     if pure.name in _NAMED:
         return _NAMED[pure.name]
-    if pure.suffix == ".xml" or (pure.suffix == ".bin" and str(pure.with_suffix(".xml")) in all_paths):
-        return ("weights" if pure.suffix == ".xml" else "part"), "openvino" + _variant(pure)
+    if pure.suffix == ".bin" and str(pure.with_suffix(".xml")) in all_paths:
+        return "part", formats.of_file(pure.with_suffix(".xml")) or ""
     if pure.suffix in _PICKLED:
         raise BadRequest(
             f"{path} may run code when it is loaded.",
             code="pickled_weights",
             hint="Save the weights as .safetensors and try again.",
         )
-    if pure.suffix in _WEIGHTS:
-        return "weights", _WEIGHTS[pure.suffix] + (_variant(pure) if pure.suffix in (".onnx", ".tflite") else "")
+    form = formats.of_file(pure)
+    if form is not None:
+        return "weights", form
     if pure.suffix == ".data" and str(pure.with_suffix("")) in all_paths:
-        return "part", _WEIGHTS.get(pure.with_suffix("").suffix, "")
+        return "part", formats.of_file(pure.with_suffix("")) or ""
     if pure.stem.lower() in ("licence", "license", "notice"):
         return "licence", "text"
     return "other", pure.suffix.removeprefix(".")
-
-
-def _variant(path: PurePosixPath) -> str:
-    """`model.int8.onnx`, `model.bf16.xml`: how its numbers are rounded is part of the format."""
-    kind = PurePosixPath(path.stem).suffix
-    return f"-{kind.removeprefix('.')}" if kind in (".int8", ".int4", ".bf16") else ""
 
 
 def described(copied: dict[str, tuple[str, int]]) -> tuple[File, ...]:
@@ -103,12 +74,12 @@ def served_format(files: tuple[File, ...], wanted: str) -> str:
             f"There are no weights in the format {wanted!r} here, only {', '.join(sorted(there)) or 'none at all'}.",
             code="invalid_package",
         )
-    found = wanted or next((form for form in _ORDER if form in there), "")
+    found = wanted or next((form for form in formats.FORMATS if form in there), "")
     if not found:
         raise BadRequest(
             "There are no weights here.",
             code="invalid_package",
-            hint=f"A package has a file ending in {', '.join(_WEIGHTS)}.",
+            hint=f"A package has a file ending in {', '.join(formats.ENDINGS)}.",
         )
     return found
 

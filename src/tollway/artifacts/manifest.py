@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, get_args
 import msgspec
 
 from tollway.kit.errors import BadRequest
+from tollway.kit.formats import FORMATS
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
@@ -32,10 +33,6 @@ Kind = Literal[
 """What a model on offer answers."""
 KINDS: Final = (*get_args(Kind), "adapter")
 """What a package can be asked for. An adapter (LoRA) answers on its base's replica."""
-FORMATS: Final = {"gguf": "llama_cpp", "onnx": "onnx", "onnx-int8": "onnx", "openvino": "openvino",
-                  "openvino-int8": "openvino", "litert": "litert", "pt2": "torch", "torchscript": "torch",
-                  "safetensors": "torch"}  # fmt: skip
-"""Formats of weights, and the engine that executes each."""
 
 
 Figure = bool | int | float | str
@@ -125,7 +122,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def engine(self) -> str:
         """The engine that serves it."""
-        return FORMATS.get(self.weights.format, "")
+        form = FORMATS.get(self.weights.format)
+        return form.engine if form else ""
 
     @property
     def formats(self) -> tuple[str, ...]:

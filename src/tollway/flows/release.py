@@ -11,6 +11,7 @@ import msgspec
 
 from tollway.artifacts import store
 from tollway.kit.errors import BadRequest, Conflict, NotFound
+from tollway.kit.formats import ROWS, SERVED
 from tollway.sell import catalog, revision
 from tollway.serve import models
 from tollway.shop import Shop
@@ -30,7 +31,7 @@ def deploy(shop: Shop, name: str, version: str | None = None, title: str = "") -
     package = shop.store.get(name, version)
     shop.store.verify(package).require()
     manifest = package.manifest
-    if manifest.kind == "adapter" or manifest.engine not in ("llama_cpp", "onnx"):
+    if manifest.kind == "adapter" or manifest.engine not in SERVED:
         what = "is an adapter" if manifest.kind == "adapter" else f"has only {', '.join(manifest.formats)}"
         raise Conflict(
             f"The package {name}@{manifest.version} {what}: it cannot be served by itself.",
@@ -116,7 +117,7 @@ def sample_call(shop: Shop, model: models.Model) -> tuple[str, dict[str, Any]]:
     if model.kind == "embedding":
         return "/v1/embeddings", {"model": model.name, "input": "A toll road for models"}
     example: Any = "A toll road for models"
-    if model.engine == "onnx":
+    if model.engine in ROWS:
         from tollway import inference  # lazy: reads with numpy and tokenizers
 
         example = inference.load_features(shop.store.get(model.package_name, model.version).folder).example(1)[0]

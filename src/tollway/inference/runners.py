@@ -1,6 +1,6 @@
 """The engines a predictor may run on, by format: where the file lies and which module opens it.
 
-An engine is one module with `open_model(path, threads) -> Runner`; a format is one line of the table.
+An engine is one module with `open_model(path, threads) -> Runner`; formats are listed in `kit/formats.py`.
 """
 
 import importlib
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from tollway.inference.encoding import Arrays
+from tollway.kit import formats
 from tollway.kit.errors import BadRequest, NotFound
 
 
@@ -21,14 +22,7 @@ class Runner(Protocol):
 
 # format -> (module of this package, file below the folder)
 FORMATS: Final[dict[str, tuple[str, str]]] = {
-    "onnx": ("onnx", "model.onnx"),
-    "onnx-int8": ("onnx", "model.int8.onnx"),
-    "onnx-int4": ("onnx", "model.int4.onnx"),
-    "openvino": ("openvino", "model.xml"),
-    "openvino-int8": ("openvino", "model.int8.xml"),
-    "openvino-bf16": ("openvino", "model.bf16.xml"),
-    "litert": ("litert", "model.tflite"),
-    "litert-int8": ("litert", "model.int8.tflite"),
+    name: (one.engine, one.file) for name, one in formats.FORMATS.items() if one.engine in formats.ROWS
 }
 
 

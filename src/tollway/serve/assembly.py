@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tollway.artifacts.store import ModelPackage
 from tollway.kit.settings import Settings
-from tollway.serve.engines import Engine, LlamaCpp, Onnx
+from tollway.serve.engines import Engine, LlamaCpp, Rows
 from tollway.serve.models import Model
 
 
@@ -28,10 +28,10 @@ def llama_cpp(model: Model, package: ModelPackage, settings: Settings, adapters:
     )
 
 
-def onnx(model: Model, package: ModelPackage, settings: Settings) -> Engine:
-    """A package in the format ONNX."""
+def rows(model: Model, package: ModelPackage, settings: Settings) -> Engine:
+    """A package that answers row by row, in any format of `formats.ROWS`."""
     manifest = package.manifest
-    return Onnx(
+    return Rows(
         package.folder,
         model.name,
         version=manifest.version,

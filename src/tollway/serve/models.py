@@ -9,7 +9,7 @@ from tollway.artifacts.manifest import Kind as Kind  # one list for packages and
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.serve import tables
 
-EngineName = Literal["llama_cpp", "onnx", "upstream"]
+EngineName = Literal["llama_cpp", "openvino_genai", "onnx", "openvino", "litert", "speech", "upstream"]
 
 
 class Upstream(msgspec.Struct, frozen=True):

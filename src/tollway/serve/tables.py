@@ -14,7 +14,7 @@ model = sa.Table(
     sa.Column("name", sa.String(120), primary_key=True),
     sa.Column("kind", sa.String(20), nullable=False),  # chat, embedding, classification … (artifacts.manifest.KINDS)
     sa.Column("title", sa.String(200), nullable=False, server_default=""),
-    sa.Column("engine", sa.String(20), nullable=False),  # llama_cpp | onnx | upstream
+    sa.Column("engine", sa.String(20), nullable=False),  # see models.EngineName
     sa.Column("version", sa.String(60), nullable=False),  # package version, or "upstream"
     sa.Column("upstream", sa.JSON),  # {"url", "model", "key_env"} for engine "upstream"
     sa.Column("created_ms", sa.BigInteger, nullable=False),

@@ -9,6 +9,7 @@ import typer
 from tollway.faces.cli.desk import Desk, amount, command, nearest, pairs
 from tollway.flows import release
 from tollway.kit.errors import BadRequest, NotFound
+from tollway.kit.formats import ROWS
 from tollway.sell import catalog
 
 app = typer.Typer(add_completion=False)
@@ -56,7 +57,7 @@ def deploy(
     if sold is not None and not move:
         desk.then(f"tollway subscription start ORG {sold.plan_name}", "puts an organization on these prices")
     else:
-        desk.then(f"tollway model lineage {name}" if offered.engine == "onnx" else f"tollway model show {name}")
+        desk.then(f"tollway model lineage {name}" if offered.engine in ROWS else f"tollway model show {name}")
 
 
 def _meter(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tollway.inference import Arrays, Features
 from tollway.kit.errors import BadRequest
-from tollway.serve.engines.onnx.lanes import Answers, Lanes, Row
+from tollway.serve.engines.rows.lanes import Answers, Lanes, Row
 
 SAMPLES = 400  # how often the model is asked for one explanation, unless the caller says
 

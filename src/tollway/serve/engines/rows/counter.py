@@ -10,8 +10,8 @@ import msgspec
 
 from tollway.inference import Encoded, Predictor
 from tollway.kit.errors import BadRequest, NotFound, Unavailable
-from tollway.serve.engines.onnx import Spec
-from tollway.serve.engines.onnx.lanes import Lanes, Row
+from tollway.serve.engines.rows import Spec
+from tollway.serve.engines.rows.lanes import Lanes, Row
 
 _APART_BYTES: Final = 16 * 1024  # reading more than this is done beside the event loop
 _STUCK_S: Final = 45.0
@@ -87,7 +87,7 @@ class Counter:
         return {"object": "list", "data": data, "model": self._spec.model, "usage": self._usage(encoded)}
 
     async def _explain(self, ask: _Ask, size: int) -> dict[str, Any]:
-        from tollway.serve.engines.onnx import explaining  # lazy: most replicas are never asked why
+        from tollway.serve.engines.rows import explaining  # lazy: most replicas are never asked why
 
         rows, _ = await self._read(ask, size)
         loop = asyncio.get_running_loop()

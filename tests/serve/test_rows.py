@@ -1,4 +1,4 @@
-"""The ONNX engine: the contract of all engines, answers that do not depend on their neighbours, clear words for bad input."""
+"""The rows engine: the contract of all engines, answers that do not depend on their neighbours, clear words for bad input."""
 
 import asyncio
 import base64
@@ -18,8 +18,8 @@ from tests.serve import tiny_models
 from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, gone, running
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import Unavailable
-from tollway.serve.engines import Onnx
-from tollway.serve.engines.onnx import SLOTS
+from tollway.serve.engines import Rows
+from tollway.serve.engines.rows import SLOTS
 from tollway.serve.replica import Replica
 
 
@@ -34,7 +34,7 @@ def replicas(run: Run[Any], tmp_path_factory: pytest.TempPathFactory) -> Iterato
     for name, maker in tiny_models.MAKERS.items():
         folder = tmp_path_factory.mktemp(name)
         about = maker(folder)
-        engine = Onnx(
+        engine = Rows(
             folder, name, kind=about.kind, input=about.input, context_tokens=about.context_tokens,
             embedding_dimensions=about.embedding_dimensions, threads=2,
         )  # fmt: skip
@@ -56,7 +56,7 @@ def model(name: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("served", [name], indirect=True)
 
 
-class TestOnnx(AnyEngine, OwnProcess):
+class TestRows(AnyEngine, OwnProcess):
     path = "/classify"
     ask: ClassVar[dict[str, Any]] = {"input": ["a lovely film"]}
     calls = SLOTS * 2
@@ -184,7 +184,7 @@ def test_what_it_cannot_do_is_refused(served: Served) -> None:
 def test_a_package_that_cannot_be_loaded_says_why(tmp_path: Path, run: Run[Any]) -> None:
     tiny_models.text_classifier(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"nonsense")
-    replica = Replica(Onnx(tmp_path, "broken"), SystemClock())
+    replica = Replica(Rows(tmp_path, "broken"), SystemClock())
     with pytest.raises(Unavailable, match=r"model\.onnx"):
         run(replica.start())
     run(replica.stop())
@@ -196,10 +196,10 @@ def test_it_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         import asyncio
         from pathlib import Path
         from tollway.kit.clock import SystemClock
-        from tollway.serve.engines import Onnx
+        from tollway.serve.engines import Rows
         from tollway.serve.replica import Replica
         async def main():
-            replica = Replica(Onnx(Path({str(tmp_path)!r}), "m"), SystemClock())
+            replica = Replica(Rows(Path({str(tmp_path)!r}), "m"), SystemClock())
             await replica.start()
             print(replica.pid, flush=True)
             await asyncio.sleep(600)

@@ -1,6 +1,7 @@
-"""The engine for everything that is not a language model: classifiers, regressors, encoders, recommenders, on ONNX Runtime.
+"""The engine for everything that is not a language model: classifiers, regressors, encoders, recommenders, on ONNX Runtime,
+OpenVINO or LiteRT, whichever the package's format asks for.
 
-The process (`python -m tollway.serve.engines.onnx`, see `__main__`) answers `/v1/classify`, `/v1/embeddings` and
+The process (`python -m tollway.serve.engines.rows`, see `__main__`) answers `/v1/classify`, `/v1/embeddings` and
 `/v1/explain` on a private unix socket, with the very encoding the model was trained with (`tollway.inference`). This module
 knows how to start it and what it can do; it does not import the engine.
 """
@@ -12,10 +13,11 @@ from typing import Final
 
 import msgspec
 
+from tollway.kit.formats import FORMATS
 from tollway.serve.engines.machine import cpu_cores
 from tollway.serve.engines.port import Address, Caps, Launch, Probe
 
-MODULE: Final = "tollway.serve.engines.onnx"
+MODULE: Final = "tollway.serve.engines.rows"
 SOCKET_PATH_BYTES_MAX: Final = 107
 SLOTS: Final = 64  # calls inside at once: the batches are made of them
 BATCH_TOKENS: Final = 384  # measured on mixed texts: more gains nothing on a CPU, and the quick wait for the slow
@@ -37,10 +39,9 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     parent: int
 
 
-class Onnx:
-    """A model package in the format ONNX. `threads=0`: one lane for each core that the CPU quota allows."""
+class Rows:
+    """A model package that answers row by row. `threads=0`: one lane for each core that the CPU quota allows."""
 
-    name = "onnx"
     pulse = "/health"
 
     def __init__(
@@ -57,6 +58,7 @@ class Onnx:
         weights_bytes: int = 0,
         threads: int = 0,
     ) -> None:
+        self.name = FORMATS[format].engine
         self.model = model
         self.version = version
         self._folder, self._kind, self._input, self._format = folder, kind, input or "text", format
@@ -75,7 +77,7 @@ class Onnx:
         self.probe = Probe(path="/probe", body={"model": model})
 
     def __repr__(self) -> str:
-        return f"Onnx({self.model}@{self.version})"
+        return f"Rows({self.model}@{self.version}, {self._format})"
 
     def launch(self, socket: Path) -> Launch:
         if len(os.fsencode(socket)) > SOCKET_PATH_BYTES_MAX:

@@ -1,4 +1,4 @@
-"""The replica process of the ONNX engine: load one model package, answer on a unix socket while the parent lives.
+"""The replica process of the rows engine: load one model package, answer on a unix socket while the parent lives.
 
 See `engines.child` for what it owes its parent. Threads are the lanes' own, one of the engine each; memory is limited, so
 that a hostile input ends in an error here and not in the machine's.
@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from tollway.serve.engines import child
-from tollway.serve.engines.onnx import Spec
+from tollway.serve.engines.rows import Spec
 
 
 def main() -> int:
@@ -39,9 +39,9 @@ def main() -> int:
 
 async def _serve(spec: Spec, began: float) -> None:
     from tollway import inference
-    from tollway.serve.engines.onnx import server
-    from tollway.serve.engines.onnx.counter import Counter
-    from tollway.serve.engines.onnx.lanes import Lanes
+    from tollway.serve.engines.rows import server
+    from tollway.serve.engines.rows.counter import Counter
+    from tollway.serve.engines.rows.lanes import Lanes
 
     folder = Path(spec.folder)
     predictor = inference.load(folder, spec.format, threads=1)
