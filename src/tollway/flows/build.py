@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from tollway.artifacts import store
-from tollway.artifacts.manifest import FORMATS, Lineage
+from tollway.artifacts.manifest import Lineage
 from tollway.forge import recipe as recipes
 from tollway.forge.recipe import Recipe
 from tollway.forge.steps import Cost, Desk, Record, Run, Runs, Sink, Stopped
 from tollway.insight import economics
 from tollway.kit.errors import BadRequest, TollwayError
+from tollway.kit.formats import FORMATS
 from tollway.shop import Shop
 
 KINDS: Final = {
