@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from tollway.flows.call import Call, Desk, refuse_suspect
 from tollway.kit.crash import crashpoint
 from tollway.sell.access import Caller
-from tollway.serve.requests import Request
+from tollway.serve.requests import OnePiece, Request
 
 
 async def open_call(desk: Desk, caller: Caller, request: Request, call_id: str) -> Call:
@@ -34,7 +34,10 @@ async def answer_whole(call: Call) -> bytes:
     async with call:
         raw = await call.run.answer()
     crashpoint("answer.before_last_byte")
-    return call.run.renamed(raw)
+    named = call.run.renamed(raw)
+    if isinstance(call.request, OnePiece) and call.request.shapes:
+        return call.request.shaped(named, call.id, call.at_ms // 1000)
+    return named
 
 
 async def answer_stream(call: Call) -> AsyncGenerator[list[bytes]]:

@@ -1,8 +1,7 @@
 """One version of a model in service: its engine's replicas, the line in front of them, and what a call may become."""
 
 import asyncio
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -14,28 +13,28 @@ from tollway.kit.formats import ROWS
 from tollway.kit.settings import Settings
 from tollway.serve import adapters
 from tollway.serve.engine_call import refusal_of
-from tollway.serve.engine_time import EngineTime
+from tollway.serve.engine_time import Totals
 from tollway.serve.engines import Engine
 from tollway.serve.line import Line, Seat
 from tollway.serve.models import Model
 from tollway.serve.replica import Replica, State
+from tollway.serve.replicas import Post, Replicas
 from tollway.serve.requests import (
     ChatRequest,
-    ClassifyRequest,
     CompletionRequest,
-    EmbeddingRequest,
-    ExplainRequest,
     Message,
+    OnePiece,
     Request,
+    TranscriptionRequest,
 )
 from tollway.serve.stats import Stats
 from tollway.serve.suspects import Suspects
-from tollway.serve.wire import Pool, WireError
+from tollway.serve.wire import WireError
 
 _log = log.get("serve.served")
 _LOOK_AGAIN_S = 0.3
 _BYTES_PER_TOKEN_MOST = 64  # more never is a prompt that fits: not worth counting
-OnReplica = Callable[["Served", State], None]
+OnReplica = Callable[["Served", Replica, State], None]
 
 
 class Size(msgspec.Struct):
@@ -54,8 +53,16 @@ class Served:
     """One model on offer, with its replica and line."""
 
     def __init__(
-        self, model: Model, engine: Engine, defaults: dict[str, Any], settings: Settings, on_replica: OnReplica
+        self,
+        model: Model,
+        engines: Sequence[Engine],
+        defaults: dict[str, Any],
+        settings: Settings,
+        on_replica: OnReplica,
+        *,
+        replicas: int = 1,
     ) -> None:
+        engine = engines[0]
         self.model = model
         self.defaults = defaults  # generation parameters for callers who name none
         self.name = model.name
@@ -71,44 +78,52 @@ class Served:
         self._output_default: int = settings.output_tokens_default
         self._on_replica = on_replica
         self._clock = SystemClock()
-        self._seat: Seat | None = None
-        self.replica = Replica(engine, self._clock, name=model.name, on_state=self._turned)
+        self._replicas = Replicas(
+            model.name, engines, self.line, self._clock, self._turned, timed=not self.passes_through
+        )
+        self._replicas.drain_within_s = settings.call_timeout_s
+        self._wanted = replicas
+
+    @property
+    def replicas(self) -> list[Replica]:
+        """Those that work for it, or try to."""
+        return [post.replica for post in self._replicas.posts]
+
+    @property
+    def replica(self) -> Replica:
+        """The first of them."""
+        return self._replicas.posts[0].replica if self._replicas.posts else self._replicas.none
 
     @property
     def ready(self) -> bool:
         """Whether a call would find a replica now."""
-        return self._seat is not None and self._seat.ready
+        return self._replicas.ready
 
     @property
     def running(self) -> int:
         """Calls in the engine."""
-        return self._seat.running if self._seat else 0
+        return self._replicas.running
 
-    @property
-    def time(self) -> EngineTime | None:
-        """The engine time of our own machine; None for upstreams."""
-        return self._seat.time if self._seat else None
+    def take_totals(self) -> Totals | None:
+        """What our own machines did since the last time; None for upstreams."""
+        return None if self.passes_through else self._replicas.take_totals()
 
     async def start(self) -> None:
-        """Start supervising; the line opens when the replica is ready."""
-        try:
-            await self.replica.start()
-        except Unavailable as error:
-            _log.error("replica did not start", model=self.name, why=error.message)
+        """Start supervising; the line opens when the first replica is ready."""
+        await self._replicas.scale(self._wanted)
+
+    async def scale(self, replicas: int) -> None:
+        """Have this many replicas; see `Replicas.scale`."""
+        self._wanted = replicas
+        await self._replicas.scale(replicas)
 
     async def stop(self) -> None:
-        """Let running calls end (half a minute at most), then stop the replica."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(30):
-                while self.running or self.line.waiting:  # noqa: ASYNC110 - rare, and short enough to look
-                    await asyncio.sleep(0.05)
-        await self.replica.stop()
-        if self._seat is not None:
-            self._seat.pool.close()
+        """Let running calls end, and those that wait; then stop the replicas."""
+        await self._replicas.stop()
 
     async def stop_now(self) -> None:
         """Stop without waiting for anybody."""
-        await self.replica.stop()
+        await self._replicas.stop(now=True)
 
     def suspect(self, seat: Seat) -> None:
         """A call lost its connection here: send nobody until the supervisor has had a look."""
@@ -118,6 +133,8 @@ class Served:
     async def size(self, request: Request) -> Size:
         """The most tokens this call can take: input counted by the engine where it can, else bounded by its bytes.
         Raises BadRequest for a prompt longer than the model's context."""
+        if isinstance(request, TranscriptionRequest):
+            request.seconds = await self._measure(request)
         if not isinstance(request, ChatRequest | CompletionRequest):
             return self._size_of_inputs(request)
         if self.caps.context_tokens and request.input_bytes() > self.caps.context_tokens * _BYTES_PER_TOKEN_MOST:
@@ -132,7 +149,7 @@ class Served:
     def size_at_once(self, request: Request) -> Size | None:
         """The same where the engine need not be asked; None where it must."""
         if not isinstance(request, ChatRequest | CompletionRequest):
-            return self._size_of_inputs(request)
+            return None if isinstance(request, TranscriptionRequest) else self._size_of_inputs(request)
         return None if self.caps.tokenize or self.caps.context_tokens else self._sized(request, None)
 
     def _sized(self, request: ChatRequest | CompletionRequest, counts: list[int] | None) -> Size:
@@ -154,23 +171,22 @@ class Served:
             each = min(each, context)
         return Size(sum(prompts), each * answers, answers, longest + each)
 
-    def _size_of_inputs(self, request: EmbeddingRequest | ClassifyRequest | ExplainRequest) -> Size:
+    def _size_of_inputs(self, request: OnePiece) -> Size:
         """Tokens of texts are bounded by their bytes and by what the model reads of each; the rest is counted."""
-        count = len(request.inputs)
-        if isinstance(request, ExplainRequest):
-            return Size(0, 0, 1, 1, "explanations", count)
-        if self.caps.input != "text":
-            return Size(0, 0, 1, 1, "images" if self.caps.input == "image" else "rows", count)
+        meter, units = request.counted(self.caps)
+        if meter:
+            return Size(0, 0, 1, 1, meter, units)
         bound = request.input_bytes()
         if self.model.engine in ROWS and self.caps.context_tokens:
-            bound = min(bound, count * self.caps.context_tokens)  # it cuts what is longer
+            bound = min(bound, request.count * self.caps.context_tokens)  # it cuts what is longer
         return Size(bound, 0, 1, bound)
 
     async def _count(self, request: ChatRequest | CompletionRequest) -> list[int] | None:
         """Exact tokens of each prompt, in the engine's own words; None when it cannot say."""
-        if not self.caps.tokenize or self._seat is None or not self._seat.ready:
+        seat = self._replicas.seat() if self.caps.tokenize else None
+        if seat is None:
             return None
-        pool = self._seat.pool
+        pool = seat.pool
         try:
             if isinstance(request, CompletionRequest):
                 texts = request.prompts
@@ -192,6 +208,19 @@ class Served:
             return None
         return found
 
+    async def _measure(self, request: TranscriptionRequest) -> int:
+        """How many seconds a recording has, begun ones whole. Raises BadRequest for what is none."""
+        if self._seat is None or not self._seat.ready:
+            raise Unavailable(f"The model {self.name!r} is not ready.", code="model_unavailable")
+        work = request.measuring()
+        try:
+            reply = await self._seat.pool.post(self._seat.prefix + work.path, work.body)
+        except WireError as error:
+            raise Unavailable("The engine could not read the recording.", code="engine_failed") from error
+        if reply.status != 200:
+            raise refusal_of(reply.status, reply.body)
+        return max(1, int(msgspec.json.decode(reply.body)["seconds"]))
+
     async def tokens_of(self, messages: list[dict[str, str]]) -> int:
         """Tokens of a whole conversation in the model's own template. Raises Unavailable while it cannot be counted."""
         plain = [Message(role=one["role"], content=one["content"]) for one in messages]  # type: ignore[arg-type]
@@ -200,36 +229,14 @@ class Served:
             raise Unavailable(f"The model {self.name!r} cannot count tokens now.", code="model_unavailable")
         return found[0]
 
-    def _turned(self, replica: Replica, state: State) -> None:
-        """The supervisor's word: seat or unseat."""
-        now = self._clock.monotonic()
-        if state is State.READY:
-            if self._seat is None:
-                address = replica.address
-                own = not self.passes_through
-                self._seat = Seat(
-                    Pool(address.url, address.key),
-                    self.caps.slots,
-                    self.caps.cache_tokens,
-                    replica.engine.version,
-                    prefix=address.prefix,
-                    time=EngineTime(now) if own else None,
-                )
-                self.line.seats.append(self._seat)
-            elif self._seat.time is not None:
-                self._seat.time.resume(now)
-            self._seat.ready = True
-            self.line.seat_next()
-        elif self._seat is not None:
-            if state is State.STARTING and not self.passes_through:
-                self.suspects.lost(now)
-            self._seat.ready = False  # it may have been suspected, and be unready, before
-            if self._seat.time is not None:
-                self._seat.time.pause(now)
-        self._on_replica(self, state)
+    def _turned(self, post: Post, state: State) -> None:
+        if state is State.STARTING and post.seat is not None and not self.passes_through:
+            self.suspects.lost(self._clock.monotonic())
+        self._on_replica(self, post.replica, state)
 
     def _look_again(self, seat: Seat) -> None:
-        if self.replica.state is State.READY:
+        post = self._replicas.post_of(seat)
+        if post is not None and post.replica.state is State.READY:
             seat.ready = True
             self.line.seat_next()
 

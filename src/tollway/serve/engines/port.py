@@ -14,6 +14,17 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     embeddings: bool = False
     classify: bool = False  # POST /classify: classes, numbers, spans, ratings, pictures
     explain: bool = False  # POST /explain
+    rerank: bool = False  # POST /rerank: it reads a query and a document together
+    moderations: bool = False  # POST /moderations
+    recommendations: bool = False  # POST /classify with a user answers items
+    images: bool = False  # POST /images/generations
+    transcriptions: bool = False  # POST /audio/measure and /audio/transcriptions
+    speech: bool = False  # POST /audio/speech
+    image_size: int = 0  # of the pictures it makes, in pixels
+    prompts: tuple[str, ...] = ()  # the words that choose what it makes
+    voices: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()  # that it hears
+    passes_through: bool = False  # somebody else's server: what it can do, it says itself
     input: str = "text"  # what one input of classify is: text, an image or a row of a table
     json_schema: bool = False  # response_format json_object and json_schema, enforced by a grammar
     tools: bool = False  # the chat template has a place for tools

@@ -1,23 +1,18 @@
-"""What can be asked of a model: the OpenAI request shapes, strictly typed, and what each engine is sent for them.
-
-Everything a caller can name is either done, or refused by name: an unknown or unsupported parameter is a 400 that says
-which, never silence. Parameters without effect on the answer (`user`, `metadata`, ...) are accepted and go no further.
-"""
+"""Chat and plain completions: what can be asked, and what the engine is sent for it."""
 
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from tollway.kit.errors import BadRequest
 from tollway.serve import schema_limits
 from tollway.serve.engines import Caps
+from tollway.serve.requests.parts import Name, Work
+from tollway.serve.requests.parts import unsupported as _unsupported
 
 CHOICES_MAX = 8
 PROMPTS_MAX = 64
 SEEDS = 2**32 - 1  # engines take 32 bits, and the last number means "any": a caller's seed is folded into the others
-INPUTS_MAX = 256
-EXPLAINED_MAX = 8  # each asks the model hundreds of times
 
 Unit = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -26,14 +21,6 @@ Tokens = Annotated[int, Meta(ge=1, le=10_000_000)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Choices = Annotated[int, Meta(ge=1, le=CHOICES_MAX)]
 Stop = str | Annotated[list[str], Meta(max_length=16)] | None
-Name = Annotated[str, Meta(min_length=1, max_length=120)]
-
-
-class Work(msgspec.Struct):
-    """One engine call: where to and with which body."""
-
-    path: str
-    body: bytes
 
 
 class Part(msgspec.Struct, omit_defaults=True):
@@ -273,142 +260,6 @@ class CompletionRequest(Generation, kw_only=True):
         return calls
 
 
-class EmbeddingRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
-    """POST /v1/embeddings."""
-
-    model: Name
-    input: str | list[Any]
-    encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = None
-    user: str | None = None
-
-    operation = "embedding"
-    generates = False
-    constrained = False
-    stream = False
-    output_max = 0
-    choices = 1
-
-    @property
-    def inputs(self) -> list[str]:
-        """The texts, one or many."""
-        return [self.input] if isinstance(self.input, str) else self.input
-
-    def input_bytes(self) -> int:
-        """An upper bound on tokens: a WordPiece token has at least one byte, and each text gets two marks."""
-        return sum(len(text.encode()) + 2 for text in self.inputs)
-
-    def refuse_unsupported(self, caps: Caps) -> None:
-        """Raise BadRequest for what this engine cannot honour."""
-        if not caps.embeddings:
-            raise _unsupported("model", "this model makes no embeddings; GET /v1/models says what kind each is")
-        if not 1 <= len(self.inputs) <= INPUTS_MAX or not all(isinstance(text, str) for text in self.inputs):
-            raise _unsupported("input", f"give a text or a list of 1 to {INPUTS_MAX} texts; token ids are not accepted")
-        if not all(text.strip() for text in self.inputs):
-            raise _unsupported("input", "an empty text has no embedding")
-        if self.dimensions is not None and self.dimensions != caps.embedding_dimensions:
-            raise _unsupported("dimensions", f"this model's embeddings have {caps.embedding_dimensions} dimensions")
-
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
-        """One engine call for all texts."""
-        body: dict[str, Any] = {
-            "model": model,
-            "input": self.inputs,
-            "encoding_format": self.encoding_format or "float",
-        }
-        return [Work("/embeddings", msgspec.json.encode(body))]
-
-
-class _Given(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
-    """What classify and explain share: inputs are texts, data URLs of pictures, or objects with the model's fields."""
-
-    model: Name
-    input: str | dict[str, Any] | list[str | dict[str, Any]]
-    user: str | None = None
-
-    generates = False
-    constrained = False
-    stream = False
-    output_max = 0
-    choices = 1
-
-    @property
-    def inputs(self) -> list[str | dict[str, Any]]:
-        """The inputs, one or many."""
-        return self.input if isinstance(self.input, list) else [self.input]
-
-    def input_bytes(self) -> int:
-        """An upper bound on tokens: a token has at least one byte, and each input gets a few marks."""
-        return sum(_text_bytes(one) + 8 for one in self.inputs)
-
-    def refuse_wrong_inputs(self, most: int) -> None:
-        """Raise BadRequest for none or too many. What the fields must be, the engine knows."""
-        if not 1 <= len(self.inputs) <= most:
-            raise _unsupported("input", f"give 1 to {most} inputs")
-
-
-class ClassifyRequest(_Given, kw_only=True):
-    """POST /v1/classify."""
-
-    top_k: Annotated[int, Meta(ge=1, le=1000)] | None = None
-
-    operation = "classification"
-
-    def refuse_unsupported(self, caps: Caps) -> None:
-        """Raise BadRequest for what this engine cannot honour."""
-        if not caps.classify:
-            raise _unsupported("model", "this model does not classify; GET /v1/models says what kind each is")
-        self.refuse_wrong_inputs(INPUTS_MAX)
-
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
-        """One engine call for all inputs."""
-        body: dict[str, Any] = {"model": model, "input": self.input}
-        if self.top_k is not None:
-            body["top_k"] = self.top_k
-        return [Work("/classify", msgspec.json.encode(body))]
-
-
-class ExplainRequest(_Given, kw_only=True):
-    """POST /v1/explain: which parts of an input made the model answer as it did."""
-
-    method: Literal["shap", "permutation", "lime", "occlusion"] = "shap"
-    target: Annotated[str, Meta(min_length=1, max_length=200)] | None = None  # the label to explain; else the answer's
-    samples: Annotated[int, Meta(ge=16, le=2000)] | None = None  # how often the model may be asked
-
-    operation = "explanation"
-
-    def refuse_unsupported(self, caps: Caps) -> None:
-        """Raise BadRequest for what this engine cannot honour."""
-        if not caps.explain:
-            raise _unsupported("model", "this model cannot be explained")
-        self.refuse_wrong_inputs(EXPLAINED_MAX)
-
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
-        """One engine call for all inputs."""
-        body = {
-            "model": model,
-            "input": self.input,
-            "method": self.method,
-            "target": self.target,
-            "samples": self.samples,
-        }
-        return [Work("/explain", msgspec.json.encode({name: one for name, one in body.items() if one is not None}))]
-
-
-Request = ChatRequest | CompletionRequest | EmbeddingRequest | ClassifyRequest | ExplainRequest
-
-
-def _text_bytes(given: Any) -> int:
-    """Bytes of all text in an input."""
-    if isinstance(given, str):
-        return len(given.encode())
-    if isinstance(given, dict):
-        return sum(_text_bytes(value) for value in given.values())
-    if isinstance(given, list):
-        return sum(_text_bytes(value) + 1 for value in given)
-    return 8
-
-
 def _per_choice(path: str, body: dict[str, Any], choices: int, caps: Caps, *, stream: bool) -> list[Work]:
     """Engines count usage for one choice only, so each choice is a call of its own, with a seed of its own."""
     if stream:
@@ -455,9 +306,3 @@ def _check_response_format(response_format: dict[str, Any] | None, caps: Caps) -
         if not isinstance(named, dict) or not isinstance(named.get("schema"), dict):
             raise _unsupported("response_format.json_schema", 'it must be an object with a "schema" object')
         schema_limits.check(named["schema"], "response_format.json_schema")
-
-
-def _unsupported(param: str, why: str) -> BadRequest:
-    return BadRequest(
-        f"The parameter {param!r} cannot be used like this: {why}.", param=param, code="unsupported_parameter"
-    )

@@ -1,0 +1,132 @@
+"""Embeddings, classifications and explanations: what can be asked, and what the engine is sent for it."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from tollway.serve.engines import Caps
+from tollway.serve.requests.parts import INPUTS_MAX, OnePiece, Work, text_bytes, unsupported
+
+EXPLAINED_MAX = 8  # each asks the model hundreds of times
+
+
+class EmbeddingRequest(OnePiece, kw_only=True):
+    """POST /v1/embeddings."""
+
+    input: str | list[Any]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+
+    operation = "embedding"
+
+    @property
+    def inputs(self) -> list[str]:
+        """The texts, one or many."""
+        return [self.input] if isinstance(self.input, str) else self.input
+
+    @property
+    def count(self) -> int:
+        return len(self.inputs)
+
+    def input_bytes(self) -> int:
+        """An upper bound on tokens: a WordPiece token has at least one byte, and each text gets two marks."""
+        return sum(len(text.encode()) + 2 for text in self.inputs)
+
+    def refuse_unsupported(self, caps: Caps) -> None:
+        """Raise BadRequest for what this engine cannot honour."""
+        if not caps.embeddings:
+            raise unsupported("model", "this model makes no embeddings; GET /v1/models says what kind each is")
+        if not 1 <= len(self.inputs) <= INPUTS_MAX or not all(isinstance(text, str) for text in self.inputs):
+            raise unsupported("input", f"give a text or a list of 1 to {INPUTS_MAX} texts; token ids are not accepted")
+        if not all(text.strip() for text in self.inputs):
+            raise unsupported("input", "an empty text has no embedding")
+        if self.dimensions is not None and self.dimensions != caps.embedding_dimensions:
+            raise unsupported("dimensions", f"this model's embeddings have {caps.embedding_dimensions} dimensions")
+
+    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+        """One engine call for all texts."""
+        body: dict[str, Any] = {
+            "model": model,
+            "input": self.inputs,
+            "encoding_format": self.encoding_format or "float",
+        }
+        return [Work("/embeddings", msgspec.json.encode(body))]
+
+
+class _Given(OnePiece, kw_only=True):
+    """What classify and explain share: inputs are texts, data URLs of pictures, or objects with the model's fields."""
+
+    input: str | dict[str, Any] | list[str | dict[str, Any]]
+
+    @property
+    def inputs(self) -> list[str | dict[str, Any]]:
+        """The inputs, one or many."""
+        return self.input if isinstance(self.input, list) else [self.input]
+
+    @property
+    def count(self) -> int:
+        return len(self.inputs)
+
+    def counted(self, caps: Caps) -> tuple[str, int]:
+        return ("", 0) if caps.input == "text" else ("images" if caps.input == "image" else "rows", self.count)
+
+    def input_bytes(self) -> int:
+        """An upper bound on tokens: a token has at least one byte, and each input gets a few marks."""
+        return sum(text_bytes(one) + 8 for one in self.inputs)
+
+    def refuse_wrong_inputs(self, most: int) -> None:
+        """Raise BadRequest for none or too many. What the fields must be, the engine knows."""
+        if not 1 <= len(self.inputs) <= most:
+            raise unsupported("input", f"give 1 to {most} inputs")
+
+
+class ClassifyRequest(_Given, kw_only=True):
+    """POST /v1/classify."""
+
+    top_k: Annotated[int, Meta(ge=1, le=1000)] | None = None
+
+    operation = "classification"
+
+    def refuse_unsupported(self, caps: Caps) -> None:
+        """Raise BadRequest for what this engine cannot honour."""
+        if not caps.classify:
+            raise unsupported("model", "this model does not classify; GET /v1/models says what kind each is")
+        self.refuse_wrong_inputs(INPUTS_MAX)
+
+    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+        """One engine call for all inputs."""
+        body: dict[str, Any] = {"model": model, "input": self.input}
+        if self.top_k is not None:
+            body["top_k"] = self.top_k
+        return [Work("/classify", msgspec.json.encode(body))]
+
+
+class ExplainRequest(_Given, kw_only=True):
+    """POST /v1/explain: which parts of an input made the model answer as it did."""
+
+    method: Literal["shap", "permutation", "lime", "occlusion"] = "shap"
+    target: Annotated[str, Meta(min_length=1, max_length=200)] | None = None  # the label to explain; else the answer's
+    samples: Annotated[int, Meta(ge=16, le=2000)] | None = None  # how often the model may be asked
+
+    operation = "explanation"
+
+    def counted(self, caps: Caps) -> tuple[str, int]:
+        return "explanations", self.count
+
+    def refuse_unsupported(self, caps: Caps) -> None:
+        """Raise BadRequest for what this engine cannot honour."""
+        if not caps.explain:
+            raise unsupported("model", "this model cannot be explained")
+        self.refuse_wrong_inputs(EXPLAINED_MAX)
+
+    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+        """One engine call for all inputs."""
+        body = {
+            "model": model,
+            "input": self.input,
+            "method": self.method,
+            "target": self.target,
+            "samples": self.samples,
+        }
+        return [Work("/explain", msgspec.json.encode({name: one for name, one in body.items() if one is not None}))]
