@@ -36,9 +36,16 @@ def subscribed(conn: sa.Connection, name: str, currency: str = "USD") -> Subscri
 
 
 def alive(
-    conn: sa.Connection, model: str = "small", hour_ms: int = NOON, *, busy: int = 0, failed: int = 0, idle: int = 0
+    conn: sa.Connection,
+    model: str = "small",
+    hour_ms: int = NOON,
+    *,
+    busy: int = 0,
+    failed: int = 0,
+    idle: int = 0,
+    shadow: int = 0,
 ) -> None:
-    values = {"model": model, "model_version": "v1", "hour_ms": hour_ms}
+    values = {"model": model, "model_version": "v1", "hour_ms": hour_ms, "shadow_us": shadow}
     conn.execute(replica_hour.insert().values(values | {"busy_us": busy, "failed_us": failed, "idle_us": idle}))
 
 
@@ -169,7 +176,7 @@ def test_an_empty_shop_has_empty_books(db: Database) -> None:
 
 _US = st.integers(0, HOUR)
 _HOURS = st.lists(
-    st.tuples(st.sampled_from("abc"), st.integers(0, 3), _US, _US, _US), max_size=8, unique_by=lambda row: row[:2]
+    st.tuples(st.sampled_from("abc"), st.integers(0, 3), _US, _US, _US, _US), max_size=8, unique_by=lambda row: row[:2]
 )
 _CALLS = st.lists(
     st.tuples(st.sampled_from("abcd"), st.booleans(), st.integers(0, 3), _US, _US, st.integers(0, 10**6)), max_size=8
@@ -181,7 +188,7 @@ _CALLS = st.lists(
 def test_the_books_always_close(
     sqlite_db: Database,
     record_use: RecordUse,
-    hours: list[tuple[str, int, int, int, int]],
+    hours: list[tuple[str, int, int, int, int, int]],
     calls: list[tuple[str, bool, int, int, int, int]],
     price: int,
 ) -> None:
@@ -193,8 +200,8 @@ def test_the_books_always_close(
             subscribed(conn, "one"), subscribed(conn, "two")
             known = {one.name: one.id for one in accounts.list_organizations(conn)}
         running = {name: catalog.running_subscription(conn, org) for name, org in known.items()}
-        for model, hour, busy, failed, idle in hours:
-            alive(conn, model, NOON + hour * 3_600_000, busy=busy, failed=failed, idle=idle)
+        for model, hour, busy, failed, idle, shadow in hours:
+            alive(conn, model, NOON + hour * 3_600_000, busy=busy, failed=failed, idle=idle, shadow=shadow)
         for model, first, hour, prefill, decode, tokens in calls:
             moment = NOON + hour * 3_600_000
             who = running["one" if first else "two"]
@@ -202,10 +209,11 @@ def test_the_books_always_close(
             record_use(conn, who, at_ms=moment, model=model, output_tokens=tokens, prefill_us=prefill, decode_us=decode)
         books = economics.report(conn, MachinePrice(price, "USD", "test"), NOON, NOON + 4 * 3_600_000)
     by_hour: dict[int, int] = {}
-    for _, hour, busy, failed, idle in hours:
-        by_hour[hour] = max(by_hour.get(hour, 0), min(HOUR, busy + failed + idle))
+    for _, hour, busy, failed, idle, shadow in hours:
+        by_hour[hour] = max(by_hour.get(hour, 0), min(HOUR, busy + failed + idle + shadow))
     assert books.hardware_micros == round(Fraction(price * sum(by_hour.values()), HOUR))
-    assert books.attributed_micros + books.idle.cost_micros + books.failed.cost_micros == books.hardware_micros
+    not_sold = books.idle.cost_micros + books.failed.cost_micros + books.shadow.cost_micros
+    assert books.attributed_micros + not_sold == books.hardware_micros
     assert sum(row.cost_micros for row in books.rows) == books.attributed_micros
     assert sum(row.cost_micros for row in books.organizations) == books.attributed_micros
     assert all(row.cost_micros >= 0 for row in (*books.rows, *books.organizations))

@@ -1,9 +1,9 @@
 """Does it make money: what each model and organization cost, earned and left over. For the console and the CLI.
 
 The machine's price by the hour is the only figure typed in; everything else was measured. Each hour of the machine is
-shared out over the replicas alive in it, by the time they were alive; each replica's share is split into busy, failed
-and idle; busy time goes to the calls that had it. The books close: attributed + idle + failed = hardware, to the micro
-(fractions are exact until the end, then rounded by largest remainder).
+shared out over the replicas alive in it, by the time they were alive; each replica's share is split into busy, failed,
+shadow and idle; busy time goes to the calls that had it. The books close: attributed + idle + failed + shadow =
+hardware, to the micro (fractions are exact until the end, then rounded by largest remainder).
 """
 
 import os
@@ -89,8 +89,15 @@ class Failed(msgspec.Struct, frozen=True):
     cost_micros: int
 
 
+class Shadow(msgspec.Struct, frozen=True):
+    """Time spent on copies of calls that a shadow version answered for comparison, and its cost: the operator's own."""
+
+    shadow_us: int
+    cost_micros: int
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The books of a stretch of whole hours. attributed + idle + failed = hardware."""
+    """The books of a stretch of whole hours. attributed + idle + failed + shadow = hardware."""
 
     from_ms: int
     to_ms: int
@@ -99,6 +106,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     organizations: list[OrganizationRow]
     idle: Idle
     failed: Failed
+    shadow: Shadow
     hardware_micros: int
     attributed_micros: int
     revenue_micros: int  # from usage, in the price's currency
@@ -113,9 +121,11 @@ class _Hours(msgspec.Struct):
     busy_us: int = 0
     failed_us: int = 0
     idle_us: int = 0
+    shadow_us: int = 0
     busy: Fraction = Fraction(0)
     failed: Fraction = Fraction(0)
     idle: Fraction = Fraction(0)
+    shadow: Fraction = Fraction(0)
 
 
 class _Used(msgspec.Struct):
@@ -170,6 +180,7 @@ def report(conn: sa.Connection, price: MachinePrice, from_ms: int, to_ms: int) -
         exact["busy", model, version] = one.busy
         exact["failed", model, version] = one.failed
         exact["idle", model, version] = one.idle
+        exact["shadow", model, version] = one.shadow
     micros = largest_remainder(exact)
     rows: list[ModelRow] = []
     by_org: dict[str, tuple[_Used, list[int]]] = defaultdict(lambda: (_Used(), [0]))
@@ -197,6 +208,7 @@ def report(conn: sa.Connection, price: MachinePrice, from_ms: int, to_ms: int) -
         organizations=sorted(organizations, key=lambda row: (-row.revenue_micros, -row.cost_micros, row.org_id)),
         idle=Idle(sum(one.idle_us for one in hours.values()), _sum(micros, "idle")),
         failed=Failed(sum(one.failed_us for one in hours.values()), _sum(micros, "failed")),
+        shadow=Shadow(sum(one.shadow_us for one in hours.values()), _sum(micros, "shadow")),
         hardware_micros=hardware,
         attributed_micros=_sum(micros, "busy"),
         revenue_micros=revenue,
@@ -225,14 +237,14 @@ def _replica_hours(conn: sa.Connection, price: MachinePrice, from_ms: int, to_ms
         by_hour[row.hour_ms].append(row)
     found: dict[tuple[str, str], _Hours] = defaultdict(_Hours)
     for rows in by_hour.values():
-        alive = [row.busy_us + row.failed_us + row.idle_us for row in rows]
+        alive = [row.busy_us + row.failed_us + row.idle_us + row.shadow_us for row in rows]
         if not sum(alive):
             continue
         bill = Fraction(price.micros_per_hour * min(_HOUR_US, max(alive)), _HOUR_US)
         per_us = bill / sum(alive)
         for row in rows:
             place = found[row.model, row.model_version]
-            for part in ("busy", "failed", "idle"):
+            for part in ("busy", "failed", "idle", "shadow"):
                 took = int(row._mapping[f"{part}_us"])
                 setattr(place, f"{part}_us", getattr(place, f"{part}_us") + took)
                 setattr(place, part, getattr(place, part) + per_us * took)

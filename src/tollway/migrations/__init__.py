@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from tollway.kit.db import Database
 from tollway.kit.errors import Conflict
 
-HEAD = "0002"
+HEAD = "0004"
 
 
 def migrate(db: Database) -> None:

@@ -1,24 +1,162 @@
-"""Which versions of a model are in service, in which role, and with what share of the calls.
+"""Which versions of a model are in service, in which role, and with what share of the calls; and which ones were.
 
 A model on offer names one version: that is `stable`. Beside it other versions may be in service:
 
     canary   takes `share` percent of the calls, its answers go to callers
     shadow   gets copies of calls, its answers go to nobody
     warm     loaded and idle, so that going back to it is instant
+
+Every change is a row of the table `deployment` that ends with a reason: a model's history, and its way back. Of each role
+one at most is running. Nothing here decides anything; `flows/release.py` acts, `flows/rollout.py` judges.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
 import msgspec
+import sqlalchemy as sa
+
+from tollway.kit.errors import NotFound
+from tollway.kit.ids import new_id
+from tollway.serve import tables
 
 Role = Literal["stable", "canary", "shadow", "warm"]
+State = Literal["running", "promoted", "rolled_back", "ended"]
+_WHY_MAX: Final = 1000
 
 
 class Deployment(msgspec.Struct, frozen=True):
-    """One version in service under a model's name. `share`: percent of the calls, for a canary or a shadow."""
+    """One version in service under a model's name. `share`: percent of the calls, for a canary or a shadow. `engine`: what
+    serves this version, where it is not what serves the stable one."""
 
     model: str
     version: str
     role: Role
     share: int
     began_ms: int
+    engine: str = ""
+
+
+class Record(Deployment, frozen=True, kw_only=True):
+    """A deployment as it is kept: with its policy, its end and what was measured."""
+
+    id: str
+    policy: dict[str, Any]
+    state: State
+    ready_ms: int | None
+    ended_ms: int | None
+    why: str
+    figures: dict[str, Any]
+
+    @property
+    def running(self) -> bool:
+        """Whether it is in service."""
+        return self.state == "running"
+
+
+def begin(
+    conn: sa.Connection,
+    now_ms: int,
+    model: str,
+    version: str,
+    role: Role,
+    *,
+    share: int = 0,
+    policy: Mapping[str, Any] | None = None,
+    engine: str = "",
+    why: str = "",
+) -> Record:
+    """Put a version into service; what had the role before ends."""
+    before = running(conn, model).get(role)
+    if before is not None:
+        end(conn, now_ms, before, "ended", f"version {version} took its place as {role}")
+    made = Record(
+        model=model, version=version, role=role, share=share, began_ms=now_ms, engine=engine, id=new_id("dep", now_ms),
+        policy=dict(policy or {}), state="running", ready_ms=None, ended_ms=None, why=why[:_WHY_MAX], figures={},
+    )  # fmt: skip
+    conn.execute(tables.deployment.insert().values(**msgspec.structs.asdict(made)))
+    return made
+
+
+def end(conn: sa.Connection, now_ms: int, one: Record, state: State, why: str) -> None:
+    """Take it out of service, with the reason."""
+    _set(conn, one.id, state=state, ended_ms=now_ms, why=why[:_WHY_MAX])
+
+
+def note_ready(conn: sa.Connection, now_ms: int, id_: str) -> None:
+    """It can answer."""
+    _set(conn, id_, ready_ms=now_ms)
+
+
+def note_figures(conn: sa.Connection, id_: str, figures: Mapping[str, Any], why: str) -> None:
+    """What was measured so far, and what that says."""
+    _set(conn, id_, figures=dict(figures), why=why[:_WHY_MAX])
+
+
+def running(conn: sa.Connection, model: str) -> dict[Role, Record]:
+    """What is in service under a model's name, by role."""
+    row = tables.deployment.c
+    query = sa.select(tables.deployment).where(row.model == model, row.state == "running").order_by(row.id)
+    return {one.role: one for one in map(_as_record, conn.execute(query))}
+
+
+def all_running(conn: sa.Connection) -> list[Record]:
+    """What is in service under all names."""
+    row = tables.deployment.c
+    query = sa.select(tables.deployment).where(row.state == "running").order_by(row.model, row.id)
+    return [_as_record(found) for found in conn.execute(query)]
+
+
+def history(conn: sa.Connection, model: str, limit: int = 100) -> list[Record]:
+    """All deployments of a model, the newest first."""
+    row = tables.deployment.c
+    query = sa.select(tables.deployment).where(row.model == model).order_by(row.id.desc()).limit(limit)
+    return [_as_record(found) for found in conn.execute(query)]
+
+
+def get(conn: sa.Connection, id_: str) -> Record:
+    """One deployment. Raises NotFound."""
+    found = conn.execute(sa.select(tables.deployment).where(tables.deployment.c.id == id_)).first()
+    if found is None:
+        raise NotFound(f"There is no deployment {id_[:60]!r}.", code="deployment_not_found")
+    return _as_record(found)
+
+
+def version_before(conn: sa.Connection, model: str) -> Record | None:
+    """The version that callers got before the one they get now."""
+    row = tables.deployment.c
+    query = sa.select(tables.deployment).where(row.model == model, row.role == "stable").order_by(row.id.desc())
+    now: str | None = None
+    for one in map(_as_record, conn.execute(query)):
+        now = now or one.version
+        if one.version != now and one.state != "rolled_back":
+            return one
+    return None
+
+
+def moved(conn: sa.Connection, now_ms: int, model: str, version: str, engine: str, why: str = "") -> Record:
+    """A model's name points at this version from now on: the stable one before ends, and whatever stands beside the new
+    one for nothing (it became stable itself)."""
+    now = running(conn, model)
+    stable = now.get("stable")
+    for role in ("canary", "shadow", "warm"):
+        one = now.get(role)  # type: ignore[call-overload]
+        if one is not None and one.version == version:
+            end(conn, now_ms, one, "promoted" if role != "warm" else "ended", why or "it became the stable version")
+    if stable is not None and stable.version == version:
+        return stable
+    return begin(conn, now_ms, model, version, "stable", engine=engine)
+
+
+def withdrawn(conn: sa.Connection, now_ms: int, model: str) -> None:
+    """Nothing is in service under this name any more."""
+    for one in running(conn, model).values():
+        end(conn, now_ms, one, "ended", "the model was retired")
+
+
+def _set(conn: sa.Connection, id_: str, **values: Any) -> None:
+    conn.execute(tables.deployment.update().where(tables.deployment.c.id == id_).values(**values))
+
+
+def _as_record(row: Any) -> Record:
+    return msgspec.convert(dict(row._mapping), Record)

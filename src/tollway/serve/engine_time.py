@@ -2,7 +2,8 @@
 
 While n calls are in the engine together, each is given 1/n of the time that passes (its share of the batched steps);
 while none is, the time is idle. A call's share before its first token is prefill, after it decode. Shares of billed
-calls, shares of calls that failed, and idle time add up to the time that the replica was alive: the books close.
+calls, shares of calls that failed, of copies made for a shadow version, and idle time add up to the time that the
+replica was alive: the books close.
 
 Kept as a virtual clock that runs at 1/n of real speed, so a call costs two readings, however many run beside it.
 """
@@ -23,6 +24,7 @@ class Totals(msgspec.Struct):
     busy_us: int = 0
     failed_us: int = 0
     idle_us: int = 0
+    shadow_us: int = 0
 
 
 class EngineTime:
@@ -62,6 +64,10 @@ class EngineTime:
             self._totals.busy_us += share_us
         else:
             self._totals.failed_us += share_us
+
+    def book_shadow(self, share_us: int) -> None:
+        """Put the share of a copied call on its own account: nobody asked for it, so nobody pays for it but the operator."""
+        self._totals.shadow_us += share_us
 
     def pause(self, now: float) -> None:
         """The replica is down from here: no machine time passes until `resume`."""

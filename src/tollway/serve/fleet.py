@@ -11,7 +11,7 @@ import os
 import random
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import sqlalchemy as sa
@@ -27,8 +27,8 @@ from tollway.serve import adapters, assembly, tables
 from tollway.serve.deployments import Deployment, Role
 from tollway.serve.engine_time import Totals
 from tollway.serve.engines import Engine, UpstreamServer
-from tollway.serve.models import Model
-from tollway.serve.replica import State
+from tollway.serve.models import EngineName, Model
+from tollway.serve.replica import Replica, State
 from tollway.serve.served import Adapted, OnReplica, Served
 from tollway.serve.stats import Stats
 
@@ -199,7 +199,7 @@ class Fleet:
     def write_hours(self, conn: sa.Connection, db: Database, rows: list[Hour]) -> None:
         """Add them to the cost record."""
         insert = db.insert(tables.replica_hour)
-        names = ("busy_us", "failed_us", "idle_us")
+        names = ("busy_us", "failed_us", "idle_us", "shadow_us")
         summed = {name: tables.replica_hour.c[name] + insert.excluded[name] for name in names}
         upsert = insert.on_conflict_do_update(index_elements=list(tables.replica_hour.primary_key.columns), set_=summed)
         for row in rows:
@@ -213,7 +213,8 @@ class Fleet:
         offered = self._offered.get(model.name) or Offered(model.name)
         roles: dict[Role, Model] = {"stable": model}
         for one in beside:
-            roles[one.role] = msgspec.structs.replace(model, version=one.version)
+            engine = cast("EngineName", one.engine) or model.engine
+            roles[one.role] = msgspec.structs.replace(model, version=one.version, engine=engine)
         wanted: dict[Role, Served] = {}
         for role, version in roles.items():
             served = self._found(offered, version) or self._made(offered, version)
@@ -236,8 +237,9 @@ class Fleet:
 
     def _made(self, offered: Offered, model: Model) -> Served | None:
         try:
-            engine, defaults, digest = self._engine(model)
-            served = Served(model, engine, defaults, self._settings, self._turned)
+            engines, defaults, digest = self._engines(model)
+            replicas = len(engines) if model.upstream is not None else max(1, self._settings.replicas_min)
+            served = Served(model, engines, defaults, self._settings, self._turned, replicas=replicas)
             served.digest, served.adapters = digest, self._adapted.on(model.name)
             served.defaults |= adapters.chosen(None) if served.adapters else {}
         except TollwayError as error:
@@ -258,11 +260,11 @@ class Fleet:
             return
         await served.start()
 
-    def _turned(self, served: Served, state: State) -> None:
+    def _turned(self, served: Served, replica: Replica, state: State) -> None:
         offered = self._offered.get(served.name)
         if offered is not None and served in offered.live:
             self._settle(offered)
-        self._on_replica(served, state)
+        self._on_replica(served, replica, state)
 
     def _settle(self, offered: Offered) -> None:
         for served in offered.settle():
@@ -351,7 +353,5 @@ def _differs(running: Model, wanted: Model) -> bool:
 
 
 def _hour_of(served: Served, now_ms: int) -> list[Hour]:
-    if served.time is None:
-        return []
-    totals = served.time.take_totals(SystemClock().monotonic())
-    return [Hour(served.name, served.model.version, now_ms - now_ms % _HOUR_MS, totals)]
+    totals = served.take_totals()
+    return [] if totals is None else [Hour(served.name, served.model.version, now_ms - now_ms % _HOUR_MS, totals)]

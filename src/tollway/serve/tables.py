@@ -35,4 +35,26 @@ replica_hour = sa.Table(
     sa.Column("busy_us", sa.BigInteger, nullable=False),  # shared out to calls, to the microsecond
     sa.Column("failed_us", sa.BigInteger, nullable=False),  # shared out to calls that were not billed
     sa.Column("idle_us", sa.BigInteger, nullable=False),
+    sa.Column("shadow_us", sa.BigInteger, nullable=False, server_default="0"),  # copies of calls for a shadow version
+)
+
+# Which versions are, or were, in service under a model's name: the history of a model, and the way back.
+deployment = sa.Table(
+    "deployment",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("model", sa.String(120), nullable=False),
+    sa.Column("version", sa.String(60), nullable=False),
+    sa.Column("engine", sa.String(20), nullable=False, server_default=""),
+    sa.Column("role", sa.String(20), nullable=False),  # stable | canary | shadow | warm
+    sa.Column("share", sa.Integer, nullable=False, server_default="0"),  # percent of the calls
+    sa.Column("policy", sa.JSON, nullable=False),
+    sa.Column("state", sa.String(20), nullable=False),  # running | promoted | rolled_back | ended
+    sa.Column("began_ms", sa.BigInteger, nullable=False),
+    sa.Column("ready_ms", sa.BigInteger),  # when it could answer first
+    sa.Column("ended_ms", sa.BigInteger),
+    sa.Column("why", sa.String(1000), nullable=False, server_default=""),
+    sa.Column("figures", sa.JSON, nullable=False),  # what was measured so far, so that a restart goes on with it
+    sa.Index("ix_deployment_model_began", "model", "began_ms"),
+    sa.Index("ix_deployment_state", "state"),
 )

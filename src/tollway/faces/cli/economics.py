@@ -40,7 +40,7 @@ def report(desk: Desk, days: Days = 30, from_day: From = None, to_day: To = None
 
 @command(app, "books")
 def books(desk: Desk, days: Days = 30, from_day: From = None, to_day: To = None) -> None:
-    """Where the machine's money went: attributed + idle + failed = hardware, to the micro."""
+    """Where the machine's money went: attributed + idle + failed + shadow = hardware, to the micro."""
     found = _read(desk, days, from_day, to_day)
     sums = _sums(found)
     data = {"currency": found.price.currency, **sums}
@@ -71,6 +71,7 @@ def _sums(found: economics.Report) -> dict[str, int]:
         "attributed_micros": found.attributed_micros,
         "idle_micros": found.idle.cost_micros,
         "failed_micros": found.failed.cost_micros,
+        "shadow_micros": found.shadow.cost_micros,
         "hardware_micros": found.hardware_micros,
         "revenue_micros": found.revenue_micros,
         "margin_micros": found.margin_micros,
@@ -100,6 +101,7 @@ def _drawn(found: economics.Report) -> Any:
                 "- attributed": f"{sums['attributed']}   busy with calls",
                 "- idle": f"{sums['idle']}   waiting for work",
                 "- failed": f"{sums['failed']}   calls that were not billed",
+                "- shadow": f"{sums['shadow']}   copies of calls, for shadow versions",
                 "= margin": sums["margin"],
                 "loaded cost": f"{loaded} per 1M tokens, idle included",
             }

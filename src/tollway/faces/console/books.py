@@ -31,10 +31,10 @@ def books(visit: Visit, conn: Any, span: Range) -> Any:
 
 
 def _bars(report: Any) -> list[dict[str, Any]]:
-    """Where the hardware money went, as shares of 1000 for the stacked bar: models, failed calls, idle."""
+    """Where the hardware money went, as shares of 1000 for the stacked bar: models, failed calls, copies, idle."""
     total = report.hardware_micros or 1
     parts = [(row.model, "model", row.cost_micros) for row in report.rows]
-    parts += [("", "failed", report.failed.cost_micros), ("", "idle", report.idle.cost_micros)]
+    parts += [("", kind, getattr(report, kind).cost_micros) for kind in ("failed", "shadow", "idle")]
     bars, at = [], 0
     for name, kind, micros in parts:
         width = micros * 1000 // total

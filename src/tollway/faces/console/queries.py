@@ -258,7 +258,7 @@ def models(conn: sa.Connection) -> list[dict[str, Any]]:
 def machine_hours(conn: sa.Connection, from_ms: int, to_ms: int) -> list[tuple[int, int]]:
     """Per hour: (start, microseconds in which the longest-living replica was alive), for the cost chart."""
     table = serve.replica_hour
-    alive = sa.func.max(table.c.busy_us + table.c.failed_us + table.c.idle_us)
+    alive = sa.func.max(table.c.busy_us + table.c.failed_us + table.c.idle_us + table.c.shadow_us)
     query = sa.select(table.c.hour_ms, alive).where(table.c.hour_ms >= from_ms, table.c.hour_ms < to_ms)
     rows = conn.execute(query.group_by(table.c.hour_ms).order_by(table.c.hour_ms))
     return [(int(row[0]), int(row[1])) for row in rows]
