@@ -13,7 +13,8 @@ from tollway.kit.clock import SystemClock
 from tollway.kit.db import Database
 from tollway.kit.errors import Unavailable
 from tollway.sell import accounts, api_keys, catalog, ledger, metering, tables
-from tollway.sell.access import Access, Caller, Grant, read_book
+from tollway.sell.access import Access, Caller, Grant
+from tollway.sell.book import read_book
 from tollway.sell.metering import Committed, Recorder, UsageEvent
 
 PEPPER = b"pepper for tests, 32 bytes long."

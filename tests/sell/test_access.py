@@ -12,6 +12,7 @@ from tollway.kit.db import Database
 from tollway.kit.errors import Forbidden, PaymentRequired, RateLimited, TollwayError, Unauthorized
 from tollway.sell import access, accounts, api_keys, catalog, ledger, rating
 from tollway.sell.access import Access, Caller
+from tollway.sell.book import read_book
 
 MILLION = 1_000_000
 PRICES = (
@@ -46,7 +47,7 @@ class Shop:
 
     def refresh(self) -> None:
         with self.db.read() as conn:
-            self.access.adopt(access.read_book(conn, self.clock.now_ms()))
+            self.access.adopt(read_book(conn, self.clock.now_ms()))
 
     def caller(self) -> Caller:
         return self.access.identify(self.key.secret)

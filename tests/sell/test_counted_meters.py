@@ -5,7 +5,7 @@ from collections.abc import Callable
 from tollway.kit.clock import ManualClock
 from tollway.kit.db import Database
 from tollway.sell import accounts, billing, catalog, usage
-from tollway.sell.access import read_book
+from tollway.sell.book import read_book
 
 TERMS = catalog.Terms(
     overage="invoice",

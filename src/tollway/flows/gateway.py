@@ -18,7 +18,8 @@ from tollway.flows.fine_tuning import FineTuning
 from tollway.kit import log
 from tollway.kit.errors import Conflict, TollwayError, Unavailable
 from tollway.sell import ledger, revision
-from tollway.sell.access import Access, Book, read_book
+from tollway.sell.access import Access
+from tollway.sell.book import Book, read_book
 from tollway.sell.metering import Committed, Recorder
 from tollway.serve.fleet import Fleet
 from tollway.serve.models import Model, list_models
@@ -74,7 +75,6 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.fine_tuning.close()
         try:
             await self._note()
         except TollwayError as error:  # the replicas are ours to stop, whatever the database says

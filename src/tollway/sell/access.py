@@ -13,14 +13,14 @@ from collections import defaultdict
 from typing import TypeVar
 
 import msgspec
-import sqlalchemy as sa
 
 from tollway.guard import keys
 from tollway.kit.clock import Clock, month_bounds_ms, month_of
 from tollway.kit.errors import Forbidden, NotFound, PaymentRequired, RateLimited, TollwayError, Unauthorized
 from tollway.kit.money import PICOS_PER_MICRO, format_micros
-from tollway.sell import catalog, ledger, rating, revision, tables
-from tollway.sell.api_keys import ApiKey, as_key
+from tollway.sell import catalog, rating
+from tollway.sell.api_keys import ApiKey
+from tollway.sell.book import Book, used_units
 from tollway.sell.limits import Gate, rate_headers
 
 Refusal = TypeVar("Refusal", bound=TollwayError)
@@ -95,24 +95,13 @@ class Grant(msgspec.Struct):
     taken: list[tuple[Gate, list[int] | None]]
     wallet: bool
     open: bool = True
-
-
-class Book(msgspec.Struct):
-    """A consistent reading of the database: everything `Access` needs to know. Read on the recorder's thread."""
-
-    revision: int
-    month: str
-    keys: dict[str, ApiKey]  # by digest
-    accounts: dict[
-        str, tuple[str, bool, str, catalog.PlanVersion | None, int]
-    ]  # name, suspended, subscription, plan, wallet
-    usage: dict[
-        str, tuple[dict[str, dict[str, int]], int]
-    ]  # org -> (model -> meter -> units), all tokens; of the running plan
+    draws: dict[tuple[str, str], int] | None = None  # what it took of slices, with several gateways (see shared_access)
 
 
 class Access:
     """The gateway's memory of who may do what. All methods run on the event loop's thread and never wait."""
+
+    new_gate = Gate
 
     def __init__(self, clock: Clock, pepper: bytes) -> None:
         self._clock = clock
@@ -315,11 +304,9 @@ class Access:
             limits = plan.terms.limits if plan else catalog.Limits()
             account = self._accounts.get(org_id)
             if account is None or account.subscription_id != subscription_id:
-                spending = Spending(
-                    book.month, plan.terms if plan else catalog.Terms(), *_used(plan, *book.usage.get(org_id, ({}, 0)))
-                )
+                spending = self._begun(book.month, plan, *book.usage.get(org_id, ({}, 0)))
                 if account is None:
-                    gate = Gate(limits.rpm, limits.tpm, limits.concurrency)
+                    gate = self.new_gate(limits.rpm, limits.tpm, limits.concurrency)
                     account = Account(org_id, name, suspended, subscription_id, plan, gate, wallet_picos, spending)
                 else:
                     account.turn(spending)
@@ -332,7 +319,7 @@ class Access:
             known = self._by_digest.get(digest)
             own = known.gate if known else None
             if (key.rpm, key.tpm, key.concurrency) != (None, None, None):
-                own = own or Gate(None, None, None)
+                own = own or self.new_gate(None, None, None)
                 own.adopt(key.rpm, key.tpm, key.concurrency)
             callers[digest] = Caller(key, accounts[key.org_id], own)
         self._accounts, self._by_digest, self.revision = accounts, callers, book.revision
@@ -405,8 +392,14 @@ class Access:
             self._month_end_ms = month_bounds_ms(self._month)[1]
         month = self._month
         if account.spending.month != month:
-            account.turn(Spending(month, account.spending.terms, {}, 0))
+            account.turn(self._begun(month, account.plan, {}, 0))
         return account.spending
+
+    def _begun(
+        self, month: str, plan: catalog.PlanVersion | None, models: dict[str, dict[str, int]], tokens: int
+    ) -> Spending:
+        """A month, of which so much was used before we looked."""
+        return Spending(month, plan.terms if plan else catalog.Terms(), *used_units(plan, models, tokens))
 
     def _free(self, grant: Grant) -> None:
         if not grant.open:
@@ -421,63 +414,6 @@ class Access:
     def _refuse(self, error: Refusal) -> Refusal:
         self.refusals[error.code] += 1
         return error
-
-
-def read_book(conn: sa.Connection, now_ms: int) -> Book:
-    """One consistent reading of keys, plans, subscriptions, wallets and this month's use."""
-    plans = catalog.plan_versions(conn)
-    running = {
-        row.org_id: row
-        for row in conn.execute(sa.select(tables.subscription).where(tables.subscription.c.ended_ms.is_(None)))
-    }
-    accounts = {}
-    for org in conn.execute(sa.select(tables.organization)):
-        sub = running.get(org.id)
-        plan = plans[sub.plan_version_id] if sub else None
-        wallet = ledger.wallet_micros(conn, org.id, plan.terms.currency) * PICOS_PER_MICRO if plan else 0
-        accounts[org.id] = (org.name, org.suspended_ms is not None, sub.id if sub else "", plan, wallet)
-    carries = {row.org_id: row.carry_picos for row in conn.execute(sa.select(tables.wallet_carry))}
-    accounts = {org_id: (*rest, wallet - carries.get(org_id, 0)) for org_id, (*rest, wallet) in accounts.items()}
-    by_digest = {row.digest: as_key(row) for row in conn.execute(sa.select(tables.api_key))}
-    month = month_of(now_ms)
-    return Book(revision.current(conn), month, by_digest, accounts, _usage_of_month(conn, month, running))
-
-
-def _usage_of_month(
-    conn: sa.Connection, month: str, running: dict[str, sa.Row[tuple[object, ...]]]
-) -> dict[str, tuple[dict[str, dict[str, int]], int]]:
-    """What each organization used this month under its running plan version, per model and meter."""
-    daily = tables.usage_daily.c
-    names = ("requests", "input_tokens", "cached_tokens", "output_tokens")
-    summed = [sa.func.sum(daily[name]).label(name) for name in (*names, "units")]
-    place = (daily.org_id, daily.plan_version_id, daily.model, daily.meter)
-    query = sa.select(*place, *summed).where(daily.day.startswith(month)).group_by(*place)
-    found: dict[str, tuple[dict[str, dict[str, int]], int]] = {}
-    for row in conn.execute(query):
-        if row.org_id not in running or running[row.org_id].plan_version_id != row.plan_version_id:
-            continue
-        models, tokens = found.setdefault(row.org_id, ({}, 0))
-        meters = models.setdefault(row.model, dict.fromkeys(names, 0))
-        for name in names:
-            meters[name] += int(row._mapping[name])
-        if row.meter:
-            meters[row.meter] = meters.get(row.meter, 0) + int(row.units)
-        tokens += sum(int(row._mapping[name]) for name in names[1:])
-        found[row.org_id] = (models, tokens)
-    return found
-
-
-def _used(
-    plan: catalog.PlanVersion | None, models: dict[str, dict[str, int]], tokens: int
-) -> tuple[dict[int, int], int]:
-    """Units used per charge of the plan, and tokens in all."""
-    units: dict[int, int] = {}
-    for model, meters in models.items():
-        for meter, amount in meters.items():
-            found = rating.charge_for(plan.terms, meter, model) if plan else None
-            if found is not None:
-                units[found[0]] = units.get(found[0], 0) + amount
-    return units, tokens
 
 
 def _rate_limited(gate: Gate, tokens: int, limit: str, wait_s: float) -> RateLimited:
