@@ -156,6 +156,8 @@ _NAMES = {
     "images": "Images",
     "rows": "Table rows",
     "explanations": "Explanations",
+    "audio_seconds": "Seconds of audio",
+    "characters": "Characters spoken",
     "training_tokens": "Training tokens",
 }
 

@@ -15,12 +15,23 @@ from tollway.kit.ids import new_id
 from tollway.kit.money import EXPONENTS
 from tollway.sell import revision, tables
 
-COUNTED = ("images", "rows", "explanations", "training_tokens")  # an event has at most one of these, besides its tokens
+# an event has at most one of these, besides its tokens
+COUNTED = ("images", "rows", "explanations", "audio_seconds", "characters", "training_tokens")
 METERS = ("input_tokens", "cached_tokens", "output_tokens", "requests", *COUNTED)
 Meter = Literal[
-    "input_tokens", "cached_tokens", "output_tokens", "requests", "images", "rows", "explanations", "training_tokens"
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "requests",
+    "images",
+    "rows",
+    "explanations",
+    "audio_seconds",
+    "characters",
+    "training_tokens",
 ]
-PRICED_SINGLY = ("requests", "images", "rows", "explanations")  # people name the price of one, or of a thousand
+# people name the price of one of these, or of a thousand
+PRICED_SINGLY = ("requests", "images", "rows", "explanations", "audio_seconds", "characters")
 _NAME = r"[a-z0-9](?:[a-z0-9-]{0,58}[a-z0-9])?"
 _MOST = 10**15  # a price or fee beyond a billion is a slip of the keyboard
 _MOST_UNITS = 10**15

@@ -41,6 +41,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     images: int = 0
     rows: int = 0
     explanations: int = 0
+    audio_seconds: int = 0
+    characters: int = 0
     training_tokens: int = 0
 
     @property

@@ -27,6 +27,12 @@ UNITS = {
     "explanation": "explanation",
     "1k explanations": "thousand_explanations",
     "1M explanations": "million_explanations",
+    "audio_second": "audio_second",
+    "1k audio_seconds": "thousand_audio_seconds",
+    "1M audio_seconds": "million_audio_seconds",
+    "character": "character",
+    "1k characters": "thousand_characters",
+    "1M characters": "million_characters",
 }
 STATUSES = ("draft", "finalised", "paid", "void")
 

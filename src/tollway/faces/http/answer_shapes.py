@@ -26,6 +26,8 @@ _USAGE = _object(
         "images": _COUNT,
         "rows": _COUNT,
         "explanations": _COUNT,
+        "audio_seconds": _COUNT,
+        "characters": _COUNT,
     },
 )
 _MESSAGE = _object(
