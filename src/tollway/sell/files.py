@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from tollway.kit import jobs
 from tollway.kit.errors import BadRequest, Conflict, NotFound, TooLarge
 from tollway.kit.ids import new_id
 from tollway.sell import tables
@@ -114,20 +115,20 @@ def list_of(conn: sa.Connection, org_id: str, purpose: str | None = None) -> lis
 
 
 def remove(conn: sa.Connection, org_id: str, file_id: str) -> StoredFile:
-    """Forget an upload; delete its bytes when the transaction is through. Raises Conflict while a job learns from it."""
+    """Forget an upload; delete its bytes when the transaction is through. Raises Conflict while a job reads it."""
     found = get(conn, org_id, file_id)
-    job = tables.fine_tuning_job.c
-    busy = conn.execute(
-        sa.select(job.id).where(
-            job.org_id == org_id,
-            job.status.in_(("queued", "running")),
-            sa.or_(job.training_file == file_id, job.validation_file == file_id),
-        )
-    ).first()
+    busy = next(
+        (job for job in jobs.list_of(conn, None, org_id, open_only=True) if file_id in job.asked.values()), None
+    )
     if busy is not None:
-        raise Conflict(f"The job {busy.id} learns from this file.", hint="Cancel the job first.")
+        raise Conflict(f"The job {busy.id} reads this file.", hint="Cancel the job first.")
     conn.execute(tables.stored_file.delete().where(tables.stored_file.c.id == file_id))
     return found
+
+
+def root_in(home: Path) -> Path:
+    """Where the uploads of a home lie."""
+    return home / "files"
 
 
 def path_of(root: Path, file: StoredFile) -> Path:

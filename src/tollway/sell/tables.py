@@ -206,6 +206,30 @@ wallet_carry = sa.Table(
     sqlite_with_rowid=False,
 )
 
+# Gateways that share this database, and their slices of what organizations have (see leases). PostgreSQL only.
+gateway = sa.Table(
+    "gateway",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("lock", sa.BigInteger, nullable=False),  # the advisory lock that it holds while it lives
+    sa.Column("label", sa.String(200), nullable=False),  # where it runs, for people
+    sa.Column("started_ms", sa.BigInteger, nullable=False),
+    sa.Column("seen_ms", sa.BigInteger, nullable=False),
+    sa.Column("reclaimed", sa.Boolean, nullable=False),  # its slices were taken back
+)
+
+lease = sa.Table(
+    "lease",
+    metadata,
+    sa.Column("gateway_id", Id, primary_key=True),  # "": what nobody has leased of included units and monthly caps
+    sa.Column("org_id", Id, primary_key=True),
+    sa.Column("kind", sa.String(20), primary_key=True),  # wallet | units | tokens | rpm | tpm | concurrency
+    sa.Column("scope", sa.String(120), primary_key=True),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Index("ix_lease_org_kind", "org_id", "kind", "scope"),
+    sqlite_with_rowid=False,
+)
+
 invoice = sa.Table(
     "invoice",
     metadata,
@@ -239,47 +263,6 @@ stored_file = sa.Table(
     sa.Column("lines", sa.BigInteger, nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
-)
-
-# A buyer's training. What it may cost is held while it runs; `event_id` is the usage event that billed it.
-fine_tuning_job = sa.Table(
-    "fine_tuning_job",
-    metadata,
-    sa.Column("id", Id, primary_key=True),
-    sa.Column("org_id", Id, sa.ForeignKey("organization.id"), nullable=False, index=True),
-    sa.Column("key_id", Id, nullable=False),
-    sa.Column("base", sa.String(120), nullable=False),
-    sa.Column("base_version", sa.String(60), nullable=False),
-    sa.Column("training_file", Id, nullable=False),
-    sa.Column("validation_file", Id),
-    sa.Column("suffix", sa.String(64), nullable=False),
-    sa.Column("hyperparameters", sa.JSON, nullable=False),  # n_epochs, batch_size, learning_rate_multiplier
-    sa.Column("seed", sa.BigInteger, nullable=False),
-    sa.Column("metadata", sa.JSON, nullable=False),
-    sa.Column("status", sa.String(20), nullable=False, index=True),  # queued | running | succeeded | failed | cancelled
-    sa.Column("cancelling", sa.Boolean, nullable=False, server_default=sa.false()),
-    sa.Column("tokens_max", sa.BigInteger, nullable=False),  # what is held: all tokens of all epochs
-    sa.Column("trained_tokens", sa.BigInteger),
-    sa.Column("model", sa.String(120)),  # what came of it: ft:base:organization:suffix:id
-    sa.Column("error", sa.JSON),
-    sa.Column("subscription_id", Id, nullable=False),
-    sa.Column("plan_version_id", Id, nullable=False),
-    sa.Column("event_id", Id),
-    sa.Column("created_ms", sa.BigInteger, nullable=False),
-    sa.Column("started_ms", sa.BigInteger),
-    sa.Column("finished_ms", sa.BigInteger),
-)
-
-fine_tuning_event = sa.Table(
-    "fine_tuning_event",
-    metadata,
-    sa.Column("id", Id, primary_key=True),
-    sa.Column("job_id", Id, sa.ForeignKey("fine_tuning_job.id"), nullable=False, index=True),
-    sa.Column("at_ms", sa.BigInteger, nullable=False),
-    sa.Column("level", sa.String(10), nullable=False),  # info | warn | error
-    sa.Column("kind", sa.String(10), nullable=False),  # message | metrics
-    sa.Column("message", sa.String(400), nullable=False),
-    sa.Column("data", sa.JSON, nullable=False),
 )
 
 # What a buyer says of an answer. `input` and `correction` are the buyer's own words: the shop keeps no prompts.

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tollway.faces.http.files import listing, page_of, query_of
+from tollway.faces.http.listing import listing, page_of, query_of, reading
 from tollway.faces.http.policy import Door
 from tollway.faces.http.wire import Headers, Receive, Scope, Send, decode, read_body, send_json
 from tollway.flows.gateway import Gateway
@@ -73,12 +73,7 @@ class Desk:
         """GET /v1/feedback, newest first."""
         limit, after = page_of(query_of(scope, {"limit", "after"}))
         org_id = caller.account.org_id
-
-        def read() -> list[feedback.Feedback]:
-            with self._shop.db.read() as conn:
-                return feedback.list_of(conn, org_id=org_id)
-
-        found = await asyncio.to_thread(read)
+        found = await reading(self._shop, lambda conn: feedback.list_of(conn, org_id=org_id))
         await send_json(send, 200, listing([_shown(one) for one in reversed(found)], limit, after), headers)
         return 200
 

@@ -4,11 +4,11 @@ sees its own and no others."""
 import asyncio
 import logging
 from typing import Any
-from urllib.parse import parse_qsl
 
 import msgspec
 
 from tollway.faces.http import templates
+from tollway.faces.http.listing import listing, page_of, query_of, reading
 from tollway.faces.http.policy import Door
 from tollway.faces.http.wire import Headers, Receive, Scope, Send, header, read_body, send_json
 from tollway.flows.gateway import Gateway
@@ -20,7 +20,6 @@ _PURPOSES = ("fine-tune",)
 _AT_ONCE = 2  # an upload is held in memory while it is checked
 _PARTS_MAX = 8
 _AROUND = 64 * 1024  # the form's own bytes around the file's
-_PAGE_MOST = 100
 
 
 def doors(gateway: Gateway) -> list[Door]:
@@ -95,12 +94,7 @@ class Files:
         asked = query_of(scope, {"purpose", "limit", "after", "order"})
         limit, after = page_of(asked)
         org_id = caller.account.org_id
-
-        def read() -> list[files.StoredFile]:
-            with self._shop.db.read() as conn:
-                return files.list_of(conn, org_id, asked.get("purpose"))
-
-        found = await asyncio.to_thread(read)
+        found = await reading(self._shop, lambda conn: files.list_of(conn, org_id, asked.get("purpose")))
         if asked.get("order") == "asc":
             found.reverse()
         await send_json(send, 200, listing([_shown(one) for one in found], limit, after), headers)
@@ -142,12 +136,7 @@ class Files:
 
     async def _get(self, scope: Scope, caller: Caller) -> files.StoredFile:
         file_id, org_id = templates.name_in(scope["path"]), caller.account.org_id
-
-        def read() -> files.StoredFile:
-            with self._shop.db.read() as conn:
-                return files.get(conn, org_id, file_id)
-
-        return await asyncio.to_thread(read)
+        return await reading(self._shop, lambda conn: files.get(conn, org_id, file_id))
 
 
 def parts_of(content_type: str, body: bytes) -> tuple[dict[str, str], str, bytes | None]:
@@ -218,40 +207,6 @@ class _Reader:
             else:
                 fields[name] = content.decode("utf-8", "replace")
         return fields, file_name, data
-
-
-def query_of(scope: Scope, known: set[str]) -> dict[str, str]:
-    """The query's parameters. Raises BadRequest for one that is not known."""
-    asked = dict(parse_qsl(scope["query_string"].decode("latin-1")))
-    unknown = asked.keys() - known
-    if unknown:
-        name = min(unknown)[:80]
-        raise BadRequest(f"Unknown parameter: {name!r}.", param=name, code="unknown_parameter")
-    return asked
-
-
-def page_of(asked: dict[str, str]) -> tuple[int, str | None]:
-    """How many of a list, after which one."""
-    text = asked.get("limit", "20")
-    if not (text.isascii() and text.isdigit() and len(text) < 8 and int(text) > 0):
-        raise BadRequest("`limit` must be a number from 1.", param="limit", code="invalid_value")
-    if asked.get("order", "desc") not in ("asc", "desc"):
-        raise BadRequest("`order` must be asc or desc.", param="order", code="invalid_value")
-    return min(int(text), _PAGE_MOST), asked.get("after")
-
-
-def listing(rows: list[dict[str, Any]], limit: int, after: str | None) -> bytes:
-    """A page of rows as OpenAI lists them."""
-    begin = next((place + 1 for place, row in enumerate(rows) if row["id"] == after), 0) if after else 0
-    page = rows[begin : begin + limit]
-    body = {
-        "object": "list",
-        "data": page,
-        "has_more": begin + limit < len(rows),
-        "first_id": page[0]["id"] if page else None,
-        "last_id": page[-1]["id"] if page else None,
-    }
-    return msgspec.json.encode(body)
 
 
 def _shown(file: files.StoredFile) -> dict[str, Any]:

@@ -1,26 +1,23 @@
 """`/v1/fine_tuning/jobs`: a buyer's own model on the shared base, in OpenAI's shape."""
 
-import asyncio
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
-import sqlalchemy as sa
 from msgspec import Meta
 
 from tollway.faces.http import templates
-from tollway.faces.http.files import listing, page_of, query_of
+from tollway.faces.http.listing import listing, page_of, query_of, reading
 from tollway.faces.http.policy import Door
 from tollway.faces.http.wire import Headers, Receive, Scope, Send, decode, read_body, send_json
 from tollway.flows.fine_tuning import Wish
 from tollway.flows.gateway import Gateway
+from tollway.kit import jobs
 from tollway.kit.errors import BadRequest
+from tollway.kit.jobs import Job
 from tollway.sell import fine_tuning
 from tollway.sell.access import Caller
+from tollway.sell.fine_tuning import KIND
 from tollway.serve.requests import Name
-
-_EVENTS_MOST = 1000
-T = TypeVar("T")
 
 
 class Hyperparameters(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -110,8 +107,9 @@ class Jobs:
     ) -> int:
         """GET /v1/fine_tuning/jobs, newest first."""
         limit, after = page_of(query_of(scope, {"limit", "after"}))
-        found = await self._read(lambda conn: fine_tuning.list_of(conn, caller.account.org_id))
-        await send_json(send, 200, listing([_shown(one) for one in found], limit, after), headers)
+        org_id = caller.account.org_id
+        found = await reading(self._shop, lambda conn: jobs.list_of(conn, KIND, org_id, limit=limit + 1, after=after))
+        await send_json(send, 200, listing([_shown(job) for job in found], limit, None), headers)
         return 200
 
     async def show(
@@ -136,7 +134,7 @@ class Jobs:
         """GET /v1/fine_tuning/jobs/{job}/events, newest first."""
         limit, after = page_of(query_of(scope, {"limit", "after"}))
         job = await self._get(scope, caller)
-        found = await self._read(lambda conn: fine_tuning.events(conn, job.id, limit + 1, after))
+        found = await reading(self._shop, lambda conn: jobs.events(conn, job.id, limit + 1, after))
         shown = [
             {
                 "object": "fine_tuning.job.event",
@@ -158,8 +156,8 @@ class Jobs:
         """GET /v1/fine_tuning/jobs/{job}/checkpoints: the finished model, with what it was measured at last."""
         limit, after = page_of(query_of(scope, {"limit", "after"}))
         job = await self._get(scope, caller)
-        found = await self._read(lambda conn: fine_tuning.events(conn, job.id, _EVENTS_MOST))
-        last = next((one for one in found if one.kind == "metrics"), None)
+        found = await reading(self._shop, lambda conn: jobs.events(conn, job.id, 1, kind="metrics"))
+        last = found[0] if found else None
         shown = []
         if job.status == "succeeded" and last is not None:
             figures = {"step": last.data.get("step", 0), "train_loss": last.data.get("train_loss")}
@@ -168,7 +166,7 @@ class Jobs:
                     "object": "fine_tuning.job.checkpoint",
                     "id": job.id.replace("ftjob", "ftckpt"),
                     "created_at": (job.finished_ms or job.created_ms) // 1000,
-                    "fine_tuned_model_checkpoint": job.model,
+                    "fine_tuned_model_checkpoint": fine_tuning.made_of(job).model,
                     "fine_tuning_job_id": job.id,
                     "step_number": last.data.get("step", 0),
                     "metrics": figures,
@@ -177,38 +175,32 @@ class Jobs:
         await send_json(send, 200, listing(shown, limit, after), headers)
         return 200
 
-    async def _get(self, scope: Scope, caller: Caller) -> fine_tuning.Job:
+    async def _get(self, scope: Scope, caller: Caller) -> Job:
         job_id, org_id = templates.name_in(scope["path"], 4), caller.account.org_id
-        return await self._read(lambda conn: fine_tuning.get(conn, job_id, org_id))
-
-    async def _read(self, work: Callable[[sa.Connection], T]) -> T:
-        def read() -> T:
-            with self._shop.db.read() as conn:
-                return work(conn)
-
-        return await asyncio.to_thread(read)
+        return await reading(self._shop, lambda conn: jobs.get(conn, KIND, job_id, org_id))
 
 
-def _shown(job: fine_tuning.Job) -> dict[str, Any]:
+def _shown(job: Job) -> dict[str, Any]:
+    order, made = fine_tuning.order_of(job), fine_tuning.made_of(job)
     return {
         "object": "fine_tuning.job",
         "id": job.id,
         "created_at": job.created_ms // 1000,
         "finished_at": job.finished_ms // 1000 if job.finished_ms else None,
         "estimated_finish": None,
-        "model": job.base,
-        "fine_tuned_model": job.model if job.status == "succeeded" else None,
+        "model": order.base,
+        "fine_tuned_model": made.model if job.status == "succeeded" else None,
         "organization_id": job.org_id,
         "status": job.status,
-        "training_file": job.training_file,
-        "validation_file": job.validation_file,
+        "training_file": order.training_file,
+        "validation_file": order.validation_file,
         "result_files": [],
-        "trained_tokens": job.trained_tokens if job.status != "running" else None,
-        "hyperparameters": job.hyperparameters,
-        "method": {"type": "supervised", "supervised": {"hyperparameters": job.hyperparameters}},
-        "seed": job.seed,
-        "suffix": job.suffix or None,
-        "metadata": job.metadata,
+        "trained_tokens": made.trained_tokens if job.status != "running" else None,
+        "hyperparameters": order.hyperparameters,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": order.hyperparameters}},
+        "seed": order.seed,
+        "suffix": order.suffix or None,
+        "metadata": order.metadata,
         "integrations": [],
         "error": job.error,
     }

@@ -1,0 +1,78 @@
+"""What is held for work that outlives its request: parked when a job is taken, settled once at its end, or given back.
+
+Holds live in the gateway's memory. A new gateway holds again for the jobs it finds (`again`); `settle` looks first whether
+the event is there already, so that a crash between event and note is no second bill.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import sqlalchemy as sa
+
+from tollway.flows.call import Desk
+from tollway.kit.errors import NotFound
+from tollway.sell import usage
+from tollway.sell.access import Grant
+from tollway.sell.metering import UsageEvent
+
+
+class Held:
+    """Grants by what they were given for."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._grants: dict[str, Grant] = {}
+
+    def has(self, name: str) -> bool:
+        """Whether something is held for it."""
+        return name in self._grants
+
+    @asynccontextmanager
+    async def keeping(self, name: str, grant: Grant) -> AsyncIterator[None]:
+        """Park a grant for a job that is written down inside the block; given back if it is not."""
+        self._desk.access.park(grant)
+        try:
+            yield
+        except BaseException:
+            self._desk.access.release(grant)
+            raise
+        self._grants[name] = grant
+
+    def again(self, name: str, key_id: str, model: str, counted: dict[str, int]) -> bool:
+        """Hold once more what an earlier gateway held; False when there is no subscription to hold against."""
+        if name not in self._grants:
+            grant = self._desk.access.hold_again(key_id, model, counted)
+            if grant is not None:
+                self._grants[name] = grant
+        return name in self._grants
+
+    def release(self, name: str) -> None:
+        """Give it back: nothing is owed."""
+        grant = self._grants.pop(name, None)
+        if grant is not None:
+            self._desk.access.release(grant)
+
+    async def settle(self, name: str, event_of: Callable[[Grant], UsageEvent]) -> None:
+        """Bill the event once, however often this is tried; durable when it returns. Nothing when nothing is held."""
+        grant = self._grants.pop(name, None)
+        if grant is not None:
+            await settle_once(self._desk, grant, event_of(grant))
+
+
+async def settle_once(desk: Desk, grant: Grant, event: UsageEvent) -> None:
+    """Record an event against its grant, unless it is in the books already; durable when it returns."""
+    if await desk.recorder.run(lambda conn: _there(conn, event.id)):
+        desk.access.release(grant)
+        return
+    event.price_picos = desk.access.settle(grant, event.quantities())
+    currency = grant.plan.terms.currency if grant.wallet else None
+    await desk.recorder.record(
+        event, currency, lambda: desk.access.unsettle(grant, event.quantities(), event.price_picos)
+    )
+
+
+def _there(conn: sa.Connection, event_id: str) -> bool:
+    with suppress(NotFound):
+        usage.find_event(conn, event_id)
+        return True
+    return False

@@ -1,0 +1,145 @@
+"""Who works off the jobs of `kit/jobs.py`: claims them, runs them, gives a sign of life for each while it runs.
+
+A crew lives in a gateway. What it does with a job is a `Work`; a job that cannot go on now (Unavailable) is taken up again
+later, one that was broken off too often without getting further is what its workers die of, and ends.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+import sqlalchemy as sa
+
+from tollway.kit import jobs, log
+from tollway.kit.clock import Clock
+from tollway.kit.errors import Conflict, TollwayError, Unavailable
+from tollway.kit.ids import new_id
+from tollway.kit.jobs import Job
+
+BEAT_S: Final = 3.0
+LOOK_S: Final = 5.0
+TRIES_MAX: Final = 5
+_log = log.get("kit.crew")
+
+
+class Work(Protocol):
+    """What a crew does with a job."""
+
+    async def run(self, job: Job, stop: asyncio.Event) -> None:
+        """Work on it until it has ended; `stop` is set when its end was asked for. Unavailable: try again later."""
+
+    async def fail(self, job: Job, error: TollwayError) -> None:
+        """It cannot be done: end it."""
+
+    def busy_us(self, job_id: str) -> int:
+        """How long a process of its own worked on it since this was asked last; 0 for work that replicas do."""
+
+
+class Crew:
+    """Works the jobs of one kind off, `at_once` of them at a time. `write` runs a function in a write transaction."""
+
+    def __init__(
+        self,
+        kind: str,
+        work: Work,
+        clock: Clock,
+        write: Callable[[Callable[[sa.Connection], Any]], Awaitable[Any]],
+        *,
+        at_once: int = 1,
+        alone: bool = True,
+    ) -> None:
+        self._kind, self._work, self._clock, self._write = kind, work, clock, write
+        self._at_once, self._alone = at_once, alone
+        self._owner = new_id("crew")
+        self._news = asyncio.Event()
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._stops: dict[str, asyncio.Event] = {}
+        self._resting: dict[str, float] = {}  # left alone until then
+
+    def wake(self) -> None:
+        """There is something new."""
+        self._news.set()
+
+    def stop(self, job_id: str) -> None:
+        """The end of a job was asked for."""
+        if job_id in self._stops:
+            self._stops[job_id].set()
+
+    async def work(self) -> None:
+        """Claim and run jobs until cancelled; then those that run are left for the next crew."""
+        beats = asyncio.create_task(self._keep_beating())
+        try:
+            while True:
+                self._news.clear()
+                try:
+                    while len(self._running) < self._at_once and await self._take_one():
+                        pass
+                except TollwayError as error:  # the database is away for a moment: the jobs are still there
+                    _log.warning("jobs wait", kind=self._kind, error=error.message)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), LOOK_S)
+        finally:
+            tasks = [beats, *self._running.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _take_one(self) -> bool:
+        now, now_ms = time.monotonic(), self._clock.now_ms()
+        self._resting = {job_id: until for job_id, until in self._resting.items() if until > now}
+        but = [*self._running, *self._resting]
+        found: Job | None = await self._write(
+            lambda conn: jobs.claim(conn, now_ms, self._kind, self._owner, alone=self._alone, but=but)
+        )
+        if found is None:
+            return False
+        self._stops[found.id] = asyncio.Event()
+        if found.cancelling:
+            self._stops[found.id].set()
+        self._running[found.id] = asyncio.create_task(self._run(found))
+        return True
+
+    async def _run(self, found: Job) -> None:
+        try:
+            try:
+                if found.tries > TRIES_MAX:
+                    raise Conflict("The work was broken off too often.", code="job_broken_off")
+                await self._work.run(found, self._stops[found.id])
+            except Unavailable as error:
+                _log.warning("job waits", job=found.id, error=error.message)
+                self._resting[found.id] = time.monotonic() + LOOK_S
+            except TollwayError as error:
+                await self._work.fail(found, error)
+            except Exception as error:  # noqa: BLE001 - logged; the job is told that it was us, and the crew goes on
+                _log.error("job broke", job=found.id, exc_info=error)
+                await self._work.fail(found, TollwayError("Something went wrong on our side."))
+        except TollwayError as error:
+            _log.warning("job could not be ended", job=found.id, error=error.message)
+            self._resting[found.id] = time.monotonic() + LOOK_S
+        finally:
+            del self._running[found.id], self._stops[found.id]
+            self._news.set()
+
+    async def _keep_beating(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            for job_id in list(self._running):
+                await self._beat(job_id)
+
+    async def _beat(self, job_id: str) -> None:
+        busy_us, now_ms = self._work.busy_us(job_id), self._clock.now_ms()
+        try:
+            found: Job = await self._write(lambda conn: jobs.beat(conn, now_ms, job_id, self._owner, busy_us))
+        except Conflict:
+            ended = self._running.get(job_id)
+            if ended is not None and not self._alone:
+                _log.warning("job lost to another gateway", job=job_id)
+                ended.cancel()
+            return
+        except TollwayError as error:
+            _log.warning("no sign of life from a job", job=job_id, error=error.message)
+            return
+        if found.cancelling:
+            self.stop(job_id)
