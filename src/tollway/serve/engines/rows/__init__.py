@@ -57,6 +57,9 @@ class Rows:
         embedding_dimensions: int = 0,
         weights_bytes: int = 0,
         threads: int = 0,
+        labels: tuple[str, ...] = (),
+        pairs: bool = False,
+        image_size: int = 0,
     ) -> None:
         self.name = FORMATS[format].engine
         self.model = model
@@ -64,11 +67,17 @@ class Rows:
         self._folder, self._kind, self._input, self._format = folder, kind, input or "text", format
         self._lanes = threads or cpu_cores()
         self._memory = max(_MEMORY_LEAST, 12 * weights_bytes)
-        embedding = kind == "embedding"
+        embedding, drawing = kind == "embedding", kind == "image-generation"
         self.caps = Caps(
             embeddings=embedding,
             classify=not embedding,
-            explain=not embedding,
+            explain=not (embedding or drawing),
+            rerank=pairs,
+            moderations=kind == "classification" and self._input == "text" and not pairs,
+            recommendations=kind == "recommendation",
+            images=drawing,
+            image_size=image_size,
+            prompts=labels if drawing else (),
             input=self._input,
             slots=SLOTS,
             context_tokens=context_tokens,

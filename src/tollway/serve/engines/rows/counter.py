@@ -10,7 +10,7 @@ import msgspec
 
 from tollway.inference import Encoded, Predictor
 from tollway.kit.errors import BadRequest, NotFound, Unavailable
-from tollway.serve.engines.rows import Spec
+from tollway.serve.engines.rows import Spec, doors
 from tollway.serve.engines.rows.lanes import Lanes, Row
 
 _APART_BYTES: Final = 16 * 1024  # reading more than this is done beside the event loop
@@ -29,6 +29,11 @@ class _Ask(msgspec.Struct):
     method: str = ""
     target: str | None = None
     samples: int | None = None
+    query: Any = None
+    documents: Any = None
+    n: Any = 1
+    seed: Any = 0
+    prompt: Any = ""
 
 
 _decode = msgspec.json.Decoder(_Ask).decode
@@ -53,6 +58,9 @@ class Counter:
             "/v1/classify": self._classify,
             "/v1/embeddings": self._embed,
             "/v1/explain": self._explain,
+            "/v1/rerank": self._rerank,
+            "/v1/moderations": self._moderate,
+            "/v1/images/generations": self._draw,
             "/v1/probe": self._probe,
         }.get(path)
         if answer is None or method != "POST":
@@ -98,6 +106,26 @@ class Counter:
         data = [{"object": "explanation", "index": index} | note for index, note in enumerate(notes)]
         usage = {"prompt_tokens": 0, "total_tokens": 0, "explanations": len(rows)}
         return {"object": "list", "data": data, "model": self._spec.model, "usage": usage}
+
+    async def _rerank(self, ask: _Ask, size: int) -> dict[str, Any]:
+        ask.input = doors.pairs(ask.query, ask.documents)
+        rows, encoded = await self._read(ask, size)
+        answers = await self._lanes.answer(rows, encoded)
+        return doors.ranked(answers, self._features.labels) | {"usage": self._usage(encoded)}
+
+    async def _moderate(self, ask: _Ask, size: int) -> dict[str, Any]:
+        rows, encoded = await self._read(ask, size)
+        answers = await self._lanes.answer(rows, encoded)
+        texts = [str(next(iter(row.values()), "")) for row in rows]
+        loop = asyncio.get_running_loop()
+        judged = await loop.run_in_executor(self._reader, doors.judged, answers, texts)
+        return judged | {"usage": self._usage(encoded)}
+
+    async def _draw(self, ask: _Ask, size: int) -> dict[str, Any]:
+        ask.input = doors.seeds(ask.n, ask.seed, ask.prompt)
+        rows, encoded = await self._read(ask, size)
+        answers = await self._lanes.answer(rows, encoded)
+        return doors.pictures(answers) | {"usage": self._usage(encoded)}
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
