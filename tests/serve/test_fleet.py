@@ -14,7 +14,7 @@ from tollway.kit.errors import NotFound, Unavailable
 from tollway.kit.settings import Settings
 from tollway.serve.fleet import Fleet
 from tollway.serve.models import Model, Upstream
-from tollway.serve.replica import State
+from tollway.serve.replica import Replica, State
 from tollway.serve.served import Served
 
 
@@ -27,7 +27,7 @@ class Town:
         self.fleet = Fleet(self.store, Settings(home, environment={}), self._turned)
         self.ports: dict[str, int] = {}
 
-    def _turned(self, served: Served, state: State) -> None:
+    def _turned(self, served: Served, _replica: Replica, state: State) -> None:
         if served.model.upstream is not None:
             self.states[served.model.upstream.model] = state
 

@@ -23,7 +23,7 @@ from tollway.sell.book import Book, read_book
 from tollway.sell.metering import Committed, Recorder
 from tollway.serve.fleet import Fleet
 from tollway.serve.models import Model, list_models
-from tollway.serve.replica import State
+from tollway.serve.replica import Replica, State
 from tollway.serve.served import Served
 from tollway.shop import Shop
 from tollway.watch.metrics import Metrics
@@ -51,8 +51,8 @@ class Gateway:
         access = Access(shop.clock, shop.secrets.pepper)
         metrics = Metrics()
 
-        def turned(served: Served, state: State) -> None:
-            _note_replica(metrics, served, state)
+        def turned(served: Served, replica: Replica, state: State) -> None:
+            _note_replica(metrics, served, replica, state)
             if on_progress is not None:
                 on_progress(f"{served.name}: {'stopped' if state is State.DEAD else state}")
 
@@ -165,9 +165,10 @@ class Gateway:
             return sum(leg.amount_micros for leg in ledger.balances(conn))
 
 
-def _note_replica(metrics: Metrics, served: Served, state: State) -> None:
-    metrics.replica_up.labels(served.name, served.model.version).set(state is State.READY)
+def _note_replica(metrics: Metrics, served: Served, replica: Replica, state: State) -> None:
+    up = sum(one.state is State.READY for one in served.replicas)
+    metrics.replica_up.labels(served.name, served.model.version).set(up)
     if state is State.READY:
-        metrics.model_load.labels(served.name).set(served.replica.load_seconds)
-    elif state is State.STARTING and served.replica.restarts:
+        metrics.model_load.labels(served.name).set(replica.load_seconds)
+    elif state is State.STARTING and replica.restarts:
         metrics.replica_restarts.labels(served.name).inc()

@@ -4,6 +4,7 @@ Order of authority: flag > `TOLLWAY_*` environment > `tollway.toml` in the home 
 where a value came from; `tollway config show` prints it.
 """
 
+import copy
 import os
 import tomllib
 from collections.abc import Mapping
@@ -45,15 +46,23 @@ TABLE = (
     Setting(
         "machine_watts", float, 0.0, "Watts this machine draws while it trains, for energy estimates; 0: cores x 3.5 W."
     ),
+    Setting("training_life_days", int, 90, "Days over which the books spread what making a model cost."),
     Setting("body_bytes_max", int, 4 * 1024 * 1024, "Largest request body accepted; larger ones get 413."),
     Setting("file_bytes_max", int, 32 * 1024 * 1024, "Largest file that a buyer may upload for fine-tuning."),
     Setting("files_bytes_max", int, 512 * 1024 * 1024, "What the files of one organization may take together."),
-    Setting("connections_max", int, 1000, "Open client connections; further ones are closed at once."),
+    Setting(
+        "connections_max",
+        int,
+        1000,
+        "Open client connections; a further one takes the place of one that asks for nothing, else is closed.",
+    ),
     Setting("header_timeout_s", float, 5.0, "A client must have sent its headers by then."),
     Setting("body_timeout_s", float, 15.0, "A client must have sent its body by then."),
     Setting("call_timeout_s", float, 300.0, "A call that has not finished by then is stopped."),
     Setting("queue_max", int, 256, "Calls that may wait for a replica of one model; further ones get 503."),
     Setting("queue_timeout_s", float, 60.0, "A call that waited this long for a replica gets 503."),
+    Setting("replicas_min", int, 1, "Replicas of one model on this machine, at least; 0: none while nobody calls it."),
+    Setting("replicas_max", int, 1, "Replicas of one model on this machine, at most; they share its cores."),
     Setting("replica_slots", int, 8, "Calls one replica works on at the same time."),
     Setting("replica_threads", int, 0, "CPU threads of a replica; 0: the machine's cores less one, at least one."),
     Setting("replica_context_tokens", int, 16384, "Tokens of context a replica keeps for all its slots together."),
@@ -102,6 +111,12 @@ class Settings:
             return self.__dict__["_values"][name]
         except KeyError:
             raise AttributeError(name) from None
+
+    def but(self, **values: Any) -> "Settings":
+        """The same with some other values."""
+        other = copy.copy(self)
+        other._values = self._values | values
+        return other
 
     def source(self, name: str) -> str:
         """Where the value of `name` came from: a flag, a variable, the file, or the default."""

@@ -26,7 +26,7 @@ from tollway.kit.settings import Settings
 from tollway.serve import adapters, assembly, tables
 from tollway.serve.deployments import Deployment, Role
 from tollway.serve.engine_time import Totals
-from tollway.serve.engines import Engine, UpstreamServer
+from tollway.serve.engines import Engine, UpstreamServer, cpu_cores
 from tollway.serve.models import EngineName, Model
 from tollway.serve.replica import Replica, State
 from tollway.serve.served import Adapted, OnReplica, Served
@@ -312,19 +312,28 @@ class Fleet:
 
         self._spawn(stop())
 
-    def _engine(self, model: Model) -> tuple[Engine, dict[str, Any], str]:
-        """The engine for a model, the generation defaults its package recommends, and the package's digest."""
-        settings = self._settings
+    def _engines(self, model: Model) -> tuple[list[Engine], dict[str, Any], str]:
+        """What executes a model (one engine, or one for each address of an upstream), the generation defaults its package
+        recommends, and the package's digest."""
+        settings = self._settings.but(replica_threads=self._threads())
         if model.upstream is not None:
             key = os.environ.get(model.upstream.key_env, "") if model.upstream.key_env else ""
-            return UpstreamServer(model.upstream.url, model.upstream.model, kind=model.kind, key=key), {}, ""
+            name = model.upstream.model
+            return [UpstreamServer(url, name, kind=model.kind, key=key) for url in model.upstream.urls], {}, ""
         package = self._store.get(model.package_name, model.version)
         manifest = package.manifest
         if model.engine in ROWS:
-            return assembly.rows(model, package, settings), {}, manifest.digest
+            return [assembly.rows(model, package, settings)], {}, manifest.digest
         engine = assembly.llama_cpp(model, package, settings, self._adapter_files(model.name))
         recommended = msgspec.structs.asdict(manifest.generation)
-        return engine, {name: value for name, value in recommended.items() if value is not None}, manifest.digest
+        return [engine], {name: value for name, value in recommended.items() if value is not None}, manifest.digest
+
+    def _threads(self) -> int:
+        """Threads of one replica: its share of the cores when several replicas of a model may run. 0: its engine decides."""
+        settings = self._settings
+        if settings.replica_threads or settings.replicas_max <= 1:
+            return int(settings.replica_threads)
+        return max(1, cpu_cores() // int(settings.replicas_max))
 
     def _adapter_files(self, base: str) -> tuple[Path, ...]:
         """The weights of the adapters on a base, in the order of their numbers."""

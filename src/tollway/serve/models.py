@@ -13,11 +13,18 @@ EngineName = Literal["llama_cpp", "openvino_genai", "onnx", "openvino", "litert"
 
 
 class Upstream(msgspec.Struct, frozen=True):
-    """An OpenAI-compatible server that answers for us. `key_env` names the variable that holds its key."""
+    """An OpenAI-compatible server that answers for us. `key_env` names the variable that holds its key; `more` are further
+    addresses of the same: calls go to whichever is least busy and well."""
 
     url: str
     model: str
     key_env: str = ""
+    more: tuple[str, ...] = ()
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All addresses."""
+        return (self.url, *self.more)
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -67,8 +74,9 @@ def offer_upstream(
     conn: sa.Connection, now_ms: int, name: str, kind: Kind, upstream: Upstream, title: str = ""
 ) -> Model:
     """Put an upstream behind a name. Raises BadRequest for a URL that is none."""
-    if not upstream.url.startswith(("http://", "https://")):
-        raise BadRequest(f"{upstream.url!r} is not an http(s) URL.", hint="Give the base URL up to and including /v1.")
+    for url in upstream.urls:
+        if not url.startswith(("http://", "https://")):
+            raise BadRequest(f"{url!r} is not an http(s) URL.", hint="Give the base URL up to and including /v1.")
     return _offer(conn, Model(name, kind, title or name, "upstream", "upstream", upstream, now_ms))
 
 

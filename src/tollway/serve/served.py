@@ -1,4 +1,4 @@
-"""One version of a model in service: its engine's replicas, the line in front of them, and what a call may become."""
+"""One version of a model in service: its replicas, the line in front of them, and what a call to it may become."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -117,6 +117,11 @@ class Served:
         self._wanted = replicas
         await self._replicas.scale(replicas)
 
+    async def renew(self, replica: Replica) -> bool:
+        """Put a fresh replica in the place of this one, without a call noticing. False when none would start."""
+        post = next((post for post in self._replicas.posts if post.replica is replica), None)
+        return post is not None and await self._replicas.replace(post)
+
     async def stop(self) -> None:
         """Let running calls end, and those that wait; then stop the replicas."""
         await self._replicas.stop()
@@ -133,6 +138,13 @@ class Served:
     async def size(self, request: Request) -> Size:
         """The most tokens this call can take: input counted by the engine where it can, else bounded by its bytes.
         Raises BadRequest for a prompt longer than the model's context."""
+        self._replicas.guests += 1
+        try:
+            return await self._size(request)
+        finally:
+            self._replicas.guests -= 1
+
+    async def _size(self, request: Request) -> Size:
         if isinstance(request, TranscriptionRequest):
             request.seconds = await self._measure(request)
         if not isinstance(request, ChatRequest | CompletionRequest):
@@ -210,11 +222,12 @@ class Served:
 
     async def _measure(self, request: TranscriptionRequest) -> int:
         """How many seconds a recording has, begun ones whole. Raises BadRequest for what is none."""
-        if self._seat is None or not self._seat.ready:
+        seat = self._replicas.seat()
+        if seat is None:
             raise Unavailable(f"The model {self.name!r} is not ready.", code="model_unavailable")
         work = request.measuring()
         try:
-            reply = await self._seat.pool.post(self._seat.prefix + work.path, work.body)
+            reply = await seat.pool.post(seat.prefix + work.path, work.body)
         except WireError as error:
             raise Unavailable("The engine could not read the recording.", code="engine_failed") from error
         if reply.status != 200:

@@ -1,0 +1,99 @@
+"""A fleet on real replicas of tiny packages, without a shop around it: what it does can be watched call by call."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tests.serve import tiny_models
+from tollway.artifacts.signing import Signer
+from tollway.artifacts.store import Store
+from tollway.kit.clock import SystemClock
+from tollway.kit.errors import TollwayError
+from tollway.kit.settings import Settings
+from tollway.serve.fleet import Fleet
+from tollway.serve.models import Model
+from tollway.serve.replica import Replica, State
+from tollway.serve.requests import ClassifyRequest
+from tollway.serve.run import Run
+from tollway.serve.served import Served
+
+CALL = msgspec.json.encode({"model": "mood", "input": ["a lovely film"]})
+
+
+class RowsFleet:
+    """A fleet and a shelf with the classifier `mood`; `turns` is what the replicas said."""
+
+    def __init__(self, home: Path, **settings: Any) -> None:
+        self.store = Store(home / "packages", Signer(b"s" * 32), SystemClock())
+        tiny_models.shelve(self.store, "mood", home / "made")
+        flags = {"replica_threads": 1, **settings}
+        self.settings = Settings(home, flags, environment={})
+        self.turns: list[tuple[str, State]] = []
+        self.fleet = Fleet(self.store, self.settings, self._turned)
+        self.calls = 0
+        self.retries = 0
+        self.failures: list[TollwayError] = []
+
+    def _turned(self, _served: Served, replica: Replica, state: State) -> None:
+        self.turns.append((replica.name, state))
+
+    @property
+    def served(self) -> Served:
+        return self.fleet.find("mood")
+
+    def model(self, version: str = "", **more: Any) -> Model:
+        package = self.store.get("mood", version or None)
+        return Model("mood", "classification", "Mood", "onnx", package.manifest.version, None, 0, **more)
+
+    async def call(self, body: bytes = CALL, org_id: str = "org") -> dict[str, Any]:
+        """One call from its beginning to its end, as the gateway makes it."""
+        request = msgspec.json.decode(body, type=ClassifyRequest)
+        served = self.fleet.find("mood")
+        size = served.size_at_once(request) or await served.size(request)
+        run = Run(served, request, size, org_id, "call", 0)
+        self.calls += 1
+        try:
+            return dict(msgspec.json.decode(await run.answer()))
+        finally:
+            self.retries += run.retries
+
+    async def load(self, stop: asyncio.Event, clients: int = 4, pause_s: float = 0.005) -> None:
+        """Clients that call one after the other until `stop`; what fails is noted."""
+
+        async def client(number: int) -> None:
+            while not stop.is_set():
+                try:
+                    await self.call(org_id=f"org-{number}")
+                except TollwayError as error:
+                    self.failures.append(error)
+                await asyncio.sleep(pause_s)
+
+        await asyncio.gather(*(client(number) for number in range(clients)))
+
+    async def until(self, found: Any, within_s: float = 20) -> float:
+        """Seconds until `found()` is true."""
+        began = time.monotonic()
+        async with asyncio.timeout(within_s):
+            while not found():
+                await asyncio.sleep(0.01)
+        return time.monotonic() - began
+
+    def pids(self) -> list[int]:
+        return [replica.pid for replica in self.served.replicas if replica.pid is not None]
+
+
+@contextlib.asynccontextmanager
+async def rows_fleet(home: Path, **settings: Any) -> AsyncIterator[RowsFleet]:
+    """Started with the classifier on offer; everything is gone at the end."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    made = RowsFleet(home, **settings)
+    try:
+        yield made
+    finally:
+        await made.fleet.close()
