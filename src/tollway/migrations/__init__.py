@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from tollway.kit.db import Database
 from tollway.kit.errors import Conflict
 
-HEAD = "0004"
+HEAD = "0005"
+_ADVISORY_LOCK = 0x7011B  # any constant that is ours
 
 
 def migrate(db: Database) -> None:
@@ -28,6 +29,8 @@ def migrate(db: Database) -> None:
     from alembic import command
 
     with db.write() as conn:
+        if not db.is_sqlite:  # several gateways may start at once
+            conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
         config = alembic_config()
         config.attributes["connection"] = conn
         command.upgrade(config, "head")
