@@ -131,11 +131,44 @@ async def test_a_websocket_is_not_opened(server: Server) -> None:
     writer.close()
 
 
-async def test_connections_above_the_cap_are_closed_and_others_served_again_later(server: Server) -> None:
-    held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(CONNECTIONS)]
+async def test_who_asks_for_nothing_makes_room(server: Server) -> None:
+    """The cap is full of connections that were opened, began a request, or idle after one: newcomers are served."""
+    silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(CONNECTIONS // 2)]
+    begun = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(CONNECTIONS - len(silent))]
+    for _, writer in begun:
+        writer.write(b"GET / HT")
     await asyncio.sleep(0.1)
-    assert await server.ask(GET) == b""
-    for _, writer in held:
-        writer.close()
+    for _ in range(CONNECTIONS + 5):
+        assert (await server.ask(GET)).endswith(b"ok\r\n0\r\n\r\n")
+    for _, writer in silent + begun:
+        writer.transport.abort()
+
+
+async def test_an_idle_connection_makes_room_when_all_others_are_answered(server: Server) -> None:
+    idle_reader, idle = await asyncio.open_connection("127.0.0.1", server.port)
+    idle.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"200" in await idle_reader.readline()
+    floods = [await flood(server) for _ in range(CONNECTIONS - 1)]
     await asyncio.sleep(0.1)
     assert (await server.ask(GET)).endswith(b"ok\r\n0\r\n\r\n")
+    with contextlib.suppress(ConnectionError):
+        await asyncio.wait_for(idle_reader.read(-1), 2)  # what was left of its answer, then the end
+    for writer in floods:
+        writer.transport.abort()
+
+
+async def test_while_all_are_answered_newcomers_are_closed_and_served_again_later(server: Server) -> None:
+    floods = [await flood(server) for _ in range(CONNECTIONS)]
+    await asyncio.sleep(0.1)
+    assert await server.ask(GET) == b""
+    for writer in floods:
+        writer.transport.abort()
+    await asyncio.sleep(0.1)
+    assert (await server.ask(GET)).endswith(b"ok\r\n0\r\n\r\n")
+
+
+async def flood(server: Server) -> asyncio.StreamWriter:
+    """A connection in the middle of its answer, not read: it is let go after 0.6 s."""
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
+    return writer

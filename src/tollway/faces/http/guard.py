@@ -2,8 +2,9 @@
 
 A server that waits for ever for headers and bodies is stopped by 1,500 slow connections. Here a connection must have sent
 its headers within `header_timeout_s` of opening (or of its first byte after idling), its body within `body_timeout_s`
-of its headers, must read what it is sent (no progress for `body_timeout_s` ends it), and connections above the cap are
-closed at once. A request that comes in one piece, as most do, starts no timer at all.
+of its headers, must read what it is sent (no progress for `body_timeout_s` ends it). When the cap is reached a newcomer takes the place of
+the one whose request has been on its way longest, else of the one that has idled longest: who holds connections open
+without asking for anything keeps nobody out. While all are being answered, newcomers are closed at once.
 
 uvicorn accepts the connections, counts them and ends them in good order; parsing is httptools'.
 """
@@ -32,6 +33,7 @@ def guarded(header_timeout_s: float, body_timeout_s: float, connections_max: int
         "header_timeout_s": header_timeout_s,
         "body_timeout_s": body_timeout_s,
         "connections_max": connections_max,
+        "_unasked": {},
     }
     return type("LimitedProtocol", (GuardedProtocol,), limits)
 
@@ -42,6 +44,9 @@ class GuardedProtocol(asyncio.Protocol):
     header_timeout_s: ClassVar[float]
     body_timeout_s: ClassVar[float]
     connections_max: ClassVar[int]
+    _unasked: ClassVar[
+        dict["GuardedProtocol", None]
+    ]  # whose request is not complete, in the order of their deadlines' start
 
     def __init__(
         self,
@@ -71,7 +76,7 @@ class GuardedProtocol(asyncio.Protocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
         self._idle: asyncio.TimerHandle | None = None
-        self._idle_since = 0.0
+        self.idle_since = 0.0  # on the loop's clock
         self._awaiting = "headers"  # request (idle), headers, body
         self._armed_for = ""
         self._head_bytes = 0
@@ -80,7 +85,7 @@ class GuardedProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        if len(self._connections) >= self.connections_max:
+        if len(self._connections) >= self.connections_max and not self._make_room():
             transport.abort()
             return
         self._connections.add(self)
@@ -220,7 +225,7 @@ class GuardedProtocol(asyncio.Protocol):
         if self._pipeline:
             self._run(self._pipeline.popleft())
         else:
-            self._idle_since = self._loop.time()
+            self.idle_since = self._loop.time()
             if self._idle is None:
                 self._idle = self._loop.call_later(self._idle_s, self._look_idle)
         if not self._pipeline:
@@ -283,6 +288,7 @@ class GuardedProtocol(asyncio.Protocol):
     def _arm(self) -> None:
         self._disarm()
         self._armed_for = self._awaiting
+        self._unasked[self] = None
         seconds = self.body_timeout_s if self._awaiting == "body" else self.header_timeout_s
         self._deadline = self._loop.call_later(seconds, self._too_slow)
 
@@ -291,6 +297,29 @@ class GuardedProtocol(asyncio.Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+            del self._unasked[self]
+
+    def _make_room(self) -> bool:
+        """Close the connection that others should not wait for; False when all are being answered."""
+        leaving = next(iter(self._unasked), None)
+        if leaving is None:
+            idle = (one for one in self._connections if one.idles)
+            leaving = min(idle, key=lambda one: one.idle_since, default=None)
+        if leaving is None:
+            return False
+        leaving.leave()
+        return True
+
+    @property
+    def idles(self) -> bool:
+        """Whether nothing is asked or answered on it now."""
+        return self._awaiting == "request" and (self._exchange is None or self._exchange.complete)
+
+    def leave(self) -> None:
+        """End at once; the place is free when this returns."""
+        self._disarm()
+        self._connections.discard(self)
+        self._transport.abort()
 
     def _too_slow(self) -> None:
         if not self._transport.is_closing():
@@ -302,7 +331,7 @@ class GuardedProtocol(asyncio.Protocol):
         running = self._exchange is not None and not self._exchange.complete
         if running or self._transport.is_closing():
             return  # the next answer starts it again
-        left = self._idle_since + self._idle_s - self._loop.time()
+        left = self.idle_since + self._idle_s - self._loop.time()
         if left <= 0 and self._awaiting == "request":
             self._transport.close()
         else:
