@@ -13,16 +13,18 @@ from tollway.inference import vocabulary
 from tollway.inference.encoding import Arrays, Encoded, Features, Row, Table, Target, column, pad, text_of
 from tollway.kit.errors import BadRequest
 
+_JUDGED = ("text-classification", "text-regression")
 _CHARACTERS_PER_TOKEN = 40  # a text is cut here before the tokenizer sees it: a megabyte costs no more than a page
 
 
 class TextFeatures(Features):
-    """`text` (and, for sentence embeddings, `text_b` while training) to `input_ids` and `attention_mask`."""
+    """`text` (and, for sentence embeddings, `text_b` while training) to `input_ids` and `attention_mask`. Where the rows to
+    learn from have a `text_b` to be judged with it, both are read as one: a cross-encoder."""
 
     kind: ClassVar[str] = "text"
     columns: ClassVar[tuple[str, ...]] = ("text",)
     defaults: ClassVar[dict[str, Any]] = {
-        "tokenizer": "words", "vocabulary": 20_000, "lower": True, "min_count": 2, "max_length": 256, "frame": False,
+        "tokenizer": "words", "vocabulary": 20_000, "lower": True, "min_count": 2, "max_length": 256, "frame": False, "pair": False,
     }  # fmt: skip
 
     def __init__(self, task: str, options: Mapping[str, Any], target: Target, tokenizer: Any) -> None:
@@ -52,6 +54,7 @@ class TextFeatures(Features):
                 cls.texts(table), chosen["tokenizer"], int(chosen["vocabulary"]), bool(chosen["lower"]),
                 int(chosen["min_count"]), bool(chosen["frame"]),
             )  # fmt: skip
+        chosen["pair"] = task in _JUDGED and "text_b" in table.column_names
         return cls(task, chosen, Target.fit(task, table), tokenizer)
 
     @classmethod
@@ -72,9 +75,11 @@ class TextFeatures(Features):
         return sorted(numbers, key=numbers.__getitem__)
 
     def fields(self) -> dict[str, str]:
-        return {"text": "text"}
+        return {"text": "text", "text_b": "text"} if self.options["pair"] else {"text": "text"}
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
+        if self.options["pair"]:
+            return [{"input_ids": one} for one in self._joined(rows)]
         pairs = self.task == "sentence-embedding" and bool(rows) and "text_b" in rows[0]
         made: list[Encoded] = [{"input_ids": one} for one in self._numbers(rows, "text")]
         if pairs:
@@ -82,9 +87,26 @@ class TextFeatures(Features):
                 row["input_ids_b"] = second
         return made
 
-    def _numbers(self, rows: Sequence[Row], name: str) -> list[np.ndarray]:
+    def _joined(self, rows: Sequence[Row]) -> list[np.ndarray]:
+        """Both texts of a row as one, with the tokenizer's own mark between them, or an unknown token."""
+        firsts, seconds = self._texts(rows, "text"), self._texts(rows, "text_b")
+        if self.tokenizer.post_processor is not None:
+            found = self.tokenizer.encode_batch_fast(list(zip(firsts, seconds, strict=True)))
+            return [np.asarray(one.ids or [self.unknown_id], dtype=np.int64) for one in found]
+        halves = [self.tokenizer.encode_batch_fast(texts) for texts in (firsts, seconds)]
+        room = self.max_length // 2
+        joined = [
+            [*a.ids[:room], self.unknown_id, *b.ids[: self.max_length - room - 1]]
+            for a, b in zip(*halves, strict=True)
+        ]  # fmt: skip
+        return [np.asarray(one, dtype=np.int64) for one in joined]
+
+    def _texts(self, rows: Sequence[Row], name: str) -> list[str]:
         longest = self.max_length * _CHARACTERS_PER_TOKEN
-        texts = [text_of(row, name, number)[:longest] for number, row in enumerate(rows)]
+        return [text_of(row, name, number)[:longest] for number, row in enumerate(rows)]
+
+    def _numbers(self, rows: Sequence[Row], name: str) -> list[np.ndarray]:
+        texts = self._texts(rows, name)
         found = self.tokenizer.encode_batch_fast(texts)
         return [np.asarray(one.ids or [self.unknown_id], dtype=np.int64) for one in found]
 
@@ -110,7 +132,8 @@ class TextFeatures(Features):
 
     def example(self, rows: int = 2) -> list[dict[str, Any]]:
         words = [word for word in self.words() if word.isalpha()][:12] or ["a"]
-        return [{"text": " ".join(words[: 6 + number % 6])} for number in range(rows)]
+        made = [{"text": " ".join(words[: 6 + number % 6])} for number in range(rows)]
+        return [one | {"text_b": " ".join(words[3:9]) or "a"} for one in made] if self.options["pair"] else made
 
     def state(self) -> dict[str, Any]:
         return {}

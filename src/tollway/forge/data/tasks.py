@@ -31,9 +31,11 @@ LABEL: Final = Role("label", _ANY, ("sentiment", "class", "category", "target", 
 TARGET: Final = Role("target", _NUMBERS, ("score", "y", "value", "price", "label", "rating"))
 IMAGE: Final = Role("image", ("image",), ("img", "picture", "photo"))
 
+TEXT_B: Final = Role("text_b", _WORDS, ("sentence2",), required=False)
+
 ROLES: Final[Mapping[str, tuple[Role, ...]]] = {
-    "text-classification": (TEXT, LABEL),
-    "text-regression": (TEXT, TARGET),
+    "text-classification": (TEXT, TEXT_B, LABEL),
+    "text-regression": (TEXT, TEXT_B, TARGET),
     "token-classification": (
         Role("tokens", ("tokens", "json"), ("words",)),
         Role("tags", ("tokens", "json"), ("ner_tags", "pos_tags", "labels")),

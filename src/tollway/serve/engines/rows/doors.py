@@ -11,8 +11,10 @@ from tollway.guard import masking
 from tollway.kit.errors import BadRequest
 
 HARMLESS: Final = frozenset(
-    "ok okay safe clean none neutral normal fine harmless benign polite ham no false negative other 0 "
-    "not_spam not_toxic non_toxic not_insult".split()
+    (
+        *("ok", "okay", "safe", "clean", "none", "neutral", "normal", "fine", "harmless", "benign", "polite", "ham"),
+        *("no", "false", "negative", "other", "0", "not_spam", "not_toxic", "non_toxic", "not_insult"),
+    )
 )
 """Labels that say that nothing is wrong: no category of their own."""
 RELEVANT: Final = ("relevant", "yes", "true", "entailment", "match", "duplicate", "1")
