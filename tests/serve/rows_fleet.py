@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import onnx
 
 from tests.serve import tiny_models
 from tollway.artifacts.signing import Signer
-from tollway.artifacts.store import Store
+from tollway.artifacts.store import About, Store
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import TollwayError
 from tollway.kit.settings import Settings
@@ -36,6 +37,7 @@ class RowsFleet:
         self.settings = Settings(home, flags, environment={})
         self.turns: list[tuple[str, State]] = []
         self.fleet = Fleet(self.store, self.settings, self._turned)
+        self._versions = 1
         self.calls = 0
         self.retries = 0
         self.failures: list[TollwayError] = []
@@ -50,6 +52,20 @@ class RowsFleet:
     def model(self, version: str = "", **more: Any) -> Model:
         package = self.store.get("mood", version or None)
         return Model("mood", "classification", "Mood", "onnx", package.manifest.version, None, 0, **more)
+
+    def next_version(self) -> Model:
+        """The same classifier under another name inside: another version on the shelf."""
+        self._versions += 1
+
+        def maker(folder: Path) -> About:
+            about = tiny_models.text_classifier(folder)
+            graph = onnx.load(str(folder / "model.onnx"))
+            graph.graph.name = f"m{self._versions}"
+            onnx.save(graph, str(folder / "model.onnx"))
+            return about
+
+        package = tiny_models.shelve(self.store, "mood", self.settings.home / f"made-{self._versions}", maker)
+        return self.model(package.manifest.version)
 
     async def call(self, body: bytes = CALL, org_id: str = "org") -> dict[str, Any]:
         """One call from its beginning to its end, as the gateway makes it."""

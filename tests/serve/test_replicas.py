@@ -1,0 +1,72 @@
+"""Several replicas of one version: calls go where there is room, one that dies takes nobody along, none is lost on the way out."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from tests.serve.rows_fleet import rows_fleet
+from tollway.serve.replica import State
+
+
+async def test_a_replica_killed_under_load_costs_no_call_and_is_back(tmp_path: Path) -> None:
+    async with rows_fleet(tmp_path, replicas_min=2, replicas_max=2) as town:
+        town.fleet.offer([town.model()])
+        await town.until(lambda: sum(one.state is State.READY for one in town.served.replicas) == 2)
+        stop = asyncio.Event()
+        load = asyncio.create_task(town.load(stop))
+        await asyncio.sleep(0.5)
+        victim, other = town.pids()
+        os.kill(victim, signal.SIGKILL)
+        noticed_s = await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 1, 2)
+        back_s = await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 2, 10)
+        await asyncio.sleep(0.3)
+        stop.set()
+        await load
+        assert town.failures == []
+        assert town.calls > 100
+        assert other in town.pids()
+        assert victim not in town.pids()
+        assert all(seat.running == 0 and seat.tokens == 0 for seat in town.served.line.seats)
+        print(f"noticed in {noticed_s:.2f} s, back in {back_s:.2f} s, {town.calls} calls, {town.retries} retries")
+
+
+async def test_more_and_fewer_replicas_under_load(tmp_path: Path) -> None:
+    async with rows_fleet(tmp_path) as town:
+        town.fleet.offer([town.model()])
+        await town.until(lambda: town.fleet.ready)
+        stop = asyncio.Event()
+        load = asyncio.create_task(town.load(stop))
+        await town.served.scale(3)
+        assert len(set(town.pids())) == 3
+        await town.served.scale(1)
+        await town.until(lambda: len(town.pids()) == 1, 5)
+        replica = town.served.replicas[0]
+        assert await town.served.renew(replica)
+        assert replica not in town.served.replicas
+        stop.set()
+        await load
+        assert town.failures == []
+        totals = town.served.take_totals()
+        assert totals is not None
+        assert totals.idle_us > 0
+
+
+async def test_a_version_swap_under_load_loses_no_call(tmp_path: Path) -> None:
+    async with rows_fleet(tmp_path, replicas_min=2, replicas_max=2) as town:
+        first = town.model()
+        town.fleet.offer([first])
+        await town.until(lambda: town.fleet.ready)
+        before = town.served
+        stop = asyncio.Event()
+        load = asyncio.create_task(town.load(stop, clients=8, pause_s=0))
+        await asyncio.sleep(0.3)
+        town.fleet.offer([town.next_version()])
+        await town.until(lambda: town.served is not before)
+        await town.until(lambda: before.replicas == [])
+        stop.set()
+        await load
+        assert town.failures == []
+        assert town.served.model.version != first.version
+        stats = town.fleet.stats("mood")
+        assert list(stats) == [town.served.model.version]
