@@ -2,7 +2,7 @@
 # Everything is installed into .venv/ and run from there; the shop's data lives in .tollway/.
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-factory samples setup-test test check lint types contracts docs bench bench-gateway bench-llm bench-factory recipes clean
+.PHONY: help run setup setup-factory samples setup-test test check lint types contracts docs bench bench-gateway bench-llm bench-factory bench-endurance recipes clean
 
 HOME_DIR ?= .tollway
 ARGS ?=
@@ -63,6 +63,9 @@ bench-llm: $(VENV)/.installed ## the whole path with the real model against the 
 
 bench-factory: $(VENV)/.installed-test ## training, conversion and the cache against the trainers people use today
 	@$(BIN)/python -m bench.factory $(ARGS)
+
+bench-endurance: $(VENV)/.installed ## 1,500 slow clients, and ten minutes of load on the starter models (ARGS="--minutes 60")
+	@$(BIN)/python -m bench.endurance $(ARGS)
 
 recipes: $(VENV)/.samples ## make every reference recipe; each must reach its figure (ARGS="credit-risk digits-mlp" for some)
 	@$(BIN)/python -m bench.recipes $(ARGS)
