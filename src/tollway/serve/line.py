@@ -12,6 +12,7 @@ import msgspec
 
 from tollway.kit.errors import Unavailable
 from tollway.serve.engine_time import EngineTime
+from tollway.serve.outliers import Health
 from tollway.serve.wire import Pool
 
 
@@ -27,6 +28,7 @@ class Seat(msgspec.Struct):
     running: int = 0
     tokens: int = 0
     time: EngineTime | None = None  # None for upstreams: not our machine
+    health: Health = msgspec.field(default_factory=Health)
 
     def fits(self, tokens: int) -> bool:
         """Whether a call of so many tokens may start here now."""
@@ -52,9 +54,10 @@ class Line:
         self._lanes: OrderedDict[str, deque[_Waiting]] = OrderedDict()
         self.waiting = 0
 
-    def take_at_once(self, tokens: int) -> Seat | None:
-        """A seat for a call of at most `tokens`, if one is free and nobody waits for it; give it back with `leave`."""
-        seat = None if self.waiting else self._free_seat(tokens)
+    def take_at_once(self, tokens: int, avoid: Seat | None = None) -> Seat | None:
+        """A seat for a call of at most `tokens`, if one is free and nobody waits for it; give it back with `leave`.
+        `avoid`: not this one, where the call has failed before."""
+        seat = None if self.waiting else self._free_seat(tokens, avoid)
         return None if seat is None else _sit(seat, tokens)
 
     async def take(self, org_id: str, tokens: int) -> Seat:
@@ -117,11 +120,11 @@ class Line:
             raise refusal
         longest[-1].seat.set_exception(refusal)
 
-    def _free_seat(self, tokens: int) -> Seat | None:
+    def _free_seat(self, tokens: int, avoid: Seat | None = None) -> Seat | None:
         """The least busy seat where the call fits."""
         best = None
         for seat in self.seats:
-            if seat.fits(tokens) and (best is None or seat.running < best.running):
+            if seat.fits(tokens) and (best is None or seat.running < best.running) and seat is not avoid:
                 best = seat
         return best
 
