@@ -45,7 +45,17 @@ _MODEL = _object(
         "digest": _MAYBE_TEXT,
         "input": {"enum": ["text", "image", "row"]},
         "context_tokens": _MAYBE_COUNT,
+        "capabilities": _list_of(_TEXT),
     },
+)
+_SCORE: Shape = {"type": "number"}
+_JUDGED = _object(
+    {
+        "flagged": {"type": "boolean"},
+        "categories": {"type": "object", "additionalProperties": {"type": "boolean"}},
+        "category_scores": {"type": "object", "additionalProperties": _SCORE},
+    },
+    {"category_applied_input_types": {"type": "object"}},
 )
 _VECTOR: Shape = {"oneOf": [_list_of({"type": "number"}), _TEXT]}
 
@@ -109,6 +119,33 @@ SHAPES: dict[str, Shape] = {
                     },
                     {"faithfulness": {"type": "object"}, "checks": {"type": "object"}},
                 )
+            ),
+            "usage": _USAGE,
+        }
+    ),
+    "/v1/rerank": _object(
+        {
+            "id": _TEXT,
+            "object": {"const": "list"},
+            "model": _TEXT,
+            "method": {"enum": ["cross-encoder", "cosine of embeddings"]},
+            "results": _list_of(
+                _object({"index": _COUNT, "relevance_score": _SCORE}, {"document": _object({"text": _TEXT})})
+            ),
+            "usage": _USAGE,
+        }
+    ),
+    "/v1/moderations": _object({"id": _TEXT, "model": _TEXT, "results": _list_of(_JUDGED)}, {"usage": _USAGE}),
+    "/v1/images/generations": _object(
+        {"created": _COUNT, "data": _list_of(_object({"b64_json": _TEXT}))}, {"usage": {"type": "object"}}
+    ),
+    "/v1/recommendations": _object(
+        {
+            "object": {"const": "list"},
+            "model": _TEXT,
+            "user": {"type": ["string", "integer"]},
+            "data": _list_of(
+                _object({"object": {"const": "recommendation"}, "index": _COUNT, "item": _TEXT, "score": _SCORE})
             ),
             "usage": _USAGE,
         }

@@ -15,22 +15,20 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from tollway import __version__
 from tollway.faces.http import made_shapes
 from tollway.faces.http.answer_shapes import MODEL_VERSION, PARAMETERS, RATE_LIMITS, REQUEST_ID, RETRY_AFTER, SHAPES
+from tollway.faces.http.asked import ASKED
 from tollway.faces.http.policy import Door
-from tollway.serve.requests import ChatRequest, ClassifyRequest, CompletionRequest, EmbeddingRequest, ExplainRequest
 
-_BODIES = {
-    "/v1/chat/completions": ChatRequest,
-    "/v1/completions": CompletionRequest,
-    "/v1/embeddings": EmbeddingRequest,
-    "/v1/classify": ClassifyRequest,
-    "/v1/explain": ExplainRequest,
-}
+_BODIES = ASKED
 _TITLES = {
     "/v1/chat/completions": "Answer a conversation",
     "/v1/completions": "Continue a text",
     "/v1/embeddings": "Texts as vectors",
     "/v1/classify": "Classes, numbers or spans for texts, pictures or rows of a table",
     "/v1/explain": "Which parts of an input made the answer",
+    "/v1/rerank": "Documents in the order in which they fit a query",
+    "/v1/moderations": "Whether a text is harmful, and in which way",
+    "/v1/images/generations": "Pictures made by a model",
+    "/v1/recommendations": "The best items for a user",
     "/v1/models": "Models this key may use",
     "/v1/models/{model}": "One model",
     "/v1/key": "What this key may do and has left",
@@ -142,7 +140,7 @@ def _page(described: dict[str, Any]) -> str:
             )
     fields = "".join(
         _fields(name, described["components"]["schemas"][name])
-        for name in ("ChatRequest", "CompletionRequest", "EmbeddingRequest", "ClassifyRequest", "ExplainRequest")
+        for name in dict.fromkeys(body.__name__ for body in _BODIES.values())
     )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'

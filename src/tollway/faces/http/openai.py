@@ -8,12 +8,13 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from tollway.faces.http import templates
+from tollway.faces.http.asked import ASKED
 from tollway.faces.http.policy import Door
 from tollway.faces.http.wire import (
     EVENTS,
@@ -42,14 +43,25 @@ from tollway.kit.errors import BadRequest, NotFound, TollwayError
 from tollway.kit.money import PICOS
 from tollway.sell import usage
 from tollway.sell.access import Caller
-from tollway.serve.requests import (
-    ChatRequest,
-    ClassifyRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    ExplainRequest,
-    Request,
+from tollway.serve.engines import Caps
+from tollway.serve.requests import Request
+
+CAPABILITIES: Final = (
+    "chat",
+    "completions",
+    "responses",
+    "embeddings",
+    "rerank",
+    "classify",
+    "explain",
+    "moderations",
+    "recommendations",
+    "images",
+    "transcriptions",
+    "speech",
 )
+"""What a model may be asked for, as `/v1/models` says it."""
+_CAP_OF: Final = {"responses": "chat"}
 
 _log = log.get("faces.http")
 _GROUPS: dict[str, Callable[..., list[Any]]] = {"day": usage.by_day, "model": usage.by_model, "key": usage.by_key}
@@ -64,16 +76,11 @@ class Api:
         self._db = db
         self._limit = body_bytes_max
         self._departures = Delays(Departure.AFTER_S)
-        chat = msgspec.json.Decoder(ChatRequest)
-        completion = msgspec.json.Decoder(CompletionRequest)
-        embedding = msgspec.json.Decoder(EmbeddingRequest)
-        classify, explain = msgspec.json.Decoder(ClassifyRequest), msgspec.json.Decoder(ExplainRequest)
         self.doors = [
-            Door("POST", "/v1/chat/completions", "inference", self._generates(chat)),
-            Door("POST", "/v1/completions", "inference", self._generates(completion)),
-            Door("POST", "/v1/embeddings", "inference", self._generates(embedding)),
-            Door("POST", "/v1/classify", "inference", self._generates(classify)),
-            Door("POST", "/v1/explain", "inference", self._generates(explain)),
+            *(
+                Door("POST", path, "inference", self._generates(msgspec.json.Decoder(body)))
+                for path, body in ASKED.items()
+            ),
             Door("GET", "/v1/models", "key", self._models),
             Door("GET", "/v1/models/{model}", "key", self._model),
             Door("GET", "/v1/key", "key", self._key),
@@ -276,4 +283,11 @@ def _shown(served: Any) -> dict[str, Any]:
         "digest": served.digest or None,
         "input": served.caps.input,
         "context_tokens": served.caps.context_tokens or None,
+        "capabilities": [name for name in CAPABILITIES if _can(served.caps, name)],
     }
+
+
+def _can(caps: Caps, name: str) -> bool:
+    if name == "rerank":
+        return caps.rerank or caps.embeddings
+    return bool(getattr(caps, _CAP_OF.get(name, name)))
