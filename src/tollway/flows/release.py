@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import sqlalchemy as sa
 
 from tollway.artifacts import store
+from tollway.artifacts.manifest import Manifest
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.formats import ROWS, SERVED
 from tollway.sell import catalog, revision
-from tollway.serve import models
+from tollway.serve import deployments, models
+from tollway.serve.deployments import Record
 from tollway.shop import Shop
 
 
@@ -26,8 +29,8 @@ def import_file(
     return shop.store.import_gguf(path, name, about, progress=progress)
 
 
-def deploy(shop: Shop, name: str, version: str | None = None, title: str = "") -> models.Model:
-    """Make a package (the newest version unless one is named) the one that answers under its name, once it verifies."""
+def servable(shop: Shop, name: str, version: str | None = None) -> Manifest:
+    """The manifest of a package (the newest version unless one is named) that verifies and that an engine can serve."""
     package = shop.store.get(name, version)
     shop.store.verify(package).require()
     manifest = package.manifest
@@ -38,13 +41,38 @@ def deploy(shop: Shop, name: str, version: str | None = None, title: str = "") -
             code="not_servable",
             hint='Add "onnx" (or "gguf" for language models) to [convert] formats of its recipe.',
         )
+    return manifest
+
+
+def deploy(shop: Shop, name: str, version: str | None = None, title: str = "", *, grace_s: int = 0) -> models.Model:
+    """Make a package the one that answers under its name. A running gateway loads it beside the version before and moves
+    over when it answers; that one stays loaded for `grace_s` seconds more. What else was tried out beside it ends."""
+    manifest = servable(shop, name, version)
     kind = msgspec.convert(manifest.kind, models.Kind)
     engine = msgspec.convert(manifest.engine, models.EngineName)
     shown = title or manifest.title or name
     with shop.db.write() as conn:
-        offered = models.offer_package(conn, shop.clock.now_ms(), name, kind, manifest.version, shown, engine)
+        now_ms, beside = shop.clock.now_ms(), deployments.running(conn, name)
+        offered = models.offer_package(conn, now_ms, name, kind, manifest.version, shown, engine)
+        before = beside.pop("stable", None)
+        if before is not None and before.version != manifest.version:
+            _leave(conn, now_ms, before, [*beside.values()], manifest.version, grace_s)
         revision.touch(conn)
     return offered
+
+
+def _leave(
+    conn: sa.Connection, now_ms: int, before: Record, beside: Sequence[Record], version: str, grace_s: int
+) -> None:
+    """What a deployment ends: what was measured against the version before means nothing any more."""
+    for one in beside:
+        if one.version != version:
+            deployments.end(conn, now_ms, one, "ended", f"version {version} was deployed")
+    if grace_s and before.engine != "upstream":
+        deployments.begin(
+            conn, now_ms, before.model, before.version, "warm", policy={"grace_s": grace_s}, engine=before.engine,
+            why=f"kept loaded for {grace_s:,} s",
+        )  # fmt: skip
 
 
 def add_upstream(shop: Shop, name: str, kind: models.Kind, upstream: models.Upstream, title: str = "") -> models.Model:

@@ -78,6 +78,12 @@ def begin(
     return made
 
 
+def reshape(conn: sa.Connection, one: Record, share: int, policy: Mapping[str, Any]) -> Record:
+    """Another share and policy for what is in service; what was measured of it stays."""
+    _set(conn, one.id, share=share, policy=dict(policy))
+    return msgspec.structs.replace(one, share=share, policy=dict(policy))
+
+
 def end(conn: sa.Connection, now_ms: int, one: Record, state: State, why: str) -> None:
     """Take it out of service, with the reason."""
     _set(conn, one.id, state=state, ended_ms=now_ms, why=why[:_WHY_MAX])
@@ -123,26 +129,29 @@ def get(conn: sa.Connection, id_: str) -> Record:
 
 
 def version_before(conn: sa.Connection, model: str) -> Record | None:
-    """The version that callers got before the one they get now."""
+    """The version that callers got before the one they get now. A version that was taken back is forgotten, so that going
+    back twice goes further back and not forth again."""
     row = tables.deployment.c
-    query = sa.select(tables.deployment).where(row.model == model, row.role == "stable").order_by(row.id.desc())
-    now: str | None = None
+    query = sa.select(tables.deployment).where(row.model == model, row.role == "stable").order_by(row.id)
+    path: list[Record] = []
+    taken_back = False
     for one in map(_as_record, conn.execute(query)):
-        now = now or one.version
-        if one.version != now and one.state != "rolled_back":
-            return one
-    return None
+        if taken_back:
+            path.pop()
+        if not path or path[-1].version != one.version:
+            path.append(one)
+        taken_back = one.state == "rolled_back"
+    return path[-2] if len(path) > 1 else None
 
 
-def moved(conn: sa.Connection, now_ms: int, model: str, version: str, engine: str, why: str = "") -> Record:
+def moved(conn: sa.Connection, now_ms: int, model: str, version: str, engine: str) -> Record:
     """A model's name points at this version from now on: the stable one before ends, and whatever stands beside the new
     one for nothing (it became stable itself)."""
     now = running(conn, model)
     stable = now.get("stable")
-    for role in ("canary", "shadow", "warm"):
-        one = now.get(role)  # type: ignore[call-overload]
-        if one is not None and one.version == version:
-            end(conn, now_ms, one, "promoted" if role != "warm" else "ended", why or "it became the stable version")
+    for role, one in now.items():
+        if role != "stable" and one.version == version:
+            end(conn, now_ms, one, "promoted" if role == "canary" else "ended", "it became the stable version")
     if stable is not None and stable.version == version:
         return stable
     return begin(conn, now_ms, model, version, "stable", engine=engine)
@@ -159,4 +168,4 @@ def _set(conn: sa.Connection, id_: str, **values: Any) -> None:
 
 
 def _as_record(row: Any) -> Record:
-    return msgspec.convert(dict(row._mapping), Record)
+    return msgspec.convert({name: row._mapping[name] for name in Record.__struct_fields__}, Record)

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from tollway.artifacts.manifest import Kind as Kind  # one list for packages and for what is on offer
 from tollway.kit.errors import BadRequest, Conflict, NotFound
-from tollway.serve import tables
+from tollway.serve import deployments, tables
 
 EngineName = Literal["llama_cpp", "openvino_genai", "onnx", "openvino", "litert", "speech", "upstream"]
 
@@ -104,6 +104,7 @@ def retire_model(conn: sa.Connection, now_ms: int, name: str) -> Model:
     """Withdraw a model from sale. Its packages and usage stay. Raises NotFound."""
     model = get_model(conn, name)
     conn.execute(tables.model.update().where(tables.model.c.name == name).values(retired_ms=now_ms))
+    deployments.withdrawn(conn, now_ms, name)
     return model
 
 
@@ -118,6 +119,8 @@ def _offer(conn: sa.Connection, model: Model) -> Model:
         raise Conflict(f"{model.name!r} is on offer as a {found.kind} model.", hint="Choose another name for it.")
     else:
         conn.execute(tables.model.update().where(tables.model.c.name == model.name).values(row))
+    if not model.base:  # an adapter lives with its base
+        deployments.moved(conn, model.created_ms, model.name, model.version, model.engine)
     return model
 
 

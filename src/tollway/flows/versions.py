@@ -1,0 +1,184 @@
+"""Versions of a model beside the one that buyers reach: put into service, promoted, taken back, ended.
+
+    start(shop, "reviews", "2", "canary", 10, policy)    ten of a hundred calls go to version 2, watched by the gateway
+    promote(shop, "reviews")                             it answers all calls; the version before stays warm for a while
+    back(shop, "reviews")                                the way back from the last step, whatever it was
+    stop(shop, "reviews")                                nothing beside the stable version any more
+
+Each is one transaction, with the reason kept; running gateways follow within a quarter of a second. The functions that
+end in `_in` work inside a transaction that is already open: the gateway's own, when it decides by itself.
+"""
+
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from tollway.flows import release
+from tollway.flows.rollout import Policy
+from tollway.kit.errors import BadRequest, Conflict, NotFound
+from tollway.sell import revision
+from tollway.serve import deployments, models
+from tollway.serve.deployments import Record, Role
+from tollway.shop import Shop
+
+
+class Status(msgspec.Struct, frozen=True):
+    """A model's versions: what is in service by role, and what was, the newest first."""
+
+    model: str
+    stable: str
+    in_service: tuple[Record, ...]
+    history: tuple[Record, ...]
+    way_back: str  # the version that `back` would bring; "" when there is none
+
+
+def start(shop: Shop, name: str, version: str | None, role: Role, share: int, policy: Policy | None = None) -> Record:
+    """Put a version into service beside the stable one, as canary or shadow. The same version again gets the new share and
+    policy, and what was measured of it stays. Raises Conflict for models that have no versions of their own."""
+    if not 1 <= share <= 100:
+        raise BadRequest(f"A share is 1 to 100 percent, not {share}.", param="share", hint="For example --canary 10%.")
+    rules = msgspec.to_builtins(policy or Policy())
+    manifest = release.servable(shop, name, version)
+    with shop.db.write() as conn:
+        model = _with_versions(conn, name)
+        if model.kind != manifest.kind:
+            raise Conflict(f"{name} is on offer as {model.kind}, version {manifest.version} is {manifest.kind}.")
+        if model.version == manifest.version:
+            raise Conflict(
+                f"Version {manifest.version} answers all calls to {name} already.",
+                code="already_stable",
+                hint=f"Name another one: tollway deploy {name}@VERSION. `tollway model list --all` shows them.",
+            )
+        now_ms, now = shop.clock.now_ms(), deployments.running(conn, name)
+        mine = now.get(role)
+        if mine is not None and mine.version == manifest.version:
+            made = deployments.reshape(conn, mine, share, rules)
+        else:
+            for other, one in now.items():
+                if one.version == manifest.version and other != role:
+                    deployments.end(conn, now_ms, one, "ended", f"it became the {role}")
+            made = deployments.begin(
+                conn, now_ms, name, manifest.version, role, share=share, policy=rules, engine=manifest.engine
+            )
+        revision.touch(conn)
+    return made
+
+
+def promote(shop: Shop, name: str, why: str = "promoted by hand") -> Record:
+    """The canary answers all calls. Raises NotFound when there is none."""
+    with shop.db.write() as conn:
+        canary = deployments.running(conn, name).get("canary")
+        if canary is None:
+            raise NotFound(
+                f"{name} has no canary.",
+                code="no_canary",
+                hint=f"Start one: tollway deploy {name}@VERSION --canary 10%.",
+            )
+        return promote_in(conn, shop.clock.now_ms(), canary, why)
+
+
+def promote_in(conn: sa.Connection, now_ms: int, canary: Record, why: str) -> Record:
+    """The same in an open transaction."""
+    model = models.get_model(conn, canary.model)
+    engine = msgspec.convert(canary.engine or model.engine, models.EngineName)
+    deployments.end(conn, now_ms, canary, "promoted", why)
+    return move_in(conn, now_ms, model, canary.version, engine, _grace(canary.policy))
+
+
+def move_in(
+    conn: sa.Connection, now_ms: int, model: models.Model, version: str, engine: models.EngineName, grace_s: int = 0
+) -> Record:
+    """A model's name points at another version; the one before stays loaded for `grace_s` seconds."""
+    before = deployments.running(conn, model.name).get("stable")
+    models.offer_package(conn, now_ms, model.name, model.kind, version, model.title, engine)
+    if before is not None and before.version != version and grace_s and before.engine != "upstream":
+        why = f"kept loaded for {grace_s:,} s"
+        rules = {"grace_s": grace_s}
+        deployments.begin(conn, now_ms, model.name, before.version, "warm", policy=rules, engine=before.engine, why=why)
+    revision.touch(conn)
+    return deployments.running(conn, model.name)["stable"]
+
+
+def roll_back_in(conn: sa.Connection, now_ms: int, one: Record, why: str) -> None:
+    """A canary or shadow is taken out of service."""
+    deployments.end(conn, now_ms, one, "rolled_back", why)
+    revision.touch(conn)
+
+
+def back(shop: Shop, name: str, why: str = "taken back by hand") -> Record:
+    """The way back from the last step: a canary that runs is taken back; without one, the version before answers again, at
+    once while it is warm. Raises Conflict when there is nothing to go back to."""
+    with shop.db.write() as conn:
+        now_ms, now = shop.clock.now_ms(), deployments.running(conn, name)
+        canary = now.get("canary")
+        if canary is not None:
+            roll_back_in(conn, now_ms, canary, why)
+            return deployments.get(conn, canary.id)
+        model = _with_versions(conn, name)
+        return back_in(conn, now_ms, model, why, lambda version: release.servable(shop, name, version))
+
+
+def back_in(conn: sa.Connection, now_ms: int, model: models.Model, why: str, check: Any = None) -> Record:
+    """The version before answers again."""
+    before = deployments.version_before(conn, model.name)
+    if before is None or before.engine == "upstream":
+        there = before is not None
+        raise Conflict(
+            f"Before version {model.version}, {model.name} was answered "
+            + ("by an upstream." if there else "by nothing: there is no version to go back to."),
+            code="no_way_back",
+            hint="`tollway model add` offers an upstream." if there else "`tollway model list --all` shows the shelf.",
+        )
+    if check is not None:
+        check(before.version)
+    stable = deployments.running(conn, model.name).get("stable")
+    if stable is not None:
+        deployments.end(conn, now_ms, stable, "rolled_back", why)
+    engine = msgspec.convert(before.engine or model.engine, models.EngineName)
+    return move_in(conn, now_ms, model, before.version, engine)
+
+
+def stop(shop: Shop, name: str, why: str = "ended by hand") -> list[Record]:
+    """End the canary, the shadow and what is kept warm. Raises NotFound when there is none of them."""
+    with shop.db.write() as conn:
+        beside = [one for role, one in deployments.running(conn, name).items() if role != "stable"]
+        if not beside:
+            raise NotFound(f"Nothing runs beside the stable version of {name}.", code="nothing_beside")
+        for one in beside:
+            deployments.end(conn, shop.clock.now_ms(), one, "ended", why)
+        revision.touch(conn)
+        return [deployments.get(conn, one.id) for one in beside]
+
+
+def status(shop: Shop, name: str) -> Status:
+    """What is in service under a model's name, and what was. Raises NotFound."""
+    with shop.db.read() as conn:
+        model = models.get_model(conn, name)
+        before = deployments.version_before(conn, name)
+        in_service = tuple(deployments.running(conn, name).values())
+        found = tuple(deployments.history(conn, name))
+    way_back = before.version if before is not None and before.engine != "upstream" else ""
+    return Status(name, model.version, in_service, found, way_back)
+
+
+def _with_versions(conn: sa.Connection, name: str) -> models.Model:
+    """A model on offer that has versions of its own. Raises NotFound, Conflict."""
+    model = models.get_model(conn, name)
+    if model.base:
+        raise Conflict(
+            f"{name} is an adapter on {model.base}: it has no replicas of its own to share calls with.",
+            code="adapter",
+            hint=f"A new version of the adapter takes over when {model.base} has loaded it; calls are not shared out.",
+        )
+    if model.engine == "upstream":
+        raise Conflict(
+            f"{name} is answered by an upstream: its versions are not ours.",
+            code="upstream",
+            hint="Offer the package under a name of its own, or deploy it without a canary.",
+        )
+    return model
+
+
+def _grace(policy: dict[str, Any]) -> int:
+    return int(policy.get("grace_s", 0))

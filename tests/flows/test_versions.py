@@ -1,0 +1,111 @@
+"""Versions of a model: what is in service, what was and why, and the way back from every step."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serve import tiny_models
+from tollway.flows import release, versions
+from tollway.flows.rollout import Policy
+from tollway.kit.errors import BadRequest, Conflict, NotFound
+from tollway.kit.settings import Settings
+from tollway.serve import deployments, models
+from tollway.shop import Shop
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    """A shop with three versions of `mood` on the shelf, the first on offer."""
+    with Shop.open(Settings(tmp_path / "home", environment={})) as shop:
+        for number in range(3):
+            folder = tmp_path / str(number)
+            about = tiny_models.text_classifier(folder)
+            (folder / "note.txt").write_text(str(number))
+            shop.store.add_package("mood", folder, about)
+        release.deploy(shop, "mood", "1")
+        yield shop
+
+
+def in_service(shop: Shop) -> dict[str, tuple[str, int]]:
+    with shop.db.read() as conn:
+        return {role: (one.version, one.share) for role, one in deployments.running(conn, "mood").items()}
+
+
+def test_a_canary_is_promoted_and_the_version_before_stays_warm(shop: Shop) -> None:
+    versions.start(shop, "mood", "2", "canary", 10)
+    assert in_service(shop) == {"stable": ("1", 0), "canary": ("2", 10)}
+    versions.promote(shop, "mood")
+    assert in_service(shop) == {"stable": ("2", 0), "warm": ("1", 0)}
+    with shop.db.read() as conn:
+        assert models.get_model(conn, "mood").version == "2"
+    told = [(one.role, one.version, one.state) for one in versions.status(shop, "mood").history]
+    assert ("canary", "2", "promoted") in told and ("stable", "1", "ended") in told
+    with pytest.raises(NotFound):
+        versions.promote(shop, "mood")
+
+
+def test_the_way_back_from_a_canary_and_from_a_deployment(shop: Shop) -> None:
+    versions.start(shop, "mood", "2", "canary", 10)
+    taken = versions.back(shop, "mood", "it was rude")
+    assert (taken.state, taken.why, taken.version) == ("rolled_back", "it was rude", "2")
+    assert in_service(shop) == {"stable": ("1", 0)}
+    release.deploy(shop, "mood", "2", grace_s=60)
+    release.deploy(shop, "mood", "3", grace_s=60)
+    assert in_service(shop) == {"stable": ("3", 0), "warm": ("2", 0)}
+    assert versions.status(shop, "mood").way_back == "2"
+    assert versions.back(shop, "mood").version == "2"
+    assert in_service(shop) == {"stable": ("2", 0)}
+    assert versions.back(shop, "mood").version == "1"  # further back, not forth again
+    with pytest.raises(Conflict, match="nothing"):
+        versions.back(shop, "mood")
+
+
+def test_the_same_canary_again_has_another_share_and_keeps_its_figures(shop: Shop) -> None:
+    first = versions.start(shop, "mood", "2", "canary", 10)
+    with shop.db.write() as conn:
+        deployments.note_figures(conn, first.id, {"calls": 7}, "7 of 100 calls")
+    again = versions.start(shop, "mood", "2", "canary", 50, Policy(min_calls=5))
+    assert (again.id, again.share, again.policy["min_calls"]) == (first.id, 50, 5)
+    assert versions.status(shop, "mood").in_service[1].figures == {"calls": 7}
+    versions.start(shop, "mood", "3", "canary", 20)
+    assert in_service(shop)["canary"] == ("3", 20)
+    assert versions.status(shop, "mood").history[1].why == "version 3 took its place as canary"
+
+
+def test_a_shadow_and_a_canary_stand_beside_each_other_and_stop_ends_both(shop: Shop) -> None:
+    versions.start(shop, "mood", "2", "canary", 10)
+    versions.start(shop, "mood", "3", "shadow", 5)
+    assert in_service(shop) == {"stable": ("1", 0), "canary": ("2", 10), "shadow": ("3", 5)}
+    versions.start(shop, "mood", "3", "canary", 10)  # one role for a version
+    assert in_service(shop) == {"stable": ("1", 0), "canary": ("3", 10)}
+    assert [one.state for one in versions.stop(shop, "mood")] == ["ended"]
+    with pytest.raises(NotFound):
+        versions.stop(shop, "mood")
+
+
+def test_deploying_a_version_ends_what_was_measured_against_the_one_before(shop: Shop) -> None:
+    versions.start(shop, "mood", "2", "canary", 10)
+    release.deploy(shop, "mood", "1")  # no change: a price may be set this way
+    assert "canary" in in_service(shop)
+    release.deploy(shop, "mood", "3")
+    assert in_service(shop) == {"stable": ("3", 0)}
+    release.retire(shop, "mood")
+    assert in_service(shop) == {}
+
+
+def test_models_without_versions_of_their_own_say_so(shop: Shop) -> None:
+    release.add_upstream(shop, "far", "chat", models.Upstream("http://127.0.0.1:9/v1", "far"))
+    with shop.db.write() as conn:
+        models.offer_adapter(conn, 0, "ft:mood", "mood", "mood", "1", "org_1")
+    for name, why in (("far", "upstream"), ("ft:mood", "adapter"), ("none", "no package|no model")):
+        with pytest.raises((Conflict, NotFound), match=why):
+            versions.back(shop, name)
+    with pytest.raises(Conflict, match="answers all calls"):
+        versions.start(shop, "mood", "1", "canary", 10)
+    with pytest.raises(NotFound):
+        versions.start(shop, "mood", "9", "canary", 10)
+    for share in (0, 101):
+        with pytest.raises(BadRequest):
+            versions.start(shop, "mood", "2", "canary", share)
+    assert in_service(shop) == {"stable": ("1", 0)}
