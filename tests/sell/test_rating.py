@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tollway.sell import rating
 from tollway.sell.catalog import COUNTED, METERS, Charge, Terms
 
-MODELS = ("small", "large", "other")
+MODELS = ("small", "large", "other", "small#batch", "other#batch")
 Event = tuple[str, dict[str, int]]
 
 
@@ -21,7 +21,7 @@ def terms(draw: st.DrawFn) -> Terms:
         Charge(meter=meter, model=model, price_micros=draw(st.integers(0, 10**8)), included=draw(st.integers(0, 3000)))
         for meter, model in places
     )
-    return Terms(charges=charges)
+    return Terms(charges=charges, batch_percent=draw(st.integers(0, 100)))
 
 
 quantities = st.fixed_dictionaries({meter: st.integers(0, 2000) for meter in METERS})
@@ -32,7 +32,8 @@ def plain_price(price_list: Terms, history: list[Event]) -> int:
     """The slow and obvious reference: one unit after the other, each free or paid."""
     used: dict[int, int] = {}
     picos = 0
-    for model, amounts in history:
+    for sold, amounts in history:
+        model, batch = sold.removesuffix("#batch"), sold.endswith("#batch")
         for meter, amount in amounts.items():
             names = [(meter, model), (meter, "*")]
             if meter == "cached_tokens":
@@ -40,6 +41,9 @@ def plain_price(price_list: Terms, history: list[Event]) -> int:
             places = {(charge.meter, charge.model): index for index, charge in enumerate(price_list.charges)}
             index = next((places[name] for name in names if name in places), None)
             if index is None:
+                continue
+            if batch:  # nothing is free, everything is cheaper
+                picos += amount * (price_list.charges[index].price_micros * price_list.batch_percent // 100)
                 continue
             for _ in range(amount):
                 used[index] = used.get(index, 0) + 1

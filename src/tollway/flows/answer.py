@@ -12,21 +12,21 @@ from tollway.sell.access import Caller
 from tollway.serve.requests import OnePiece, Request
 
 
-async def open_call(desk: Desk, caller: Caller, request: Request, call_id: str) -> Call:
-    """Find the model, count the input, hold the most the call can cost. Raises 400, 402, 403, 404, 429."""
+async def open_call(desk: Desk, caller: Caller, request: Request, call_id: str, tier: str = "") -> Call:
+    """Find the model, count the input, hold the most the call can cost (as a `tier` is sold). Raises 400, 402, 403, 404,
+    429."""
     served = desk.fleet.find(request.model, caller.account.org_id)
     request.refuse_unsupported(served.caps)
     refuse_suspect(served, caller, request)
     size = served.size_at_once(request)
     if size is None:
-        desk.access.look(caller, request.model)  # the engine counts for nobody who may not call
+        desk.access.look(caller, request.model, tier)  # the engine counts for nobody who may not call
         size = await served.size(request)
     crashpoint("answer.before_hold")
-    grant = desk.access.admit(
-        caller, request.model, size.input_tokens, size.output_tokens, {size.meter: size.units} if size.meter else None
-    )
+    counted = {size.meter: size.units} if size.meter else None
+    grant = desk.access.admit(caller, request.model, size.input_tokens, size.output_tokens, counted, tier)
     crashpoint("answer.after_hold")
-    return Call(desk, served, request, size, grant, call_id)
+    return Call(desk, served, request, size, grant, call_id, tier)
 
 
 async def answer_whole(call: Call) -> bytes:
@@ -34,6 +34,11 @@ async def answer_whole(call: Call) -> bytes:
     async with call:
         raw = await call.run.answer()
     crashpoint("answer.before_last_byte")
+    return shown(call, raw)
+
+
+def shown(call: Call, raw: bytes) -> bytes:
+    """What the engine answered, as the caller asked for it."""
     named = call.run.renamed(raw)
     if isinstance(call.request, OnePiece) and call.request.shapes:
         return call.request.shaped(named, call.id, call.at_ms // 1000)

@@ -10,6 +10,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -61,9 +62,13 @@ def refuse_suspect(served: Served, caller: Caller, request: Request) -> None:
 class Call:
     """A caller's request with what was set aside for it."""
 
-    def __init__(self, desk: Desk, served: Served, request: Request, size: Size, grant: Grant, call_id: str) -> None:
+    def __init__(
+        self, desk: Desk, served: Served, request: Request, size: Size, grant: Grant, call_id: str, tier: str = ""
+    ) -> None:
         self.desk, self.served, self.request, self.size, self.grant = desk, served, request, size, grant
         self.id = call_id
+        self.tier = tier
+        self.keep: Callable[[UsageEvent], Awaitable[None]] | None = None  # with the event, before it is recorded
         self.at_ms = desk.clock.now_ms()
         self.began = time.monotonic()
         self.run = Run(served, request, size, grant.caller.account.org_id, call_id, self.at_ms)
@@ -91,7 +96,7 @@ class Call:
             billed = "what was generated is billed" if shown else "nothing was billed"
             raise Unavailable(f"The call took too long and was stopped; {billed}.", code="timeout") from error
         elif issubclass(kind, asyncio.CancelledError | GeneratorExit):
-            await self.close("aborted")
+            await self.close("failed" if self.tier else "aborted")  # nobody has the half of a batch's answer
         else:
             await self.close("failed")
 
@@ -123,9 +128,15 @@ class Call:
             return
         crashpoint("call.before_settle")
         event = self._settle(status, counts)
+        if self.keep is not None:
+            try:
+                await self.keep(event)
+            except BaseException:
+                self._unsettle(event)
+                raise
         crashpoint("call.before_record")
         wallet = self.grant.plan.terms.currency if self.grant.wallet else None
-        await self.desk.recorder.record(event, wallet, lambda: self._unsettle(event))
+        await self.desk.recorder.record(event, wallet, lambda: self._unsettle(event), self.grant.draws)
         crashpoint("call.after_record")
 
     def _observe(self, status: str, counts: tuple[int, int, int]) -> None:
@@ -168,6 +179,7 @@ class Call:
             streamed=bool(self.request.stream),
             meter=self.size.meter,
             units=self.size.units,
+            tier=self.tier,
         )
 
 

@@ -96,12 +96,13 @@ class Grant(msgspec.Struct):
     wallet: bool
     open: bool = True
     draws: dict[tuple[str, str], int] | None = None  # what it took of slices, with several gateways (see shared_access)
+    epoch: int = 0
 
 
 class Access:
     """The gateway's memory of who may do what. All methods run on the event loop's thread and never wait."""
 
-    new_gate = Gate
+    new_gate: type[Gate] = Gate
 
     def __init__(self, clock: Clock, pepper: bytes) -> None:
         self._clock = clock
@@ -172,10 +173,11 @@ class Access:
 
     # -- hold, settle, release ---------------------------------------------------------------------------------------
 
-    def look(self, caller: Caller, model: str) -> catalog.PlanVersion:
+    def look(self, caller: Caller, model: str, tier: str = "") -> catalog.PlanVersion:
         """Whether a call could be admitted at all, before any work is done to learn its size. Raises what `admit` does."""
         plan = self._plan_for(caller, model)
-        self._check_gates(caller, 0)
+        if not tier:
+            self._check_gates(caller, 0)
         return plan
 
     def _plan_for(self, caller: Caller, model: str) -> catalog.PlanVersion:
@@ -200,14 +202,21 @@ class Access:
         return plan
 
     def admit(
-        self, caller: Caller, model: str, input_max: int, output_max: int, counted: dict[str, int] | None = None
+        self,
+        caller: Caller,
+        model: str,
+        input_max: int,
+        output_max: int,
+        counted: dict[str, int] | None = None,
+        tier: str = "",
     ) -> Grant:
-        """Hold the most this call can take; `counted`: of meters that are not tokens. Raises Forbidden, PaymentRequired
-        (402) or RateLimited (429)."""
+        """Hold the most this call can take; `counted`: of meters that are not tokens; a batch passes no rate limits, it
+        fills idle time. Raises Forbidden, PaymentRequired (402) or RateLimited (429)."""
         plan, account = self._plan_for(caller, model), caller.account
         tokens = input_max + output_max
-        now, gates = self._check_gates(caller, tokens)
+        now, gates = (0.0, []) if tier else self._check_gates(caller, tokens)
         spending = self._this_month(account)
+        model = catalog.sold_as(model, tier)
         units = self._check_money(account, plan, spending, model, input_max, output_max, counted)
         for index, held in units.items():
             spending.held_units[index] += held
@@ -261,13 +270,17 @@ class Access:
         grant.taken = []
         return grant
 
-    def hold_again(self, key_id: str, model: str, counted: dict[str, int]) -> Grant | None:
+    def caller_of(self, key_id: str) -> Caller | None:
+        """Whoever holds a key, by the key's id, for work that was taken under it; None when there is no such key."""
+        return next((one for one in self._by_digest.values() if one.key.id == key_id), None)
+
+    def hold_again(self, key_id: str, model: str, counted: dict[str, int], tier: str = "") -> Grant | None:
         """After a restart: the parked hold of a key's work that goes on, without asking whether it may. None when the key's
         organization has no subscription any more."""
-        caller = next((one for one in self._by_digest.values() if one.key.id == key_id), None)
+        caller = self.caller_of(key_id)
         if caller is None or caller.account.plan is None:
             return None
-        account, plan = caller.account, caller.account.plan
+        account, plan, model = caller.account, caller.account.plan, catalog.sold_as(model, tier)
         spending = self._this_month(account)
         units = rating.bound(plan.terms, spending.units, model, 0, 0, counted)[1]
         for index, held in units.items():

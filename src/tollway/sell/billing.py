@@ -240,6 +240,7 @@ def _bill(conn: sa.Connection, plan: catalog.PlanVersion, subscription: catalog.
         sa.select(
             event.subscription_id,
             event.model,
+            event.tier,
             event.meter,
             sa.func.count().label("requests"),
             *(
@@ -250,8 +251,8 @@ def _bill(conn: sa.Connection, plan: catalog.PlanVersion, subscription: catalog.
         )
         .where(event.org_id == subscription.org_id, event.at_ms >= start_ms, event.at_ms < end_ms)
         .where(event.plan_version_id == plan.id)
-        .group_by(event.subscription_id, event.model, event.meter)
-        .order_by(event.subscription_id, event.model, event.meter)
+        .group_by(event.subscription_id, event.model, event.tier, event.meter)
+        .order_by(event.subscription_id, event.model, event.tier, event.meter)
     )
     if plan.terms.aborted == "free":
         query = query.where(event.status != "aborted")
@@ -263,11 +264,12 @@ def _bill(conn: sa.Connection, plan: catalog.PlanVersion, subscription: catalog.
         quantities = {meter: int(row._mapping[meter]) for meter in catalog.METERS if meter not in catalog.COUNTED}
         if row.meter:
             quantities[row.meter] = int(row.units)
+        sold = catalog.sold_as(row.model, row.tier)
         if row.subscription_id == subscription.id:
-            mine.append((row.model, quantities))
+            mine.append((sold, quantities))
             wallet_picos += int(row.price_picos)
         elif row.subscription_id in before:
-            earlier.append((row.model, quantities))
+            earlier.append((sold, quantities))
     used_before = {one.index: one.quantity for one in rating.rate_period(plan.terms, earlier)}
     return bill(plan, subscription, period, mine, used_before, wallet_picos)
 

@@ -170,7 +170,9 @@ def _usage_line(terms: Terms, rated: rating.Rated) -> Line:
     count = f"({rated.quantity:,} - {rated.free:,})" if rated.free else f"{rated.quantity:,}"
     per = f" / {size:,}" if size > 1 else ""
     return Line(
-        description=_NAMES[charge.meter] + ("" if charge.model == "*" else f", {charge.model}"),
+        description=_NAMES[charge.meter]
+        + ("" if charge.model == "*" else f", {charge.model}")
+        + (", batch" if rated.batch else ""),
         meter=charge.meter,
         model=None if charge.model == "*" else charge.model,
         quantity=rated.quantity,

@@ -20,7 +20,7 @@ class Book(msgspec.Struct):
     ]  # name, suspended, subscription, plan, wallet
     usage: dict[
         str, tuple[dict[str, dict[str, int]], int]
-    ]  # org -> (model -> meter -> units), all tokens; of the running plan
+    ]  # org -> (model as sold -> meter -> units), all tokens; of the running plan
 
 
 def read_book(conn: sa.Connection, now_ms: int) -> Book:
@@ -58,7 +58,7 @@ def _usage_of_month(
     daily = tables.usage_daily.c
     names = ("requests", "input_tokens", "cached_tokens", "output_tokens")
     summed = [sa.func.sum(daily[name]).label(name) for name in (*names, "units")]
-    place = (daily.org_id, daily.plan_version_id, daily.model, daily.meter)
+    place = (daily.org_id, daily.plan_version_id, daily.model, daily.tier, daily.meter)
     query = sa.select(*place, *summed).where(daily.day.startswith(month)).group_by(*place)
     if org_id is not None:
         query = query.where(daily.org_id == org_id)
@@ -67,7 +67,7 @@ def _usage_of_month(
         if running.get(row.org_id) != row.plan_version_id:
             continue
         models, tokens = found.setdefault(row.org_id, ({}, 0))
-        meters = models.setdefault(row.model, dict.fromkeys(names, 0))
+        meters = models.setdefault(catalog.sold_as(row.model, row.tier), dict.fromkeys(names, 0))
         for name in names:
             meters[name] += int(row._mapping[name])
         if row.meter:

@@ -32,6 +32,7 @@ Meter = Literal[
 ]
 # people name the price of one of these, or of a thousand
 PRICED_SINGLY = ("requests", "images", "rows", "explanations", "audio_seconds", "characters")
+BATCH: Literal["batch"] = "batch"  # the tier of calls that fill idle time; every other call's is ""
 _NAME = r"[a-z0-9](?:[a-z0-9-]{0,58}[a-z0-9])?"
 _MOST = 10**15  # a price or fee beyond a billion is a slip of the keyboard
 _MOST_UNITS = 10**15
@@ -63,7 +64,8 @@ class Terms(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields=
     """All that a plan version promises. Hash and equality are by content, and the hash is kept: rating caches by it.
 
     `overage` says what pays for usage beyond the included units: the prepaid wallet, the invoice, or nothing (refuse).
-    `aborted` says whether a call that the client left is billed for what was generated.
+    `aborted` says whether a call that the client left is billed for what was generated. `batch_percent` is what a batch
+    pays of each price; included units are for other calls.
     """
 
     currency: str = "USD"
@@ -73,6 +75,7 @@ class Terms(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields=
     limits: Limits = Limits()
     models: tuple[str, ...] = ("*",)
     aborted: Literal["bill", "free"] = "bill"
+    batch_percent: int = 50
 
     def check(self) -> list[str]:
         """Everything that is wrong with these terms, in words; empty when nothing is."""
@@ -81,6 +84,8 @@ class Terms(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields=
             problems.append(f"currency {self.currency!r} is not one of {', '.join(EXPONENTS)}")
         if not 0 <= self.flat_fee_micros <= _MOST:
             problems.append(f"flat_fee_micros {self.flat_fee_micros} is not between 0 and {_MOST}")
+        if not 0 <= self.batch_percent <= 100:
+            problems.append(f"batch_percent {self.batch_percent} is not between 0 and 100")
         seen: set[tuple[str, str]] = set()
         for place, charge in enumerate(self.charges, start=1):
             where = f"charge {place} ({charge.meter}, {charge.model})"
@@ -93,6 +98,16 @@ class Terms(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields=
         if not self.models or any(not name.strip() for name in self.models):
             problems.append('models must name at least one model, or be ["*"] for all')
         return problems
+
+
+def sold_as(model: str, tier: str) -> str:
+    """What rating knows a call by: its model, and how it was called."""
+    return f"{model}#{tier}" if tier else model
+
+
+def tier_of(sold: str) -> tuple[str, str]:
+    """The model and the tier of what `sold_as` gave."""
+    return (sold.removesuffix("#batch"), BATCH) if sold.endswith("#batch") else (sold, "")
 
 
 def base_of(model: str) -> str:

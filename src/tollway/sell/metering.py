@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -48,6 +48,10 @@ _GIVE_UP_S = 5.0
 T = TypeVar("T")
 
 
+Draws = Mapping[tuple[str, str], int]
+"""What a call takes of slices, by kind and scope (see leases)."""
+
+
 class UsageEvent(msgspec.Struct):
     """One immutable record of use: a row of `usage_event`, field by field in the order of its columns."""
 
@@ -73,6 +77,7 @@ class UsageEvent(msgspec.Struct):
     streamed: bool
     meter: str = ""
     units: int = 0
+    tier: str = ""  # "batch": it filled idle time, at a lower price
 
     def quantities(self) -> dict[str, int]:
         """What was used, by meter."""
@@ -99,13 +104,21 @@ class _Job(msgspec.Struct):
     work: Callable[[sa.Connection], Any] | None = None
     then: Callable[[Any], None] | None = None  # on the loop, with the result of `work`, before later news
     on_lost: Callable[[], None] | None = None  # on the loop, when the event could not be kept
+    draws: Draws | None = None  # what the event takes of this gateway's slices
 
 
 class Recorder:
     """The gateway's single writer. Start it on the event loop that will await it; `close` drains it."""
 
-    def __init__(self, db: Database, clock: Clock, on_commit: Callable[[list[Committed]], None]) -> None:
+    def __init__(
+        self,
+        db: Database,
+        clock: Clock,
+        on_commit: Callable[[list[Committed]], None],
+        draw: Callable[[sa.Connection, Mapping[tuple[str, str, str], int]], None] | None = None,
+    ) -> None:
         self._db = db
+        self._draw = draw  # with several gateways: what is spent leaves the slices in the same transaction
         self._clock = clock
         self._on_commit = on_commit
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()  # None: close
@@ -120,11 +133,17 @@ class Recorder:
         self._thread.start()
 
     def record(
-        self, event: UsageEvent, wallet_currency: str | None, on_lost: Callable[[], None] | None = None
+        self,
+        event: UsageEvent,
+        wallet_currency: str | None,
+        on_lost: Callable[[], None] | None = None,
+        draws: Draws | None = None,
     ) -> "asyncio.Future[None]":
         """Keep an event; the future is done when it is durable. `wallet_currency` is None when no wallet pays. `on_lost`
-        is called when it could not be kept, whether or not anybody still waits for the future."""
-        return self._put(_Job(self._loop.create_future(), event=event, currency=wallet_currency, on_lost=on_lost))
+        is called when it could not be kept, whether or not anybody still waits for the future. `draws` are its grant's."""
+        return self._put(
+            _Job(self._loop.create_future(), event=event, currency=wallet_currency, on_lost=on_lost, draws=draws)
+        )
 
     async def run(self, work: Callable[[sa.Connection], T], then: Callable[[T], None] | None = None) -> T:
         """Run a small function in a write transaction on the writer's thread. `then` takes over its result before the
@@ -261,26 +280,29 @@ class Recorder:
 
     def _write(self, conn: sa.Connection, batch: list[_Job]) -> list[Committed]:
         events = [job.event for job in batch if job.event is not None]
+        if self._draw is not None:
+            self._draw(conn, _drawn(batch))
         self._sql.insert_events.run(conn, [msgspec.structs.astuple(event) for event in events])
         crashpoint("recorder.events_written")
         self._sql.add_daily.run(conn, _rollup(events))
         crashpoint("recorder.rollup_written")
+        owed = _owed(batch)
+        moved = [self._carry_on(conn, org_id, picos) for (org_id, _), picos in owed.items()]
         wallets = []
-        for (org_id, currency), picos in _owed(batch).items():
-            left = self._charge_wallet(conn, org_id, currency, picos, cause=f"usage:{events[0].id}:{org_id}")
-            wallets.append(Committed(org_id, currency, left, picos))
+        for ((org_id, currency), picos), (micros, rest) in zip(owed.items(), moved, strict=True):
+            cause = f"usage:{events[0].id}:{org_id}"
+            left = ledger.charge_wallet(conn, self._clock.now_ms(), org_id, currency, micros, cause)
+            wallets.append(Committed(org_id, currency, left * PICOS_PER_MICRO - rest, picos))
         crashpoint("recorder.wallet_written")
         return wallets
 
-    def _charge_wallet(self, conn: sa.Connection, org_id: str, currency: str, picos: int, cause: str) -> int:
-        """Move whole micros from the wallet to revenue; what is left below one micro waits in `wallet_carry`. Returns what
-        the wallet has after it (picos)."""
+    def _carry_on(self, conn: sa.Connection, org_id: str, picos: int) -> tuple[int, int]:
+        """The whole micros that a wallet owes now; what is left below one (the second) waits in `wallet_carry`. All carries
+        come before any balance, so that two gateways lock rows in the same order."""
         part = picos % PICOS_PER_MICRO
         rest = int(self._sql.carry_on.value(conn, {"org_id": org_id, "carry_picos": part}))
         before = (rest - part) % PICOS_PER_MICRO  # nobody reads it first: it follows from what it became
-        micros = (before + picos - rest) // PICOS_PER_MICRO
-        left = ledger.charge_wallet(conn, self._clock.now_ms(), org_id, currency, micros, cause)
-        return left * PICOS_PER_MICRO - rest
+        return (before + picos - rest) // PICOS_PER_MICRO, rest
 
     def _wallets_of(self, conn: sa.Connection, owed: dict[tuple[str, str], int]) -> list[Committed]:
         """The balances of a batch that was found committed."""
@@ -322,11 +344,11 @@ def event_id_of(request_id: str) -> str:
 
 
 def _rollup(events: list[UsageEvent]) -> list[tuple[Any, ...]]:
-    """The batch summed per organization, day, key, model, plan version and meter, as rows of `usage_daily`."""
+    """The batch summed per organization, day, key, model, plan version, meter and tier, as rows of `usage_daily`."""
     sums: dict[tuple[str, ...], list[int]] = {}
     for event in events:
         day = _day(event.at_ms // _DAY_MS)
-        place = (event.org_id, day, event.key_id, event.model, event.plan_version_id, event.meter)
+        place = (event.org_id, day, event.key_id, event.model, event.plan_version_id, event.meter, event.tier)
         amounts = sums.get(place)
         if amounts is None:
             amounts = sums[place] = [0] * len(_ROLLED)
@@ -355,6 +377,16 @@ def _owed(batch: list[_Job]) -> dict[tuple[str, str], int]:
         if job.event is not None and job.currency is not None:
             owed[job.event.org_id, job.currency] += job.event.price_picos
     return dict(sorted(owed.items()))
+
+
+def _drawn(batch: list[_Job]) -> dict[tuple[str, str, str], int]:
+    """What the batch takes of slices: (organization, kind, scope) -> amount."""
+    drawn: dict[tuple[str, str, str], int] = defaultdict(int)
+    for job in batch:
+        if job.event is not None and job.draws:
+            for (kind, scope), amount in job.draws.items():
+                drawn[job.event.org_id, kind, scope] += amount
+    return drawn
 
 
 def _take_over(job: _Job, result: Any) -> None:

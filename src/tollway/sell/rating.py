@@ -5,6 +5,9 @@ is free up to its included units and linear after them, so the sum over any sequ
 in whatever order and portions use arrives, the period costs the same. The hot path calls `rate` and `bound` on every
 request; what they need of the terms is worked out once for each (terms, model) and kept (about a microsecond a call).
 
+A batch (`catalog.sold_as(model, "batch")`) has charges of its own, behind those of the terms: at `batch_percent` of the
+price, without free units. So the sum over any sequence of calls still depends only on the totals.
+
 A call's cached tokens are input the engine had already seen. A plan that names no price for them charges them as input.
 """
 
@@ -13,7 +16,7 @@ from functools import lru_cache
 
 import msgspec
 
-from tollway.sell.catalog import COUNTED, METERS, Charge, Terms, base_of
+from tollway.sell.catalog import COUNTED, METERS, Charge, Terms, base_of, tier_of
 
 Used = dict[int, int]  # charge index -> units used in the period
 _Step = tuple[str, int, int, int]  # meter, charge index, price, included
@@ -28,6 +31,21 @@ class Rated(msgspec.Struct, frozen=True):
     free: int
     billable: int
     picos: int
+    batch: bool = False
+
+
+def charge_at(terms: Terms, index: int) -> Charge:
+    """The charge with a place in the terms; behind them stand the same ones as a batch pays them."""
+    count = len(terms.charges)
+    return terms.charges[index] if index < count else _batch_charges(terms)[index - count]
+
+
+@lru_cache(maxsize=1024)
+def _batch_charges(terms: Terms) -> tuple[Charge, ...]:
+    return tuple(
+        msgspec.structs.replace(one, price_micros=one.price_micros * terms.batch_percent // 100, included=0)
+        for one in terms.charges
+    )
 
 
 def charge_for(terms: Terms, meter: str, model: str) -> tuple[int, Charge] | None:
@@ -36,13 +54,15 @@ def charge_for(terms: Terms, meter: str, model: str) -> tuple[int, Charge] | Non
     The model's own charge wins over its base's, and that over "*"; cached tokens without any charge fall under that of
     input tokens.
     """
+    model, tier = tier_of(model)
     wanted_models = dict.fromkeys((model, base_of(model), "*"))
     names = (meter, "input_tokens") if meter == "cached_tokens" else (meter,)
     for name in names:
         for wanted in wanted_models:
             for index, charge in enumerate(terms.charges):
                 if charge.meter == name and charge.model == wanted:
-                    return index, charge
+                    place = index + len(terms.charges) if tier else index
+                    return place, charge_at(terms, place)
     return None
 
 
@@ -110,12 +130,12 @@ def exposure(
     for index, amount in held.items():
         if more is not None and index in more:
             amount += more[index]
-        charge = terms.charges[index]
+        charge = charge_at(terms, index)
         picos += charge.price_micros * _beyond(charge.included, used.get(index, 0), amount)
     if more is not None:
         for index, amount in more.items():
             if index not in held:
-                charge = terms.charges[index]
+                charge = charge_at(terms, index)
                 picos += charge.price_micros * _beyond(charge.included, used.get(index, 0), amount)
     return picos
 
@@ -135,10 +155,18 @@ def rate_period(
                 sums[index] = sums.get(index, 0) + amount
     lines = []
     for index in sorted(sums):
-        charge = terms.charges[index]
+        charge = charge_at(terms, index)
         billable = _beyond(charge.included, (used or {}).get(index, 0), sums[index])
         lines.append(
-            Rated(index, charge, sums[index], sums[index] - billable, billable, charge.price_micros * billable)
+            Rated(
+                index,
+                charge,
+                sums[index],
+                sums[index] - billable,
+                billable,
+                charge.price_micros * billable,
+                index >= len(terms.charges),
+            )
         )
     return lines
 

@@ -136,6 +136,7 @@ usage_event = sa.Table(
     # What else was used, besides tokens and the request itself: a meter of catalog.COUNTED and how many of its units.
     sa.Column("meter", sa.String(20), nullable=False, server_default=""),
     sa.Column("units", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("tier", sa.String(10), nullable=False, server_default=""),  # batch: at a lower price, in idle time
     sa.Index("ix_usage_event_org_at", "org_id", "at_ms"),
     sa.Index("ix_usage_event_at", "at_ms"),
     sqlite_with_rowid=False,
@@ -150,6 +151,7 @@ usage_daily = sa.Table(
     sa.Column("model", sa.String(120), primary_key=True),
     sa.Column("plan_version_id", Id, primary_key=True),
     sa.Column("meter", sa.String(20), primary_key=True, server_default=""),
+    sa.Column("tier", sa.String(10), primary_key=True, server_default=""),
     sa.Column("requests", sa.BigInteger, nullable=False),
     sa.Column("input_tokens", sa.BigInteger, nullable=False),
     sa.Column("cached_tokens", sa.BigInteger, nullable=False),
