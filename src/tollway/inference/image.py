@@ -23,10 +23,12 @@ IMAGENET: Final = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
 class ImageFeatures(Features):
-    """`image` to `pixel_values` [rows, channels, size, size]; for generation a `seed` to `noise`."""
+    """`image` to `pixel_values` [rows, channels, size, size]; for generation a `seed` to `noise`, and where classes are
+    drawn a `label` to `classes` (a class by the seed when none is asked for)."""
 
     kind: ClassVar[str] = "image"
-    defaults: ClassVar[dict[str, Any]] = {"size": 0, "channels": 0, "normalise": "data", "fit": "stretch", "noise": 0}
+    defaults: ClassVar[dict[str, Any]] = {"size": 0, "channels": 0, "normalise": "data", "fit": "stretch", "noise": 0,
+                                          "conditional": False}  # fmt: skip
 
     def __init__(
         self, task: str, options: Mapping[str, Any], target: Target, mean: list[float], std: list[float]
@@ -53,9 +55,22 @@ class ImageFeatures(Features):
         generating = task == "image-generation"
         if generating and not chosen["noise"]:
             chosen["noise"] = 64
-        made = cls(task, chosen, Target.fit(task, table), [0.0] * chosen["channels"], [1.0] * chosen["channels"])
+        target = cls._target(task, chosen, table)
+        made = cls(task, chosen, target, [0.0] * chosen["channels"], [1.0] * chosen["channels"])
         mean, std = made._statistics(images, "unit" if generating else str(chosen["normalise"]))
         return cls(task, chosen, made.target, mean, std)
+
+    @staticmethod
+    def _target(task: str, options: Mapping[str, Any], table: Table) -> Target:
+        drawn = task == "image-generation" and options.get("conditional")
+        return Target.fit("image-classification" if drawn else task, table)
+
+    def retarget(self, task: str, table: Table) -> Self:
+        """Where classes are drawn, they are those of the new rows."""
+        if not self.options["conditional"]:
+            return super().retarget(task, table)
+        self.target, self.task = self._target(task, self.options, table), task
+        return self
 
     def _statistics(self, images: list[Any], way: str) -> tuple[list[float], list[float]]:
         if way == "imagenet":
@@ -63,20 +78,35 @@ class ImageFeatures(Features):
         if way == "unit":  # 0..1 stays 0..1
             return [0.0] * self.channels, [1.0] * self.channels
         step = max(1, len(images) // _STATISTICS_ROWS)
-        rows = [{"image": one} for one in images[::step]]
-        pixels = np.stack([one["pixel_values"] for one in self.encode(rows)]).astype(np.float32) / 255.0
+        found = [self._pixels({"image": one}, number) for number, one in enumerate(images[::step])]
+        pixels = np.stack(found).astype(np.float32) / 255.0
         spread = np.maximum(pixels.std(axis=(0, 2, 3)), 1e-3)
         return pixels.mean(axis=(0, 2, 3)).tolist(), spread.tolist()
 
     def fields(self) -> dict[str, str]:
-        return {"seed": "integer"} if self.task == "image-generation" else {"image": "image"}
+        if self.task == "image-generation":
+            return {"seed": "integer", "label": "category"} if self.options["conditional"] else {"seed": "integer"}
+        return {"image": "image"}
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         return [self._one(row, number) for number, row in enumerate(rows)]
 
     def _one(self, row: Row, number: int) -> Encoded:
-        if self.task == "image-generation" and row.get("image") is None:
-            return {"noise": self._noise(row, number)}
+        if self.task != "image-generation":
+            return {"pixel_values": self._pixels(row, number)}
+        drawn = row.get("image") is None
+        made = {"noise": self._noise(row, number)} if drawn else {"pixel_values": self._pixels(row, number)}
+        return made | {"classes": self._class(row, number)} if self.options["conditional"] else made
+
+    def _class(self, row: Row, number: int) -> np.ndarray:
+        asked = row.get("label")
+        if asked is None and row.get("image") is None:
+            return np.asarray(np.random.default_rng([self._seed(row, number), 1]).integers(len(self.labels)))
+        if str(asked) not in self.labels:
+            raise wrong(number, "label", f"{asked!r} is not one of {', '.join(self.labels[:20])}.")
+        return np.asarray(self.labels.index(str(asked)))
+
+    def _pixels(self, row: Row, number: int) -> np.ndarray:
         picture = opened(row.get("image"), number)
         mode = "L" if self.channels == 1 else "RGB"
         try:
@@ -84,25 +114,35 @@ class ImageFeatures(Features):
         except (OSError, ValueError, SyntaxError) as error:  # a picture that breaks off in the middle
             raise wrong(number, "image", f"the picture is damaged ({error}).") from error
         pixels = np.asarray(picture, dtype=np.uint8)
-        return {"pixel_values": pixels[None] if self.channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))}
+        return pixels[None] if self.channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
-    def _noise(self, row: Row, number: int) -> np.ndarray:
+    def _seed(self, row: Row, number: int) -> int:
         seed = row.get("seed", 0)
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise wrong(number, "seed", "a whole number from 0 is expected.")
+        return seed
+
+    def _noise(self, row: Row, number: int) -> np.ndarray:
+        seed = self._seed(row, number)
         return np.random.default_rng(seed).standard_normal(int(self.options["noise"])).astype(np.float32)
 
     def collate(self, encoded: Sequence[Encoded]) -> Arrays:
+        classes = {"classes": np.stack([one["classes"] for one in encoded])} if self.options["conditional"] else {}
         if encoded and "noise" in encoded[0]:
-            return {"noise": np.stack([one["noise"] for one in encoded])}
+            return {"noise": np.stack([one["noise"] for one in encoded]), **classes}
         pixels = np.stack([one["pixel_values"] for one in encoded]).astype(np.float32)
-        return {"pixel_values": pixels * self._scale - self._shift}
+        return {"pixel_values": pixels * self._scale - self._shift, **classes}
+
+    def targets(self, rows: Sequence[Row]) -> Arrays:
+        return {} if self.task == "image-generation" else super().targets(rows)
 
     def decode(
         self, outputs: Arrays, rows: Sequence[Row] = (), encoded: Sequence[Encoded] = ()
     ) -> list[dict[str, Any]]:
         if "image" in outputs:
-            return [{"image": png(one)} for one in outputs["image"]]
+            drawn = [{"label": self.labels[int(one["classes"])]} if "classes" in one else {} for one in encoded]
+            pictures = [{"image": png(one)} for one in outputs["image"]]
+            return [one | said for one, said in zip(pictures, drawn or [{}] * len(pictures), strict=True)]
         return self.target.answers(outputs)
 
     def example(self, rows: int = 2) -> list[dict[str, Any]]:

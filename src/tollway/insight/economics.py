@@ -3,7 +3,8 @@
 The machine's price by the hour is the only figure typed in; everything else was measured. Each hour of the machine is
 shared out over the replicas alive in it, by the time they were alive; each replica's share is split into busy, failed,
 shadow and idle; busy time goes to the calls that had it. The books close: attributed + idle + failed + shadow =
-hardware, to the micro (fractions are exact until the end, then rounded by largest remainder).
+hardware, to the micro (fractions are exact until the end, then rounded by largest remainder). What making the models cost
+is spread over their life (`insight.training`) and stands beside the hardware: margin = revenue - hardware - training.
 """
 
 import os
@@ -15,6 +16,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 import sqlalchemy as sa
 
+from tollway.insight import training
 from tollway.kit.errors import BadRequest
 from tollway.kit.money import PICOS_PER_MICRO, parse_micros
 from tollway.sell import accounts, catalog
@@ -58,14 +60,25 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     margin_share: float | None  # of revenue; None without revenue
 
 
+class UnitCost(msgspec.Struct, frozen=True):
+    """What a thousand of a meter's units cost: rows, images, explanations …"""
+
+    meter: str
+    units: int
+    cost_micros: int
+    cost_per_1k_micros: int
+
+
 class ModelRow(Share, frozen=True, kw_only=True):
-    """One version of one model. Unit costs are None where no such token was used."""
+    """One version of one model. Unit costs are None where no such token was used. The margin has paid the training too."""
 
     model: str
     version: str
     input_cost_per_1m_tokens_micros: int | None  # prefill time over the tokens that were not cached
     output_cost_per_1m_tokens_micros: int | None  # decode time over the tokens generated
     total_cost_per_1m_tokens_micros: int | None  # all busy time over all tokens, cached ones too
+    unit_costs: list[UnitCost]  # busy time, by what was counted
+    training_micros: int  # of its making, the part that belongs to this time
 
 
 class OrganizationRow(Share, frozen=True, kw_only=True):
@@ -109,9 +122,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     shadow: Shadow
     hardware_micros: int
     attributed_micros: int
+    training_micros: int  # what making the models costs this time, spread over their life
     revenue_micros: int  # from usage, in the price's currency
-    margin_micros: int  # revenue - hardware: idle and failed time are paid from it too
-    loaded_cost_per_1m_tokens_micros: int | None  # hardware, idle included, over all tokens
+    margin_micros: int  # revenue - hardware - training: idle and failed time are paid from it too
+    loaded_cost_per_1m_tokens_micros: int | None  # hardware, idle included, and training, over all tokens
     other_currencies: dict[str, int]  # revenue (micros) that is not in the price's currency and not counted above
 
 
@@ -138,10 +152,15 @@ class _Used(msgspec.Struct):
     prefill_us: int = 0
     decode_us: int = 0
     price_picos: int = 0
+    counted: dict[str, tuple[int, int]] = {}  # meter -> (units, engine time)
 
     def add(self, other: "_Used") -> None:
         for name in self.__struct_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+            if name != "counted":
+                setattr(self, name, getattr(self, name) + getattr(other, name))
+        for meter, (units, took) in other.counted.items():
+            before = self.counted.get(meter, (0, 0))
+            self.counted[meter] = (before[0] + units, before[1] + took)
 
     @property
     def tokens(self) -> int:
@@ -168,7 +187,15 @@ def machine_price(settings: Any) -> MachinePrice:
     return MachinePrice(micros, currency, f"{cores} cores at the {_SOURCE}{converted}", cores)
 
 
-def report(conn: sa.Connection, price: MachinePrice, from_ms: int, to_ms: int) -> Report:
+def of_shop(shop: Any, conn: sa.Connection, from_ms: int, to_ms: int) -> Report:
+    """The books of a shop: at its machine's price, with the training of what stands on its shelf."""
+    trained = training.of_shelf(shop.store, shop.settings.training_life_days)
+    return report(conn, machine_price(shop.settings), from_ms, to_ms, trained)
+
+
+def report(
+    conn: sa.Connection, price: MachinePrice, from_ms: int, to_ms: int, trained: Iterable[training.Trained] = ()
+) -> Report:
     """The books from the hour of `from_ms` to the end of the hour that `to_ms` lies in (or ends)."""
     from_ms, to_ms = from_ms // _HOUR_MS * _HOUR_MS, -(-to_ms // _HOUR_MS) * _HOUR_MS
     if to_ms <= from_ms:
@@ -182,12 +209,14 @@ def report(conn: sa.Connection, price: MachinePrice, from_ms: int, to_ms: int) -
         exact["idle", model, version] = one.idle
         exact["shadow", model, version] = one.shadow
     micros = largest_remainder(exact)
+    learnt = largest_remainder(training.charged(trained, price.currency, from_ms, to_ms))
     rows: list[ModelRow] = []
     by_org: dict[str, tuple[_Used, list[int]]] = defaultdict(lambda: (_Used(), [0]))
-    for model, version in sorted(hours.keys() | {(model, version) for model, version, _ in used}):
+    for model, version in sorted(hours.keys() | {(model, version) for model, version, _ in used} | learnt.keys()):
         calls = {org: one for (name, kind, org), one in used.items() if (name, kind) == (model, version)}
         cost = micros.get(("busy", model, version), 0)
-        rows.append(_model_row(model, version, calls.values(), hours.get((model, version), _Hours()).busy_us, cost))
+        busy_us = hours[model, version].busy_us if (model, version) in hours else 0
+        rows.append(_model_row(model, version, calls.values(), busy_us, cost, learnt.get((model, version), 0)))
         for org, part in _over_organizations(calls, cost).items():
             place = by_org[org]
             place[0].add(calls.get(org, _Used()))
@@ -197,7 +226,7 @@ def report(conn: sa.Connection, price: MachinePrice, from_ms: int, to_ms: int) -
         OrganizationRow(org_id=org, name=names.get(org, ""), **_share(one, one.prefill_us + one.decode_us, cost[0]))
         for org, (one, cost) in by_org.items()
     ]
-    hardware = sum(micros.values())
+    hardware, training_micros = sum(micros.values()), sum(learnt.values())
     revenue = sum(one.price_picos for one in used.values()) // PICOS_PER_MICRO
     tokens = sum(one.tokens for one in used.values())
     return Report(
@@ -211,9 +240,10 @@ def report(conn: sa.Connection, price: MachinePrice, from_ms: int, to_ms: int) -
         shadow=Shadow(sum(one.shadow_us for one in hours.values()), _sum(micros, "shadow")),
         hardware_micros=hardware,
         attributed_micros=_sum(micros, "busy"),
+        training_micros=training_micros,
         revenue_micros=revenue,
-        margin_micros=revenue - hardware,
-        loaded_cost_per_1m_tokens_micros=round(Fraction(hardware * 1_000_000, tokens)) if tokens else None,
+        margin_micros=revenue - hardware - training_micros,
+        loaded_cost_per_1m_tokens_micros=_per_million(Fraction(hardware + training_micros), tokens),
         other_currencies=other,
     )
 
@@ -263,17 +293,20 @@ def _used(
             event.model_version,
             event.org_id,
             event.plan_version_id,
+            event.meter,
             sa.func.count().label("requests"),
+            sa.func.sum(event.units).label("units"),
             *(sa.func.sum(event[name]).label(name) for name in names),
         )
         .where(event.at_ms >= from_ms, event.at_ms < to_ms)
-        .group_by(event.model, event.model_version, event.org_id, event.plan_version_id)
+        .group_by(event.model, event.model_version, event.org_id, event.plan_version_id, event.meter)
     )
     plans = catalog.plan_versions(conn)
     used: dict[tuple[str, str, str], _Used] = defaultdict(_Used)
     other: dict[str, int] = defaultdict(int)
     for row in conn.execute(query):
         one = _Used(**{name: int(row._mapping[name]) for name in ("requests", *names)})
+        one.counted = {row.meter: (int(row.units), one.prefill_us + one.decode_us)}
         plan = plans.get(row.plan_version_id)
         if plan is not None and plan.terms.currency != currency:
             other[plan.terms.currency] += one.price_picos
@@ -282,20 +315,38 @@ def _used(
     return used, {name: picos // PICOS_PER_MICRO for name, picos in sorted(other.items())}
 
 
-def _model_row(model: str, version: str, calls: Iterable[_Used], busy_us: int, cost: int) -> ModelRow:
+def _model_row(
+    model: str, version: str, calls: Iterable[_Used], busy_us: int, cost: int, training_micros: int
+) -> ModelRow:  # fmt: skip
     one = _Used()
     for call in calls:
         one.add(call)
     engine_us = one.prefill_us + one.decode_us
     prefill = Fraction(cost * one.prefill_us, engine_us) if engine_us else Fraction(0)
+    share = _share(one, busy_us, cost, training_micros)
     return ModelRow(
         model=model,
         version=version,
         input_cost_per_1m_tokens_micros=_per_million(prefill, one.input_tokens),
         output_cost_per_1m_tokens_micros=_per_million(cost - prefill if engine_us else Fraction(0), one.output_tokens),
         total_cost_per_1m_tokens_micros=_per_million(Fraction(cost), one.tokens),
-        **_share(one, busy_us, cost),
+        unit_costs=_unit_costs(one, cost),
+        training_micros=training_micros,
+        **share,
     )
+
+
+def _unit_costs(one: _Used, cost: int) -> list[UnitCost]:
+    """A model's busy cost by what its calls counted, shared out by engine time; calls that count tokens have theirs above."""
+    total = sum(took for _, took in one.counted.values())
+    if not total:
+        return []
+    parts = largest_remainder({meter: Fraction(cost * took, total) for meter, (_, took) in one.counted.items()})
+    return [
+        UnitCost(meter, units, parts[meter], round(Fraction(parts[meter] * 1000, units)))
+        for meter, (units, _) in sorted(one.counted.items())
+        if meter and units
+    ]
 
 
 def _over_organizations(calls: Mapping[str, _Used], cost: int) -> dict[str, int]:
@@ -308,7 +359,7 @@ def _over_organizations(calls: Mapping[str, _Used], cost: int) -> dict[str, int]
     )
 
 
-def _share(one: _Used, busy_us: int, cost: int) -> dict[str, Any]:
+def _share(one: _Used, busy_us: int, cost: int, training_micros: int = 0) -> dict[str, Any]:
     revenue = one.price_picos // PICOS_PER_MICRO
     return {
         "requests": one.requests,
@@ -318,8 +369,8 @@ def _share(one: _Used, busy_us: int, cost: int) -> dict[str, Any]:
         "busy_us": busy_us,
         "cost_micros": cost,
         "revenue_micros": revenue,
-        "margin_micros": revenue - cost,
-        "margin_share": round((revenue - cost) / revenue, 6) if revenue else None,
+        "margin_micros": revenue - cost - training_micros,
+        "margin_share": round((revenue - cost - training_micros) / revenue, 6) if revenue else None,
     }
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tollway.artifacts.signing import Signer
+from tollway.artifacts.store import Store
 from tollway.flows import month_end
 from tollway.kit.clock import day_of, month_bounds_ms, month_of
 from tollway.kit.db import Database, metadata
@@ -56,7 +58,7 @@ class SeededShop:
 
     def __init__(self, db: Database, clock: Clock, settings: Settings) -> None:
         self.db, self.clock, self.settings, self.secrets = db, clock, settings, Secrets()
-        self.store = None
+        self.store = Store(settings.home / "packages", Signer(b"seed of tests, thirty-two bytes."), clock)
 
     def live(self) -> dict[str, Any]:
         chat = {

@@ -66,3 +66,52 @@ def test_answers_of_each_task_are_explained_or_refused(made):
     else:
         with pytest.raises(BadRequest):
             explain.explain(predictor, inputs, "shap", budget=60)
+
+
+def test_a_generator_that_is_asked_for_a_class_is_judged_by_a_classifier():
+    rows = [{"image": bytes_of(at), "label": "dark" if at % 2 else "light"} for at in range(60)]
+    part = Model(architecture="vae", options={"conditional": True, "filters": 8, "noise": 4})
+    features = models.fit_features(part, "image-generation", pa.Table.from_pylist(rows))
+    net = models.create(part, "image-generation", features, 0)
+    learn = torch.optim.Adam(net.parameters(), 3e-3)
+    batch = {name: torch.from_numpy(one) for name, one in features.collate(features.encode(rows)).items()}
+    torch.manual_seed(0)
+    for _ in range(150):
+        learn.zero_grad()
+        net.loss(batch)[0].backward()
+        learn.step()
+    predictor = models.TorchPredictor(net.eval())
+    shown = predictor.predict([{"seed": 3, "label": "dark"}, {"seed": 3, "label": "light"}, {"seed": 3}])
+    brightness = [tasks.pixels(one["image"]).mean() for one in shown]
+    assert [one["label"] for one in shown[:2]] == ["dark", "light"] and brightness[0] + 0.3 < brightness[1]
+    assert shown[2]["label"] in features.labels
+    with pytest.raises(BadRequest, match="is not one of dark, light"):
+        predictor.predict([{"seed": 1, "label": "green"}])
+    scores = evaluate.examine("image-generation", predictor, Rows(rows, rows), Wishes(bootstrap=30))
+    found = {name: one.value for name, one in scores.metrics.items()}
+    assert found["class_as_asked"] > 0.9 and 1.5 < found["classifier_score"] <= 2.0
+    assert 0 <= found["realism"] <= 1 and 0 <= found["coverage"] <= 1
+
+
+def bytes_of(number):
+    """A small picture, dark or light, a little different each time."""
+    from tollway.inference import image
+
+    base = 0.15 if number % 2 else 0.85
+    return image.png(np.random.default_rng(number).normal(base, 0.05, (1, 8, 8)))
+
+
+def test_pictures_of_the_same_kind_are_real_and_cover_noise_does_neither():
+    from tollway.forge.evaluate import pictures
+
+    dice = np.random.default_rng(0)
+    real, other = (dice.normal(0.5, 0.1, (300, 6, 6, 1)) for _ in range(2))
+    noise = dice.normal(0.5, 0.8, (300, 6, 6, 1))
+    same = {one.name: one.value(300) for one in pictures.neighbours(real, other)}
+    apart = {one.name: one.value(300) for one in pictures.neighbours(real, noise)}
+    assert same["realism"] > 0.8 and same["coverage"] > 0.8
+    assert apart["realism"] < 0.1 and apart["coverage"] < 0.1
+    sure = [{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 1.0}]
+    assert pictures.classifier_score(sure).value(2) == pytest.approx(2.0)
+    assert pictures.classifier_score([{"a": 0.5, "b": 0.5}] * 2).value(2) == pytest.approx(1.0)
+    assert pictures.classifier_score([{"a": 1.0, "b": 0.0}] * 2).value(2) == pytest.approx(1.0)

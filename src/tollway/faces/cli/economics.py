@@ -59,7 +59,7 @@ def _read(desk: Desk, days: int, from_day: str | None, to_day: str | None) -> ec
     end_ms = _start_of(to_day) + 86_400_000 if to_day else desk.now_ms
     start_ms = _start_of(from_day) if from_day else to_ms(from_ms(end_ms) - timedelta(days=days))
     with desk.shop.db.read() as conn:
-        return economics.report(conn, economics.machine_price(desk.settings), start_ms, end_ms)
+        return economics.of_shop(desk.shop, conn, start_ms, end_ms)
 
 
 def _start_of(text: str) -> int:
@@ -73,6 +73,7 @@ def _sums(found: economics.Report) -> dict[str, int]:
         "failed_micros": found.failed.cost_micros,
         "shadow_micros": found.shadow.cost_micros,
         "hardware_micros": found.hardware_micros,
+        "training_micros": found.training_micros,
         "revenue_micros": found.revenue_micros,
         "margin_micros": found.margin_micros,
     }
@@ -80,7 +81,16 @@ def _sums(found: economics.Report) -> dict[str, int]:
 
 def _drawn(found: economics.Report) -> Any:
     price = found.price
-    rows = [_row(row, price.currency) | {"model": f"{row.model} v{row.version}"} for row in found.rows]
+    rows = [
+        _row(row, price.currency)
+        | {"model": f"{row.model} v{row.version}", "training": tables.money(row.training_micros, price.currency)}
+        for row in found.rows
+    ]
+    units = [
+        {"model": f"{row.model} v{row.version}", "units": one.meter, "count": one.units,
+         "cost": tables.money(one.cost_per_1k_micros, price.currency)}
+        for row in found.rows for one in row.unit_costs
+    ]  # fmt: skip
     buyers = [_row(row, price.currency) | {"name": row.name or "(not recorded)"} for row in found.organizations]
     sums = {name.removesuffix("_micros"): tables.money(value, price.currency) for name, value in _sums(found).items()}
     loaded = tables.money(found.loaded_cost_per_1m_tokens_micros, price.currency)
@@ -93,7 +103,20 @@ def _drawn(found: economics.Report) -> Any:
     )
     return Group(
         head,
-        tables.table(rows, {"model": "model"} | _SHARE | _UNIT, empty="\nNo model was running in this time."),
+        tables.table(
+            rows,
+            {"model": "model"} | _SHARE | {"training": "training"} | _UNIT,
+            empty="\nNo model was running in this time.",
+        ),
+        *(
+            [
+                tables.table(
+                    units, {"model": "model", "units": "units", "count": "count", "cost": "cost / 1,000"}, empty=""
+                )
+            ]
+            if units
+            else []
+        ),
         tables.table(buyers, {"name": "organization"} | _SHARE, empty="Nobody called in this time.\n"),
         tables.record(
             {
@@ -102,8 +125,9 @@ def _drawn(found: economics.Report) -> Any:
                 "- idle": f"{sums['idle']}   waiting for work",
                 "- failed": f"{sums['failed']}   calls that were not billed",
                 "- shadow": f"{sums['shadow']}   copies of calls, for shadow versions",
+                "- training": f"{sums['training']}   of making the models, spread over their life",
                 "= margin": sums["margin"],
-                "loaded cost": f"{loaded} per 1M tokens, idle included",
+                "loaded cost": f"{loaded} per 1M tokens, idle and training included",
             }
         ),
     )

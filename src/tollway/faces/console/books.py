@@ -26,8 +26,7 @@ def economics_page(visit: Visit) -> Response:
 def books(visit: Visit, conn: Any, span: Range) -> Any:
     """The report over whole hours up to now (cost records are hourly)."""
     from_ms, to_ms = span.window(visit.now_ms)
-    price = economics.machine_price(visit.shop.settings)
-    return economics.report(conn, price, from_ms - from_ms % HOUR_MS, -(-to_ms // HOUR_MS) * HOUR_MS)
+    return economics.of_shop(visit.shop, conn, from_ms - from_ms % HOUR_MS, -(-to_ms // HOUR_MS) * HOUR_MS)
 
 
 def _bars(report: Any) -> list[dict[str, Any]]:

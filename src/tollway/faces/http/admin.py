@@ -261,7 +261,7 @@ def _money(counter: Counter) -> None:
     @route("GET", "/admin/economics", "Cost, revenue and margin of a month")
     def get_economics(month: Month | None = None) -> Response:
         start, end = month_bounds_ms(month or month_of(shop.clock.now_ms()))
-        return read(lambda conn: economics.report(conn, economics.machine_price(shop.settings), start, end))
+        return read(lambda conn: economics.of_shop(shop, conn, start, end))
 
 
 def _model(model: models.Model, served: Any) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def shrink(part: Any, folder: Path, prepared: Any, desk: Any) -> dict[str, Any]:
     steps = plan.check(part, prepared.task)
     torch.set_num_threads(max(1, desk.threads))
     torch.manual_seed(desk.seed)
-    net = models.load(folder)
+    net = models.load(folder, home=desk.home)
     rows = measure.rows_of(prepared, "validation", int(part.options.get("rows", _ROWS)), desk.seed)
     chain = Chain(part, prepared, desk, folder, net, copy.deepcopy(net), Sample.of(net.features, rows))
     before = _look(chain, net)
@@ -112,10 +112,16 @@ def _distil(chain: Chain, step: Step, name: str) -> str:
         student = students.fewer_layers(chain.net, int(step.amount))
     answers = chain.ground.teach(teacher)
     if answers is None:
-        raise Conflict(f"{step.text}: a model that answers token by token cannot be distilled here.", code="nothing_to_compress")
+        raise Conflict(
+            f"{step.text}: a model that answers token by token cannot be distilled here.", code="nothing_to_compress"
+        )
     pairs = [] if step.detail else students.pairs(student, teacher)
     objective = Taught(
-        chain.ground.objective, teacher, pairs, float(options.get("temperature", 2.0)), float(options.get("hidden", 0.1))
+        chain.ground.objective,
+        teacher,
+        pairs,
+        float(options.get("temperature", 2.0)),
+        float(options.get("hidden", 0.1)),
     )
     chain.ground.train(
         student, float(options.get("epochs", _DISTIL_EPOCHS)), name, objective=objective, extra={"teacher": answers},
@@ -210,7 +216,12 @@ def _write_down(chain: Chain, step: Step, what: str, seconds: float) -> None:
 
 def _save(chain: Chain, out: Path) -> None:
     for file in chain.folder.iterdir():  # what a Hugging Face folder has besides
-        if file.is_file() and file.name not in (_WEIGHTS, "step.json", "adapter_model.safetensors", "adapter_config.json"):
+        if file.is_file() and file.name not in (
+            _WEIGHTS,
+            "step.json",
+            "adapter_model.safetensors",
+            "adapter_config.json",
+        ):
             shutil.copyfile(file, out / file.name)
     chain.net.spec.made_by = " ".join(filter(None, [chain.net.spec.made_by, f"compress {', '.join(chain.part.steps)}"]))
     _save_weights(chain, chain.net, out)

@@ -117,7 +117,7 @@ def _bench(part: Any, folder: Path, prepared: Any, desk: Any) -> Bench:
     from tollway.forge.convert.flat import source_of
 
     torch.set_num_threads(max(1, desk.threads))
-    net = models.load(folder)
+    net = models.load(folder, home=desk.home)
     rows = measure.rows_of(prepared, "test", int(part.options.get("rows", parity.ROWS)), desk.seed)
     if net.spec.task in _SLOW:
         rows = net.features.example(64) if net.spec.task == "image-generation" else rows[:64]
@@ -132,7 +132,16 @@ def _bench(part: Any, folder: Path, prepared: Any, desk: Any) -> Bench:
     calibration = measure.Sample.of(net.features, learnt)
     longest = int(getattr(net.features, "max_length", 0) or 0)
     return Bench(
-        part, folder, desk, net, source_of(net), sample, wanted, reference.run, _fed(net.features, reference.run, calibration), longest
+        part,
+        folder,
+        desk,
+        net,
+        source_of(net),
+        sample,
+        wanted,
+        reference.run,
+        _fed(net.features, reference.run, calibration),
+        longest,
     )
 
 
@@ -324,7 +333,9 @@ def _write_down(part: Any, rows: list[dict[str, Any]], more: dict[str, Any], out
         raise TollwayError("No format was written.")
     serve = str(table[0]["format"])
     document = {"serve": serve, "formats": table}
-    (out / "parity.json").write_text(json.dumps(document, ensure_ascii=False, indent=1, default=float), encoding="utf-8")
+    (out / "parity.json").write_text(
+        json.dumps(document, ensure_ascii=False, indent=1, default=float), encoding="utf-8"
+    )
     flat: dict[str, Any] = {"serve": serve}
     for row in table:
         for name in ("max_difference", "agreement", "drop", "speedup", "bytes"):

@@ -23,7 +23,7 @@ def export(part: Any, folder: Path, prepared: Any, desk: Any) -> dict[str, Any]:
 
     if prepared is not None and prepared.task == "sentence-embedding":
         return _sentence_encoder(folder, Path(desk.out))
-    net: Any = models.load(folder)
+    net: Any = models.load(folder, home=desk.home)
     precision = _precision(part, net)
     out = Path(desk.out) / FILE
     try:

@@ -26,7 +26,9 @@ def rebuilding(predictor: Any) -> Callable[[Sequence[Row]], NDArray[np.float64]]
         return None
 
     def rebuild(rows: Sequence[Row]) -> NDArray[np.float64]:
-        found = predictor.outputs([{"image": row["image"]} for row in rows])
+        from tollway.forge.models import TorchPredictor
+
+        found = TorchPredictor(predictor.net, predictor.features).outputs([_shown(row) for row in rows])
         return np.stack([one["image"].transpose(1, 2, 0) for one in found]).astype(np.float64)
 
     return rebuild
@@ -43,13 +45,18 @@ def bounding(predictor: Any) -> Callable[[Sequence[Row]], NDArray[np.float64]] |
         net, features = predictor.net.eval(), predictor.features
         found = np.full(len(rows), np.nan)
         with torch.inference_mode():
-            for at, one in enumerate(features.encode([{"image": row["image"]} for row in rows[:ROWS_MAX]])):
+            for at, one in enumerate(features.encode([_shown(row) for row in rows[:ROWS_MAX]])):
                 batch = {name: torch.from_numpy(array) for name, array in features.collate([one]).items()}
                 _, figures = net.loss(batch)
                 found[at] = -(figures["reconstruction"] + figures["kl"])
         return found
 
     return bound
+
+
+def _shown(row: Row) -> dict[str, Any]:
+    """What an auto-encoder is shown of a row: the picture, and its class where it draws classes."""
+    return {name: row[name] for name in ("image", "label") if row.get(name) is not None}
 
 
 def _is_vae(predictor: Any) -> bool:

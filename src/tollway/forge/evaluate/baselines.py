@@ -291,6 +291,13 @@ class MeanPicture:
         return [self.mean for _ in rows]
 
 
+def telling(train: Sequence[Row]) -> Predictor | None:
+    """A plain classifier of pictures, to judge made ones by; None where the rows have no classes."""
+    labelled = [row for row in train if row.get("label") is not None]
+    several = len({str(row["label"]) for row in labelled}) > 1
+    return Linear("image-classification", labelled) if several else None
+
+
 def simple(task: str, train: Sequence[Row]) -> dict[str, Predictor]:
     """Every simple baseline of a task, fitted; the strongest, the one `vs.baseline` means, is last."""
     if task.endswith("-classification") and task != "token-classification":

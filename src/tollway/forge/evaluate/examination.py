@@ -47,11 +47,14 @@ class Wishes:
 
 
 def examine(
-    task: str, predictor: Predictor, rows: Rows, wishes: Wishes, *, parent: Predictor | None = None, desk: Any = None
+    task: str, predictor: Predictor, rows: Rows, wishes: Wishes, *, parent: Predictor | None = None,
+    base: Predictor | None = None, desk: Any = None,
 ) -> Scores:  # fmt: skip
-    """Judge a predictor and all it is compared with on the same test rows."""
+    """Judge a predictor and all it is compared with on the same test rows. `base`: what it was before it was trained."""
     began = time.monotonic()
     known = tasks.known_of(task, rows.train, predictor)
+    if task == "image-generation":
+        known.telling = baselines.telling(rows.train)
     _say(desk, 1, "the test rows")
     case = tasks.judge(task, predictor, rows.test, known)
     case.measures = _ordered(case, wishes.metrics)
@@ -62,7 +65,7 @@ def examine(
     )  # fmt: skip
     _detail(scores, case, task, predictor, rows, known)
     _say(desk, 2, "the baselines")
-    scores.comparisons = compare(task, case, rows, known, draws, baseline=wishes.baseline, parent=parent)
+    scores.comparisons = compare(task, case, rows, known, draws, baseline=wishes.baseline, parent=parent, base=base)
     _say(desk, 3, "the slices")
     columns = _columns(wishes, rows.test)
     lengths = _lengths(task, predictor, [rows.test[place] for place in case.unit_rows])
@@ -78,13 +81,16 @@ def examine(
 
 
 def compare(
-    task: str, case: Case, rows: Rows, known: Known, draws: Draws, *, baseline: bool = True, parent: Predictor | None = None
+    task: str, case: Case, rows: Rows, known: Known, draws: Draws, *, baseline: bool = True, parent: Predictor | None = None,
+    base: Predictor | None = None,
 ) -> list[Comparison]:  # fmt: skip
-    """Baselines and the parent on the same rows, each with the paired difference of the main metric."""
+    """Baselines, the untrained base and the parent on the same rows, each with the paired difference of the main metric."""
     others: list[tuple[str, str, Predictor]] = []
     if baseline and rows.train:
         fitted = baselines.simple(task, rows.train[:BASELINE_TRAIN_ROWS])
         others += [(name, "baseline", one) for name, one in fitted.items()]
+    if base is not None:
+        others.append(("base", "base", base))
     if parent is not None:
         others.append((getattr(parent, "name", "") or "parent", "parent", parent))
     found = []
@@ -146,6 +152,8 @@ def refuse(task: str, rows: Rows, wishes: Wishes) -> None:
     if stand_in is None or not rows.test:
         return
     known = tasks.known_of(task, rows.train)
+    if task == "image-generation":
+        known.telling = baselines.telling(_few("image-classification", rows.train))
     if task.endswith("-classification") and task != "token-classification":
         known.labels = tuple(sorted({str(row["label"]) for row in (*rows.train, *rows.test)}))
     case = tasks.judge(task, stand_in, rows.test[:20], known)
@@ -153,7 +161,7 @@ def refuse(task: str, rows: Rows, wishes: Wishes) -> None:
     names = {f"{side}{name}": 0.0 for name in case.measures for side in ("", "low.", "high.")}
     names |= {
         f"{side}{end}": 0.0
-        for side in ("vs.baseline", "vs.parent", *(f"vs.{one}" for one in BASELINES))
+        for side in ("vs.baseline", "vs.parent", "vs.base", *(f"vs.{one}" for one in BASELINES))
         for end in ("", ".low")
     }
     names |= {f"gap.{column}{kind}": 0.0 for column in columns for kind in ("", ".parity", ".opportunity", ".quality")}
@@ -281,15 +289,18 @@ def run(
     task = opening.task_of(prepared, folder)
     served, format_name = predictor, "given"
     if served is None:
-        served, format_name = opening.served(folder, source, threads=desk.threads)
+        served, format_name = opening.served(folder, source, threads=desk.threads, home=desk.home)
+        if task == "image-generation" and format_name != "torch" and source is not None:
+            served = opening.Beside(served, opening.reference(source, home=desk.home))
     rows = Rows(
         test=opening.rows(prepared, "test", part.rows_max, desk.seed),
         train=opening.rows(prepared, "train", BASELINE_TRAIN_ROWS, desk.seed),
         validation=opening.rows(prepared, "validation", 2000, desk.seed),
     )
     wishes = Wishes(part.slices, part.metrics, part.require, part.bootstrap, part.noise, part.baseline, desk.seed)
-    older = opening.served(parent, threads=desk.threads)[0] if parent is not None else None
-    scores = examine(task, served, rows, wishes, parent=older, desk=desk)
+    older = opening.served(parent, threads=desk.threads, home=desk.home)[0] if parent is not None else None
+    base = opening.untrained(folder, source, task, desk.home) if part.baseline and predictor is None else None
+    scores = examine(task, served, rows, wishes, parent=older, base=base, desk=desk)
     scores.format = format_name
     scores.save(desk.out)
     for name, one in scores.metrics.items():

@@ -3,6 +3,7 @@
     accuracy, f1.positive, rmse ...       the figure itself
     low.accuracy                          the lower end of its 95 % interval (high.rmse: the upper end)
     vs.baseline, vs.majority, vs.parent   the main metric minus theirs on the same rows, positive = better
+    vs.base                               the same against a language model's base, before it was trained
     vs.baseline.low                       the lower end of that paired interval
     slice.COLUMN                          the main metric of the worst part of a column that is large enough
     gap.COLUMN[.parity|.opportunity|.quality]   how far its groups are apart; without a name the widest of the three

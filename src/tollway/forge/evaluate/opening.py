@@ -8,6 +8,7 @@ from typing import Any
 
 from tollway.kit.errors import NotFound
 
+WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
 SERVED = ("onnx-int8", "onnx", "openvino-int8", "openvino", "litert-int8", "litert")
 
 
@@ -33,7 +34,9 @@ def described(folder: Path) -> dict[str, Any]:
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def served(folder: Path, source: Path | None = None, threads: int = 1) -> tuple[Any, str]:
+def served(
+    folder: Path, source: Path | None = None, threads: int = 1, home: Path | None = None
+) -> tuple[Any, str]:  # fmt: skip
     """The predictor buyers will meet, and the name of its format; the torch reference when nothing was converted."""
     from tollway import inference
     from tollway.inference import runners
@@ -46,7 +49,7 @@ def served(folder: Path, source: Path | None = None, threads: int = 1) -> tuple[
             return inference.load(folder, format=name, threads=threads), name
         except NotFound:
             continue
-    return reference(folder, source), "torch"
+    return reference(folder, source, home), "torch"
 
 
 def _chosen(folder: Path) -> str:
@@ -55,11 +58,30 @@ def _chosen(folder: Path) -> str:
     return str(json.loads(path.read_text(encoding="utf-8")).get("serve", "")) if path.is_file() else ""
 
 
-def reference(folder: Path, source: Path | None = None) -> Any:
+def reference(folder: Path, source: Path | None = None, home: Path | None = None) -> Any:
     """The torch model of a folder, or of the trained model's folder that it was made from. Raises NotFound."""
     from tollway.forge import models
 
     for place in (folder, source):
-        if place is not None and (place / "model.toml").is_file() and (place / "model.safetensors").is_file():
-            return models.TorchPredictor(models.load(place))
+        if place is not None and (place / "model.toml").is_file() and any((place / one).is_file() for one in WEIGHTS):
+            return models.TorchPredictor(models.load(place, home=home))
     raise NotFound(f"{folder.name} holds no torch model.", hint='Add "safetensors" to [convert] formats of the recipe.')
+
+
+def untrained(folder: Path, source: Path | None, task: str, home: Path | None) -> Any:
+    """The base that a language model was made from, as it was before; None where nothing comparable was there before."""
+    if task not in ("language-modeling", "chat", "preference"):
+        return None
+    from tollway.forge import models
+
+    for place in (folder, source):
+        if place is not None and described(place).get("parent"):
+            return models.TorchPredictor(models.untrained(place, home))
+    return None
+
+
+class Beside:
+    """What is served, with the torch net it was made from: for what only the net can tell (how it rebuilds a picture)."""
+
+    def __init__(self, served: Any, reference: Any) -> None:
+        self.predict, self.features, self.net = served.predict, served.features, reference.net

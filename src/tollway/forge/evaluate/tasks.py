@@ -32,11 +32,13 @@ class Predictor(Protocol):
 
 @dataclass
 class Known:
-    """What judging may know besides the test rows: the labels of the model, what users had before, the usual rating."""
+    """What judging may know besides the test rows: the labels of the model, what users had before, the usual rating, and
+    for made pictures a classifier that tells the classes of real ones."""
 
     labels: tuple[str, ...] = ()
     seen: dict[str, set[str]] = field(default_factory=dict)
     liked_from: float = -math.inf
+    telling: Any = None  # a Predictor of labels
 
 
 @dataclass
@@ -268,12 +270,23 @@ def _rating_errors(
 
 
 def _pictures(predictor: Any, rows: Sequence[Row], known: Known) -> Case:
-    """Made images against real ones; a model that can also rebuild an image is judged by that too."""
-    answers = predictor.predict([{"seed": place} for place in range(len(rows))])
+    """As many made images as real ones, of the same classes where classes are asked for, against the real ones; a model
+    that can also rebuild an image is judged by that too."""
+    features = getattr(predictor, "features", None)
+    asked = features is not None and "label" in features.fields()
+    answers = predictor.predict(
+        [{"seed": place} | ({"label": row["label"]} if asked else {}) for place, row in enumerate(rows)]
+    )
     made = np.stack([pixels(answer["image"]) for answer in answers])
     shape = made.shape[1:]
     real = np.stack([pixels(row["image"], shape) for row in rows])
-    found = pictures.distance(real, made)
+    found = pictures.distance(real, made) + pictures.neighbours(real, made)
+    if known.telling is not None:
+        told = known.telling.predict([{"image": answer["image"]} for answer in answers])
+        found.append(pictures.classifier_score([one["scores"] for one in told]))
+        if asked:
+            right = [one["label"] == str(row["label"]) for one, row in zip(told, rows, strict=True)]
+            found.append(mean("class_as_asked", right))
     rebuild = abilities.rebuilding(predictor)
     if rebuild is not None:
         found += pictures.reconstruction(real, rebuild(rows).reshape(real.shape))

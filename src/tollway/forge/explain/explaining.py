@@ -110,13 +110,13 @@ def report(
 
 def _predictors(folder: Path, source: Path | None, desk: Any, given: Any, methods: Sequence[str]) -> tuple[Any, Any]:
     """What is served, and the torch net behind it when a method has to look inside."""
-    served = given if given is not None else opening.served(folder, source, threads=desk.threads)[0]
+    served = given if given is not None else opening.served(folder, source, threads=desk.threads, home=desk.home)[0]
     if not set(methods) & set(INSIDE):
         return served, None
     if hasattr(served, "net"):
         return served, served
     try:
-        return served, opening.reference(folder, source)
+        return served, opening.reference(folder, source, desk.home)
     except TollwayError as error:
         desk.warn(f"{', '.join(sorted(set(methods) & set(INSIDE)))}: the torch model is not at hand ({error.message})")
         return served, None

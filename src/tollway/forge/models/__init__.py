@@ -18,7 +18,7 @@ from tollway.inference import Features, features_of, load_features
 
 if TYPE_CHECKING:
     from tollway.forge.models.adapters import adapt, merge
-    from tollway.forge.models.building import create, load, save, trainable
+    from tollway.forge.models.building import create, load, save, trainable, untrained
     from tollway.forge.models.net import ModelSpec, Net
     from tollway.forge.models.predictor import TorchPredictor
     from tollway.forge.models.pretext import masked_image, rotation
@@ -27,12 +27,12 @@ FEATURES = "features.json"
 _LAZY = {
     "adapt": "adapters", "merge": "adapters", "masked_image": "pretext", "rotation": "pretext", "create": "building",
     "load": "building", "save": "building", "trainable": "building", "ModelSpec": "net", "Net": "net",
-    "TorchPredictor": "predictor",
+    "TorchPredictor": "predictor", "untrained": "building",
 }  # fmt: skip
 
 __all__ = [
     "ModelSpec", "Net", "TorchPredictor", "adapt", "base", "check", "create", "default_architecture", "fit_features", "load",
-    "masked_image", "merge", "options", "rotation", "save", "trainable",
+    "masked_image", "merge", "options", "rotation", "save", "trainable", "untrained",
 ]  # fmt: skip
 
 

@@ -92,17 +92,23 @@ def save(net: Net, folder: Path) -> None:
     folders.write_spec(net.spec, folder)
 
 
-def load(folder: Path, merged: bool = True) -> Net:
-    """The net that `save` wrote, in evaluation mode. A LoRA is added into its base unless `merged` is false."""
+def load(folder: Path, merged: bool = True, home: Path | None = None) -> Net:
+    """The net that `save` wrote, in evaluation mode. A LoRA is added into its base unless `merged` is false; the base is
+    looked for in `home`."""
     folder = Path(folder)
     spec = folders.read_spec(folder)
     features = load_features(folder)
     if (folder / adapters.CONFIG).is_file():
         whole = (folder / folders.WEIGHTS).is_file()
-        below = _plain(spec, features, folder) if whole else _from_base(spec, features)
+        below = _plain(spec, features, folder) if whole else _from_base(spec, features, home)
         net = adapters.attach(below, folder)
         return (adapters.merge(net) if merged else net).eval()
     return _plain(spec, features, folder)
+
+
+def untrained(folder: Path, home: Path | None = None) -> Net:
+    """The base of a language model made here, before it learnt anything new, with the same features."""
+    return _from_base(folders.read_spec(folder), load_features(folder), home).eval()
 
 
 def _plain(spec: ModelSpec, features: Features, folder: Path) -> Net:

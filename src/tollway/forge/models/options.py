@@ -166,6 +166,7 @@ class Generator(Image):
     noise: int = Field(64, ge=1, le=4096, description="numbers a picture is made of")
     filters: int = Field(32, ge=4, le=1024, description="of the largest layer; doubled as the picture gets smaller")
     beta: float = Field(1.0, ge=0, description="vae: weight of the order in its space of pictures (KL)")
+    conditional: bool = Field(False, description="draw the class that is asked for; the rows need a label")
 
 
 class Llama(Options):
