@@ -107,10 +107,16 @@ def desk(folder: Path, threads: int) -> Any:
 def served(folder: Path, threads: int) -> Answer:
     """What a replica runs: lanes of one thread each, fed with texts of like length."""
     from tollway import inference
-    from tollway.serve.engines.rows import BATCH_TOKENS
+    from tollway.serve.engines.rows import calibration
     from tollway.serve.engines.rows.lanes import Lanes
 
-    lanes = Lanes(inference.load(folder, format="onnx-int8", threads=1), None, threads, BATCH_TOKENS)
+    features = inference.load_features(folder)
+
+    def build(threads: int, spinning: bool) -> inference.Predictor:
+        return inference.load(folder, "onnx-int8", threads, spinning=spinning, features=features)
+
+    found = calibration.ready(folder, "onnx-int8", threads, build)
+    lanes = Lanes(found.lanes, found.wide, found.plan)
     return lambda texts: [one["label"] for one in lanes.answer_blocking([{"text": text} for text in texts])]
 
 

@@ -19,6 +19,8 @@ from tollway.kit.errors import BadRequest
 class LiteRtRunner:
     """An interpreter; calls take turns, since it holds its tensors itself."""
 
+    shared = False
+
     def __init__(self, path: Path, threads: int) -> None:
         try:
             about = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
@@ -83,6 +85,6 @@ def _number(name: str) -> int:
     return int(digits) if digits else 0
 
 
-def open_model(path: Path, threads: int) -> LiteRtRunner:
+def open_model(path: Path, threads: int, _spinning: bool = False) -> LiteRtRunner:
     """Load `path`."""
     return LiteRtRunner(path, threads)

@@ -1,4 +1,4 @@
-"""ONNX Runtime as an engine: one session per model, a fixed number of threads, none of them spinning."""
+"""ONNX Runtime as an engine: one session per model, a fixed number of threads, none of them spinning unless asked to."""
 
 from pathlib import Path
 
@@ -20,14 +20,17 @@ _SLOWER = ["SkipLayerNormFusion"]
 class OnnxRunner:
     """A session. Its `run` may be called from several threads at once."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    shared = True
+
+    def __init__(self, path: Path, threads: int, spinning: bool = False) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = max(1, threads)
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         # a spinning thread takes the core that the next request needs
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # at the end of each run
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
@@ -48,6 +51,6 @@ class OnnxRunner:
         return dict(zip(self._outputs, self.session.run(self._outputs, feed), strict=True))
 
 
-def open_model(path: Path, threads: int) -> OnnxRunner:
+def open_model(path: Path, threads: int, spinning: bool = False) -> OnnxRunner:
     """Load `path`."""
-    return OnnxRunner(path, threads)
+    return OnnxRunner(path, threads, spinning)

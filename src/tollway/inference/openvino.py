@@ -18,7 +18,9 @@ PRECISION = "tollway_precision"
 
 
 class OpenVinoRunner:
-    """A compiled model; every thread that calls `run` has its own request."""
+    """A compiled model; every thread that calls `run` has its own request, but they take turns on its one stream."""
+
+    shared = False
 
     def __init__(self, path: Path, threads: int) -> None:
         core = openvino.Core()
@@ -50,6 +52,6 @@ class OpenVinoRunner:
         return {name: np.array(found[number]) for number, name in enumerate(self._outputs)}
 
 
-def open_model(path: Path, threads: int) -> OpenVinoRunner:
+def open_model(path: Path, threads: int, _spinning: bool = False) -> OpenVinoRunner:
     """Load `path` (model.xml, with model.bin beside it)."""
     return OpenVinoRunner(path, threads)

@@ -22,11 +22,13 @@ _WASTE: Final = 1.15  # a row joins a batch while padding stays below this share
 
 
 class Predictor:
-    """A model with its features. `run` is the engine: arrays in, arrays out."""
+    """A model with its features. `run` is the engine: arrays in, arrays out; `shared`: it really runs in several threads at
+    the same time, instead of letting them take turns."""
 
-    def __init__(self, features: Features, run: Callable[[Arrays], Arrays]) -> None:
+    def __init__(self, features: Features, run: Callable[[Arrays], Arrays], *, shared: bool = True) -> None:
         self.features = features
         self.run = run
+        self.shared = shared
 
     def predict(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """One answer per row, in the order of the rows. Raises BadRequest naming the row and field that is wrong."""
@@ -80,7 +82,10 @@ def batches(lengths: Sequence[int], tokens: int = BATCH_TOKENS, rows: int = BATC
         yield batch
 
 
-def load(folder: Path, format: str = "onnx", threads: int = 1) -> Predictor:
-    """The predictor of a model folder or package, on the engine of `format`."""
-    features = load_features(folder)
-    return Predictor(features, open_model(Path(folder), format, threads).run)
+def load(
+    folder: Path, format: str = "onnx", threads: int = 1, *, spinning: bool = False, features: Features | None = None
+) -> Predictor:
+    """The predictor of a model folder or package, on the engine of `format`. `spinning`: its threads wait actively for each
+    other, where the engine knows the difference; quicker when nothing else wants the cores."""
+    runner = open_model(Path(folder), format, threads, spinning)
+    return Predictor(features or load_features(folder), runner.run, shared=runner.shared)

@@ -1,6 +1,6 @@
 """The engines a predictor may run on, by format: where the file lies and which module opens it.
 
-An engine is one module with `open_model(path, threads) -> Runner`; formats are listed in `kit/formats.py`.
+An engine is one module with `open_model(path, threads, spinning) -> Runner`; formats are listed in `kit/formats.py`.
 """
 
 import importlib
@@ -16,6 +16,7 @@ class Runner(Protocol):
     """A loaded model: arrays in, arrays out. Thread-safe."""
 
     inputs: tuple[str, ...]
+    shared: bool  # whether threads run it at the same time; else they take turns
 
     def run(self, arrays: Arrays) -> Arrays: ...
 
@@ -37,12 +38,12 @@ def find(folder: Path, format: str) -> tuple[str, Path]:
     raise NotFound(f"{folder.name} holds no {name}.", hint=f'Add "{format}" to [convert] formats of its recipe.')
 
 
-def open_model(folder: Path, format: str, threads: int) -> Runner:
+def open_model(folder: Path, format: str, threads: int, spinning: bool = False) -> Runner:
     """Load the model of `folder`."""
     module, path = find(folder, format)
     try:
         engine = importlib.import_module(f"tollway.inference.{module}")
     except ImportError as error:
         raise BadRequest(f"The engine for {format} is not installed ({error.name}).") from error
-    runner: Runner = engine.open_model(path, threads)
+    runner: Runner = engine.open_model(path, threads, spinning)
     return runner

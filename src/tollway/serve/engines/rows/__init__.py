@@ -20,7 +20,6 @@ from tollway.serve.engines.port import Address, Caps, Launch, Probe
 MODULE: Final = "tollway.serve.engines.rows"
 SOCKET_PATH_BYTES_MAX: Final = 107
 SLOTS: Final = 64  # calls inside at once: the batches are made of them
-BATCH_TOKENS: Final = 384  # measured on mixed texts: more gains nothing on a CPU, and the quick wait for the slow
 _MEMORY_LEAST: Final = 2 << 30
 
 
@@ -33,14 +32,14 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     kind: str
     input: str  # text | image | row
-    lanes: int
-    batch_tokens: int
+    cores: int
     memory_bytes: int
     parent: int
 
 
 class Rows:
-    """A model package that answers row by row. `threads=0`: one lane for each core that the CPU quota allows."""
+    """A model package that answers row by row. `threads=0`: as many as the CPU quota allows cores; how they are
+    used is measured (`calibration.py`)."""
 
     pulse = "/health"
 
@@ -65,7 +64,7 @@ class Rows:
         self.model = model
         self.version = version
         self._folder, self._kind, self._input, self._format = folder, kind, input or "text", format
-        self._lanes = threads or cpu_cores()
+        self._cores = threads or cpu_cores()
         self._memory = max(_MEMORY_LEAST, 12 * weights_bytes)
         embedding, drawing = kind == "embedding", kind == "image-generation"
         self.caps = Caps(
@@ -98,8 +97,7 @@ class Rows:
             model=self.model,
             kind=self._kind,
             input=self._input,
-            lanes=self._lanes,
-            batch_tokens=BATCH_TOKENS,
+            cores=self._cores,
             memory_bytes=self._memory,
             parent=os.getpid(),
         )

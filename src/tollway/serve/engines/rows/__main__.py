@@ -39,17 +39,19 @@ def main() -> int:
 
 async def _serve(spec: Spec, began: float) -> None:
     from tollway import inference
-    from tollway.serve.engines.rows import server
+    from tollway.serve.engines.rows import calibration, server
     from tollway.serve.engines.rows.counter import Counter
     from tollway.serve.engines.rows.lanes import Lanes
 
     folder = Path(spec.folder)
-    predictor = inference.load(folder, spec.format, threads=1)
-    wide = None
-    if spec.lanes > 1:
-        wide = inference.Predictor(predictor.features, inference.load(folder, spec.format, threads=spec.lanes).run)
-    lanes = Lanes(predictor, wide, spec.lanes, spec.batch_tokens)
-    await server.listen(spec.socket, Counter(spec, predictor, lanes))
+    features = inference.load_features(folder)
+
+    def build(threads: int, spinning: bool) -> inference.Predictor:
+        return inference.load(folder, spec.format, threads, spinning=spinning, features=features)
+
+    found = calibration.ready(folder, spec.format, spec.cores, build)
+    lanes = Lanes(found.lanes, found.wide, found.plan)
+    await server.listen(spec.socket, Counter(spec, lanes))
     os.chmod(spec.socket, 0o600)  # noqa: PTH101 - at once, on the loop: nobody is served yet
     child.say_last(
         {"event": "ready", "load_seconds": round(time.monotonic() - began, 3), "address": f"unix:{spec.socket}"}

@@ -8,10 +8,11 @@ from typing import Any, Final
 
 import msgspec
 
-from tollway.inference import Encoded, Predictor
+from tollway.inference import Encoded
 from tollway.kit.errors import BadRequest, NotFound, Unavailable
 from tollway.serve.engines.rows import Spec, doors
-from tollway.serve.engines.rows.lanes import Lanes, Row
+from tollway.serve.engines.rows.lanes import Lanes
+from tollway.serve.engines.rows.rack import Row, Turn
 
 _APART_BYTES: Final = 16 * 1024  # reading more than this is done beside the event loop
 _STUCK_S: Final = 45.0
@@ -34,6 +35,7 @@ class _Ask(msgspec.Struct):
     n: Any = 1
     seed: Any = 0
     prompt: Any = ""
+    turn: Turn = Turn()
 
 
 _decode = msgspec.json.Decoder(_Ask).decode
@@ -42,9 +44,9 @@ _decode = msgspec.json.Decoder(_Ask).decode
 class Counter:
     """Answers by path."""
 
-    def __init__(self, spec: Spec, predictor: Predictor, lanes: Lanes) -> None:
-        self._spec, self._predictor, self._lanes = spec, predictor, lanes
-        self._features = predictor.features
+    def __init__(self, spec: Spec, lanes: Lanes) -> None:
+        self._spec, self._lanes = spec, lanes
+        self._features = lanes.features
         self._reader = ThreadPoolExecutor(1, "reader")
         self._explainer = ThreadPoolExecutor(1, "explainer")
         self._single = _single_field(self._features.fields(), spec.input)
@@ -53,7 +55,7 @@ class Counter:
         if method == "GET" and path == "/health":
             if self._lanes.stuck_s() > _STUCK_S:
                 raise Unavailable("A lane does not come back.", code="engine_failed")
-            return b'{"status":"ok"}'
+            return msgspec.json.encode({"status": "ok"} | self._lanes.told())
         answer = {
             "/v1/classify": self._classify,
             "/v1/embeddings": self._embed,
@@ -78,13 +80,13 @@ class Counter:
 
     async def _classify(self, ask: _Ask, size: int) -> dict[str, Any]:
         rows, encoded = await self._read(ask, size)
-        answers = await self._lanes.answer(rows, encoded)
+        answers = await self._lanes.answer(rows, encoded, ask.turn)
         data = [_shown(index, answer, ask.top_k) for index, answer in enumerate(answers)]
         return {"object": "list", "data": data, "model": self._spec.model, "usage": self._usage(encoded)}
 
     async def _embed(self, ask: _Ask, size: int) -> dict[str, Any]:
         rows, encoded = await self._read(ask, size)
-        answers = await self._lanes.answer(rows, encoded)
+        answers = await self._lanes.answer(rows, encoded, ask.turn)
         if answers and "embedding" not in answers[0]:
             raise BadRequest("This model makes no embeddings.", code="unsupported_operation", param="model")
         shown: Callable[[list[float]], Any] = _base64 if ask.encoding_format == "base64" else lambda vector: vector
@@ -110,12 +112,12 @@ class Counter:
     async def _rerank(self, ask: _Ask, size: int) -> dict[str, Any]:
         ask.input = doors.pairs(ask.query, ask.documents)
         rows, encoded = await self._read(ask, size)
-        answers = await self._lanes.answer(rows, encoded)
+        answers = await self._lanes.answer(rows, encoded, ask.turn)
         return doors.ranked(answers, self._features.labels) | {"usage": self._usage(encoded)}
 
     async def _moderate(self, ask: _Ask, size: int) -> dict[str, Any]:
         rows, encoded = await self._read(ask, size)
-        answers = await self._lanes.answer(rows, encoded)
+        answers = await self._lanes.answer(rows, encoded, ask.turn)
         texts = [str(next(iter(row.values()), "")) for row in rows]
         loop = asyncio.get_running_loop()
         judged = await loop.run_in_executor(self._reader, doors.judged, answers, texts)
@@ -124,7 +126,7 @@ class Counter:
     async def _draw(self, ask: _Ask, size: int) -> dict[str, Any]:
         ask.input = doors.seeds(ask.n, ask.seed, ask.prompt)
         rows, encoded = await self._read(ask, size)
-        answers = await self._lanes.answer(rows, encoded)
+        answers = await self._lanes.answer(rows, encoded, ask.turn)
         return doors.pictures(answers) | {"usage": self._usage(encoded)}
 
     # -- reading -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from typing import Any
 
 from tollway.inference import Arrays, Features
 from tollway.kit.errors import BadRequest
-from tollway.serve.engines.rows.lanes import Answers, Lanes, Row
+from tollway.serve.engines.rows.lanes import Lanes
+from tollway.serve.engines.rows.rack import Answers, Row
 
 SAMPLES = 400  # how often the model is asked for one explanation, unless the caller says
 

@@ -1,172 +1,221 @@
-"""Lanes: the threads that run the model, each with one thread of the engine, fed with batches of like length.
+"""Lanes: the threads that run the model, fed with batches of like length from the racks (`rack.py`).
 
-Rows of all calls wait in one queue. A free lane takes the oldest row and those nearest to it in length, as many as fit the
-token budget, and leaves their share to other free lanes; it never waits for a batch to fill. A single row that finds
-everything idle runs wide: on all cores at once. Work in the background (explanations) runs when nothing else waits.
+A free lane takes the next batch at once and leaves their share to other free lanes; it never waits for a batch to fill. A
+row that finds everything idle runs wide, on all cores, where that is faster. Rows of one call may run in several batches, and
+of several calls in one; each call is answered when its last row is. What is late or was left is dropped before it costs
+anything; what had begun is told, so that it can be paid for.
 """
 
 import asyncio
+import contextlib
+import os
 import threading
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
+
+import msgspec
 
 from tollway.inference import Encoded, Predictor
 from tollway.kit.errors import Unavailable
+from tollway.serve.engines.rows.cost import Cost
+from tollway.serve.engines.rows.rack import Answers, Order, Piece, Racks, Row, Shape, Turn
 
-_WINDOW: Final = 256  # rows looked at for a batch
-_ROWS_MAX: Final = 64
-
-Row = Mapping[str, Any]
-Answers = list[dict[str, Any]]
-
-
-class Order:
-    """The rows of one call, and their answers as they come."""
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = rows
-        self.answers: Answers = [{}] * len(rows)
-        self.left = len(rows)
-        self.cancelled = False
-        self.error: Exception | None = None
-        self.done = threading.Event()
-        self.told: Any = None  # called once, from a lane's thread
-
-    def finish(self) -> None:
-        """All answers are there, or an error is."""
-        self.done.set()
-        if self.told is not None:
-            self.told()
+BACKGROUND: Final = Turn(tier=3)
+_NICE: Final = 1  # lanes give way to what reads, answers and watches
+_LOOK_AGAIN_EVERY: Final = 512  # batches: is the shape still the best for what comes?
 
 
-class _Piece:
-    """One row in the queue."""
+class Plan(msgspec.Struct, frozen=True):
+    """How a model runs here: found by `calibration.py`. `wide_from`: the shortest row that is faster on all cores; 0: none."""
 
-    __slots__ = ("encoded", "length", "order", "place")
+    lanes: int = 1
+    threads: int = 1
+    shape: Shape = Shape()
+    wide_from: int = 0
+    wide_spins: bool = False
+    cost: Cost = msgspec.field(default_factory=Cost)
 
-    def __init__(self, order: Order, place: int, encoded: Encoded, length: int) -> None:
-        self.order, self.place, self.encoded, self.length = order, place, encoded, length
+
+class Figures(msgspec.Struct):
+    """What the lanes did since they began."""
+
+    rows: int = 0
+    batches: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    busy_s: float = 0.0
+    late_rows: int = 0
+    left_rows: int = 0
 
 
 class Lanes:
     """`answer` from the event loop, `answer_blocking` from a thread; answers come in the order of the rows."""
 
-    def __init__(self, predictor: Predictor, wide: Predictor | None, lanes: int, budget: int) -> None:
-        self._predictor = predictor
+    def __init__(
+        self,
+        predictors: Sequence[Predictor],
+        wide: Predictor | None,
+        plan: Plan,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.plan, self.figures = plan, Figures()
+        self.features = predictors[0].features
         self._wide = wide
-        self._budget = budget
-        self._queue: deque[_Piece] = deque()
-        self._background: deque[_Piece] = deque()
+        self._clock = clock
+        self._racks = Racks()
         self._free = threading.Condition()
         self._idle = 0
         self._began: dict[int, float] = {}  # lane -> when its batch began
-        self.rows = self.batches = 0
-        for number in range(lanes):
-            threading.Thread(target=self._work, args=(number,), name=f"lane {number}", daemon=True).start()
+        self._seen: list[int] = []  # lengths of the newest rows
+        for number in range(plan.lanes):
+            predictor = predictors[number % len(predictors)]
+            threading.Thread(target=self._work, args=(number, predictor), name=f"lane {number}", daemon=True).start()
 
-    async def answer(self, rows: Sequence[Row], encoded: Sequence[Encoded]) -> Answers:
-        """Run rows; leaving drops those that have not begun."""
+    async def answer(self, rows: Sequence[Row], encoded: Sequence[Encoded], turn: Turn = Turn()) -> Answers:
+        """Run rows; leaving drops those that have not begun. Raises Unavailable (code "late") when the time is over."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        order = Order(rows)
-        order.told = lambda: loop.call_soon_threadsafe(_wake, future)
-        self._put(order, encoded, self._queue)
+        order = Order(rows, turn, self._clock())
+
+        def told() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+                loop.call_soon_threadsafe(_wake, future)
+
+        order.told = told
+        self._put(order, encoded)
         try:
             await future
         except asyncio.CancelledError:
-            order.cancelled = True
+            self.leave(order)
             raise
         return _taken(order)
 
-    def answer_blocking(self, rows: Sequence[Row]) -> Answers:
-        """Run rows in the background."""
-        order = Order(rows)
-        self._put(order, self._predictor.features.encode(rows), self._background)
-        order.done.wait()
+    def answer_blocking(self, rows: Sequence[Row], turn: Turn = BACKGROUND) -> Answers:
+        """Run rows, in the background unless the turn says otherwise."""
+        done = threading.Event()
+        order = Order(rows, turn, self._clock())
+        order.told = done.set
+        self._put(order, self.features.encode(rows))
+        done.wait()
         return _taken(order)
+
+    def leave(self, order: Order) -> None:
+        """Nobody waits for this call any more: what has not begun never will."""
+        with self._free:
+            self.figures.left_rows += len(order.rows) - order.begun
+            self._racks.drop(order)
 
     def stuck_s(self) -> float:
         """How long the slowest lane has been at its batch."""
-        now = time.monotonic()
+        now = self._clock()
         return max((now - began for began in list(self._began.values())), default=0.0)
+
+    def told(self) -> dict[str, Any]:
+        """How it goes, for whoever watches: figures since the beginning, and the plan."""
+        plan = self.plan
+        shape = {"lanes": plan.lanes, "threads": plan.threads, "budget": plan.shape.budget, "wide_from": plan.wide_from}
+        return shape | {"waiting_rows": self.waiting} | msgspec.structs.asdict(self.figures)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait."""
+        return self._racks.waiting
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _put(self, order: Order, encoded: Sequence[Encoded], queue: deque[_Piece]) -> None:
+    def _put(self, order: Order, encoded: Sequence[Encoded]) -> None:
         if not encoded:
-            order.finish()
+            assert order.told is not None
+            order.told()
             return
-        length = self._predictor.features.length
-        pieces = [_Piece(order, place, one, max(1, length(one))) for place, one in enumerate(encoded)]
+        length = self.features.length
+        pieces = [Piece(order, place, one, max(1, length(one))) for place, one in enumerate(encoded)]
         with self._free:
-            queue.extend(pieces)
+            self._racks.put(pieces)
+            if len(self._seen) < _LOOK_AGAIN_EVERY:
+                self._seen += [piece.length for piece in pieces[:_LOOK_AGAIN_EVERY]]
             self._free.notify(min(len(pieces), max(1, self._idle)))
 
-    def _work(self, number: int) -> None:
+    def _work(self, number: int, predictor: Predictor) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while True:
             with self._free:
                 self._idle += 1
-                while not self._queue and not self._background:
+                while not self._racks:
                     self._free.wait()
-                batch = self._pick(self._queue or self._background)
+                alone = not self._began
+                share = -(-self._racks.waiting // max(1, self._idle))  # the others that are free want something too
+                batch, late = self._racks.pick(self.plan.shape, share, self._clock())
                 self._idle -= 1
-                if not batch:
-                    continue
-                wide = self._wide if len(batch) == 1 and not self._queue and not self._began else None
-                self._began[number] = time.monotonic()
+                self.figures.late_rows += sum(len(order.rows) - order.begun for order in late)
+                wide = self._wide if alone and len(batch) == 1 and not self._racks else None
+                if wide is not None and not 0 < self.plan.wide_from <= batch[0].length:
+                    wide = None
+                if batch:
+                    self._began[number] = self._clock()
+            for order in late:
+                _fail(order, Unavailable("The time for this call was over before it began.", code="late"))
+            if not batch:
+                continue
             try:
-                self._run(batch, wide or self._predictor)
+                self._run(batch, wide or predictor, alone=wide is not None)
             finally:
                 with self._free:
                     del self._began[number]
 
-    def _pick(self, queue: deque[_Piece]) -> list[_Piece]:
-        """The oldest row and its nearest in length; what was cancelled falls out."""
-        window: list[_Piece] = []
-        while queue and len(window) < _WINDOW:
-            piece = queue.popleft()
-            if not piece.order.cancelled and piece.order.error is None:
-                window.append(piece)
-        if not window:
-            return []
-        share = -(-len(window) // max(1, self._idle))  # the others that are free want something too
-        anchor = window[0].length
-        batch: list[_Piece] = []
-        longest = anchor
-        for piece in sorted(window, key=lambda piece: abs(piece.length - anchor)):
-            longest = max(longest, piece.length)
-            if batch and (longest * (len(batch) + 1) > self._budget or len(batch) >= min(share, _ROWS_MAX)):
-                break
-            batch.append(piece)
-        taken = set(map(id, batch))
-        queue.extendleft(piece for piece in reversed(window) if id(piece) not in taken)
-        return batch
-
-    def _run(self, batch: list[_Piece], predictor: Predictor) -> None:
+    def _run(self, batch: list[Piece], predictor: Predictor, *, alone: bool) -> None:
         features = predictor.features
         encoded = [piece.encoded for piece in batch]
         rows = [piece.order.rows[piece.place] for piece in batch]
+        began = self._clock()
         try:
             outputs = features.generate(predictor.run, features.collate(encoded))
+            took = self._clock() - began
             answers = features.decode(outputs, rows, encoded)
         except Exception as error:  # noqa: BLE001 - told to each call that it belongs to; the lane lives on
-            for order in {piece.order for piece in batch}:
-                if order.error is None:
-                    order.error = error
-                    order.finish()
+            orders = {piece.order for piece in batch}
+            if len(orders) > 1:  # one of them is at fault, and the others need not suffer
+                for order in orders:
+                    self._run([piece for piece in batch if piece.order is order], predictor, alone=alone)
+                return
+            order = batch[0].order
+            with self._free:
+                self._racks.drop(order)
+            _fail(order, error)
             return
         finished = []
         with self._free:
-            self.rows, self.batches = self.rows + len(batch), self.batches + 1
             for piece, answer in zip(batch, answers, strict=True):
                 piece.order.answers[piece.place] = answer
                 piece.order.left -= 1
                 if piece.order.left == 0 and piece.order.error is None:
                     finished.append(piece.order)
+            self._count([piece.length for piece in batch], took, alone=alone)
         for order in finished:
-            order.finish()
+            if order.told is not None:
+                order.told()
+
+    def _count(self, lengths: list[int], took: float, *, alone: bool) -> None:
+        figures, longest = self.figures, max(lengths)
+        figures.rows += len(lengths)
+        figures.batches += 1
+        figures.tokens += sum(lengths)
+        figures.padded_tokens += len(lengths) * longest
+        figures.busy_s += took
+        if not alone:
+            self.plan.cost.learn(len(lengths), longest, took)
+        if len(self._seen) >= _LOOK_AGAIN_EVERY and figures.batches % 64 == 0:
+            seen, self._seen = self._seen, []
+            self.plan = msgspec.structs.replace(self.plan, shape=self.plan.cost.shape(seen, self.plan.shape))
+
+
+def _fail(order: Order, error: Exception) -> None:
+    if order.error is None:
+        order.error = error
+        if order.told is not None:
+            order.told()
 
 
 def _wake(future: "asyncio.Future[None]") -> None:
