@@ -14,6 +14,7 @@ import msgspec
 from tollway.kit.errors import BadRequest, TollwayError, Unavailable
 from tollway.serve.engine_time import EngineTime, Stint
 from tollway.serve.line import Seat
+from tollway.serve.quarantine import Guest, Life
 from tollway.serve.requests import Work
 from tollway.serve.wire import Answer
 
@@ -60,6 +61,9 @@ class Tally(msgspec.Struct):
     decode_us: int = 0
     time: EngineTime | None = None
     version: str = ""
+    sat_at: float = 0.0  # monotonic
+    life: Life = (0, 0)  # of the replica that it was in
+    guest: Guest | None = None  # when the request is marked
 
     def counts(self, input_bound: int) -> tuple[int, int, int]:
         """(input, cached, output) tokens: the engine's final word, else its last word before we were cut off, else an

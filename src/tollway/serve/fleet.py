@@ -95,6 +95,7 @@ class Fleet:
         self._broken_versions: dict[tuple[str, str], TollwayError] = {}  # beside a stable version that goes on
         self._alive: set[Served] = set()  # started and not yet stopped: also those that are on their way out
         self._tasks: set[asyncio.Task[None]] = set()
+        self._keeping: asyncio.Task[None] | None = None
         self._left: list[Hour] = []  # of replicas that were stopped
 
     def find(self, name: str, org_id: str = "") -> Served:
@@ -156,6 +157,8 @@ class Fleet:
     def offer(self, models: list[Model], deployments: Sequence[Deployment] = ()) -> None:
         """Serve exactly these. Returns at once; loading and stopping go on in the background."""
         self._adapted.offer([model for model in models if model.base and self._sound(model)])
+        if self._keeping is None:
+            self._keeping = asyncio.create_task(self._keep())
         wanted = {model.name: model for model in models if not model.base}
         self._broken = {name: error for name, error in self._broken.items() if name in wanted}
         for name in [name for name in self._offered if name not in wanted]:
@@ -179,7 +182,7 @@ class Fleet:
 
     async def close(self) -> None:
         """Stop everything."""
-        for task in self._tasks:
+        for task in (*self._tasks, *([self._keeping] if self._keeping is not None else [])):
             task.cancel()
         await asyncio.gather(*(served.stop_now() for served in self._alive), return_exceptions=True)
 
@@ -207,6 +210,16 @@ class Fleet:
             conn.execute(upsert, {"model": row.model, "model_version": row.version, "hour_ms": row.hour_ms} | amounts)
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        """What is looked at every second."""
+        while True:
+            await asyncio.sleep(1)
+            try:
+                for served in self.versions():
+                    served.look()
+            except Exception:  # noqa: BLE001 - logged; if this ended, nothing would be looked after
+                _log.exception("the fleet's housekeeping failed")
 
     def _bring(self, model: Model, beside: Sequence[Deployment]) -> None:
         """Have exactly these versions of one model in service."""

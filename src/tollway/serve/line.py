@@ -28,6 +28,7 @@ class Seat(msgspec.Struct):
     running: int = 0
     tokens: int = 0
     time: EngineTime | None = None  # None for upstreams: not our machine
+    life: int = 0  # how often its replica was started
     health: Health = msgspec.field(default_factory=Health)
 
     def fits(self, tokens: int) -> bool:

@@ -20,7 +20,7 @@ _FIRST_S = 1.0
 _MOST_S = 30.0
 _FORGIVEN_AFTER_S = 60.0
 _Z = 1.96
-_KEPT = 0.7  # of the counts each second: what happened 10 s ago weighs 3 %
+_KEPT = 0.9  # of the counts each second: what happened half a minute ago weighs 4 %
 
 
 class Health(msgspec.Struct):

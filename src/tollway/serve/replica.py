@@ -105,6 +105,7 @@ class Replica:
         self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
+        self._given_up = ""
         self._turn = asyncio.Event()  # set whenever a life becomes ready or ends
 
     @property
@@ -152,6 +153,25 @@ class Replica:
                 hint="`tollway doctor` checks the engine and the model package.",
             )
 
+    async def answers(self, within_s: float) -> bool:
+        """Whether it answers a real inference now."""
+        address = self.address
+        pool = Pool(address.url, address.key)
+        try:
+            async with asyncio.timeout(within_s):
+                await self._prove(pool, address)
+        except (TimeoutError, Failed):
+            return False
+        finally:
+            pool.close()
+        return True
+
+    def give_up(self, why: str) -> None:
+        """End this life of it; the next one begins at once."""
+        self._given_up = why
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
     def drain(self) -> None:
         """Take no new calls; those inside go on. The caller knows when they are done, and stops."""
         if self.state in (State.READY, State.STARTING):
@@ -197,6 +217,7 @@ class Replica:
     async def _live(self) -> None:
         """From birth to death of one process. Raises Failed when it ends; only cancelling ends it otherwise."""
         self._enter(State.STARTING)
+        self._given_up = ""
         address = self.address
         pool = Pool(address.url, address.key)
         try:
@@ -276,7 +297,7 @@ class Replica:
                 else:
                     await asyncio.wait({ended}, timeout=every_s)
                 if ended is not None and ended.done():
-                    raise Failed(f"its process ended with code {ended.result()}")
+                    raise Failed(self._given_up or f"its process ended with code {ended.result()}")
                 await self._feel(pool, pulse, ended)
         finally:
             if ended is not None:

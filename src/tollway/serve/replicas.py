@@ -17,12 +17,16 @@ from tollway.kit.errors import Unavailable
 from tollway.serve.engine_time import EngineTime, Totals
 from tollway.serve.engines import Engine
 from tollway.serve.line import Line, Seat
+from tollway.serve.outliers import Health, stands_out
 from tollway.serve.replica import Replica, State
 from tollway.serve.wire import Pool
 
 _log = log.get("serve.replicas")
 _LOOK_EVERY_S = 0.05
 _QUIET_LOOKS = 5
+_LOOK_AGAIN_S = 0.3
+_PROBE_WITHIN_S = 3.0
+_PROBES_MOST = 3
 Turned = Callable[["Post", State], None]
 
 
@@ -52,6 +56,7 @@ class Replicas:
         self.posts: list[Post] = []
         self.wanted = 0
         self.guests = 0  # calls that were sent here and are not in the line yet
+        self.ejections = 0
         self.drain_within_s = 300.0
         self.none = Replica(engines[0], clock, name=name)  # stands for them while there is none
         self._engines = engines
@@ -120,6 +125,90 @@ class Replicas:
             task.cancel()
         await asyncio.gather(*(self._end(post) for post in (*self.posts, *self._leaving)))
 
+    # -- those that are unwell -----------------------------------------------------------------------------------------
+
+    def fault(self, seat: Seat, *, gone: bool) -> None:
+        """A call met a fault there. `gone`: its connection was lost."""
+        post, enough = self.post_of(seat), seat.health.fault()
+        if post is None or post.leaving:
+            return
+        if self._others(post):
+            if enough and not seat.health.ejected:
+                self._eject(post)
+            elif gone and self._timed:
+                self._suspend(seat)
+        elif gone and (self._timed or seat.health.in_row > 1):
+            self._suspend(seat)
+
+    def recovered(self, seat: Seat) -> None:
+        """A call went well there after faults."""
+        post, trial = self.post_of(seat), seat.health.trial
+        seat.health.recovered(self._clock.monotonic())
+        if trial and post is not None:
+            _log.info("replica is back", model=self.name, number=post.number)
+            seat.slots = post.replica.caps.slots
+            self._line.seat_next()
+
+    def look(self) -> None:
+        """A second has passed: eject who has clearly more faults than the others."""
+        for post in self.posts:
+            if post.ready and post.seat is not None:
+                others = [
+                    one.seat.health for one in self.posts if one.ready and one is not post and one.seat is not None
+                ]
+                if others and stands_out(post.seat.health, others):
+                    self._eject(post)
+        for post in self.posts:
+            if post.seat is not None:
+                post.seat.health.fade()
+
+    def _others(self, post: Post) -> bool:
+        return any(one.ready for one in self.posts if one is not post)
+
+    def _suspend(self, seat: Seat) -> None:
+        """Send nobody until the supervisor has had a look."""
+        seat.ready = False
+        asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._look_again, seat)
+
+    def _look_again(self, seat: Seat) -> None:
+        post = self.post_of(seat)
+        if post is not None and post.replica.state is State.READY and not seat.health.ejected:
+            seat.ready = True
+            self._line.seat_next()
+
+    def _eject(self, post: Post) -> None:
+        assert post.seat is not None
+        post.seat.ready = False
+        pause_s = post.seat.health.eject(self._clock.monotonic())
+        self.ejections += 1
+        _log.warning("replica ejected", model=self.name, number=post.number, for_s=pause_s)
+        asyncio.get_running_loop().call_later(pause_s, lambda: self._spawn(self._try_back(post)))
+        self._keep_one()
+
+    async def _try_back(self, post: Post) -> None:
+        """Half-open: it has to answer its probe, then one call."""
+        seat = post.seat
+        if seat is None or post.leaving or not seat.health.ejected or post.replica.state is not State.READY:
+            return  # its supervisor is at it, or it is back already
+        if await post.replica.answers(_PROBE_WITHIN_S):
+            seat.health.try_again()
+            seat.slots, seat.ready = 1, True
+            self._line.seat_next()
+        elif self._timed and (seat.running == 0 or seat.health.ejections >= _PROBES_MOST):
+            post.replica.give_up("it does not answer its probe")
+        else:
+            self._eject(post)
+
+    def _keep_one(self) -> None:
+        """The last one is never ejected: when no other is left, those that are come back."""
+        if any(post.ready for post in self.posts):
+            return
+        for post in self.posts:
+            if post.seat is not None and post.seat.health.ejected and post.replica.state is State.READY:
+                post.seat.health.try_again()
+                post.seat.slots, post.seat.ready = post.replica.caps.slots, True
+                self._line.seat_next()
+
     # -- one replica ---------------------------------------------------------------------------------------------------
 
     def _add(self) -> Post:
@@ -154,12 +243,16 @@ class Replicas:
                 self._line.seats.append(post.seat)
             elif post.seat.time is not None:
                 post.seat.time.resume(now)
+            post.seat.life += 1
+            post.seat.health = Health()
+            post.seat.slots = post.replica.caps.slots
             post.seat.ready = True
             self._line.seat_next()
         elif post.seat is not None:
             post.seat.ready = False  # it may have been suspected, and be unready, before
             if post.seat.time is not None:
                 post.seat.time.pause(now)
+            self._keep_one()
         self._on_turn(post, state)
 
     def _seat_for(self, post: Post, now: float) -> Seat:

@@ -4,28 +4,32 @@
     raw = await run.answer()                      one piece          async for events in run.events(): …      a stream
     run.counts(), run.usage(), run.tallies        what was used, whenever it ends and however
 
-Nothing here knows prices or wallets; `org_id` is for turns in the line. A call whose engine goes away is tried once more,
-as long as nothing of its answer has reached the caller. Leaving early stops the engine.
+Nothing here knows prices or wallets; `org_id` is for turns in the line. A call whose engine fails is tried again, on
+another replica if there is one, as long as nothing of its answer has reached the caller and the budget for second tries
+is not used up. Leaving early stops the engine.
 """
 
 import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
+from itertools import count
 from typing import Any
 
 import msgspec
 
 from tollway.kit import log
-from tollway.kit.errors import Unavailable
+from tollway.kit.errors import BadRequest, Unavailable
 from tollway.serve import fold
 from tollway.serve.engine_call import Tally, once, relay
 from tollway.serve.line import Seat
 from tollway.serve.requests import ChatRequest, CompletionRequest, Request
+from tollway.serve.retries import TRIES_MAX
 from tollway.serve.served import Served, Size
 from tollway.serve.wire import WireError
 
 _log = log.get("serve.run")
+_FAULTS = ("engine_failed", "engine_busy")  # what an engine answers that another one need not
 
 
 class Run:
@@ -59,15 +63,23 @@ class Run:
         return self._relayed(0) if len(self.work) == 1 and self.request.operation == "chat" else self._woven()
 
     async def _whole(self, index: int) -> bytes:
-        """Run one engine call that answers in one piece. Tried twice if the engine goes away."""
-        for attempt in (1, 2):
-            seat = await self._sit(index)
+        """Run one engine call that answers in one piece. Tried again if the engine fails."""
+        seat: Seat | None = None
+        for attempt in count(1):
+            seat, done = await self._sit(index, seat), False
             try:
-                return await once(seat, self.work[index], self.tallies[index])
-            except WireError as error:
-                self._went_away(seat, error, final=attempt == 2)
+                patience_s = self._patience_s(attempt, whole=True)
+                if patience_s is None:
+                    answer = await once(seat, self.work[index], self.tallies[index])
+                else:
+                    async with asyncio.timeout(patience_s):
+                        answer = await once(seat, self.work[index], self.tallies[index])
+                done = True
+                return answer
+            except (WireError, Unavailable, TimeoutError) as error:
+                self._failed(index, seat, error, final=attempt == TRIES_MAX)
             finally:
-                self._stand(index, seat)
+                self._stand(index, seat, done=done)
         raise AssertionError("unreachable")
 
     async def _to_its_end(self, index: int) -> bytes:
@@ -84,36 +96,44 @@ class Run:
             await _stop([work])
 
     async def _folded(self, index: int) -> fold.Folded:
-        """Run one streamed engine call and fold it. Tried twice: nothing has reached the caller."""
-        for attempt in (1, 2):
-            seat = await self._sit(index)
+        """Run one streamed engine call and fold it. Tried again: nothing has reached the caller."""
+        seat: Seat | None = None
+        for attempt in count(1):
+            seat, done = await self._sit(index, seat), False
             choice = fold.Folded()
             try:
-                async for events in relay(seat, self.work[index], self.tallies[index]):
+                async for events in self._pieces(index, seat, self._patience_s(attempt, whole=False)):
                     for event in events:
                         choice.add(event)
+                done = True
                 return choice
-            except WireError as error:
-                self._went_away(seat, error, final=attempt == 2)
+            except (WireError, Unavailable, TimeoutError) as error:
+                self._failed(index, seat, error, final=attempt == TRIES_MAX)
             finally:
-                self._stand(index, seat)
+                self._stand(index, seat, done=done)
         raise AssertionError("unreachable")
 
     async def _relayed(self, index: int) -> AsyncIterator[list[bytes]]:
-        """Run one streamed engine call and pass its events on. Tried twice only until the first event."""
-        for attempt in (1, 2):
-            seat = await self._sit(index)
-            started = False
+        """Run one streamed engine call and pass its events on. Tried again only until the first event."""
+        seat: Seat | None = None
+        started = False
+        for attempt in count(1):
+            seat, done = await self._sit(index, seat), False
             try:
-                async for events in relay(seat, self.work[index], self.tallies[index]):
+                async for events in self._pieces(index, seat, self._patience_s(attempt, whole=False)):
                     if not started:
                         started, self._head = True, fold.head_of(events[0])
                     yield [self.renamed(event) for event in events] if self.served.renames else events
+                done = True
                 return
-            except WireError as error:
-                self._went_away(seat, error, final=started or attempt == 2)
+            except (WireError, Unavailable, TimeoutError) as error:
+                self._failed(index, seat, error, final=started or attempt == TRIES_MAX)
             finally:
-                self._stand(index, seat)
+                self._stand(index, seat, done=done)
+
+    def _pieces(self, index: int, seat: Seat, patience_s: float | None) -> AsyncIterator[list[bytes]]:
+        events = relay(seat, self.work[index], self.tallies[index])
+        return events if patience_s is None else _begun_within(events, patience_s)
 
     async def _woven(self) -> AsyncIterator[list[bytes]]:
         """Run all engine calls of a streamed answer at once, each event with its choice's index."""
@@ -154,35 +174,87 @@ class Run:
         finally:
             await _stop(tasks)
 
-    async def _sit(self, index: int) -> Seat:
-        line, tokens = self.served.line, self.size.tokens_each
-        seat = line.take_at_once(tokens) or await line.take(self.org_id, tokens)
+    async def _sit(self, index: int, avoid: Seat | None) -> Seat:
+        served, tokens = self.served, self.size.tokens_each
+        line, tally = served.line, Tally()
+        if served.away:
+            await served.come(self.org_id)
+        if served.quarantine.marks:
+            tally.guest = await served.quarantine.enter(self.work[index].body, time.monotonic())
+        try:
+            seat = line.take_at_once(tokens, avoid) or await line.take(self.org_id, tokens)
+        except BaseException:
+            if tally.guest is not None:
+                served.quarantine.leave(tally.guest, answered=False)
+            raise
         self._in_engine += 1
         if self.request.constrained:
-            self.served.suspects.enter(self.org_id)
-        tally = self.tallies[index] = Tally()
+            served.suspects.enter(self.org_id)
+        self.tallies[index] = tally
+        tally.sat_at = now = time.monotonic()
+        tally.life = (id(seat), seat.life)
+        if tally.guest is not None:
+            tally.guest.life = tally.life
         if seat.time is not None:
-            tally.stint = seat.time.enter(time.monotonic())
+            tally.stint = seat.time.enter(now)
+        if avoid is None:
+            served.retries.earn()
         return seat
 
-    def _stand(self, index: int, seat: Seat) -> None:
-        tally = self.tallies[index]
+    def _stand(self, index: int, seat: Seat, *, done: bool) -> None:
+        tally, served, now = self.tallies[index], self.served, time.monotonic()
         if seat.time is not None and tally.stint is not None:
-            tally.prefill_us, tally.decode_us = seat.time.leave(tally.stint, time.monotonic())
+            tally.prefill_us, tally.decode_us = seat.time.leave(tally.stint, now)
             tally.time = seat.time
         tally.version = seat.version
         self._in_engine -= 1
+        served.stats.calls += 1
+        error = None if done else sys.exc_info()[1]
         if self.request.constrained:
-            cut_off = isinstance(sys.exc_info()[1], WireError | Unavailable | asyncio.CancelledError | GeneratorExit)
-            self.served.suspects.leave(self.org_id, time.monotonic(), finished=not cut_off)
-        self.served.line.leave(seat, self.size.tokens_each)
+            cut_off = isinstance(error, WireError | Unavailable | asyncio.CancelledError | GeneratorExit)
+            served.suspects.leave(self.org_id, now, finished=not cut_off)
+        if tally.guest is not None:
+            served.quarantine.leave(tally.guest, answered=done)
+        if done:
+            served.went_well(seat, tally, now)
+        elif isinstance(error, BadRequest):
+            served.stats.refused += 1
+        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
+            if self.expired:
+                served.went_wrong(seat)
+            else:
+                served.stats.left += 1
+        served.line.leave(seat, self.size.tokens_each)
 
-    def _went_away(self, seat: Seat, error: WireError, *, final: bool) -> None:
+    def _patience_s(self, attempt: int, *, whole: bool) -> float | None:
+        """How long this try may take until its first piece, when somebody else could be asked then; None: until the
+        deadline. How long a `whole` answer takes depends on what is written: nothing can be said of it."""
+        served = self.served
+        if attempt == TRIES_MAX or len(served.line.seats) == 1 or self.request.constrained:
+            return None
+        if whole:
+            return served.patience_most_s if self.request.generates else served.answer_within_s
+        return served.first_within_s
+
+    def _failed(self, index: int, seat: Seat, error: Exception, *, final: bool) -> None:
+        """A try failed. Returns if the call may be tried again; else raises what the caller is told."""
+        served = self.served
+        if isinstance(error, Unavailable) and error.code not in _FAULTS:
+            raise error
+        gone = isinstance(error, WireError)
+        served.went_wrong(seat, gone=gone)
+        if gone and seat.time is not None:
+            refusal = served.quarantine.lost(self.work[index].body, self.tallies[index].life, time.monotonic())
+            if refusal is not None:
+                _log.error("a request stops the engine", model=self.request.model, call=self.id)
+                raise refusal from error
         final = final or self.request.constrained  # it may be what the engine died of
-        self.served.suspect(seat)
+        final = final or not (gone or served.others(seat)) or not served.retries.take()
         if not final:
             self.retries += 1
-        _log.warning("engine went away", model=self.request.model, error=str(error), final=final)
+        _log.warning("engine failed", model=self.request.model, error=str(error), final=final)
+        if final and isinstance(error, Unavailable):
+            raise error
         if final:
             raise Unavailable(
                 "The engine stopped while answering; nothing was billed.",
@@ -266,3 +338,13 @@ async def _stop(tasks: Sequence[asyncio.Future[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _begun_within(events: AsyncIterator[list[bytes]], patience_s: float) -> AsyncIterator[list[bytes]]:
+    """The same events; raises TimeoutError when the first does not come in time."""
+    async with asyncio.timeout(patience_s):
+        first = await anext(events, None)
+    if first is not None:
+        yield first
+        async for more in events:
+            yield more

@@ -1,6 +1,5 @@
 """One version of a model in service: its replicas, the line in front of them, and what a call to it may become."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,11 +11,12 @@ from tollway.kit.errors import BadRequest, Unavailable
 from tollway.kit.formats import ROWS
 from tollway.kit.settings import Settings
 from tollway.serve import adapters
-from tollway.serve.engine_call import refusal_of
+from tollway.serve.engine_call import Tally, refusal_of
 from tollway.serve.engine_time import Totals
 from tollway.serve.engines import Engine
 from tollway.serve.line import Line, Seat
 from tollway.serve.models import Model
+from tollway.serve.quarantine import Quarantine
 from tollway.serve.replica import Replica, State
 from tollway.serve.replicas import Post, Replicas
 from tollway.serve.requests import (
@@ -27,12 +27,12 @@ from tollway.serve.requests import (
     Request,
     TranscriptionRequest,
 )
+from tollway.serve.retries import Budget, patience_s
 from tollway.serve.stats import Stats
 from tollway.serve.suspects import Suspects
 from tollway.serve.wire import WireError
 
 _log = log.get("serve.served")
-_LOOK_AGAIN_S = 0.3
 _BYTES_PER_TOKEN_MOST = 64  # more never is a prompt that fits: not worth counting
 OnReplica = Callable[["Served", Replica, State], None]
 
@@ -83,6 +83,12 @@ class Served:
         )
         self._replicas.drain_within_s = settings.call_timeout_s
         self._wanted = replicas
+        self.away = False  # no replica is there, and none is coming
+        self.quarantine = Quarantine()
+        self.retries = Budget()
+        self.patience_most_s: float = settings.call_timeout_s / 2
+        self.first_within_s: float = self.patience_most_s
+        self.answer_within_s: float = self.patience_most_s
 
     @property
     def replicas(self) -> list[Replica]:
@@ -130,10 +136,37 @@ class Served:
         """Stop without waiting for anybody."""
         await self._replicas.stop(now=True)
 
-    def suspect(self, seat: Seat) -> None:
-        """A call lost its connection here: send nobody until the supervisor has had a look."""
-        seat.ready = False
-        asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._look_again, seat)
+    async def come(self, org_id: str) -> None:
+        """Called when no replica is there and none is coming."""
+
+    # -- how calls went ------------------------------------------------------------------------------------------------
+
+    def went_well(self, seat: Seat, tally: Tally, now: float) -> None:
+        """A call was answered there."""
+        stats, health = self.stats, seat.health
+        stats.latency.add(now - tally.sat_at)
+        if tally.first_piece_at is not None:
+            stats.first_token.add(tally.first_piece_at - tally.sat_at)
+        stats.engine_us += tally.prefill_us + tally.decode_us
+        health.calls += 1
+        if health.watched:
+            self._replicas.recovered(seat)
+
+    def went_wrong(self, seat: Seat, *, gone: bool = False) -> None:
+        """A call met a fault there. `gone`: its connection was lost."""
+        self.stats.errors += 1
+        self._replicas.fault(seat, gone=gone)
+
+    def others(self, seat: Seat) -> bool:
+        """Whether somebody else could be asked."""
+        return any(one.ready and one is not seat for one in self.line.seats)
+
+    def look(self) -> None:
+        """A second has passed."""
+        self._replicas.look()
+        most = self.patience_most_s
+        self.first_within_s = min(patience_s(self.stats.first_token), most)
+        self.answer_within_s = min(patience_s(self.stats.latency), most)
 
     async def size(self, request: Request) -> Size:
         """The most tokens this call can take: input counted by the engine where it can, else bounded by its bytes.
@@ -245,13 +278,9 @@ class Served:
     def _turned(self, post: Post, state: State) -> None:
         if state is State.STARTING and post.seat is not None and not self.passes_through:
             self.suspects.lost(self._clock.monotonic())
+        if not self.passes_through:
+            self.retries.reserve(sum(seat.slots for seat in self.line.seats))
         self._on_replica(self, post.replica, state)
-
-    def _look_again(self, seat: Seat) -> None:
-        post = self._replicas.post_of(seat)
-        if post is not None and post.replica.state is State.READY:
-            seat.ready = True
-            self.line.seat_next()
 
 
 class Adapted(Served):

@@ -1,0 +1,114 @@
+"""Requests that stop an engine: found by who was inside when it was lost, and not let in again.
+
+Every call that was in an engine when that was lost is marked by a digest of what it asked. One that was inside at two
+losses, and the second time was the only marked one there, is what the engine died of: it is refused from then on (for a
+day), by name, while everything else goes on. As long as it is not clear who it was, those marked twice go in one at a
+time, so that the next loss tells. Whoever is answered loses its mark.
+
+Nothing of a request is kept but the digest, and nothing is digested while no engine was lost. Times are monotonic seconds.
+"""
+
+import asyncio
+import hashlib
+
+import msgspec
+
+from tollway.kit.errors import BadRequest
+
+_REFUSED_S = 86_400.0
+_MARKED_S = 600.0
+_MARKS_MAX = 4096
+Life = tuple[int, int]
+"""One life of one replica."""
+
+
+class _Mark(msgspec.Struct):
+    losses: int
+    at: float
+    life: Life
+    refused: bool = False
+
+
+class Guest(msgspec.Struct, eq=False):
+    """A marked request that is inside, or about to be."""
+
+    print: bytes
+    alone: bool
+    life: Life | None = None  # set when it has its seat
+
+
+class Quarantine:
+    """The marked requests of one model. Use it from one event loop."""
+
+    def __init__(self) -> None:
+        self.marks: dict[bytes, _Mark] = {}  # empty, almost always: look at this before anything else
+        self._guests: list[Guest] = []
+        self._lost: dict[Life, set[bytes]] = {}  # marked ones that were inside when a life ended
+        self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def refused(self) -> int:
+        """How many requests are not let in."""
+        return sum(mark.refused for mark in self.marks.values())
+
+    async def enter(self, body: bytes, now: float) -> Guest | None:
+        """A request wants to go in; None for one without a mark. Waits while another doubtful one is inside. Raises
+        BadRequest for one that stops the engine."""
+        self._forget(now)
+        mark = self.marks.get(digest(body))
+        if mark is None:
+            return None
+        if mark.refused:
+            raise refusal(mark.losses)
+        guest = Guest(digest(body), mark.losses >= 2)
+        if guest.alone:
+            await self._one_at_a_time.acquire()
+        self._guests.append(guest)
+        return guest
+
+    def leave(self, guest: Guest, *, answered: bool) -> None:
+        """A marked request is out again."""
+        self._guests.remove(guest)
+        if guest.alone:
+            self._one_at_a_time.release()
+        mark = self.marks.get(guest.print)
+        if answered and mark is not None and not mark.refused:
+            del self.marks[guest.print]
+
+    def lost(self, body: bytes, life: Life, now: float) -> BadRequest | None:
+        """A request was inside when this life of an engine ended. Its refusal, when it is clear that it died of it."""
+        print_ = digest(body)
+        mark = self.marks.get(print_)
+        if mark is None:
+            if len(self.marks) >= _MARKS_MAX:
+                del self.marks[next(iter(self.marks))]
+            self.marks[print_] = _Mark(1, now, life)
+            return None
+        if mark.life == life:
+            return None  # the same request from several callers
+        mark.losses, mark.at, mark.life = mark.losses + 1, now, life
+        beside = {guest.print for guest in self._guests if guest.life == life} | self._lost.setdefault(life, set())
+        self._lost[life].add(print_)
+        mark.refused = mark.refused or beside <= {print_}
+        return refusal(mark.losses) if mark.refused else None
+
+    def _forget(self, now: float) -> None:
+        for print_, mark in list(self.marks.items()):
+            if now - mark.at > (_REFUSED_S if mark.refused else _MARKED_S):
+                del self.marks[print_]
+        if not self.marks:
+            self._lost.clear()
+
+
+def digest(body: bytes) -> bytes:
+    """What a request is known by."""
+    return hashlib.blake2b(body, digest_size=16).digest()
+
+
+def refusal(losses: int) -> BadRequest:
+    """Why it is not tried again."""
+    return BadRequest(
+        f"This request was in the engine each time when the engine stopped ({losses} times); it is not tried again.",
+        code="request_stops_engine",
+        hint="Change the request; if you think that it is right, tell the operator the request id.",
+    )
