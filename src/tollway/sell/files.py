@@ -1,25 +1,24 @@
-"""Buyers' uploads: checked as a whole, kept under their organization, counted against a quota. For /v1/files and fine-tuning.
+"""Buyers' uploads, and what batches answered: checked as a whole (`file_checks.py`), kept under their organization, counted
+against a quota. For /v1/files, fine-tuning and batches.
 
 The bytes lie in `<home>/files/<organization>/<id>`; the row appears after they are durable, and goes before they do.
 """
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from tollway.kit import jobs
-from tollway.kit.errors import BadRequest, Conflict, NotFound, TooLarge
+from tollway.kit.errors import Conflict, NotFound, TooLarge
 from tollway.kit.ids import new_id
 from tollway.sell import tables
+from tollway.sell.file_checks import CHECKS
 
-LINES_MAX = 20_000
-_SHOWN = 20
-_ROLES = ("system", "developer", "user", "assistant")
-_TURNS_MAX = 200
+_ASIDE = ".aside"
 
 
 class StoredFile(msgspec.Struct, frozen=True):
@@ -36,64 +35,40 @@ class StoredFile(msgspec.Struct, frozen=True):
     created_ms: int
 
 
-def check_chats(data: bytes) -> int:
-    """The number of examples in a JSONL file of conversations. Raises BadRequest naming every problem (the first 20 by
-    their lines)."""
-    problems: list[str] = []
-    count = total = 0
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        count += 1
-        for problem in _problems_of(line):
-            total += 1
-            if len(problems) < _SHOWN:
-                problems.append(f"line {number}: {problem}")
-    if count == 0:
-        problems, total = ["the file has no lines"], 1
-    if count > LINES_MAX:
-        problems.insert(0, f"{count:,} lines are more than {LINES_MAX:,}")
-        total += 1
-    if problems:
-        more = f" (and {total - len(problems):,} more)" if total > len(problems) else ""
-        raise BadRequest(
-            f"This file cannot be learned from: {'; '.join(problems)}{more}.",
-            code="invalid_file",
-            param="file",
-            hint='Each line is {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}.',
-        )
-    return count
+def take_in(
+    root: Path, now_ms: int, org_id: str, key_id: str, name: str, purpose: str, data: bytes
+) -> tuple[StoredFile, Path]:
+    """Check an upload and lay it aside, durable: what `keep` then takes over, so that the database waits for no disk.
+    Raises BadRequest with every problem."""
+    lines = CHECKS[purpose](data)
+    made = StoredFile(
+        new_id("file", now_ms), org_id, key_id, _plain_name(name), purpose, len(data), lines,
+        hashlib.sha256(data).hexdigest(), now_ms,
+    )  # fmt: skip
+    aside = root / _ASIDE / made.id
+    _write(aside, data)
+    return made, aside
 
 
-def keep(
-    conn: sa.Connection,
-    root: Path,
-    now_ms: int,
-    org_id: str,
-    key_id: str,
-    name: str,
-    purpose: str,
-    data: bytes,
-    quota_bytes: int,
-) -> StoredFile:
-    """Store a checked upload. Raises TooLarge when the organization's quota is used up."""
-    lines = check_chats(data)
-    conn.execute(sa.select(tables.organization.c.id).where(tables.organization.c.id == org_id).with_for_update())
+def keep(conn: sa.Connection, root: Path, made: StoredFile, aside: Path, quota_bytes: int) -> StoredFile:
+    """Keep an upload that lies aside. Raises TooLarge when the organization's quota is used up."""
+    conn.execute(sa.select(tables.organization.c.id).where(tables.organization.c.id == made.org_id).with_for_update())
     table = tables.stored_file
-    used = conn.execute(sa.select(sa.func.sum(table.c.size_bytes)).where(table.c.org_id == org_id)).scalar() or 0
-    if int(used) + len(data) > quota_bytes:
+    used = conn.execute(sa.select(sa.func.sum(table.c.size_bytes)).where(table.c.org_id == made.org_id)).scalar() or 0
+    if int(used) + made.size_bytes > quota_bytes:
         raise TooLarge(
             f"This organization's files may have {quota_bytes:,} bytes together; {int(used):,} are used.",
             code="file_quota_exceeded",
             hint="Delete files that are no longer needed.",
         )
-    made = StoredFile(
-        new_id("file", now_ms), org_id, key_id, _plain_name(name), purpose, len(data), lines,
-        hashlib.sha256(data).hexdigest(), now_ms,
-    )  # fmt: skip
-    _write(path_of(root, made), data)
+    _move(aside, path_of(root, made))
     conn.execute(table.insert().values(**msgspec.structs.asdict(made)))
     return made
+
+
+def sweep(root: Path) -> None:
+    """Forget what an earlier gateway had laid aside and never kept. For a gateway's start."""
+    shutil.rmtree(root / _ASIDE, ignore_errors=True)
 
 
 def get(conn: sa.Connection, org_id: str, file_id: str) -> StoredFile:
@@ -126,6 +101,32 @@ def remove(conn: sa.Connection, org_id: str, file_id: str) -> StoredFile:
     return found
 
 
+def keep_made(
+    conn: sa.Connection,
+    root: Path,
+    now_ms: int,
+    file_id: str,
+    org_id: str,
+    key_id: str,
+    name: str,
+    lines: int,
+    made: Path,
+) -> StoredFile:
+    """Take over a file that we made for an organization, durable where it is: moved into its place, the same again is no
+    harm. What was paid for is kept whatever the quota."""
+    table = tables.stored_file
+    row = conn.execute(sa.select(table).where(table.c.id == file_id)).first()
+    if row is not None:
+        return StoredFile(**row._mapping)
+    with made.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    size = made.stat().st_size
+    found = StoredFile(file_id, org_id, key_id, name, "batch_output", size, lines, digest, now_ms)
+    _move(made, path_of(root, found))
+    conn.execute(table.insert().values(**msgspec.structs.asdict(found)))
+    return found
+
+
 def root_in(home: Path) -> Path:
     """Where the uploads of a home lie."""
     return home / "files"
@@ -134,42 +135,6 @@ def root_in(home: Path) -> Path:
 def path_of(root: Path, file: StoredFile) -> Path:
     """Where its bytes lie."""
     return root / file.org_id / file.id
-
-
-def _problems_of(line: bytes) -> list[str]:
-    try:
-        row: Any = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return [f"it is no JSON ({str(error)[:80]})"]
-    if not isinstance(row, dict):
-        return ["it is no object"]
-    found = [f"the field {name[:40]!r} is not known here" for name in row if name != "messages"]
-    messages = row.get("messages")
-    if not isinstance(messages, list) or not messages:
-        return [*found, 'it has no list "messages"']
-    if len(messages) > _TURNS_MAX:
-        return [*found, f"it has more than {_TURNS_MAX} messages"]
-    for place, message in enumerate(messages):
-        found += [f"messages[{place}] {problem}" for problem in _message_problems(message)]
-    if not found and messages[-1]["role"] != "assistant":
-        found.append("its last message is not the assistant's: there is nothing to learn after it")
-    return found
-
-
-def _message_problems(message: Any) -> list[str]:
-    if not isinstance(message, dict):
-        return ["is no object"]
-    found = [
-        f"has the field {name[:40]!r}, which is not learned" for name in message if name not in ("role", "content")
-    ]
-    if message.get("role") not in _ROLES:
-        found.append(f"has a role that is none of {', '.join(_ROLES)}")
-    content = message.get("content")
-    if not isinstance(content, str) or not content.strip():
-        found.append("has no text as its content")
-    elif "\0" in content:
-        found.append("has a NUL character in its content")
-    return found
 
 
 def _plain_name(name: str) -> str:
@@ -186,7 +151,13 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def _move(path: Path, to: Path) -> None:
+    """A durable file gets its place."""
+    to.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.replace(to)
+    folder = os.open(to.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

@@ -1,8 +1,11 @@
-"""`/v1/files`: uploads for fine-tuning, in OpenAI's shape. Checked as a whole before anything is kept; an organization
+"""`/v1/files`: uploads for fine-tuning and batches, in OpenAI's shape. Checked as a whole before anything is kept; an organization
 sees its own and no others."""
 
 import asyncio
 import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -12,12 +15,14 @@ from tollway.faces.http.listing import listing, page_of, query_of, reading
 from tollway.faces.http.policy import Door
 from tollway.faces.http.wire import Headers, Receive, Scope, Send, header, read_body, send_json
 from tollway.flows.gateway import Gateway
-from tollway.kit.errors import BadRequest, TooLarge
+from tollway.kit.errors import BadRequest, RateLimited, TooLarge
 from tollway.sell import files
 from tollway.sell.access import Caller
+from tollway.sell.file_checks import CHECKS
 
-_PURPOSES = ("fine-tune",)
-_AT_ONCE = 2  # an upload is held in memory while it is checked
+_AT_ONCE = 8  # an upload is held in memory until it is checked
+_AT_ONCE_EACH = 2  # of one organization
+_CHECKED_AT_ONCE = 2
 _PARTS_MAX = 8
 _AROUND = 64 * 1024  # the form's own bytes around the file's
 
@@ -39,7 +44,8 @@ class Files:
 
     def __init__(self, gateway: Gateway) -> None:
         self._shop, self._root = gateway.shop, gateway.fine_tuning.files_root
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._places, self._checking = asyncio.Semaphore(_AT_ONCE), asyncio.Semaphore(_CHECKED_AT_ONCE)
+        self._sending: Counter[str] = Counter()
 
     async def upload(
         self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
@@ -49,41 +55,18 @@ class Files:
         kind = header(scope, b"content-type")
         if not kind.lower().startswith("multipart/form-data"):
             raise BadRequest("Send the file as multipart/form-data.", param="file", code="invalid_content_type")
-        async with self._places:
+        async with self._place_of(caller.account.org_id):
             body = await read_body(scope, receive, settings.file_bytes_max + _AROUND)
-            fields, name, data = await asyncio.to_thread(parts_of, kind, body)
-            strange = fields.keys() - {"purpose"}
-            if strange:
-                raise BadRequest(
-                    f"Unknown parameter: {min(strange)[:80]!r}.", param=min(strange)[:80], code="unknown_parameter"
-                )
-            purpose = fields.get("purpose", "")
-            if purpose not in _PURPOSES:
-                raise BadRequest(
-                    f"`purpose` must be one of {', '.join(_PURPOSES)}.", param="purpose", code="invalid_value"
-                )
-            if data is None:
-                raise BadRequest("There is no file in the form.", param="file", code="missing_file")
-            if len(data) > settings.file_bytes_max:
-                raise TooLarge(f"A file may have {settings.file_bytes_max:,} bytes.", param="file")
-            org_id, key_id, content = caller.account.org_id, caller.key.id, data
-
-            def keep() -> files.StoredFile:
-                files.check_chats(content)  # before the database is kept waiting
-                with self._shop.db.write() as conn:
-                    return files.keep(
-                        conn,
-                        self._root,
-                        clock.now_ms(),
-                        org_id,
-                        key_id,
-                        name,
-                        purpose,
-                        content,
-                        settings.files_bytes_max,
-                    )
-
-            made = await asyncio.to_thread(keep)
+            async with self._checking:
+                fields, name, data = await asyncio.to_thread(parts_of, kind, body)
+                del body
+                purpose = _purpose_of(fields)
+                if data is None:
+                    raise BadRequest("There is no file in the form.", param="file", code="missing_file")
+                if len(data) > settings.file_bytes_max:
+                    raise TooLarge(f"A file may have {settings.file_bytes_max:,} bytes.", param="file")
+                given = (self._root, clock.now_ms(), caller.account.org_id, caller.key.id, name, purpose, data)
+                made = await asyncio.to_thread(self._keep, *given)
         await send_json(send, 200, msgspec.json.encode(_shown(made)), headers)
         return 200
 
@@ -134,9 +117,49 @@ class Files:
         await send_json(send, 200, msgspec.json.encode({"id": gone.id, "object": "file", "deleted": True}), headers)
         return 200
 
+    def _keep(self, *given: Any) -> files.StoredFile:
+        made, aside = files.take_in(*given)
+        try:
+            with self._shop.db.write() as conn:
+                return files.keep(conn, self._root, made, aside, self._shop.settings.files_bytes_max)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
+    @asynccontextmanager
+    async def _place_of(self, org_id: str) -> AsyncIterator[None]:
+        """A place to send a file from: few for each organization, so that one who sends slowly keeps no other waiting.
+        Raises RateLimited."""
+        if self._sending[org_id] >= _AT_ONCE_EACH:
+            raise RateLimited(
+                f"This organization sends {_AT_ONCE_EACH} files already.",
+                code="too_many_uploads",
+                hint="Send them one after the other.",
+                retry_after_s=1,
+            )
+        self._sending[org_id] += 1
+        try:
+            async with self._places:
+                yield
+        finally:
+            self._sending[org_id] -= 1
+            if not self._sending[org_id]:
+                del self._sending[org_id]
+
     async def _get(self, scope: Scope, caller: Caller) -> files.StoredFile:
         file_id, org_id = templates.name_in(scope["path"]), caller.account.org_id
         return await reading(self._shop, lambda conn: files.get(conn, org_id, file_id))
+
+
+def _purpose_of(fields: dict[str, str]) -> str:
+    strange = fields.keys() - {"purpose"}
+    if strange:
+        name = min(strange)[:80]
+        raise BadRequest(f"Unknown parameter: {name!r}.", param=name, code="unknown_parameter")
+    purpose = fields.get("purpose", "")
+    if purpose not in CHECKS:
+        raise BadRequest(f"`purpose` must be one of {', '.join(CHECKS)}.", param="purpose", code="invalid_value")
+    return purpose
 
 
 def parts_of(content_type: str, body: bytes) -> tuple[dict[str, str], str, bytes | None]:
