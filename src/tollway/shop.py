@@ -1,7 +1,7 @@
 """The composition root: one Shop wires the parts from the settings. No module-level singletons, no import side effects.
 
 Commands open a Shop and work on its database directly, whether the gateway runs or not; the gateway opens one and owns
-it (`own_the_shop`): holds live in its memory, so there is one gateway per database.
+it (`own_the_shop`): holds live in its memory, so there is one gateway per database, or several that lease (sell.leases).
 """
 
 import fcntl
@@ -14,7 +14,7 @@ from tollway.artifacts import signing, store
 from tollway.guard import secrets
 from tollway.kit.clock import Clock, SystemClock
 from tollway.kit.db import Database
-from tollway.kit.errors import Conflict, Unavailable
+from tollway.kit.errors import BadRequest, Conflict, Unavailable
 from tollway.kit.settings import Settings
 from tollway.migrations import migrate
 
@@ -30,6 +30,9 @@ class Shop:
         self.clock = clock
         self.secrets = secrets.Secrets.load(settings.home / "keys")
         self.store = store.Store(settings.home / "packages", signing.Signer(self.secrets.signing_seed), clock)
+        if settings.gateways not in ("one", "many"):
+            raise BadRequest(f"gateways is one or many, not {settings.gateways!r}.", param="gateways")
+        self.many = settings.gateways == "many"
         self._lock_file: IO[str] | None = None
         self._lock_conn: sa.Connection | None = None
 
@@ -54,15 +57,22 @@ class Shop:
         return cls(settings, db, clock or SystemClock())
 
     def own_the_shop(self) -> None:
-        """Be the one gateway of this database until `close`; twice is no harm. Raises Conflict when another one is."""
+        """Be the one gateway of this database, or one of several, until `close`; twice is no harm. Raises Conflict when
+        another one is there that does not share."""
         if self._lock_file is not None or self._lock_conn is not None:
             return
         taken = Conflict(
             "Another gateway is running on this database.",
             code="already_running",
-            hint="Stop it first, or give another --home.",
+            hint="Stop it first, or give another --home. On PostgreSQL several may share: set gateways to many.",
         )
         if self.db.is_sqlite:
+            if self.many:
+                raise Conflict(
+                    "Several gateways cannot share a SQLite file.",
+                    code="database_not_shared",
+                    hint="Set database_url to a PostgreSQL server, or gateways to one.",
+                )
             path = self.settings.home / "gateway.lock"
             held = path.open("a+")
             try:
@@ -76,7 +86,8 @@ class Shop:
             self._lock_file = held
             return
         conn = self.db.engine.connect()
-        if not conn.execute(sa.select(sa.func.pg_try_advisory_lock(_ADVISORY_LOCK))).scalar():
+        lock = sa.func.pg_try_advisory_lock_shared if self.many else sa.func.pg_try_advisory_lock
+        if not conn.execute(sa.select(lock(_ADVISORY_LOCK))).scalar():
             conn.close()
             raise taken
         conn.commit()

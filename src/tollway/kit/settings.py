@@ -35,6 +35,12 @@ TABLE = (
         "public_url", str, "", "How buyers reach this shop, e.g. https://api.example.com; empty: http://host:port."
     ),
     Setting("database_url", str, "", "PostgreSQL URL; empty: SQLite in the home directory.", secret=True),
+    Setting(
+        "gateways",
+        str,
+        "one",
+        "one: a second gateway on this database refuses to start. many: several share a PostgreSQL (docs/scale-out.md).",
+    ),
     Setting("log_level", str, "info", "debug, info, warning or error."),
     Setting("currency", str, "USD", "Currency of new plans and of the machine's price (ISO 4217)."),
     Setting(

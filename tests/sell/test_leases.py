@@ -1,0 +1,271 @@
+"""Leases: whatever several gateways do, and however they die, nobody gets more than there is and nothing is lost for good.
+
+Real gateways' memories (SharedAccess, Leasing, Recorder) on one real PostgreSQL, driven by hypothesis: calls, settlements,
+crashes, gateways that are cut off and come back, gateways that stop in order, money paid in. The clock stands still.
+"""
+
+import asyncio
+import contextlib
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from tollway.flows.leasing import LEASE_S, Leasing
+from tollway.kit.clock import ManualClock
+from tollway.kit.db import Database
+from tollway.kit.errors import TollwayError, Unavailable
+from tollway.kit.ids import new_code
+from tollway.kit.money import PICOS_PER_MICRO
+from tollway.sell import accounts, api_keys, catalog, leases, ledger, tables
+from tollway.sell.access import Caller, Grant
+from tollway.sell.book import read_book
+from tollway.sell.metering import Committed, Recorder, UsageEvent
+from tollway.sell.shared_access import SharedAccess
+
+MILLION = 1_000_000
+INCLUDED, CAP, CONCURRENCY, RPM = 60, 400, 4, 500
+TERMS = catalog.Terms(
+    charges=(
+        catalog.Charge(meter="input_tokens", price_micros=2_500_000, included=INCLUDED),
+        catalog.Charge(meter="output_tokens", price_micros=400_000),  # below a micro: the carry has work
+    ),
+    limits=catalog.Limits(monthly_tokens=CAP, concurrency=CONCURRENCY, rpm=RPM),
+)
+
+
+class House:
+    """One gateway: its memory, its recorder, its lock."""
+
+    def __init__(self, world: "World") -> None:
+        self.world, self.calls = world, list[Grant]()
+        self.access = SharedAccess(world.clock, world.pepper)
+        self.leasing = Leasing(world.db, world.clock, self.access, wait_s=0)
+        self.lock: sa.Connection | None = world.db.engine.connect()
+        self._hold()
+        self.recorder = Recorder(world.db, world.clock, self._committed, self.leasing.draw)
+
+    async def open(self) -> None:
+        await self.leasing.open(self.recorder, listen=False)
+        await self.refresh()
+
+    async def refresh(self) -> None:
+        await self.recorder.run(lambda conn: read_book(conn, self.world.clock.now_ms()), self.access.adopt)
+
+    def caller(self) -> Caller:
+        return self.access.identify(self.world.key)
+
+    def cut_off(self) -> None:
+        if self.lock is not None:
+            self.lock.invalidate()
+            self.lock.close()
+            self.lock = None
+
+    def _hold(self) -> None:
+        assert self.lock is not None
+        self.lock.execute(sa.select(sa.func.pg_advisory_lock(self.leasing.me.lock)))
+        self.lock.commit()
+
+    def _committed(self, wallets: list[Committed]) -> None:
+        for one in wallets:
+            self.access.committed(one.org_id, one.currency, one.wallet_picos, one.settled_picos)
+
+
+class World(RuleBasedStateMachine):
+    """An organization, and up to three gateways that sell to it."""
+
+    db: Database
+    pepper = b"pepper for tests, 32 bytes long."
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock, self.loop = ManualClock(), asyncio.new_event_loop()
+        self.houses: list[House] = []
+        with self.db.write() as conn:
+            leases.forget(conn)
+            name = f"org{conn.execute(sa.select(sa.func.count()).select_from(tables.organization)).scalar()}"
+            self.org = accounts.create_organization(conn, 0, name).id
+            plan = catalog.create_plan(conn, 0, name, "Basic", TERMS)
+            catalog.subscribe(conn, 0, self.org, plan.id)
+            self.key = api_keys.issue_key(conn, 0, self.pepper, self.org, "k").secret
+            ledger.top_up(conn, 0, self.org, "USD", 300, f"first:{name}")
+        self.paid_in, self.tops = 300, 0
+        self.news = psycopg.connect(
+            self.db.url.set(drivername="postgresql").render_as_string(hide_password=False), autocommit=True
+        )
+        self.news.execute(f"LISTEN {leases.CHANNEL}")
+
+    def run(self, work: Any) -> Any:
+        return self.loop.run_until_complete(work)
+
+    # -- what happens ------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: len(self.houses) < 3)
+    @rule()
+    def gateway_opens(self) -> None:
+        async def opened() -> House:
+            house = House(self)
+            await house.open()
+            return house
+
+        self.houses.append(self.run(opened()))
+
+    @precondition(lambda self: self.houses)
+    @rule(which=st.integers(0, 2), input_=st.integers(0, 30), output=st.integers(0, 60))
+    def call_begins(self, which: int, input_: int, output: int) -> None:
+        house = self.houses[which % len(self.houses)]
+        with contextlib.suppress(TollwayError):
+            house.calls.append(self.run(house.leasing.admit(house.caller(), "m", input_, output)))
+
+    @precondition(lambda self: any(house.calls for house in self.houses))
+    @rule(which=st.integers(0, 20), input_=st.integers(0, 30), output=st.integers(0, 60), fails=st.booleans())
+    def call_ends(self, which: int, input_: int, output: int, fails: bool) -> None:
+        open_ = [(house, grant) for house in self.houses for grant in house.calls]
+        house, grant = open_[which % len(open_)]
+        house.calls.remove(grant)
+        if fails:
+            house.access.release(grant)
+            return
+        input_, output = min(input_, grant.units.get(0, 0)), min(output, grant.units.get(1, 0))
+        call = new_code()
+        event = UsageEvent(
+            f"evt_{call}", f"req_{call}", self.org, "key_1", grant.subscription_id, grant.plan.id, "m", "1", "chat",
+            "ok", self.clock.now_ms(), input_, 0, output, 0, 0, 0, None, 0, False,
+        )  # fmt: skip
+        event.price_picos = house.access.settle(grant, event.quantities())
+
+        def lost() -> None:
+            house.access.unsettle(grant, event.quantities(), event.price_picos)
+
+        with contextlib.suppress(Unavailable):  # a gateway that was taken for dead cannot spend
+            self.run(self._kept(house, event, lost, grant))
+
+    async def _kept(self, house: House, event: Any, lost: Any, grant: Grant) -> None:
+        await house.recorder.record(event, "USD", lost, grant.draws)
+
+    @precondition(lambda self: self.houses)
+    @rule(which=st.integers(0, 2))
+    def gateway_crashes(self, which: int) -> None:
+        house = self.houses.pop(which % len(self.houses))
+        house.cut_off()
+        self.run(house.recorder.close())
+
+    @precondition(lambda self: self.houses)
+    @rule(which=st.integers(0, 2))
+    def gateway_is_cut_off(self, which: int) -> None:
+        """Its connection breaks, and nobody hears of it; but it goes on with what it has."""
+        self.houses[which % len(self.houses)].cut_off()
+
+    @precondition(lambda self: self.houses)
+    @rule(which=st.integers(0, 2))
+    def gateway_stops(self, which: int) -> None:
+        house = self.houses.pop(which % len(self.houses))
+        for grant in house.calls:
+            house.access.release(grant)
+        self.run(house.leasing.close())
+        self.run(house.recorder.close())
+        house.cut_off()
+
+    @precondition(lambda self: self.houses)
+    @rule(which=st.integers(0, 2), seconds=st.sampled_from([1.0, LEASE_S + 1, 70.0]))
+    def time_passes(self, which: int, seconds: float) -> None:
+        self.clock.advance(seconds=seconds)
+        self.run(self.houses[which % len(self.houses)].leasing.beat())
+        self.news_arrive()
+
+    @rule()
+    def news_arrive(self) -> None:
+        payloads = [notice.payload for notice in self.news.notifies(timeout=0)]
+
+        async def heard() -> None:
+            for house in self.houses:
+                for payload in payloads:
+                    house.leasing.hear(payload)
+                while house.leasing._giving:
+                    await asyncio.gather(*house.leasing._giving, return_exceptions=True)
+
+        self.run(heard())
+
+    @precondition(lambda self: self.houses and self.tops < 3)
+    @rule(micros=st.integers(1, 200))
+    def money_comes_in(self, micros: int) -> None:
+        self.tops += 1
+        self.paid_in += micros
+        with self.db.write() as conn:
+            ledger.top_up(conn, 0, self.org, "USD", micros, f"{self.org}:{self.tops}")
+        for house in self.houses:
+            self.run(house.refresh())
+
+    # -- what always holds ---------------------------------------------------------------------------------------------
+
+    @invariant()
+    def nothing_is_overspent(self) -> None:
+        leased, used = self._leased(), self._used()
+        has = self.paid_in * PICOS_PER_MICRO - used["picos"]
+        assert has >= 0, "the wallet was overspent"
+        assert has == self._wallet(), "the ledger says something else"
+        assert leased.get("wallet", 0) <= has, "more is leased than there is"
+        if leased.get("units") is not None:  # somebody asked for free units, so the pool was opened
+            assert leased["units"] + used["free"] == INCLUDED, "free units appeared or vanished"
+        if leased.get("tokens") is not None:
+            assert leased["tokens"] + used["tokens"] == CAP, "tokens of the cap appeared or vanished"
+        assert leased.get("concurrency", 0) <= CONCURRENCY
+        assert leased.get("rpm", 0) <= RPM
+
+    def teardown(self) -> None:
+        """All gateways die; one that comes after their time has everything that was not spent."""
+        while self.houses:
+            self.gateway_crashes(0)
+        self.clock.advance(seconds=LEASE_S + 65)  # rates count for a minute more
+        self.gateway_opens()
+        self.run(self.houses[0].leasing.beat())
+        leased, used = self._leased(), self._used()
+        assert leased.get("wallet", 0) == 0, "the wallet is leased to the dead"
+        rest = self.paid_in * PICOS_PER_MICRO - used["picos"]
+        outputs = min(rest // 400_000, CAP - used["tokens"])
+        if outputs > 0:
+            self.houses[0].access.release(
+                self.run(self.houses[0].leasing.admit(self.houses[0].caller(), "m", 0, outputs))
+            )
+        self.gateway_stops(0)
+        with self.db.read() as conn:
+            assert ledger.audit(conn) == []
+        self.news.close()
+        self.loop.close()
+
+    def _leased(self) -> dict[str, int]:
+        lease = tables.lease.c
+        query = sa.select(lease.kind, sa.func.sum(lease.amount)).where(lease.org_id == self.org).group_by(lease.kind)
+        with self.db.read() as conn:
+            return {row[0]: int(row[1]) for row in conn.execute(query)}
+
+    def _used(self) -> dict[str, int]:
+        event = tables.usage_event.c
+        sums = [
+            sa.func.coalesce(sa.func.sum(event[name]), 0) for name in ("input_tokens", "output_tokens", "price_picos")
+        ]
+        with self.db.read() as conn:
+            inputs, outputs, picos = (
+                int(one) for one in conn.execute(sa.select(*sums).where(event.org_id == self.org)).one()
+            )
+        paid = (picos - outputs * 400_000) // 2_500_000
+        return {"free": inputs - paid, "tokens": inputs + outputs, "picos": picos}
+
+    def _wallet(self) -> int:
+        carry = tables.wallet_carry.c
+        with self.db.read() as conn:
+            carried = conn.execute(sa.select(carry.carry_picos).where(carry.org_id == self.org)).scalar() or 0
+            return ledger.wallet_micros(conn, self.org, "USD") * PICOS_PER_MICRO - int(carried)
+
+
+def test_gateways_that_die_and_come_back_never_overspend(postgres_db: Database) -> None:
+    class Here(World):
+        db = postgres_db
+
+    checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+    run_state_machine_as_test(
+        Here, settings=settings(max_examples=20, stateful_step_count=40, deadline=None, suppress_health_check=checks)
+    )
