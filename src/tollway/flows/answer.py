@@ -24,7 +24,7 @@ async def open_call(desk: Desk, caller: Caller, request: Request, call_id: str, 
         size = await served.size(request)
     crashpoint("answer.before_hold")
     counted = {size.meter: size.units} if size.meter else None
-    grant = desk.access.admit(caller, request.model, size.input_tokens, size.output_tokens, counted, tier)
+    grant = await desk.admit(caller, request.model, size.input_tokens, size.output_tokens, counted, tier)
     crashpoint("answer.after_hold")
     return Call(desk, served, request, size, grant, call_id, tier)
 
@@ -34,6 +34,8 @@ async def answer_whole(call: Call) -> bytes:
     async with call:
         raw = await call.run.answer()
     crashpoint("answer.before_last_byte")
+    if call.desk.copies is not None:
+        call.desk.copies.after(call, raw)
     return shown(call, raw)
 
 
@@ -48,8 +50,15 @@ def shown(call: Call, raw: bytes) -> bytes:
 async def answer_stream(call: Call) -> AsyncGenerator[list[bytes]]:
     """Run a call and yield its events in groups as they come; the last group only after the event is durable.
     If the caller leaves, the engine stops and what was generated is billed."""
+    copies = call.desk.copies
+    heard = copies.listen(call) if copies is not None else None
     async with call:
         async for events in call.run.events():
+            if heard is not None:
+                for event in events:
+                    heard.add(event)
             yield events
     crashpoint("answer.before_last_byte")
+    if copies is not None and heard is not None:
+        copies.heard(call, heard)
     yield call.run.last_events()

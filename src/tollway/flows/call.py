@@ -16,6 +16,8 @@ from typing import Self
 
 import msgspec
 
+from tollway.flows.copies import Copies
+from tollway.flows.leasing import Leasing
 from tollway.kit.clock import Clock
 from tollway.kit.crash import crashpoint
 from tollway.kit.delays import Delays
@@ -39,10 +41,26 @@ class Desk(msgspec.Struct):
     fleet: Fleet
     metrics: Metrics
     call_timeout_s: float
+    copies: Copies | None = None
+    leasing: Leasing | None = None  # one of several gateways
     deadlines: Delays = msgspec.field(default_factory=lambda: Delays(0))
 
     def __post_init__(self) -> None:
         self.deadlines = Delays(self.call_timeout_s)
+
+    async def admit(
+        self,
+        caller: Caller,
+        model: str,
+        input_max: int,
+        output_max: int,
+        counted: dict[str, int] | None = None,
+        tier: str = "",
+    ) -> Grant:
+        """Hold the most a call can take: at once, or, with several gateways, after asking for what is short here."""
+        if self.leasing is None:
+            return self.access.admit(caller, model, input_max, output_max, counted, tier)
+        return await self.leasing.admit(caller, model, input_max, output_max, counted, tier)
 
 
 def refuse_suspect(served: Served, caller: Caller, request: Request) -> None:
@@ -73,6 +91,7 @@ class Call:
         self.began = time.monotonic()
         self.run = Run(served, request, size, grant.caller.account.org_id, call_id, self.at_ms)
         self.price_picos: int | None = None
+        self.copied_to: list[Served] | None = None
         self._closed = False
         self._left = False
 

@@ -14,13 +14,18 @@ from contextlib import suppress
 import sqlalchemy as sa
 
 from tollway.flows.call import Desk
+from tollway.flows.copies import Copies
 from tollway.flows.fine_tuning import FineTuning
+from tollway.flows.leasing import Leasing
+from tollway.flows.rollouts import Rollouts
 from tollway.kit import log
 from tollway.kit.errors import Conflict, TollwayError, Unavailable
-from tollway.sell import ledger, revision
+from tollway.sell import leases, ledger, revision
 from tollway.sell.access import Access
 from tollway.sell.book import Book, read_book
 from tollway.sell.metering import Committed, Recorder
+from tollway.sell.shared_access import SharedAccess
+from tollway.serve.deployments import Record, all_running
 from tollway.serve.fleet import Fleet
 from tollway.serve.models import Model, list_models
 from tollway.serve.replica import Replica, State
@@ -41,6 +46,7 @@ class Gateway:
         self.shop = shop
         self.desk: Desk
         self.fine_tuning: FineTuning
+        self.rollouts: Rollouts
         self._tasks: list[asyncio.Task[None]] = []
         self._called = False  # since the machines' hours were written last
 
@@ -48,7 +54,8 @@ class Gateway:
         """Everything up to the first possible answer. Replicas load meanwhile; `fleet.wait_ready` waits for them."""
         shop, settings = self.shop, self.shop.settings
         shop.own_the_shop()
-        access = Access(shop.clock, shop.secrets.pepper)
+        access = (SharedAccess if shop.many else Access)(shop.clock, shop.secrets.pepper)
+        leasing = Leasing(shop.db, shop.clock, access) if isinstance(access, SharedAccess) else None
         metrics = Metrics()
 
         def turned(served: Served, replica: Replica, state: State) -> None:
@@ -63,23 +70,35 @@ class Gateway:
             for wallet in wallets:
                 access.committed(wallet.org_id, wallet.currency, wallet.wallet_picos, wallet.settled_picos)
 
-        recorder = Recorder(shop.db, shop.clock, committed)
-        self.desk = Desk(shop.clock, access, recorder, fleet, metrics, settings.call_timeout_s)
+        recorder = Recorder(shop.db, shop.clock, committed, leasing.draw if leasing else None)
+        if leasing is not None:
+            await leasing.open(recorder)
+        elif not shop.db.is_sqlite:
+            await recorder.run(leases.forget)
+        copies = Copies(fleet, settings.call_timeout_s)
+        self.rollouts = Rollouts(fleet, copies, recorder, shop.db, shop.clock, settings)
+        self.desk = Desk(shop.clock, access, recorder, fleet, metrics, settings.call_timeout_s, copies, leasing)
         await self._refresh()
         self.fine_tuning = FineTuning(shop, self.desk)
-        tasks = (self._keep_fresh, self._keep_notes, self._keep_place, self.fine_tuning.work)
+        tasks = (self._keep_fresh, self._keep_notes, self._keep_place, self.rollouts.work, self.fine_tuning.work)
         self._tasks = [asyncio.create_task(task()) for task in tasks]
+        if leasing is not None:
+            self._tasks.append(asyncio.create_task(leasing.work()))
 
     async def close(self) -> None:
         """Stop the replicas, write what is left, let go of the database."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.desk.copies is not None:
+            await self.desk.copies.close()
         try:
             await self._note()
         except TollwayError as error:  # the replicas are ours to stop, whatever the database says
             _log.warning("machine hours not written", error=error.message)
         await self.desk.fleet.close()
+        if self.desk.leasing is not None:
+            await self.desk.leasing.close()
         await self.desk.recorder.close()
         self.shop.close()
 
@@ -89,13 +108,16 @@ class Gateway:
         """Take over what the database says, if anything changed."""
         known, now_ms = self.desk.access.revision, self.shop.clock.now_ms()
 
-        def read(conn: sa.Connection) -> tuple[Book, list[Model]] | None:
-            return None if revision.current(conn) == known else (read_book(conn, now_ms), list_models(conn))
+        def read(conn: sa.Connection) -> tuple[Book, list[Model], list[Record]] | None:
+            if revision.current(conn) == known:
+                return None
+            return read_book(conn, now_ms), list_models(conn), all_running(conn)
 
-        def take_over(found: tuple[Book, list[Model]] | None) -> None:
+        def take_over(found: tuple[Book, list[Model], list[Record]] | None) -> None:
             if found is not None:
                 self.desk.access.adopt(found[0])
-                self.desk.fleet.offer(found[1])
+                self.desk.fleet.offer(found[1], found[2])
+                self.rollouts.adopt(found[2])
 
         await self.desk.recorder.run(read, take_over)
 

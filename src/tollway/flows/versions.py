@@ -106,6 +106,12 @@ def roll_back_in(conn: sa.Connection, now_ms: int, one: Record, why: str) -> Non
     revision.touch(conn)
 
 
+def end_in(conn: sa.Connection, now_ms: int, one: Record, why: str) -> None:
+    """Something beside the stable version has done its work."""
+    deployments.end(conn, now_ms, one, "ended", why)
+    revision.touch(conn)
+
+
 def back(shop: Shop, name: str, why: str = "taken back by hand") -> Record:
     """The way back from the last step: a canary that runs is taken back; without one, the version before answers again, at
     once while it is warm. Raises Conflict when there is nothing to go back to."""

@@ -1,0 +1,316 @@
+"""The gateway's eye on versions in service: what each did since its rollout began, judged every second, acted on at once.
+
+    rollouts.adopt(records)      what the database says is in service
+    await rollouts.look()        measure, judge, write: promote, roll back, or note how far it is
+
+Figures are sums over the life of a rollout. They are written down every few seconds, so that a gateway that is started
+anew goes on with them. A version whose replicas cannot be started or keep dying is taken back without waiting for calls.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+
+from tollway.flows import versions
+from tollway.flows.copies import Copies, Target
+from tollway.flows.rollout import Agreement, Policy, Side, Verdict, judge, policy_of
+from tollway.insight import economics, versions_sold
+from tollway.kit import log
+from tollway.kit.clock import Clock
+from tollway.kit.db import Database
+from tollway.kit.errors import TollwayError
+from tollway.sell.metering import Recorder
+from tollway.serve import deployments, models
+from tollway.serve.deployments import Record
+from tollway.serve.fleet import Fleet
+from tollway.serve.replica import State
+from tollway.serve.served import Served
+
+_log = log.get("flows.rollouts")
+_EVERY_S: Final = 1.0
+_NOTE_EVERY_MS: Final = 2_000
+_SOLD_EVERY_MS: Final = 10_000
+_LIVES: Final = 3  # starts of a replica that did not end well
+_READY_WITHIN_S: Final = 900
+
+
+class Figures(msgspec.Struct):
+    """What is kept of a rollout between two looks and two lives of the gateway."""
+
+    canary: Side = msgspec.field(default_factory=Side)
+    stable: Side = msgspec.field(default_factory=Side)
+    agreement: Agreement = msgspec.field(default_factory=Agreement)
+    verdict: Verdict = msgspec.field(default_factory=lambda: Verdict("go on", ""))
+
+
+class _Watched(msgspec.Struct):
+    record: Record
+    figures: Figures
+    noted_ms: int = 0
+    sold_ms: int = 0
+    changed: bool = True
+
+
+class Rollouts:
+    """Watches what is in service beside stable versions. Use it from one event loop."""
+
+    def __init__(
+        self, fleet: Fleet, copies: Copies, recorder: Recorder, db: Database, clock: Clock, settings: Any
+    ) -> None:
+        self._fleet, self._copies, self._recorder = fleet, copies, recorder
+        self._db, self._clock, self._settings = db, clock, settings
+        self._watched: dict[str, _Watched] = {}
+        self._stable: dict[str, Record] = {}
+        self._warm: list[Record] = []
+        self._seen: dict[tuple[str, str, str], tuple[Any, ...]] = {}  # counters at the last look
+        self._started: set[str] = set()  # deployments whose first look was taken
+
+    async def work(self) -> None:
+        """Look, every second, until cancelled."""
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            try:
+                await self.look()
+            except Exception as error:  # noqa: BLE001 - logged; if this ended, a bad version would stay
+                _log.error("rollouts not looked at", error=repr(error)[:300])
+
+    def adopt(self, records: Sequence[Record]) -> None:
+        """What is in service now."""
+        beside = {one.id: one for one in records if one.role in ("canary", "shadow")}
+        for id_, one in beside.items():
+            known = self._watched.get(id_)
+            if known is not None:
+                known.record = one
+            else:
+                self._watched[id_] = _Watched(one, _figures_of(one), self._clock.now_ms())
+        self._watched = {id_: one for id_, one in self._watched.items() if id_ in beside}
+        self._stable = {one.model: one for one in records if one.role == "stable"}
+        self._warm = [one for one in records if one.role == "warm"]
+        targets: dict[str, list[Target]] = {}
+        for one in beside.values():
+            share = one.share if one.role == "shadow" else int(one.policy.get("mirror", 0))
+            if share:
+                targets.setdefault(one.model, []).append(Target(one.version, share))
+        self._copies.adopt(targets)
+
+    async def look(self) -> None:
+        """Everything that is due now."""
+        for stable in [*self._stable.values()]:
+            if stable.ready_ms is None:
+                await self._came_up(stable)
+        now_ms = self._clock.now_ms()
+        for warm in self._warm:
+            if now_ms - warm.began_ms >= 1000 * int(warm.policy.get("grace_s", 0)):
+                await self._end(warm, "its grace time is over")
+        for watched in [*self._watched.values()]:
+            await self._watch(watched, now_ms)
+
+    # -- one version beside the stable one -----------------------------------------------------------------------------
+
+    async def _watch(self, watched: _Watched, now_ms: int) -> None:
+        record, figures = watched.record, watched.figures
+        served = self._served(record)
+        trouble = self._trouble(record, served)
+        if trouble:
+            await self._decide(watched, Verdict("roll back", trouble, figures.verdict.findings))
+            return
+        if record.ready_ms is None:
+            if served is not None and served.ready:
+                await self._note_ready(watched, now_ms)
+            elif now_ms - record.began_ms > 1000 * _READY_WITHIN_S:
+                why = f"it was not ready within {_READY_WITHIN_S // 60} minutes"
+                await self._decide(watched, Verdict("roll back", why))
+            return
+        self._measure(watched, served)
+        policy, elapsed_s = policy_of(record.policy), (now_ms - record.ready_ms) / 1000
+        verdict = judge(policy, figures.canary, figures.stable, figures.agreement, elapsed_s)
+        if now_ms - watched.sold_ms >= _SOLD_EVERY_MS or verdict.decision == "promote":
+            watched.sold_ms = now_ms
+            await asyncio.to_thread(self._read_sold, record, figures)
+            verdict = judge(policy, figures.canary, figures.stable, figures.agreement, elapsed_s)
+        watched.changed = watched.changed or verdict.why != figures.verdict.why
+        figures.verdict = verdict
+        if verdict.decision == "roll back" or (verdict.decision == "promote" and _may(record, policy)):
+            await self._decide(watched, verdict)
+        elif watched.changed and now_ms - watched.noted_ms >= _NOTE_EVERY_MS:
+            watched.noted_ms, watched.changed = now_ms, False
+            told, id_ = msgspec.to_builtins(figures), record.id
+            await self._recorder.run(lambda conn: deployments.note_figures(conn, id_, told, verdict.why))
+
+    def _measure(self, watched: _Watched, served: Served | None) -> None:
+        """Add what happened since the last look."""
+        record, figures = watched.record, watched.figures
+        offered = self._fleet.offered(record.model)
+        stable = offered.stable if offered is not None else None
+        before = figures.canary.stats.calls, figures.stable.stats.calls, figures.agreement.compared
+        for side, one in ((figures.canary, served), (figures.stable, stable)):
+            if one is not None:
+                self._add(side.stats, (record.id, one.model.version, "stats"), one.stats)
+        counts = self._copies.counts.get((record.model, record.version))
+        if counts is not None:
+            self._add(figures.agreement, (record.id, record.version, "copies"), counts)
+        after = figures.canary.stats.calls, figures.stable.stats.calls, figures.agreement.compared
+        watched.changed = watched.changed or after != before
+
+    def _add(self, to: Any, place: tuple[str, str, str], counters: Any) -> None:
+        """Counters only grow, until who counts begins anew. What they showed at a rollout's first look was before it."""
+        now = _flat(counters)
+        before = self._seen.get(place, (0,) * len(now))
+        if any(new < old for new, old in zip(now, before, strict=True)):
+            before = (0,) * len(now)
+        self._seen[place] = now
+        _grow(to, [new - old for new, old in zip(now, before, strict=True)])
+
+    async def _note_ready(self, watched: _Watched, now_ms: int) -> None:
+        """From here on it is measured: what the stable version did before is not held against the new one."""
+        record = watched.record
+        offered = self._fleet.offered(record.model)
+        if offered is not None and record.id not in self._started:
+            self._seen[record.id, offered.stable.model.version, "stats"] = _flat(offered.stable.stats)
+            counts = self._copies.counts.get((record.model, record.version))
+            if counts is not None:
+                self._seen[record.id, record.version, "copies"] = _flat(counts)
+            served = self._served(record)
+            if served is not None and served.stats.since_ms < record.began_ms:  # it was kept warm
+                self._seen[record.id, record.version, "stats"] = _flat(served.stats)
+        self._started.add(record.id)
+        await self._recorder.run(lambda conn: deployments.note_ready(conn, now_ms, record.id))
+        watched.record = msgspec.structs.replace(record, ready_ms=now_ms)
+
+    def _read_sold(self, record: Record, figures: Figures) -> None:
+        """What both versions' calls were sold for, cost and were rated, from the books."""
+        price = economics.machine_price(self._settings)
+        with self._db.read() as conn:
+            found = versions_sold.since(conn, record.model, record.ready_ms or record.began_ms, price.currency)
+        stable = self._stable.get(record.model)
+        for side, version in ((figures.canary, record.version), (figures.stable, stable.version if stable else "")):
+            one = found.get(version)
+            if one is not None:
+                side.sold, side.price_picos, side.rated, side.bad = one.calls, one.price_picos, one.rated, one.bad
+                side.cost_picos = round(Fraction(one.engine_us * price.micros_per_hour * 10**6, 3_600_000_000))
+
+    # -- acting ---------------------------------------------------------------------------------------------------------
+
+    async def _decide(self, watched: _Watched, verdict: Verdict) -> None:
+        """Write the outcome, with the figures it rests on; the gateway's next look at the database carries it out."""
+        record = watched.record
+        watched.figures.verdict = verdict
+        told, now_ms = msgspec.to_builtins(watched.figures), self._clock.now_ms()
+
+        def work(conn: sa.Connection) -> None:
+            if not deployments.get(conn, record.id).running:
+                return  # somebody was faster
+            deployments.note_figures(conn, record.id, told, verdict.why)
+            if verdict.decision == "roll back":
+                versions.roll_back_in(conn, now_ms, record, verdict.why)
+            elif record.role == "canary":
+                versions.promote_in(conn, now_ms, record, verdict.why)
+            else:
+                versions.end_in(conn, now_ms, record, verdict.why)
+
+        await self._recorder.run(work)
+        self._watched.pop(record.id, None)
+        _log.warning("rollout decided", model=record.model, version=record.version, role=record.role,
+                     decision=verdict.decision, why=verdict.why)  # fmt: skip
+
+    async def _end(self, record: Record, why: str) -> None:
+        def work(conn: sa.Connection) -> None:
+            if deployments.get(conn, record.id).running:
+                versions.end_in(conn, self._clock.now_ms(), record, why)
+
+        await self._recorder.run(work)
+        self._warm = [one for one in self._warm if one.id != record.id]
+
+    async def _came_up(self, stable: Record) -> None:
+        """A version that was deployed outright: note that it answers; if it never will, the one before goes on for good."""
+        offered = self._fleet.offered(stable.model)
+        served = self._served(stable)
+        now_ms = self._clock.now_ms()
+        if served is not None and served.ready and offered is not None and offered.stable is served:
+            await self._recorder.run(lambda conn: deployments.note_ready(conn, now_ms, stable.id))
+            self._stable[stable.model] = msgspec.structs.replace(stable, ready_ms=now_ms)
+            return
+        trouble = self._trouble(stable, served)
+        if not trouble:
+            return
+
+        def work(conn: sa.Connection) -> bool:
+            if not deployments.get(conn, stable.id).running or deployments.version_before(conn, stable.model) is None:
+                return False
+            versions.back_in(conn, now_ms, models.get_model(conn, stable.model), trouble)
+            return True
+
+        try:
+            taken_back = await self._recorder.run(work)
+        except TollwayError as error:
+            _log.warning("no way back", model=stable.model, why=error.message)
+            taken_back = False
+        if taken_back:
+            _log.error(
+                "a version never came up and was taken back", model=stable.model, version=stable.version, why=trouble
+            )
+        else:
+            self._stable.pop(stable.model, None)  # said once; it is looked at again when something changes
+
+    def _served(self, record: Record) -> Served | None:
+        offered = self._fleet.offered(record.model)
+        live = offered.live if offered is not None else []
+        return next((one for one in live if one.model.version == record.version), None)
+
+    def _trouble(self, record: Record, served: Served | None) -> str:
+        """Why this version cannot work, in words; "" while it may."""
+        broken = self._fleet.broken_version(record.model, record.version)
+        if broken is not None and served is None:
+            return f"it cannot be served: {broken.message}"
+        if served is None or served.passes_through:
+            return ""
+        for replica in served.replicas:
+            if replica.restarts >= _LIVES:
+                return f"its replica keeps dying ({replica.restarts} times): {replica.last_failure}"[:400]
+            if not served.ready and replica.last_failure and replica.state is not State.READY and replica.restarts >= 2:
+                return f"its replica does not come up: {replica.last_failure}"[:400]
+        return ""
+
+
+def _may(record: Record, policy: Policy) -> bool:
+    return policy.automatic or record.role == "shadow"
+
+
+def _figures_of(record: Record) -> Figures:
+    """What was measured before this gateway was started."""
+    try:
+        return msgspec.convert(record.figures, Figures)
+    except msgspec.ValidationError as error:  # of another release: it starts anew
+        _log.warning("figures of a rollout cannot be read", deployment=record.id, error=str(error))
+        return Figures()
+
+
+def _flat(counters: Any) -> tuple[Any, ...]:
+    """All numbers of a struct, in order."""
+    found: list[Any] = []
+    for name in counters.__struct_fields__:
+        value = getattr(counters, name)
+        if isinstance(value, msgspec.Struct):
+            found += _flat(value)
+        elif isinstance(value, list):
+            found += value
+        else:
+            found.append(value)
+    return tuple(found)
+
+
+def _grow(counters: Any, by: list[Any]) -> None:
+    """Add numbers in the order of `_flat`; uses them up."""
+    for name in counters.__struct_fields__:
+        value = getattr(counters, name)
+        if isinstance(value, msgspec.Struct):
+            _grow(value, by)
+        elif isinstance(value, list):
+            for place in range(len(value)):
+                value[place] += by.pop(0)
+        else:
+            setattr(counters, name, value + by.pop(0))
