@@ -42,6 +42,10 @@ class TollwayError(Exception):
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
 
+    def shown(self) -> dict[str, str | None]:
+        """As OpenAI shows an error."""
+        return {"message": str(self), "type": self.type, "param": self.param, "code": self.code}
+
 
 class BadRequest(TollwayError):
     """The request is not valid."""

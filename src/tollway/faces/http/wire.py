@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
+from tollway.kit.decoding import decode as decode
 from tollway.kit.delays import Delays
-from tollway.kit.errors import BadRequest, TollwayError, TooLarge
+from tollway.kit.errors import TollwayError, TooLarge
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -65,34 +66,9 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
-    """Bytes to a typed request. Raises BadRequest naming the parameter."""
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$")
-        param = where.rstrip("`").lstrip(".") or None
-        if "unknown field" in what or "missing required field" in what:
-            named = what.rpartition("field `")[2].rstrip("`")
-            param = f"{param}.{named}" if param else named
-            if "unknown field" in what:
-                raise BadRequest(
-                    f"Unknown parameter: {param!r}."[:300], param=param[:120], code="unknown_parameter"
-                ) from None
-        raise BadRequest(
-            f"Invalid value for {param or 'the body'}: {what}."[:300], param=param and param[:120], code="invalid_value"
-        ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequest(f"The body is not valid JSON: {str(error)[:200]}.", code="invalid_json") from None
-    except RecursionError:
-        raise BadRequest("The body is nested too deeply.", code="invalid_json") from None
-
-
 def error_body(error: TollwayError) -> bytes:
     """An error in OpenAI's shape."""
-    return msgspec.json.encode(
-        {"error": {"message": str(error), "type": error.type, "param": error.param, "code": error.code}}
-    )
+    return msgspec.json.encode({"error": error.shown()})
 
 
 async def send_json(send: Send, status: int, body: bytes, headers: Headers) -> None:
