@@ -1,0 +1,1 @@
+"""Load clients that others wrote, unmodified, against a running shop."""
