@@ -305,7 +305,8 @@ def _used(
     used: dict[tuple[str, str, str], _Used] = defaultdict(_Used)
     other: dict[str, int] = defaultdict(int)
     for row in conn.execute(query):
-        one = _Used(**{name: int(row._mapping[name]) for name in ("requests", *names)})
+        sums: dict[str, Any] = {name: int(row._mapping[name]) for name in ("requests", *names)}
+        one = _Used(**sums)
         one.counted = {row.meter: (int(row.units), one.prefill_us + one.decode_us)}
         plan = plans.get(row.plan_version_id)
         if plan is not None and plan.terms.currency != currency:

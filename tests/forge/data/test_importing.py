@@ -327,3 +327,44 @@ def test_a_parser_that_eats_memory_is_stopped(bring, shelf):
 def test_what_is_not_there_is_said(shelf, tmp_path):
     with pytest.raises(NotFound, match="There is no"):
         data.import_(shelf, tmp_path / "nothing.csv", "x")
+
+
+CONLL = "-DOCSTART- -X- O O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n# NN B-NP O\n\nPeter NNP B-NP B-PER\nBlackburn NNP I-NP I-PER\n"
+UNIVERSAL = """# sent_id = 1
+# text = 我不去
+1\t我\t我\tPRON\tPN\t_\t3\tnsubj\t_\t_
+2-3\t不去\t_\t_\t_\t_\t_\t_\t_\t_
+2\t不\t不\tADV\tAD\t_\t3\tadvmod\t_\t_
+3\t去\t去\tVERB\tVV\t_\t0\troot\t_\t_
+3.1\tx\tx\tVERB\tVV\t_\t_\t_\t_\t_
+"""
+
+
+@pytest.mark.parametrize("name", ["a.conll", "a.txt", "a.bio"])
+def test_conll_becomes_sentences_of_tokens_and_tags(bring, name):
+    done = bring(name, CONLL.replace("\n", "\r\n") if name == "a.bio" else CONLL)
+    assert done.format == "conll"
+    assert table_of(done) == {
+        "tokens": [["EU", "rejects", "#"], ["Peter", "Blackburn"]],
+        "tags": [["B-ORG", "O", "O"], ["B-PER", "I-PER"]],
+    }
+    assert {one.name: one.kind for one in done.version.columns} == {"tokens": "tokens", "tags": "tokens"}
+
+
+def test_universal_dependencies_give_words_and_their_classes(bring):
+    assert table_of(bring("a.conllu", UNIVERSAL)) == {"tokens": [["我", "不", "去"]], "tags": [["PRON", "ADV", "VERB"]]}
+
+
+def test_conll_splits_in_a_folder_and_lines_without_a_tag(shelf, bring, tmp_path):
+    for name in ("train", "dev", "test"):
+        (tmp_path / "ner").mkdir(exist_ok=True)
+        (tmp_path / "ner" / f"{name}.txt").write_text(CONLL, encoding="utf-8")
+    done = data.import_(shelf, tmp_path / "ner", "ner")
+    assert {split: done.version.rows(split) for split in done.version.splits} == {"train": 2, "validation": 2, "test": 2}
+    with pytest.raises(BadRequest) as told:
+        bring("a.conll", "EU B-ORG\nrejects\nGerman B-MISC x\n\nPeter B-PER\n")
+    assert "line 2" in told.value.message and "line 3" in told.value.message and "2 problems" in told.value.message
+
+
+def test_plain_text_with_short_lines_stays_text(bring):
+    assert bring("a.txt", "One O\n\nTwo O\n\nThree O\n").format == "text"

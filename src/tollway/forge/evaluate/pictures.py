@@ -76,7 +76,7 @@ def neighbours(real: NDArray[Any], made: NDArray[Any], near: int = NEIGHBOURS) -
 
 def _squares(one: Floats, two: Floats) -> Floats:
     apart = (one**2).sum(axis=1)[:, None] + (two**2).sum(axis=1)[None, :] - 2 * one @ two.T
-    return np.maximum(apart, 0)
+    return np.asarray(np.maximum(apart, 0))
 
 
 def classifier_score(told: Sequence[Mapping[str, float]]) -> Measure:

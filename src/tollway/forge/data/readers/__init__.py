@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from tollway.forge.data.problems import Problems
-from tollway.forge.data.readers import archives, arrays, arrow_files, delimited, folders, json_rows
+from tollway.forge.data.readers import archives, arrays, arrow_files, conll, delimited, folders, json_rows
 from tollway.forge.data.readers.found import Found, Options, Reading, split_of
 
-FORMATS: Final = ("csv", "tsv", "jsonl", "json", "parquet", "npz", "idx", "folders", "hugging-face", "text")
+FORMATS: Final = ("csv", "tsv", "jsonl", "json", "parquet", "npz", "idx", "folders", "hugging-face", "conll", "text")
 _BY_SUFFIX: Final = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet",
-    ".pq": "parquet", ".npz": "npz", ".txt": "text",
+    ".pq": "parquet", ".npz": "npz", ".txt": "text", **dict.fromkeys(conll.SUFFIXES, "conll"),
 }  # fmt: skip
 _REFUSED: Final = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".h5", ".hdf5", ".xlsx", ".xls", ".docx", ".sqlite", ".db"}
 
@@ -79,6 +79,8 @@ def _file(path: Path, reading: Reading, shown: str) -> Found:
         reading.problems.add("format", f"a {suffix} file is no data: {why}; export CSV, JSONL or Parquet", file=shown or path.name)
         return Found("")
     form = form or _by_content(path)
+    if form == "text" and not reading.options.format and conll.looks_like(path):
+        form = "conll"
     match form:
         case "csv" | "tsv":
             return delimited.read(path, reading, shown)
@@ -88,6 +90,8 @@ def _file(path: Path, reading: Reading, shown: str) -> Found:
             return json_rows.read_document(path, reading, shown)
         case "parquet":
             return arrow_files.read_parquet(path, reading, shown)
+        case "conll":
+            return conll.read(path, reading, shown)
         case "npz":
             return arrays.read_npz(path, reading)
         case "text":
@@ -136,7 +140,7 @@ def _folder(root: Path, reading: Reading) -> Found:
     files = [path for path in files if path not in links]
     if any(arrays.is_idx(path) for path in files):
         return arrays.read_idx([path for path in files if arrays.is_idx(path)], reading)
-    tables = [path for path in files if path.suffix.lower() in _BY_SUFFIX and path.suffix.lower() != ".txt"]
+    tables = [path for path in files if path.suffix.lower() in _BY_SUFFIX and (path.suffix.lower() != ".txt" or conll.looks_like(path))]
     if folders.is_class_folder(root) and not any(split_of(path.name) for path in tables):
         return folders.read(root, reading)
     if tables:
