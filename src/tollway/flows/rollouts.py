@@ -72,7 +72,8 @@ class Rollouts:
     async def work(self) -> None:
         """Look, every second, until cancelled."""
         while True:
-            await asyncio.sleep(_EVERY_S)
+            loading = any(one.ready_ms is None for one in self._stable.values())
+            await asyncio.sleep(_EVERY_S / 4 if loading else _EVERY_S)
             try:
                 await self.look()
             except Exception as error:  # noqa: BLE001 - logged; if this ended, a bad version would stay

@@ -1,0 +1,158 @@
+"""A model's versions on a terminal: a table of what is in service, the figures of a rollout, and following one live.
+
+Progress goes to stderr: a spinner and the figures so far where somebody watches, one line for each change where not.
+"""
+
+import sys
+import time
+from typing import Any, Final
+
+from tollway.faces.cli import tables
+from tollway.faces.cli.desk import Desk
+from tollway.flows import versions
+from tollway.flows.versions import Status
+from tollway.serve.deployments import Record
+
+_LOOK_EVERY_S: Final = 0.25
+_READY_WITHIN_S: Final = 300.0
+_STATES: Final = {"good": "[green]good[/]", "bad": "[red]bad[/]", "open": "[yellow]open[/]", "unknown": "not known"}
+
+
+def until_ready(desk: Desk, name: str) -> None:
+    """Wait until a running gateway has loaded what was put into service; without one there is nothing to wait for."""
+    from tollway.watch import doctor
+
+    if doctor.running_pid(desk.home) is None:
+        return
+    with _Line(desk) as line:
+        began = time.monotonic()
+        while time.monotonic() - began < _READY_WITHIN_S:
+            coming = [
+                one for one in versions.status(desk.shop, name).in_service if one.role != "warm" and not one.ready_ms
+            ]
+            if not coming:
+                return
+            line.say(f"{name}@{coming[0].version} ({coming[0].role}): loading, {time.monotonic() - began:.0f} s")
+            time.sleep(_LOOK_EVERY_S)
+
+
+def follow(desk: Desk, name: str) -> Status:
+    """Show a rollout's figures until it is decided."""
+    last = ""
+    with _Line(desk) as line:
+        while True:
+            found = versions.status(desk.shop, name)
+            beside = [one for one in found.in_service if one.role in ("canary", "shadow")]
+            if not beside:
+                line.keep(f"{name}: {_outcome(found)}")
+                return found
+            said = "; ".join(_told(one) for one in beside)
+            line.say(f"{name}: {said}", changed=said != last)
+            last = said
+            time.sleep(2 * _LOOK_EVERY_S)
+
+
+def drawn(found: Status) -> Any:
+    """The whole picture."""
+    from rich.console import Group
+
+    rows = [_row(one) for one in found.in_service]
+    columns = {"role": "role", "version": "version", "share": "share", "since": "since", "state": "state"}
+    parts: list[Any] = [tables.table(rows, columns, empty=f"{found.model} has no version in service.")]
+    for one in found.in_service:
+        if one.role in ("canary", "shadow"):
+            parts += [f"\n{found.model}@{one.version}, {one.role}: {_told(one)}", _findings(one)]
+    past = [
+        {"version": one.version, "role": one.role, "state": one.state.replace("_", " "), "began": tables.moment(one.began_ms),
+         "ended": tables.moment(one.ended_ms), "why": one.why}
+        for one in found.history if not one.running
+    ][:12]  # fmt: skip
+    if past:
+        heads = {name: name for name in ("version", "role", "state", "began", "ended", "why")}
+        parts += ["\nBefore:", tables.table(past, heads)]
+    return Group(*parts)
+
+
+def next_step(found: Status) -> tuple[str, str]:
+    """What one may want to do now."""
+    canary = next((one for one in found.in_service if one.role == "canary"), None)
+    if canary is not None:
+        return f"tollway deploy back {found.model}", f"the way back; `deploy promote {found.model}` goes on at once"
+    shadow = next((one for one in found.in_service if one.role == "shadow"), None)
+    if shadow is not None:
+        return f"tollway deploy {found.model}@{shadow.version} --canary 10%", "lets it answer calls"
+    if found.way_back:
+        return f"tollway deploy back {found.model}", f"the way back to version {found.way_back}"
+    return f"tollway deploy {found.model}@VERSION --canary 10%", "tries another version on some calls"
+
+
+def taken_back(found: Status) -> bool:
+    """Whether the last rollout was."""
+    last = next((one for one in found.history if one.role in ("canary", "shadow")), None)
+    return last is not None and last.state == "rolled_back"
+
+
+def _row(one: Record) -> dict[str, Any]:
+    share = "copies of " if one.role == "shadow" else ""
+    state = "loading" if one.ready_ms is None and one.role != "warm" else "ready"
+    return {
+        "role": one.role, "version": one.version, "share": f"{share}{one.share} %" if one.share else "-",
+        "since": tables.moment(one.began_ms), "state": state,
+    }  # fmt: skip
+
+
+def _findings(one: Record) -> Any:
+    found = (one.figures.get("verdict") or {}).get("findings") or []
+    rows = [
+        {"measure": each["name"].replace("_", " "), "figures": each["words"], "verdict": each["state"]}
+        for each in found
+    ]
+    heads = {name: name for name in ("measure", "figures", "verdict")}
+    return tables.table(rows, heads, empty="Nothing was measured yet.", marks=_STATES)
+
+
+def _told(one: Record) -> str:
+    if one.ready_ms is None:
+        return f"{one.role} {one.version} is loading"
+    return f"{one.role} {one.version} {one.why or 'waits for calls'}"
+
+
+def _outcome(found: Status) -> str:
+    last = next((one for one in found.history if one.role in ("canary", "shadow")), None)
+    if last is None:
+        return f"answered by version {found.stable}"
+    return f"{last.role} {last.version} was {last.state.replace('_', ' ')}: {last.why}"
+
+
+class _Line:
+    """One line on stderr, rewritten where somebody watches; elsewhere a line for each change."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._status: Any = None
+
+    def __enter__(self) -> "_Line":
+        if sys.stderr.isatty():
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status("")
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def say(self, text: str, *, changed: bool = False) -> None:
+        """How it stands."""
+        if self._status is not None:
+            self._status.update(text.replace("[", "\\["))
+        elif changed:
+            self._desk.say(text)
+
+    def keep(self, text: str) -> None:
+        """What stays on the screen."""
+        if self._status is not None:
+            self._status.console.print(text, highlight=False, markup=False)
+        else:
+            self._desk.say(text)
