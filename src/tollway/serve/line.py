@@ -1,19 +1,33 @@
-"""The line in front of one model: who runs next on which replica, fairly between organizations.
+"""The line in front of one version of a model: who runs next on which replica, and who had better not wait at all.
 
-A replica takes as many calls as it has slots and as many tokens as its context cache holds. What does not fit waits in a
-bounded queue, one lane per organization, served in turn, so that a flood from one does not bury another. A full queue
-refuses at once; a wait has an end.
+A replica takes as many calls as it has slots and as many tokens as its context cache holds. What does not fit waits. Free
+seats go to the highest tier that waits (priority, standard, batch), there to the organization that was served least in
+proportion to its weight. A call that cannot be answered in time is refused at once, with the time after which it could be:
+the line knows its rate (`forecast.py`) and that it serves fairly, so that who floods it is refused and who is quiet is not.
+
+Work is a number: tokens held until a call is over, then what it really was. Everything here runs on one event loop, in steps
+of microseconds.
 """
 
 import asyncio
-from collections import OrderedDict, deque
+import math
+import time
+import zlib
+from collections import deque
 
 import msgspec
 
 from tollway.kit.errors import Unavailable
 from tollway.serve.engine_time import EngineTime
+from tollway.serve.forecast import Forecast, pressed_at
 from tollway.serve.outliers import Health
 from tollway.serve.wire import Pool
+
+TIERS = ("priority", "standard", "batch")
+_IN_TIME = 0.65  # a call must be expected to end within this part of the time it has: what is expected can be wrong
+_LOWER_TIER_EVERY = 8  # seats: a flood of priority calls leaves the standard ones this share
+_GONE_MAX = 4096
+_WAIT_LEAST_S = 0.05
 
 
 class Seat(msgspec.Struct):
@@ -31,17 +45,51 @@ class Seat(msgspec.Struct):
     life: int = 0  # how often its replica was started
     health: Health = msgspec.field(default_factory=Health)
 
-    def fits(self, tokens: int) -> bool:
-        """Whether a call of so many tokens may start here now."""
-        if not self.ready or self.running >= self.slots:
+    def fits(self, tokens: int, spare: int = 0) -> bool:
+        """Whether a call of so many tokens may start here now, and leave `spare` slots."""
+        if not self.ready or self.running + spare >= self.slots:
             return False
         return self.context_tokens == 0 or self.running == 0 or self.tokens + tokens <= self.context_tokens
 
 
-class _Waiting(msgspec.Struct):
+class Turn(msgspec.Struct, frozen=True):
+    """Whose call it is and how urgent. `deadline`: monotonic seconds by which the answer must be there."""
+
+    org_id: str = ""
+    deadline: float = math.inf
+    tier: int = 1
+    weight: float = 1.0
+
+    def told(self, now: float) -> bytes:
+        """What an engine with turns of its own is told: its rows wait once more, in its lanes."""
+        left = 0 if self.deadline == math.inf else max(1, round((self.deadline - now) * 1000))
+        who = zlib.crc32(self.org_id.encode())
+        return b'"turn":{"who":%d,"weight":%.4g,"left_ms":%d,"tier":%d}' % (who, self.weight, left, self.tier)
+
+
+ANYBODY = Turn()
+
+
+class _Waiting(msgspec.Struct, eq=False):
     tokens: int
     since: float
+    deadline: float
     seat: "asyncio.Future[Seat]"
+
+
+class _Member:
+    """One organization in one tier: what was done for it, by its weight, and the tokens of its calls that run and wait."""
+
+    __slots__ = ("calls", "org_id", "queued", "running", "served", "tier", "weight")
+
+    def __init__(self, org_id: str, tier: int) -> None:
+        self.org_id, self.tier, self.served, self.weight = org_id, tier, 0.0, 1.0
+        self.calls: deque[_Waiting] = deque()
+        self.running = self.queued = 0
+
+    def level(self, share: float) -> float:
+        """How well it was served, with what runs for it."""
+        return self.served + self.running * share / self.weight
 
 
 class Line:
@@ -50,103 +98,241 @@ class Line:
     def __init__(self, model: str, queue_max: int, queue_timeout_s: float) -> None:
         self.model = model
         self.seats: list[Seat] = []
+        self.forecast = Forecast()
+        self.waiting = 0
+        self.refused: dict[str, int] = {}  # by reason
         self._queue_max = queue_max
         self._timeout_s = queue_timeout_s
-        self._lanes: OrderedDict[str, deque[_Waiting]] = OrderedDict()
-        self.waiting = 0
+        self._members: tuple[dict[str, _Member], ...] = tuple({} for _ in TIERS)
+        self._waiting: tuple[dict[str, _Member], ...] = tuple({} for _ in TIERS)  # those with calls that wait
+        self._gone: dict[tuple[int, str], float] = {}  # levels of those who are not here, as long as they say something
+        self._floor = [0.0] * len(TIERS)  # the level of who was seated last
+        self._higher = 0  # seats in a row that went past a standard call that waited
 
-    def take_at_once(self, tokens: int, avoid: Seat | None = None) -> Seat | None:
+    # -- coming and going --------------------------------------------------------------------------------------------
+
+    def require(self, tokens: int, turn: Turn) -> None:
+        """Raises Unavailable when a call of about so many tokens could not be answered in time: before anything is spent
+        on it. Cheap."""
+        rate = self.forecast.rate
+        if rate <= 0:
+            return
+        left_s = min((turn.deadline - _now()) * _IN_TIME, self._timeout_s)
+        member = self._members[turn.tier].get(turn.org_id)
+        own = tokens + (member.running + member.queued if member else 0)
+        needed_s = own * self.forecast.share / rate
+        if needed_s <= left_s:
+            needed_s += self._others(own, turn) * self.forecast.share / rate
+        if needed_s > left_s:
+            raise self._refusal("late", "cannot answer this call in the time that it has", needed_s - left_s)
+
+    def take_at_once(self, tokens: int, avoid: Seat | None = None, turn: Turn = ANYBODY) -> Seat | None:
         """A seat for a call of at most `tokens`, if one is free and nobody waits for it; give it back with `leave`.
         `avoid`: not this one, where the call has failed before."""
-        seat = None if self.waiting else self._free_seat(tokens, avoid)
-        return None if seat is None else _sit(seat, tokens)
+        if self.waiting:
+            return None
+        seat = self._free_seat(tokens, turn.tier, avoid)
+        return None if seat is None else self._sit(seat, tokens, self._member(turn))
 
-    async def take(self, org_id: str, tokens: int) -> Seat:
-        """A seat for a call of at most `tokens`; give it back with `leave`. Raises Unavailable when there is none."""
-        seat = self.take_at_once(tokens)
+    async def take(
+        self,
+        org_id: str,
+        tokens: int,
+        *,
+        deadline: float | None = None,
+        priority: str = "standard",
+        weight: float = 1.0,
+    ) -> Seat:
+        """A seat for a call of at most `tokens`; give it back with `leave`. `deadline`: monotonic seconds. Raises
+        Unavailable when there is none in time: at once, where that can be foreseen."""
+        tier = TIERS.index(priority)
+        return await self.take_turn(tokens, Turn(org_id, math.inf if deadline is None else deadline, tier, weight))
+
+    async def take_turn(self, tokens: int, turn: Turn, avoid: Seat | None = None) -> Seat:
+        """The same for a turn."""
+        self.require(tokens, turn)
+        seat = self.take_at_once(tokens, avoid, turn)
         if seat is not None:
             return seat
         if self.waiting >= self._queue_max:
-            self._make_room(org_id)
-        loop = asyncio.get_running_loop()
-        place = _Waiting(tokens, loop.time(), loop.create_future())
-        self._lanes.setdefault(org_id, deque()).append(place)
+            self._make_room(turn)
+        now = _now()
+        place = _Waiting(tokens, now, turn.deadline, asyncio.get_running_loop().create_future())
+        member = self._member(turn)
+        member.calls.append(place)
+        member.queued += tokens
+        self._waiting[turn.tier][turn.org_id] = member
         self.waiting += 1
         self.seat_next()  # those before may all be seated and not have noticed yet
+        patience_s = min(self._timeout_s, turn.deadline - now)
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(patience_s):
                 return await place.seat
         except BaseException as error:
             seated = place.seat.done() and not place.seat.cancelled() and place.seat.exception() is None
             if seated:  # in the very moment we gave up
-                self.leave(place.seat.result(), tokens)
+                self.leave(place.seat.result(), tokens, turn=turn, cost=0)
             if isinstance(error, TimeoutError):
-                raise self._refusal(f"had no replica free within {self._timeout_s:g} s") from None
+                raise self._refusal("late", f"had no replica free within {patience_s:.3g} s") from None
             raise
         finally:
-            self._forget(org_id, place)
+            self._forget(member, place)
 
-    def leave(self, seat: Seat, tokens: int) -> None:
-        """The call is over; whoever is next may sit down."""
+    def leave(self, seat: Seat, tokens: int, *, turn: Turn = ANYBODY, cost: float | None = None) -> None:
+        """The call is over; whoever is next may sit down. `cost`: what it really was, where that is known."""
+        pressed = self.waiting > 0 or seat.running >= pressed_at(seat.slots)
         seat.running -= 1
         seat.tokens -= tokens
+        done = tokens * self.forecast.share if cost is None else cost
+        self.forecast.look(_now(), done, pressed=pressed)
+        if cost:
+            self.forecast.learn(tokens, cost)
+        member = self._members[turn.tier].get(turn.org_id)
+        if member is not None:
+            member.running -= tokens
+            member.served += done / member.weight
+            self._let_go(member)
         self.seat_next()
 
+    # -- who is next -------------------------------------------------------------------------------------------------
+
     def seat_next(self) -> None:
-        """Hand free seats to those waiting, one organization after the other. Called when anything became free."""
-        if not self._lanes:
-            return
-        passed, now = 0, asyncio.get_running_loop().time()
-        while self._lanes and passed < len(self._lanes):
-            org_id, lane = next(iter(self._lanes.items()))
-            self._lanes.move_to_end(org_id)
-            place = next((p for p in lane if not p.seat.done()), None)
-            seat = self._free_seat(place.tokens) if place else None
-            if place is not None and seat is None and now - place.since > self._timeout_s / 4:
-                self._lanes.move_to_end(org_id, last=False)
-                return  # a large call has let smaller ones pass for long enough: now they wait until it fits
-            if place is None or seat is None:
-                passed += 1
+        """Hand free seats to those waiting. Called when anything became free."""
+        now = _now()
+        while self.waiting and any(seat.ready and seat.running < seat.slots for seat in self.seats):
+            tiers = (0, 1, 2)
+            if self._higher >= _LOWER_TIER_EVERY:
+                self._higher, tiers = 0, (1, 0, 2)
+            for tier in tiers:
+                seated = self._seat_one(tier, now)
+                if seated is None:
+                    return
+                if seated:
+                    break
+            else:
+                return
+
+    def _seat_one(self, tier: int, now: float) -> bool | None:
+        """Whether one of this tier could be seated: the one that was served least whose call fits. None: nobody may be
+        seated now, since a large call has let smaller ones pass for long enough; now they wait until it fits."""
+        share, passed = self.forecast.share, set[str]()
+        while True:
+            waiting = [one for one in self._waiting[tier].values() if one.org_id not in passed]
+            if not waiting:
+                return False
+            member = min(waiting, key=lambda one: one.level(share))
+            place = _first(member, now)
+            if place is None:
+                passed.add(member.org_id)
                 continue
-            passed = 0
-            place.seat.set_result(_sit(seat, place.tokens))
+            seat = self._free_seat(place.tokens, tier)
+            if seat is None:
+                if tier < 2 and now - place.since > self._timeout_s / 4:
+                    return None
+                passed.add(member.org_id)
+                continue
+            self._floor[tier] = member.level(share)
+            member.queued -= place.tokens
+            self._higher = self._higher + 1 if tier == 0 and self._waiting[1] else 0
+            place.seat.set_result(self._sit(seat, place.tokens, member))
+            return True
 
-    def _make_room(self, org_id: str) -> None:
-        """The line is full: whoever fills it gives up the last of its places to one who has fewer. Raises Unavailable when
-        that is who asks."""
-        waiting = {org: [place for place in lane if not place.seat.done()] for org, lane in self._lanes.items()}
-        longest = max(waiting.values(), key=len, default=[])
-        refusal = self._refusal("has too many calls waiting")
-        if len(longest) <= len(waiting.get(org_id, ())) + 1:
-            raise refusal
-        longest[-1].seat.set_exception(refusal)
-
-    def _free_seat(self, tokens: int, avoid: Seat | None = None) -> Seat | None:
-        """The least busy seat where the call fits."""
+    def _free_seat(self, tokens: int, tier: int, avoid: Seat | None = None) -> Seat | None:
+        """The least busy seat where the call fits. Batches leave a quarter of the slots for those who come in person."""
         best = None
         for seat in self.seats:
-            if seat.fits(tokens) and (best is None or seat.running < best.running) and seat is not avoid:
+            spare = seat.slots // 4 if tier == 2 else 0
+            if seat.fits(tokens, spare) and (best is None or seat.running < best.running) and seat is not avoid:
                 best = seat
         return best
 
-    def _forget(self, org_id: str, place: _Waiting) -> None:
-        self.waiting -= 1
-        lane = self._lanes.get(org_id)
-        if lane is not None:
-            lane.remove(place)
-            if not lane:
-                del self._lanes[org_id]
+    def _make_room(self, turn: Turn) -> None:
+        """The line is full: whoever fills it gives up the last of its places to one who has fewer, or to a higher tier.
+        Raises Unavailable when that is who asks."""
+        mine = self._members[turn.tier].get(turn.org_id)
+        for tier in range(len(TIERS) - 1, turn.tier - 1, -1):
+            waiting = [[one for one in member.calls if not one.seat.done()] for member in self._waiting[tier].values()]
+            longest = max(waiting, key=len, default=[])
+            own = sum(not one.seat.done() for one in mine.calls) if mine else 0
+            if tier > turn.tier:
+                own = -1
+            if len(longest) > own + 1:
+                longest[-1].seat.set_exception(self._refusal("full", "has too many calls waiting"))
+                return
+        raise self._refusal("full", "has too many calls waiting")
 
-    def _refusal(self, why: str) -> Unavailable:
+    # -- accounts ----------------------------------------------------------------------------------------------------
+
+    def _member(self, turn: Turn) -> _Member:
+        """The account of who asks. Who is new or comes back starts where the least served are: not behind, not ahead."""
+        members = self._members[turn.tier]
+        member = members.get(turn.org_id)
+        if member is None:
+            share = self.forecast.share
+            least = min((one.level(share) for one in members.values()), default=self._floor[turn.tier])
+            member = members[turn.org_id] = _Member(turn.org_id, turn.tier)
+            member.served = max(least, self._gone.pop((turn.tier, turn.org_id), 0.0))
+        member.weight = turn.weight if turn.weight > 0 else 1.0
+        return member
+
+    def _others(self, own: float, turn: Turn) -> float:
+        """Tokens that are served to others before an organization with `own` tokens has had its own: as many as it, by
+        weight, where they have as many. Higher tiers go first with all they have."""
+        ahead = 0.0
+        for tier in range(turn.tier + 1):
+            for org_id, member in self._members[tier].items():
+                if tier == turn.tier:
+                    if org_id != turn.org_id:
+                        ahead += min(member.running + member.queued, own * member.weight / turn.weight)
+                else:
+                    ahead += member.running + member.queued
+        return ahead
+
+    def _sit(self, seat: Seat, tokens: int, member: _Member) -> Seat:
+        seat.running += 1
+        seat.tokens += tokens
+        member.running += tokens
+        return seat
+
+    def _forget(self, member: _Member, place: _Waiting) -> None:
+        """A call waits no more, with or without a seat."""
+        self.waiting -= 1
+        member.calls.remove(place)
+        if not place.seat.done() or place.seat.cancelled() or place.seat.exception() is not None:
+            member.queued -= place.tokens
+        if not member.calls:
+            self._waiting[member.tier].pop(member.org_id, None)
+        self._let_go(member)
+
+    def _let_go(self, member: _Member) -> None:
+        """Nothing runs or waits for it: its account is closed, what it was served is remembered."""
+        if member.running or member.calls:
+            return
+        self._members[member.tier].pop(member.org_id, None)
+        self._gone[member.tier, member.org_id] = member.served
+        if len(self._gone) > _GONE_MAX:  # those whom the others have overtaken start at the floor anyway
+            kept = [(key, served) for key, served in self._gone.items() if served > self._floor[key[0]]]
+            self._gone = dict(kept[-_GONE_MAX // 2 :])
+
+    def _refusal(self, reason: str, why: str, wait_s: float | None = None) -> Unavailable:
+        """An honest one: after `wait_s` the same call would be expected to be in time."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+        if wait_s is None:
+            wait_s = 2.0
         return Unavailable(
             f"The model {self.model!r} {why}.",
             code="overloaded",
             hint="Try again after the time in Retry-After.",
-            retry_after_s=2,
+            retry_after_s=max(_WAIT_LEAST_S, wait_s),
         )
 
 
-def _sit(seat: Seat, tokens: int) -> Seat:
-    seat.running += 1
-    seat.tokens += tokens
-    return seat
+def _first(member: _Member, now: float) -> _Waiting | None:
+    """The oldest of its calls that still wait, and can still be in time."""
+    for place in member.calls:
+        if not place.seat.done() and place.deadline > now:
+            return place
+    return None
+
+
+_now = time.monotonic
