@@ -2,7 +2,7 @@
 
 A fault is the replica's, never the caller's: it hung up, answered 5xx, broke off, or did not begin in time. Three in a
 row, or clearly more of them than its neighbours have, and it is ejected: nobody is sent there for a while, each time twice
-as long. Then it has to answer a probe, and then one call, before it has its place back. Who is the last one is never
+as long, unless it was well in between. Then it has to answer a probe, and then one call, before it has its place back. Who is the last one is never
 ejected: a bad answer is better than none.
 
 "Clearly more" compares 95 % intervals (Wilson, 1927) of the shares of faults, so that a few calls prove nothing.
@@ -18,7 +18,7 @@ IN_A_ROW = 3
 _FAULTS_LEAST = 3
 _FIRST_S = 1.0
 _MOST_S = 30.0
-_FORGIVEN_AFTER_S = 60.0
+_WELL_TIMES = 2.0
 _Z = 1.96
 _KEPT = 0.9  # of the counts each second: what happened half a minute ago weighs 4 %
 
@@ -32,9 +32,9 @@ class Health(msgspec.Struct):
     watched: bool = False  # something is to be done when its next call goes well
     trial: bool = False  # it has had its probe and now has one call to prove itself
     ejected: bool = False
-    ejections: int = 0  # without a minute of health in between
-    back_at: float = 0.0  # when it may be tried
-    ended_at: float = -math.inf  # when the last ejection ended
+    ejections: int = 0  # in a row: without having been well for twice as long as it was out
+    pause_s: float = 0.0  # of the last one
+    ended_at: float = 0.0  # when it had proven itself after it
 
     def fault(self) -> bool:
         """One more call met a fault. True when that is enough to eject it by itself."""
@@ -51,13 +51,13 @@ class Health(msgspec.Struct):
 
     def eject(self, now: float) -> float:
         """Out, for how many seconds."""
-        if now - self.ended_at > _FORGIVEN_AFTER_S:
+        if not (self.trial or self.ejected) and now - self.ended_at > _WELL_TIMES * self.pause_s:
             self.ejections = 0
         self.ejections += 1
-        pause_s = min(_FIRST_S * 2.0 ** (self.ejections - 1), _MOST_S)
+        self.pause_s = min(_FIRST_S * 2.0 ** (self.ejections - 1), _MOST_S)
         self.ejected, self.trial, self.watched = True, False, True
-        self.back_at = now + pause_s
-        return pause_s
+        self.ended_at = now
+        return self.pause_s
 
     def try_again(self) -> None:
         """It answered its probe: one call may go there."""
