@@ -321,3 +321,4 @@ def _add(totals: Totals, more: Totals) -> None:
     totals.busy_us += more.busy_us
     totals.failed_us += more.failed_us
     totals.idle_us += more.idle_us
+    totals.shadow_us += more.shadow_us
