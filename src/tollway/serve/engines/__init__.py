@@ -1,4 +1,4 @@
-"""Engines: what executes weights. One small port (`Engine`), three implementations: `LlamaCpp`, `Rows` and `UpstreamServer`.
+"""Engines: what executes weights. One small port (`Engine`), implementations: `LlamaCpp`, `OpenVinoGenai`, `Rows`, `Speech` and `UpstreamServer`.
 
 An engine says what it can do (`Caps`), how to start a process for it (`launch`; None: nothing to start), where that
 answers (`address`) and how to find out whether it is well (`probe`, `pulse`). Running it is `serve.replica`'s business.
@@ -7,8 +7,10 @@ All speak OpenAI-compatible HTTP: `wire.Pool(address.url, address.key)`, paths w
 
 from tollway.serve.engines.llama_cpp import LlamaCpp
 from tollway.serve.engines.machine import cpu_cores, cpu_threads
+from tollway.serve.engines.openvino_genai import OpenVinoGenai
 from tollway.serve.engines.port import Address, Caps, Engine, Launch, Probe
 from tollway.serve.engines.rows import Rows
+from tollway.serve.engines.speech import Speech
 from tollway.serve.engines.upstream import UpstreamServer
 
 __all__ = [
@@ -17,8 +19,10 @@ __all__ = [
     "Engine",
     "Launch",
     "LlamaCpp",
+    "OpenVinoGenai",
     "Probe",
     "Rows",
+    "Speech",
     "UpstreamServer",
     "cpu_cores",
     "cpu_threads",

@@ -6,6 +6,14 @@ from urllib.parse import urlsplit
 from tollway.kit.errors import BadRequest
 from tollway.serve.engines.port import Address, Caps, Launch, Probe
 
+_OWN_DOORS = {
+    "chat": "chat/completions",
+    "embedding": "embeddings",
+    "rerank": "rerank",
+    "moderation": "moderations",
+    "image-generation": "images/generations",
+}
+
 
 class UpstreamServer:
     """A model behind a base URL such as `http://10.0.0.5:8000/v1`. There is no process to start.
@@ -56,7 +64,11 @@ def _assumed(kind: str, slots: int, context_tokens: int) -> Caps:
         chat=chat,
         completions=chat,
         embeddings=kind == "embedding",
-        classify=not chat and kind != "embedding",
+        classify=kind not in _OWN_DOORS,
+        rerank=kind == "rerank",
+        moderations=kind == "moderation",
+        images=kind == "image-generation",
+        passes_through=True,
         json_schema=chat,
         tools=chat,
         logprobs=chat,
@@ -70,8 +82,11 @@ def _assumed(kind: str, slots: int, context_tokens: int) -> Caps:
 
 
 def _probe_of(kind: str, model: str) -> Probe:
+    if kind == "rerank":
+        return Probe(path="/rerank", body={"model": model, "query": ".", "documents": ["."]})
+    if kind == "image-generation":
+        return Probe(path="/images/generations", body={"model": model, "prompt": "A dot.", "n": 1})
     if kind != "chat":
-        path = "/embeddings" if kind == "embedding" else "/classify"
-        return Probe(path=path, body={"model": model, "input": ["."]})
+        return Probe(path=f"/{_OWN_DOORS.get(kind, 'classify')}", body={"model": model, "input": ["."]})
     messages = [{"role": "user", "content": "."}]
     return Probe(path="/chat/completions", body={"model": model, "messages": messages, "max_tokens": 1, "stream": True})

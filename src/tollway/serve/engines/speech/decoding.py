@@ -1,0 +1,103 @@
+"""Reads a stranger's recording in a process of its own, with little memory and little time: WAV, FLAC, MP3, Ogg Vorbis to
+16 kHz mono.
+
+    python -P -m tollway.serve.engines.speech.decoding SECONDS_MAX < recording > 16-bit samples
+
+Whatever a broken file does to the decoder, it does it here: the caller sees an exit code. 3: no recording; 4: too long.
+"""
+
+import asyncio
+import resource
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+from tollway.kit.errors import BadRequest
+
+RATE: Final = 16_000
+NOT_A_RECORDING, TOO_LONG = 3, 4
+_MEMORY_BYTES: Final = 768 << 20
+_CPU_S: Final = 20
+_WALL_S: Final = 40.0
+_FRAMES: Final = 65_536
+_FORMATS: Final = "WAV, FLAC, MP3 or Ogg Vorbis"
+_MODULE: Final = "tollway.serve.engines.speech.decoding"
+
+
+def looks_like_one(recording: bytes) -> bool:
+    """Whether the first bytes are those of a format that is read."""
+    head = recording[:4]
+    mp3 = head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2)
+    return mp3 or head in (b"fLaC", b"OggS") or (head == b"RIFF" and recording[8:12] == b"WAVE")
+
+
+async def decoded(recording: bytes, seconds_max: int) -> bytes:
+    """16-bit samples at 16 kHz, mono. Raises BadRequest for what is no recording, or too long a one."""
+    if not looks_like_one(recording):
+        raise _unreadable()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", _MODULE, str(seconds_max),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(_WALL_S):
+            samples, _ = await process.communicate(recording)
+    except TimeoutError:
+        raise _unreadable() from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode == TOO_LONG:
+        raise BadRequest(
+            f"The recording is longer than {seconds_max:,} seconds.",
+            param="file", code="audio_too_long", hint="Cut it into pieces.",
+        )  # fmt: skip
+    if process.returncode != 0 or len(samples) < 2:
+        raise _unreadable()
+    return samples
+
+
+def _unreadable() -> BadRequest:
+    return BadRequest(
+        f"This is no recording that can be read: {_FORMATS}.",
+        param="file", code="invalid_audio", hint="Convert it, for example to 16 kHz mono WAV.",
+    )  # fmt: skip
+
+
+def main() -> int:
+    seconds_max = int(sys.argv[1])
+    recording = sys.stdin.buffer.read()
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    left = seconds_max * RATE
+    try:
+        for samples in _stream(recording):
+            left -= len(samples) // 2
+            if left < 0:
+                return TOO_LONG
+            sys.stdout.buffer.write(samples)
+    except (OSError, ValueError, MemoryError, RuntimeError):
+        return NOT_A_RECORDING
+    sys.stdout.buffer.flush()
+    return 0
+
+
+def _stream(recording: bytes) -> Iterator[bytes]:
+    import miniaudio
+
+    try:
+        pieces = miniaudio.stream_memory(
+            recording, output_format=miniaudio.SampleFormat.SIGNED16, nchannels=1, sample_rate=RATE,
+            frames_to_read=_FRAMES,
+        )  # fmt: skip
+        for piece in pieces:
+            yield piece.tobytes()
+    except miniaudio.MiniaudioError as error:
+        raise ValueError(str(error)) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
