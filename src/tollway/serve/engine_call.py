@@ -167,6 +167,10 @@ def refusal_of(status: int, body: bytes) -> TollwayError:
         return BadRequest(message or "The engine refused this request.", code="engine_refused", param=param)
     if status == 501:
         return BadRequest("This model does not offer that operation.", code="unsupported_operation", param="model")
+    if told.get("code") == "late":
+        return Unavailable("The call could not be begun in the time that it had.", code="overloaded", retry_after_s=1)
+    if status == 499:
+        return BadRequest("The caller left before the call began.", code="left")
     if status == 429:
         return Unavailable("The engine is busy.", code="engine_busy", retry_after_s=2, hint="Try again shortly.")
     return Unavailable("The engine could not answer; nothing was billed.", code="engine_failed", hint="Try again.")

@@ -10,6 +10,7 @@ is not used up. Leaving early stops the engine.
 """
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -22,8 +23,9 @@ from tollway.kit import log
 from tollway.kit.errors import BadRequest, Unavailable
 from tollway.serve import fold
 from tollway.serve.engine_call import Tally, once, relay
-from tollway.serve.line import Seat
+from tollway.serve.line import Seat, Turn
 from tollway.serve.requests import ChatRequest, CompletionRequest, Request
+from tollway.serve.requests.parts import Work
 from tollway.serve.retries import TRIES_MAX
 from tollway.serve.served import Served, Size
 from tollway.serve.wire import WireError
@@ -35,8 +37,19 @@ _FAULTS = ("engine_failed", "engine_busy")  # what an engine answers that anothe
 class Run:
     """One request in the engine: one engine call, or one for each choice and prompt."""
 
-    def __init__(self, served: Served, request: Request, size: Size, org_id: str, call_id: str, at_ms: int) -> None:
+    def __init__(
+        self,
+        served: Served,
+        request: Request,
+        size: Size,
+        org_id: str,
+        call_id: str,
+        at_ms: int,
+        turn: Turn | None = None,
+    ) -> None:
         self.served, self.request, self.size, self.org_id = served, request, size, org_id
+        self.turn = turn or Turn(org_id)
+        self._seat: Seat | None = None
         self.id, self.at_ms = call_id, at_ms
         stream = bool(request.stream) or (not served.passes_through and request.generates)
         each = size.output_tokens // size.parts
@@ -68,12 +81,13 @@ class Run:
         for attempt in count(1):
             seat, done = await self._sit(index, seat), False
             try:
+                work = self._in_turn(self.work[index]) if self.served.caps.turns else self.work[index]
                 patience_s = self._patience_s(attempt, whole=True)
                 if patience_s is None:
-                    answer = await once(seat, self.work[index], self.tallies[index])
+                    answer = await once(seat, work, self.tallies[index])
                 else:
                     async with asyncio.timeout(patience_s):
-                        answer = await once(seat, self.work[index], self.tallies[index])
+                        answer = await once(seat, work, self.tallies[index])
                 done = True
                 return answer
             except (WireError, Unavailable, TimeoutError) as error:
@@ -84,12 +98,14 @@ class Run:
 
     async def _to_its_end(self, index: int) -> bytes:
         """`whole` for an engine that cannot be stopped: when the caller leaves, the seat and what is held for the call
-        stay taken until the engine has done its work, which is then billed. Else leaving would be a way to use it free."""
+        stay taken until the engine has done its work, which is then billed. Else leaving would be a way to use it free.
+        An engine that can is told, and does not begin what it has not begun."""
         work = asyncio.ensure_future(self._whole(index))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             if self._in_engine and not self.expired:
+                await self._recall()
                 await asyncio.wait({work})
             raise
         finally:
@@ -182,12 +198,14 @@ class Run:
         if served.quarantine.marks:
             tally.guest = await served.quarantine.enter(self.work[index].body, time.monotonic())
         try:
-            seat = line.take_at_once(tokens, avoid) or await line.take(self.org_id, tokens)
+            line.require(tokens, self.turn)
+            seat = line.take_at_once(tokens, avoid, self.turn) or await line.take_turn(tokens, self.turn, avoid)
         except BaseException:
             if tally.guest is not None:
                 served.quarantine.leave(tally.guest, answered=False)
             raise
         self._in_engine += 1
+        self._seat = seat
         if self.request.constrained:
             served.suspects.enter(self.org_id)
         self.tallies[index] = tally
@@ -224,7 +242,25 @@ class Run:
                 served.went_wrong(seat)
             else:
                 served.stats.left += 1
-        served.line.leave(seat, self.size.tokens_each)
+        served.line.leave(seat, self.size.tokens_each, turn=self.turn, cost=self._cost(tally, done=done))
+
+    def _in_turn(self, work: Work) -> Work:
+        """What is asked, with whose turn it is: an engine whose rows wait once more serves them in the same order."""
+        told = b',"call":"%b",%b}' % (self.id.encode(), self.turn.told(time.monotonic()))
+        return Work(work.path, work.body[:-1] + told)
+
+    async def _recall(self) -> None:
+        """Tell the engine that nobody waits any more: what it has not begun it never will."""
+        if self.served.caps.turns and self._seat is not None:
+            with contextlib.suppress(WireError):
+                await self._seat.pool.post(self._seat.prefix + "/recall", b'{"call":"%b"}' % self.id.encode())
+
+    def _cost(self, tally: Tally, *, done: bool) -> float | None:
+        """What the engine did for a call, in the line's own measure; reading costs an eighth of writing. None: unknown."""
+        if not done and tally.usage is None:
+            return None
+        fresh, _, output = tally.counts(self.size.input_tokens)
+        return output + fresh / 8 if self.request.generates else max(fresh, self.size.units, 1)
 
     def _patience_s(self, attempt: int, *, whole: bool) -> float | None:
         """How long this try may take until its first piece, when somebody else could be asked then; None: until the

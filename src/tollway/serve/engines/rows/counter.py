@@ -11,7 +11,7 @@ import msgspec
 from tollway.inference import Encoded
 from tollway.kit.errors import BadRequest, NotFound, Unavailable
 from tollway.serve.engines.rows import Spec, doors
-from tollway.serve.engines.rows.lanes import Lanes
+from tollway.serve.engines.rows.lanes import Lanes, Recalled
 from tollway.serve.engines.rows.rack import Row, Turn
 
 _APART_BYTES: Final = 16 * 1024  # reading more than this is done beside the event loop
@@ -36,6 +36,7 @@ class _Ask(msgspec.Struct):
     seed: Any = 0
     prompt: Any = ""
     turn: Turn = Turn()
+    call: str = ""
 
 
 _decode = msgspec.json.Decoder(_Ask).decode
@@ -64,6 +65,7 @@ class Counter:
             "/v1/moderations": self._moderate,
             "/v1/images/generations": self._draw,
             "/v1/probe": self._probe,
+            "/v1/recall": self._recall,
         }.get(path)
         if answer is None or method != "POST":
             raise NotFound(f"There is no {method} {path[:80]!r} here.", code="unknown_url")
@@ -71,7 +73,23 @@ class Counter:
             ask = _decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequest(f"The body is not valid: {str(error)[:200]}.", code="invalid_json") from None
-        return msgspec.json.encode(await answer(ask, len(body)))
+        try:
+            return msgspec.json.encode(await answer(ask, len(body)))
+        except Recalled as left:
+            return msgspec.json.encode(self._until_left(left, ask))
+
+    async def _recall(self, ask: _Ask, size: int) -> dict[str, Any]:
+        return {"recalled": self._lanes.recall(ask.call)}
+
+    def _until_left(self, left: Recalled, ask: _Ask) -> dict[str, Any]:
+        """What was done for a caller who left: that much is owed. Nothing, where rows are paid for as a whole."""
+        rows = ask.input if isinstance(ask.input, list) else [ask.input]
+        if not left.done or (self._spec.input != "text" and len(left.done) < len(rows)):
+            error = BadRequest("The caller left before the call began.", code="left")
+            error.status = 499
+            raise error
+        encoded = self._features.encode([self._row(rows[place], place) for place in left.done])
+        return {"object": "list", "data": [], "model": self._spec.model, "usage": self._usage(encoded)}
 
     async def _probe(self, ask: _Ask, size: int) -> dict[str, Any]:
         rows = self._features.example(1)
@@ -80,13 +98,13 @@ class Counter:
 
     async def _classify(self, ask: _Ask, size: int) -> dict[str, Any]:
         rows, encoded = await self._read(ask, size)
-        answers = await self._lanes.answer(rows, encoded, ask.turn)
+        answers = await self._lanes.answer(rows, encoded, ask.turn, ask.call)
         data = [_shown(index, answer, ask.top_k) for index, answer in enumerate(answers)]
         return {"object": "list", "data": data, "model": self._spec.model, "usage": self._usage(encoded)}
 
     async def _embed(self, ask: _Ask, size: int) -> dict[str, Any]:
         rows, encoded = await self._read(ask, size)
-        answers = await self._lanes.answer(rows, encoded, ask.turn)
+        answers = await self._lanes.answer(rows, encoded, ask.turn, ask.call)
         if answers and "embedding" not in answers[0]:
             raise BadRequest("This model makes no embeddings.", code="unsupported_operation", param="model")
         shown: Callable[[list[float]], Any] = _base64 if ask.encoding_format == "base64" else lambda vector: vector
@@ -112,12 +130,12 @@ class Counter:
     async def _rerank(self, ask: _Ask, size: int) -> dict[str, Any]:
         ask.input = doors.pairs(ask.query, ask.documents)
         rows, encoded = await self._read(ask, size)
-        answers = await self._lanes.answer(rows, encoded, ask.turn)
+        answers = await self._lanes.answer(rows, encoded, ask.turn, ask.call)
         return doors.ranked(answers, self._features.labels) | {"usage": self._usage(encoded)}
 
     async def _moderate(self, ask: _Ask, size: int) -> dict[str, Any]:
         rows, encoded = await self._read(ask, size)
-        answers = await self._lanes.answer(rows, encoded, ask.turn)
+        answers = await self._lanes.answer(rows, encoded, ask.turn, ask.call)
         texts = [str(next(iter(row.values()), "")) for row in rows]
         loop = asyncio.get_running_loop()
         judged = await loop.run_in_executor(self._reader, doors.judged, answers, texts)
@@ -126,7 +144,7 @@ class Counter:
     async def _draw(self, ask: _Ask, size: int) -> dict[str, Any]:
         ask.input = doors.seeds(ask.n, ask.seed, ask.prompt)
         rows, encoded = await self._read(ask, size)
-        answers = await self._lanes.answer(rows, encoded, ask.turn)
+        answers = await self._lanes.answer(rows, encoded, ask.turn, ask.call)
         return doors.pictures(answers) | {"usage": self._usage(encoded)}
 
     # -- reading -----------------------------------------------------------------------------------------------------

@@ -49,6 +49,14 @@ class Figures(msgspec.Struct):
     left_rows: int = 0
 
 
+class Recalled(Exception):
+    """The caller left. `done`: the places of the rows that had begun, and were finished."""
+
+    def __init__(self, done: list[int]) -> None:
+        super().__init__("the caller left")
+        self.done = done
+
+
 class Lanes:
     """`answer` from the event loop, `answer_blocking` from a thread; answers come in the order of the rows."""
 
@@ -67,13 +75,17 @@ class Lanes:
         self._free = threading.Condition()
         self._idle = 0
         self._began: dict[int, float] = {}  # lane -> when its batch began
+        self._called: dict[str, Order] = {}
         self._seen: list[int] = []  # lengths of the newest rows
         for number in range(plan.lanes):
             predictor = predictors[number % len(predictors)]
             threading.Thread(target=self._work, args=(number, predictor), name=f"lane {number}", daemon=True).start()
 
-    async def answer(self, rows: Sequence[Row], encoded: Sequence[Encoded], turn: Turn = Turn()) -> Answers:
-        """Run rows; leaving drops those that have not begun. Raises Unavailable (code "late") when the time is over."""
+    async def answer(
+        self, rows: Sequence[Row], encoded: Sequence[Encoded], turn: Turn = Turn(), call: str = ""
+    ) -> Answers:
+        """Run rows; leaving drops those that have not begun. `call`: a name to recall it by. Raises Unavailable (code
+        "late") when the time is over, and Recalled."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         order = Order(rows, turn, self._clock())
@@ -83,13 +95,35 @@ class Lanes:
                 loop.call_soon_threadsafe(_wake, future)
 
         order.told = told
+        if call:
+            self._called[call] = order
         self._put(order, encoded)
         try:
             await future
         except asyncio.CancelledError:
             self.leave(order)
             raise
+        finally:
+            self._called.pop(call, None)
+        if order.recalled and order.error is None:
+            raise Recalled([place for place, answer in enumerate(order.answers) if answer])
         return _taken(order)
+
+    def recall(self, call: str) -> bool:
+        """Nobody waits for a call any more: what has begun is finished and told, the rest is dropped."""
+        order = self._called.get(call)
+        if order is None:
+            return False
+        with self._free:
+            order.recalled = True
+            dropped = len(order.rows) - order.begun
+            order.left -= dropped
+            self.figures.left_rows += dropped
+            self._racks.drop(order)
+            over = order.left == 0
+        if over and order.told is not None:
+            order.told()
+        return True
 
     def answer_blocking(self, rows: Sequence[Row], turn: Turn = BACKGROUND) -> Answers:
         """Run rows, in the background unless the turn says otherwise."""

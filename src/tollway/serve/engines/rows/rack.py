@@ -44,6 +44,7 @@ class Order:
         self.answers: Answers = [{}] * len(rows)
         self.left = len(rows)
         self.begun = 0  # rows that a lane took up
+        self.recalled = False
         self.error: Exception | None = None
         self.told: Callable[[], None] | None = None
 
