@@ -8,6 +8,7 @@
     starting --probe answered--> ready --drain()--> draining --stop()--> dead
         ^                          |
         +--- exit or no pulse -----+      (waits 0.1 s, doubling to 10 s; starts afresh after 60 s of health)
+        +--- failed <--------------+      (after eight short lives in a row: it is tried again every five minutes)
 
 A replica that dies takes only the calls inside it along. One that hangs is found by its pulse, a request answered by
 the inference loop itself, and killed. For an engine without a process only the probe and the pulse remain.
@@ -20,6 +21,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -56,6 +58,7 @@ class State(StrEnum):
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
+    FAILED = "failed"  # it ended again and again; somebody has to look
     DEAD = "dead"
 
 
@@ -69,7 +72,15 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     backoff_first_s: float = 0.1
     backoff_most_s: float = 10.0
     settled_after_s: float = 60.0
+    short_lives_most: int = 8
+    failed_again_s: float = 300.0
     stop_within_s: float = 3.0
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replica's process may take. 0: as much as it likes."""
+
+    memory_bytes: int = 0  # of its own: heap and private pages, not the weights that it maps
 
 
 class Failed(Exception):
@@ -91,6 +102,7 @@ class Replica:
         pace: Pace | None = None,
         on_state: Notice | None = None,
         folder: Path | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.engine = engine
         self.name = name or engine.model
@@ -98,6 +110,9 @@ class Replica:
         self.restarts = 0
         self.load_seconds = 0.0
         self.last_failure = ""
+        self.short_lives = 0  # in a row
+        self.next_try_at = 0.0  # monotonic, while it has failed
+        self.limits = limits or Limits()
         self._clock = clock
         self._pace = pace or Pace()
         self._on_state = on_state
@@ -105,6 +120,7 @@ class Replica:
         self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
+        self._own = False  # it has a process of ours
         self._given_up = ""
         self._turn = asyncio.Event()  # set whenever a life becomes ready or ends
 
@@ -206,11 +222,18 @@ class Replica:
             if self.state is State.DRAINING:
                 self._enter(State.DEAD)
                 return
-            self._enter(State.STARTING)
             self.restarts += 1
+            self.short_lives += 1
             if self._clock.monotonic() - born >= self._pace.settled_after_s:
-                wait_s = self._pace.backoff_first_s
-            _LOG.warning("replica_lost", replica=self.name, why=self.last_failure, restart_in_s=wait_s)
+                wait_s, self.short_lives = self._pace.backoff_first_s, 0
+            if self._own and self.short_lives >= self._pace.short_lives_most:
+                wait_s = self._pace.failed_again_s
+                self.next_try_at = self._clock.monotonic() + wait_s
+                self._enter(State.FAILED)
+                _LOG.error("replica_failed", replica=self.name, why=self.last_failure, next_try_in_s=wait_s)
+            else:
+                self._enter(State.STARTING)
+                _LOG.warning("replica_lost", replica=self.name, why=self.last_failure, restart_in_s=wait_s)
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, self._pace.backoff_most_s)
 
@@ -244,6 +267,7 @@ class Replica:
         launch = self.engine.launch(socket)
         if launch is None:
             return
+        self._own = True
         socket.unlink(missing_ok=True)
         pipe = asyncio.subprocess.PIPE
         try:
@@ -253,6 +277,7 @@ class Replica:
         except OSError as error:
             raise Failed(f"its process cannot be started: {error.strerror}") from None
         assert process.stdin is not None and process.stdout is not None
+        self._limit(process.pid)
         with contextlib.suppress(ConnectionError):
             process.stdin.write(launch.first_line)
             await process.stdin.drain()
@@ -261,6 +286,12 @@ class Replica:
             word = json.loads(await process.stdout.readline())
         if not isinstance(word, dict) or word.get("event") != "ready":
             raise Failed(await self._reason(process, word))
+
+    def _limit(self, pid: int) -> None:
+        """Before it has heard what to load: more than it may have is refused by the kernel, and then it ends."""
+        if self.limits.memory_bytes and hasattr(resource, "prlimit"):
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(pid, resource.RLIMIT_DATA, (self.limits.memory_bytes, self.limits.memory_bytes))
 
     async def _reason(self, process: asyncio.subprocess.Process, word: Any) -> str:
         """Why loading failed, from what the process said before anybody had asked it anything it could quote."""
