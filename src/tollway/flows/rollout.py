@@ -224,8 +224,8 @@ def _agreement(policy: Policy, agreement: Agreement, chance: float) -> Finding |
     most = bounds(agreement.agreed, agreement.compared, chance)[1]
     asked = policy.min_agreement
     within = seen is not None and seen >= asked and agreement.compared >= min(policy.min_calls, 30)
-    state: State = _state(seen, worse=most < asked, within=within) if asked else "unknown"
-    if asked and seen is None:
+    state: State = _state(seen, worse=most < asked, within=within) if asked else "good"
+    if seen is None:
         state = "open"
     wanted = f", at least {_percent(asked)} asked" if asked else ""
     words = f"{agreement.agreed:,} of {agreement.compared:,} answers as the stable version's ({_percent(seen)}){wanted}"

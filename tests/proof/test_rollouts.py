@@ -1,0 +1,259 @@
+"""Versions changed under load, with a real gateway and real replicas: the good one is promoted, the bad ones are taken back,
+every bill names the version that answered, and no caller meets a change of version as an error.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from tests.proof.house import Answer, Customer, GatewayProcess, make_customer, run_cli, shop_of, start_gateway
+from tests.serve import tiny_versions
+from tollway.flows import release, versions
+from tollway.flows.rollout import Policy
+from tollway.insight import economics
+from tollway.sell import catalog, tables
+from tollway.serve.deployments import Record
+
+KINDS = {"1": "equal", "2": "equal", "3": "failing", "4": "slow", "5": "contrary", "6": "unloadable"}
+TERMS = catalog.Terms(overage="wallet", charges=(catalog.Charge(meter="requests", price_micros=2_000_000),))
+
+
+@dataclass
+class Stage:
+    """A gateway that serves `mood`, and who calls it."""
+
+    home: Path
+    customer: Customer
+    gateway: GatewayProcess
+    word: str  # that version 3 fails on
+    answers: list[Answer] = field(default_factory=list)
+
+    async def call(self) -> Answer:
+        body = {"model": "mood", "input": f"{self.word} a lovely film"}
+        answer = await self.gateway.ask(self.customer.key, body, "/v1/classify")
+        self.answers.append(answer)
+        return answer
+
+    async def load(self, until: Callable[[], bool], clients: int = 4, within_s: float = 45) -> list[Answer]:
+        """Calls until something is so."""
+        self.answers, over = [], asyncio.Event()
+
+        async def client() -> None:
+            while not over.is_set():
+                await self.call()
+                await asyncio.sleep(0.004)
+
+        tasks = [asyncio.create_task(client()) for _ in range(clients)]
+        try:
+            async with asyncio.timeout(within_s):
+                while not await asyncio.to_thread(until):
+                    await asyncio.sleep(0.1)
+        finally:
+            over.set()
+            await asyncio.gather(*tasks)
+        return self.answers
+
+    def start(self, version: str, role: Any = "canary", share: int = 30, **policy: Any) -> Record:
+        with shop_of(self.home) as shop:
+            return versions.start(shop, "mood", version, role, share, Policy(**({"promote_after_s": 0} | policy)))
+
+    def act(self, work: Callable[..., Any], *given: Any) -> Any:
+        with shop_of(self.home) as shop:
+            return work(shop, "mood", *given)
+
+    def record(self, id_: str) -> Record:
+        return next(one for one in self.act(versions.status).history if one.id == id_)
+
+    def decided(self, made: Record) -> Callable[[], bool]:
+        return lambda: not self.record(made.id).running
+
+    def billed(self, since_ms: int = 0) -> dict[str, str]:
+        """Request -> the version in its usage event."""
+        with shop_of(self.home) as shop, shop.db.read() as conn:
+            event = tables.usage_event.c
+            found = conn.execute(sa.select(event.request_id, event.model_version).where(event.at_ms >= since_ms))
+            return {row.request_id: row.model_version for row in found}
+
+    def require_honest_bills(self) -> None:
+        """What was answered is billed with the version its header named; what was not, is not."""
+        billed = self.billed()
+        for answer in self.answers:
+            if answer.status == 200:
+                assert billed[answer.request_id] == answer.headers["x-tollway-model-version"]
+            else:
+                assert answer.request_id not in billed
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    home = tmp_path_factory.mktemp("home")
+    with shop_of(home) as shop:
+        made = [
+            tiny_versions.shelve(shop.store, tmp_path_factory.mktemp(f"v{number}"), kind)
+            for number, kind in KINDS.items()
+        ]
+        release.deploy(shop, "mood", "1")
+    customer = make_customer(home, TERMS, 1_000_000_000)
+    one = Stage(home, customer, start_gateway(home, starter=False), tiny_versions.last_word(made[0]))
+    yield one
+    one.gateway.stop()
+
+
+@pytest.fixture(autouse=True)
+def back_to_the_first(stage: Stage) -> None:
+    """Every test begins with version 1 alone in service."""
+    with shop_of(stage.home) as shop:
+        release.deploy(shop, "mood", "1")
+        if len(versions.status(shop, "mood").in_service) > 1:
+            versions.stop(shop, "mood")
+    time.sleep(0.4)
+
+
+async def test_a_version_that_fails_is_taken_back_within_seconds(stage: Stage) -> None:
+    made = stage.start("3")
+    answers = await stage.load(stage.decided(made))
+    ended = stage.record(made.id)
+    assert (ended.state, stage.act(versions.status).stable) == ("rolled_back", "1")
+    assert "calls failed (100 %) against 0 %" in ended.why
+    assert ended.ended_ms is not None and ended.ready_ms is not None and ended.ended_ms - ended.ready_ms < 5000
+    stage.require_honest_bills()
+    failed = sum(answer.status != 200 for answer in answers)
+    assert 0 < failed <= ended.figures["canary"]["stats"]["errors"] + 20  # nobody failed but on the canary
+    await asyncio.sleep(0.4)
+    assert {(await stage.call()).headers["x-tollway-model-version"] for _ in range(10)} == {"1"}
+
+
+async def test_a_slow_version_is_taken_back_without_a_failed_call(stage: Stage) -> None:
+    made = stage.start("4")
+    answers = await stage.load(stage.decided(made))
+    assert stage.record(made.id).state == "rolled_back"
+    assert "answers within" in stage.record(made.id).why
+    assert {answer.status for answer in answers} == {200}
+
+
+async def test_a_version_of_another_opinion_is_taken_back_by_copies_that_nobody_pays(stage: Stage) -> None:
+    made = stage.start("5", share=1, mirror=100, min_agreement=0.9)
+    answers = await stage.load(stage.decided(made))
+    ended = stage.record(made.id)
+    assert ended.state == "rolled_back" and "answers as the stable version's (0 %)" in ended.why
+    assert {answer.status for answer in answers} == {200}
+    stage.require_honest_bills()
+    assert len(stage.billed()) == len(set(stage.billed()) | {answer.request_id for answer in answers})
+    await asyncio.sleep(2.5)  # the machine's hours are written a second after a call
+    with shop_of(stage.home) as shop, shop.db.read() as conn:
+        now = shop.clock.now_ms()
+        books = economics.report(conn, economics.machine_price(shop.settings), now - 3_600_000, now)
+    assert books.shadow.shadow_us > 0
+    parts = books.attributed_micros + books.idle.cost_micros + books.failed.cost_micros + books.shadow.cost_micros
+    assert parts == books.hardware_micros
+
+
+async def test_a_shadow_answers_nobody_and_ends_by_itself(stage: Stage) -> None:
+    made = stage.start("2", "shadow", 100, min_calls=20)
+    answers = await stage.load(stage.decided(made))
+    ended = stage.record(made.id)
+    assert ended.state == "ended" and "answers as the stable version's (100 %)" in ended.why
+    assert {answer.headers["x-tollway-model-version"] for answer in answers} == {"1"}
+    assert ended.figures["agreement"]["compared"] >= 20
+
+
+async def test_a_version_that_does_not_come_up_is_taken_back_before_it_got_a_call(stage: Stage) -> None:
+    made = stage.start("6")
+    answers = await stage.load(stage.decided(made), clients=1)
+    assert "does not come up" in stage.record(made.id).why
+    stage.act(release.deploy, "6")  # outright: the version before goes on, and stays
+    answers += await stage.load(lambda: stage.act(versions.status).stable == "1", clients=1)
+    assert {(answer.status, answer.headers["x-tollway-model-version"]) for answer in answers} == {(200, "1")}
+    assert stage.act(versions.status).history[1].state == "rolled_back"
+
+
+async def test_a_good_version_gets_its_share_is_promoted_and_taken_back_without_a_failed_call(stage: Stage) -> None:
+    """Promotion, and the way back while the version before is warm, both under load."""
+    made = stage.start("2", share=25, min_calls=60, grace_s=60)
+    share = Counter[str]()
+
+    def promoted() -> bool:
+        return stage.act(versions.status).stable == "2"
+
+    await stage.load(promoted)
+    record = stage.record(made.id)
+    assert record.state == "promoted" and "would have shown" in record.why
+    stage.require_honest_bills()
+    for request, version in stage.billed(record.ready_ms or 0).items():
+        answer = next((one for one in stage.answers if one.request_id == request), None)
+        share[version] += answer is not None
+    tried = share["1"] + share["2"]
+    assert tried > 100
+    spread = 4.5 * (0.25 * 0.75 * tried) ** 0.5 + 12  # and those of the moment between decision and change
+    assert abs(share["2"] - 0.25 * tried) <= spread
+    assert {answer.status for answer in stage.answers} == {200}
+    assert {one.role: one.version for one in stage.act(versions.status).in_service} == {"stable": "2", "warm": "1"}
+
+    await stage.load(lambda: stage.answers[-1:] != [] and _answered_by(stage, "2"))
+    assert {answer.status for answer in stage.answers} == {200}
+    began = time.monotonic()
+    stage.act(versions.back)
+    await stage.load(lambda: _answered_by(stage, "1"))
+    assert time.monotonic() - began < 2.5  # nothing had to be loaded
+    assert {answer.status for answer in stage.answers} == {200}
+
+
+async def test_a_restart_in_the_middle_goes_on_with_what_was_measured(stage: Stage) -> None:
+    made = stage.start("2", share=50, min_calls=10**6)
+
+    def noted() -> bool:
+        figures = stage.record(made.id).figures
+        return bool(figures) and figures["canary"]["stats"]["calls"] >= 30
+
+    await stage.load(noted)
+    before = stage.record(made.id).figures["canary"]["stats"]["calls"]
+    stage.gateway.kill()
+    stage.gateway = start_gateway(stage.home, starter=False)
+    stage.act(versions.start, "2", "canary", 50, Policy(promote_after_s=0, min_calls=before + 30))
+    await stage.load(stage.decided(made))
+    ended = stage.record(made.id)
+    assert ended.state == "promoted"
+    assert before + 30 <= ended.figures["canary"]["stats"]["calls"]
+    with shop_of(stage.home) as shop, shop.db.read() as conn:
+        event = tables.usage_event.c
+        since = [event.model_version == "2", event.at_ms >= made.began_ms]
+        billed = conn.execute(sa.select(sa.func.count()).where(*since)).scalar_one()
+    assert ended.figures["canary"]["stats"]["calls"] <= billed + 5
+
+
+async def test_the_command_line_says_how_it_goes_and_the_way_back(stage: Stage) -> None:
+    said = run_cli(stage.home, "deploy", "mood@2", "--canary", "20%", "--manual", "--min-calls", "10")
+    assert [(one["role"], one["version"], one["share"]) for one in said["in_service"]] == [
+        ("stable", "1", 0),
+        ("canary", "2", 20),
+    ]
+    assert said["in_service"][1]["ready_ms"]
+    said = run_cli(stage.home, "deploy", "promote", "mood")
+    assert (said["stable"], said["way_back"]) == ("2", "1")
+    said = run_cli(stage.home, "deploy", "mood", "--back")
+    assert said["stable"] == "1"
+    said = run_cli(stage.home, "deploy", "mood@2", "--blue-green", "--grace", "2s")
+    assert said["version"] == "2" and said["way_back"] == "1"
+    assert {one["role"] for one in run_cli(stage.home, "deploy", "status", "mood")["in_service"]} == {"stable", "warm"}
+    await _until(lambda: {one.role for one in stage.act(versions.status).in_service} == {"stable"})
+    with pytest.raises(RuntimeError, match="did not come up"):
+        await asyncio.to_thread(run_cli, stage.home, "deploy", "mood", "--version", "6")
+    assert run_cli(stage.home, "deploy", "status", "mood")["stable"] == "2"
+
+
+def _answered_by(stage: Stage, version: str) -> bool:
+    last = stage.answers[-5:]
+    return len(last) == 5 and all(one.headers.get("x-tollway-model-version") == version for one in last)
+
+
+async def _until(so: Callable[[], bool], within_s: float = 20) -> None:
+    async with asyncio.timeout(within_s):
+        while not so():
+            await asyncio.sleep(0.1)
