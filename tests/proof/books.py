@@ -82,7 +82,10 @@ def _price_off(conn: sa.Connection, customer: Customer) -> list[str]:
         return []
     terms = catalog.get_plan_version(conn, rows[0].plan_version_id).terms
     names = ("input_tokens", "cached_tokens", "output_tokens")
-    used = [(row.model, {name: row._mapping[name] for name in names} | {"requests": 1}) for row in rows]
+    used = [
+        (catalog.sold_as(row.model, row.tier), {name: row._mapping[name] for name in names} | {"requests": 1})
+        for row in rows
+    ]
     whole, parts = sum(rated.picos for rated in rating.rate_period(terms, used)), sum(row.price_picos for row in rows)
     return [] if whole == parts else [f"prices of {customer.name} sum to {parts} picos, the period is rated {whole}"]
 

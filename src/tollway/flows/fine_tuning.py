@@ -73,7 +73,7 @@ class FineTuning:
         self._shop, self._desk = shop, desk
         self._held = Held(desk)
         self._worker = fine_tuning_worker.Worker()
-        self._crew = Crew(KIND, self, shop.clock, desk.recorder.run)
+        self._crew = Crew(KIND, self, shop.clock, desk.recorder.run, alone=not shop.many)
 
     @property
     def files_root(self) -> Path:
@@ -98,7 +98,7 @@ class FineTuning:
             )
         chosen = wish.settled(len(training))
         tokens = sum(await _counted(served, training)) * int(chosen["n_epochs"])
-        grant = self._desk.access.admit(caller, wish.model, 0, 0, {"training_tokens": tokens})
+        grant = await self._desk.admit(caller, wish.model, 0, 0, {"training_tokens": tokens})
         order = Order(
             key_id=caller.key.id,
             base=wish.model,
@@ -117,6 +117,8 @@ class FineTuning:
         job = Job(id=new_id("ftjob", now_ms), kind=KIND, org_id=org_id, asked=asked, created_ms=now_ms)
         async with self._held.keeping(job.id, grant):
             await self._desk.recorder.run(lambda conn: jobs.create(conn, job, fine_tuning.JOBS_MAX))
+        if self._shop.many:
+            self._held.release(job.id)  # whichever gateway takes it up holds it
         self._crew.wake()
         return job
 
@@ -162,16 +164,20 @@ class FineTuning:
             return jobs.list_of(conn, KIND, open_only=True), jobs.list_of(conn, KIND, unsettled=True)
 
         waiting, unsettled = await self._desk.recorder.run(read)
-        for job in [*waiting, *unsettled]:
-            order = fine_tuning.order_of(job)
-            self._held.again(job.id, order.key_id, order.base, {"training_tokens": order.tokens_max})
+        for job in [*([] if self._shop.many else waiting), *unsettled]:
+            self._hold(job)
         for job in unsettled:
             await self._bill(job)
+
+    def _hold(self, job: Job) -> bool:
+        """Hold what a job may cost, if this gateway does not yet; False when there is nothing to hold it against."""
+        order = fine_tuning.order_of(job)
+        return self._held.again(job.id, order.key_id, order.base, {"training_tokens": order.tokens_max})
 
     async def run(self, job: Job, stop: asyncio.Event) -> None:
         """One job, from its claim to its bill."""
         order = fine_tuning.order_of(job)
-        if not self._held.has(job.id):
+        if not self._hold(job):
             raise PaymentRequired("The organization has no subscription any more.", code="no_subscription")
         folder = Path(self._shop.settings.home) / "fine_tuning" / job.id
         made = await asyncio.to_thread(fine_tuning_worker.kept, folder)

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 import sqlalchemy as sa
 
+from tollway.flows.batches import Batches
 from tollway.flows.call import Desk
 from tollway.flows.copies import Copies
 from tollway.flows.fine_tuning import FineTuning
@@ -46,6 +47,7 @@ class Gateway:
         self.shop = shop
         self.desk: Desk
         self.fine_tuning: FineTuning
+        self.batches: Batches
         self.rollouts: Rollouts
         self._tasks: list[asyncio.Task[None]] = []
         self._called = False  # since the machines' hours were written last
@@ -55,7 +57,9 @@ class Gateway:
         shop, settings = self.shop, self.shop.settings
         shop.own_the_shop()
         access = (SharedAccess if shop.many else Access)(shop.clock, shop.secrets.pepper)
-        leasing = Leasing(shop.db, shop.clock, access) if isinstance(access, SharedAccess) else None
+        leasing = None
+        if isinstance(access, SharedAccess):
+            leasing = Leasing(shop.db, shop.clock, access, lease_s=settings.lease_s)
         metrics = Metrics()
 
         def turned(served: Served, replica: Replica, state: State) -> None:
@@ -79,8 +83,9 @@ class Gateway:
         self.rollouts = Rollouts(fleet, copies, recorder, shop.db, shop.clock, settings)
         self.desk = Desk(shop.clock, access, recorder, fleet, metrics, settings.call_timeout_s, copies, leasing)
         await self._refresh()
-        self.fine_tuning = FineTuning(shop, self.desk)
-        tasks = (self._keep_fresh, self._keep_notes, self._keep_place, self.rollouts.work, self.fine_tuning.work)
+        self.fine_tuning, self.batches = FineTuning(shop, self.desk), Batches(shop, self.desk)
+        jobs = (self.rollouts.work, self.fine_tuning.work, self.batches.work)
+        tasks = (self._keep_fresh, self._keep_notes, self._keep_place, *jobs)
         self._tasks = [asyncio.create_task(task()) for task in tasks]
         if leasing is not None:
             self._tasks.append(asyncio.create_task(leasing.work()))

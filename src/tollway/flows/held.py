@@ -23,10 +23,6 @@ class Held:
         self._desk = desk
         self._grants: dict[str, Grant] = {}
 
-    def has(self, name: str) -> bool:
-        """Whether something is held for it."""
-        return name in self._grants
-
     @asynccontextmanager
     async def keeping(self, name: str, grant: Grant) -> AsyncIterator[None]:
         """Park a grant for a job that is written down inside the block; given back if it is not."""
@@ -67,7 +63,7 @@ async def settle_once(desk: Desk, grant: Grant, event: UsageEvent) -> None:
     event.price_picos = desk.access.settle(grant, event.quantities())
     currency = grant.plan.terms.currency if grant.wallet else None
     await desk.recorder.record(
-        event, currency, lambda: desk.access.unsettle(grant, event.quantities(), event.price_picos)
+        event, currency, lambda: desk.access.unsettle(grant, event.quantities(), event.price_picos), grant.draws
     )
 
 

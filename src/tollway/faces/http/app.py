@@ -35,9 +35,10 @@ class House:
 
 def build(gateway: Gateway) -> House:
     """Wire the faces of an open gateway."""
-    from tollway.faces.http import admin, console, docs, feedback, files, fine_tuning
+    from tollway.faces.http import admin, audio, batches, console, docs, feedback, files, fine_tuning
 
-    more = [*files.doors(gateway), *fine_tuning.doors(gateway), *feedback.doors(gateway)]
+    more = [*files.doors(gateway), *fine_tuning.doors(gateway), *batches.doors(gateway), *feedback.doors(gateway)]
+    more += audio.doors(gateway)
     api = Api(gateway.desk, gateway.shop.db, gateway.shop.settings.body_bytes_max, more)
     app = FastAPI(title="Tollway", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     refusals.install(app)

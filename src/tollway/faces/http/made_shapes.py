@@ -1,9 +1,11 @@
-"""Shapes of `/v1/files`, `/v1/fine_tuning/jobs` and `/v1/feedback` for `/openapi.json`, by "METHOD path"."""
+"""Shapes of `/v1/files`, `/v1/fine_tuning/jobs`, `/v1/batches` and `/v1/feedback` for `/openapi.json`, by "METHOD path"."""
 
 from typing import Any
 
+from tollway.faces.http.batches import BatchRequest
 from tollway.faces.http.feedback import FeedbackRequest
 from tollway.faces.http.fine_tuning import FineTuningRequest
+from tollway.sell.file_checks import CHECKS, ENDPOINTS
 
 Shape = dict[str, Any]
 _TEXT: Shape = {"type": "string"}
@@ -27,7 +29,7 @@ _FILE = _object(
     "file",
     {
         "id": _TEXT, "bytes": _COUNT, "created_at": _COUNT, "expires_at": _MAYBE_COUNT, "filename": _TEXT,
-        "purpose": {"enum": ["fine-tune"]}, "status": {"enum": ["processed"]},
+        "purpose": {"enum": [*CHECKS, "batch_output"]}, "status": {"enum": ["processed"]},
     },
 )  # fmt: skip
 _JOB = _object(
@@ -61,14 +63,32 @@ _FEEDBACK = _object(
     },
 )  # fmt: skip
 
-BODIES = {f"POST {_JOBS}": FineTuningRequest, "POST /v1/feedback": FeedbackRequest}
+_BATCH = _object(
+    "batch",
+    {
+        "id": _TEXT, "endpoint": {"enum": [*ENDPOINTS]}, "errors": {"type": ["object", "null"]}, "input_file_id": _TEXT,
+        "completion_window": {"const": "24h"},
+        "status": {
+            "enum": ["validating", "failed", "in_progress", "completed", "expired", "cancelling", "cancelled"],
+        },
+        "output_file_id": _MAYBE_TEXT, "error_file_id": _MAYBE_TEXT, "created_at": _COUNT, "expires_at": _COUNT,
+        "in_progress_at": _MAYBE_COUNT, "completed_at": _MAYBE_COUNT, "cancelled_at": _MAYBE_COUNT,
+        "request_counts": {
+            "type": "object", "properties": {"total": _COUNT, "completed": _COUNT, "failed": _COUNT},
+            "required": ["total", "completed", "failed"],
+        },
+        "metadata": {"type": ["object", "null"]},
+    },
+)  # fmt: skip
+
+BODIES = {"POST /v1/batches": BatchRequest, f"POST {_JOBS}": FineTuningRequest, "POST /v1/feedback": FeedbackRequest}
 ERRORS = {"409": "It is not in the state that this needs."}
-NOT_HERE = {"POST": {"429"}, "GET": {"402", "409", "413", "429"}, "DELETE": {"402", "413", "429"}}
+NOT_HERE: dict[str, set[str]] = {"POST": set(), "GET": {"402", "409", "413", "429"}, "DELETE": {"402", "413", "429"}}
 """What a method of these doors never answers."""
 FORMS: dict[str, Shape] = {
     "POST /v1/files": {
         "type": "object",
-        "properties": {"purpose": {"enum": ["fine-tune"]}, "file": {"type": "string", "format": "binary"}},
+        "properties": {"purpose": {"enum": [*CHECKS]}, "file": {"type": "string", "format": "binary"}},
         "required": ["purpose", "file"],
     }
 }
@@ -84,11 +104,15 @@ SHAPES: dict[str, Shape] = {
     f"POST {_JOBS}/{{job}}/cancel": _JOB,
     f"GET {_JOBS}/{{job}}/events": _page(_EVENT),
     f"GET {_JOBS}/{{job}}/checkpoints": _page(_CHECKPOINT),
+    "POST /v1/batches": _BATCH,
+    "GET /v1/batches": _page(_BATCH),
+    "GET /v1/batches/{batch}": _BATCH,
+    "POST /v1/batches/{batch}/cancel": _BATCH,
     "POST /v1/feedback": _FEEDBACK,
     "GET /v1/feedback": _page(_FEEDBACK),
 }
 TITLES = {
-    "POST /v1/files": "Upload examples to learn from",
+    "POST /v1/files": "Upload examples to learn from, or the calls of a batch",
     "GET /v1/files": "Uploads of this organization",
     "GET /v1/files/{file}": "One upload",
     "DELETE /v1/files/{file}": "Delete an upload",
@@ -99,6 +123,10 @@ TITLES = {
     f"POST {_JOBS}/{{job}}/cancel": "End a training",
     f"GET {_JOBS}/{{job}}/events": "What happened in a training",
     f"GET {_JOBS}/{{job}}/checkpoints": "What a training made",
+    "POST /v1/batches": "Have a file of calls answered in idle time, at a lower price",
+    "GET /v1/batches": "Batches of this organization",
+    "GET /v1/batches/{batch}": "One batch",
+    "POST /v1/batches/{batch}/cancel": "End a batch",
     "POST /v1/feedback": "Say what an answer was worth, and what it should have been",
     "GET /v1/feedback": "What this organization said of answers",
 }
@@ -113,7 +141,7 @@ _PAGING: list[Shape] = [
     {"name": "after", "in": "query", "schema": _TEXT, "description": "The last id of the page before."},
 ]
 PARAMETERS: dict[str, list[Shape]] = {
-    key: [_named(name) for name in ("file", "job") if "{" + name + "}" in key]
+    key: [_named(name) for name in ("file", "job", "batch") if "{" + name + "}" in key]
     + (
         _PAGING
         if key.startswith("GET") and SHAPES[key].get("properties", {}).get("object") == {"const": "list"}

@@ -1,0 +1,112 @@
+"""`/v1/batches`: a file of calls, answered in idle time at a lower price, in OpenAI's shape."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from tollway.faces.http import templates
+from tollway.faces.http.listing import listing, page_of, query_of, reading
+from tollway.faces.http.policy import Door
+from tollway.faces.http.wire import Headers, Receive, Scope, Send, decode, read_body, send_json
+from tollway.flows.gateway import Gateway
+from tollway.kit import jobs
+from tollway.kit.jobs import Job
+from tollway.sell import batches
+from tollway.sell.access import Caller
+from tollway.sell.batches import KIND
+
+_STATUS = {"queued": "validating", "running": "in_progress", "succeeded": "completed"}
+
+
+class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """POST /v1/batches."""
+
+    input_file_id: Annotated[str, Meta(min_length=1, max_length=60)]
+    endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/classify"]
+    completion_window: Literal["24h"]
+    metadata: Annotated[dict[str, Annotated[str, Meta(max_length=512)]], Meta(max_length=16)] | None = None
+
+
+def doors(gateway: Gateway) -> list[Door]:
+    """The doors of `/v1/batches`."""
+    desk = Desk(gateway)
+    return [
+        Door("POST", "/v1/batches", "inference", desk.create),
+        Door("GET", "/v1/batches", "inference", desk.list_),
+        Door("GET", "/v1/batches/{batch}", "inference", desk.show),
+        Door("POST", "/v1/batches/{batch}/cancel", "inference", desk.cancel),
+    ]
+
+
+class Desk:
+    """Answers `/v1/batches*`."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._shop, self._flow = gateway.shop, gateway.batches
+        self._decoder = msgspec.json.Decoder(BatchRequest)
+
+    async def create(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
+        """POST /v1/batches."""
+        asked: BatchRequest = decode(self._decoder, await read_body(scope, receive, self._shop.settings.body_bytes_max))
+        job = await self._flow.create(caller, asked.input_file_id, asked.endpoint, asked.metadata or {})
+        await send_json(send, 200, msgspec.json.encode(_shown(job)), headers)
+        return 200
+
+    async def list_(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
+        """GET /v1/batches, newest first."""
+        limit, after = page_of(query_of(scope, {"limit", "after"}))
+        org_id = caller.account.org_id
+        found = await reading(self._shop, lambda conn: jobs.list_of(conn, KIND, org_id, limit=limit + 1, after=after))
+        await send_json(send, 200, listing([_shown(job) for job in found], limit, None), headers)
+        return 200
+
+    async def show(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
+        """GET /v1/batches/{batch}."""
+        job_id, org_id = templates.name_in(scope["path"]), caller.account.org_id
+        job = await reading(self._shop, lambda conn: jobs.get(conn, KIND, job_id, org_id))
+        await send_json(send, 200, msgspec.json.encode(_shown(job)), headers)
+        return 200
+
+    async def cancel(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
+        """POST /v1/batches/{batch}/cancel."""
+        await read_body(scope, receive, self._shop.settings.body_bytes_max)
+        job = await self._flow.cancel(caller.account.org_id, templates.name_in(scope["path"]))
+        await send_json(send, 200, msgspec.json.encode(_shown(job)), headers)
+        return 200
+
+
+def _shown(job: Job) -> dict[str, Any]:
+    order, made = batches.order_of(job), batches.made_of(job)
+    ended_s = job.finished_ms // 1000 if job.finished_ms else None
+    status = _STATUS.get(job.status, job.status)
+    return {
+        "object": "batch",
+        "id": job.id,
+        "endpoint": order.endpoint,
+        "errors": {"object": "list", "data": [job.error | {"param": None, "line": None}]} if job.error else None,
+        "input_file_id": order.input_file_id,
+        "completion_window": "24h",
+        "status": "cancelling" if job.cancelling and job.open else status,
+        "output_file_id": made.output_file_id,
+        "error_file_id": made.error_file_id,
+        "created_at": job.created_ms // 1000,
+        "in_progress_at": job.started_ms // 1000 if job.started_ms else None,
+        "expires_at": order.expires_ms // 1000,
+        "finalizing_at": ended_s,
+        "completed_at": ended_s if status == "completed" else None,
+        "failed_at": ended_s if status == "failed" else None,
+        "expired_at": ended_s if status == "expired" else None,
+        "cancelling_at": made.cancelling_ms // 1000 if made.cancelling_ms else None,
+        "cancelled_at": ended_s if status == "cancelled" else None,
+        "request_counts": {"total": order.lines, "completed": made.completed, "failed": made.failed},
+        "metadata": order.metadata or None,
+    }
