@@ -22,6 +22,7 @@ _TIMINGS = b',"timings":{'
 _DONE = b"[DONE]"
 _NO_TEXT = re.compile(rb'"content": ?(?:""|null)|"delta": ?\{\}')  # what opens or ends a stream
 _OTHER_TEXT = re.compile(rb'"tool_calls": ?\[|"reasoning(?:_content)?": ?"[^"]')
+_OUR_CODES = ("invalid_audio", "audio_too_long")  # of our own engines, for callers to tell apart
 _EVENT_BYTES_MAX = 4 * 1024 * 1024
 
 
@@ -164,7 +165,8 @@ def refusal_of(status: int, body: bytes) -> TollwayError:
         )
     if status in (400, 413, 422):
         param = str(told["param"])[:120] if told.get("param") else None
-        return BadRequest(message or "The engine refused this request.", code="engine_refused", param=param)
+        code = str(told["code"]) if told.get("code") in _OUR_CODES else "engine_refused"
+        return BadRequest(message or "The engine refused this request.", code=code, param=param)
     if status == 501:
         return BadRequest("This model does not offer that operation.", code="unsupported_operation", param="model")
     if told.get("code") == "late":

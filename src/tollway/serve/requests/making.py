@@ -90,7 +90,7 @@ class SpeechRequest(OnePiece, kw_only=True):
             raise unsupported("input", "there is nothing to say")
         if self.response_format not in (None, "wav", "pcm", "flac"):
             raise unsupported("response_format", "this engine makes wav, pcm and flac")
-        if self.voice is not None and self.voice not in ("alloy", "default", *caps.voices):
+        if self.voice is not None and self.voice not in ("default", *caps.voices):
             raise unsupported("voice", f"this model has {', '.join(caps.voices)}")
         if self.speed is not None and not 0.5 <= self.speed <= 2.0:
             raise unsupported("speed", "this model speaks at 0.5 to 2.0 times its own pace")
