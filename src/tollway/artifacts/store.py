@@ -356,6 +356,10 @@ class Store:
         read = sum(present[path].st_size for path in hashed if path not in known)
         return Verdict(package.ref, tuple(problems), read)
 
+    def seal(self, note: bytes) -> str:
+        """A keyed checksum of a note that only this shop reads again."""
+        return self._signer.seal(note)
+
     def _recall(self, package: ModelPackage) -> dict[str, str]:
         """Hashes noted earlier of files whose identity on disk is unchanged since; empty if the notes are not ours."""
         try:

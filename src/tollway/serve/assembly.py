@@ -5,17 +5,38 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tollway.artifacts import tuning
 from tollway.artifacts.store import ModelPackage
+from tollway.artifacts.tuning import Choice
+from tollway.kit.formats import ROWS
 from tollway.kit.settings import Settings
-from tollway.serve.engines import Engine, LlamaCpp, Rows
+from tollway.serve.engines import Engine, LlamaCpp, OpenVinoGenai, Rows, Speech
 from tollway.serve.models import Model
 
 
-def llama_cpp(model: Model, package: ModelPackage, settings: Settings, adapters: Sequence[Path]) -> Engine:
+def engine(model: Model, package: ModelPackage, settings: Settings, adapters: Sequence[Path] = ()) -> Engine:
+    """What executes a model of a package on this machine: as it was tuned here, else as its manifest says."""
+    tuned = tuning.choice(package)
+    if model.engine in ROWS:
+        return rows(model, package, settings, tuned)
+    if model.engine == "speech":
+        return speech(model, package, settings)
+    if tuned is not None and tuned.engine == "openvino_genai" and not adapters:
+        return openvino_genai(model, package, settings, tuned)
+    return llama_cpp(model, package, settings, adapters, tuned)
+
+
+def llama_cpp(
+    model: Model, package: ModelPackage, settings: Settings, adapters: Sequence[Path], tuned: Choice | None = None
+) -> Engine:
     """A GGUF package, with the adapters that share it."""
     manifest = package.manifest
+    weights, threads = package.weights_path, settings.replica_threads
+    if tuned is not None and tuned.engine == "llama_cpp":
+        weights = _tuned_weights(package, tuned) or weights
+        threads = threads or tuned.threads
     return LlamaCpp(
-        Path(package.weights_path),
+        Path(weights),
         model.name,
         version=manifest.version,
         kind="embedding" if model.kind == "embedding" else "chat",
@@ -25,14 +46,38 @@ def llama_cpp(model: Model, package: ModelPackage, settings: Settings, adapters:
         template_has_tools=manifest.template_has_tools,
         slots=settings.replica_slots,
         context_tokens=settings.replica_context_tokens,
-        threads=settings.replica_threads,
+        threads=threads,
         adapters=adapters,
     )
 
 
-def rows(model: Model, package: ModelPackage, settings: Settings) -> Engine:
+def openvino_genai(model: Model, package: ModelPackage, settings: Settings, tuned: Choice) -> Engine:
+    """The throughput engine, on weights that were made of the package on this machine."""
+    manifest = package.manifest
+    return OpenVinoGenai(
+        tuning.tuned_folder(package) / tuned.folder,
+        model.name,
+        version=manifest.version,
+        model_context_tokens=manifest.context_tokens,
+        has_chat_template=manifest.has_chat_template,
+        slots=settings.replica_slots,
+        context_tokens=settings.replica_context_tokens,
+        threads=settings.replica_threads or tuned.threads,
+        precision=str(tuned.options.get("precision", "f32")),
+    )
+
+
+def _tuned_weights(package: ModelPackage, tuned: Choice) -> Path | None:
+    """The file made for this machine; None: the package's own."""
+    return next((tuning.tuned_folder(package) / tuned.folder / name for name in tuned.files), None)
+
+
+def rows(model: Model, package: ModelPackage, settings: Settings, tuned: Choice | None = None) -> Engine:
     """A package that answers row by row, in any format of `formats.ROWS`."""
     manifest = package.manifest
+    form = manifest.weights.format
+    if tuned is not None and tuned.format in manifest.formats:
+        form = tuned.format
     options = _options(package) if model.kind in ("classification", "regression", "image-generation") else {}
     return Rows(
         package.folder,
@@ -40,14 +85,27 @@ def rows(model: Model, package: ModelPackage, settings: Settings) -> Engine:
         version=manifest.version,
         kind=model.kind,
         input="image" if model.kind == "image-generation" else manifest.input,
-        format=manifest.weights.format,
+        format=form,
         context_tokens=manifest.context_tokens,
         embedding_dimensions=manifest.embedding_dimensions,
-        weights_bytes=manifest.weights.size_bytes,
+        weights_bytes=manifest.weights_in(form).size_bytes,
         threads=settings.replica_threads,
         labels=manifest.labels,
         pairs=bool(options.get("pair")),
         image_size=int(options.get("size") or 0),
+    )
+
+
+def speech(model: Model, package: ModelPackage, settings: Settings) -> Engine:
+    """A package that hears or speaks; its labels are the languages, or the voices."""
+    return Speech(
+        package.folder,
+        model.name,
+        version=package.manifest.version,
+        kind=model.kind,
+        labels=package.manifest.labels,
+        seconds_max=settings.audio_seconds_max,
+        threads=settings.replica_threads,
     )
 
 

@@ -7,6 +7,7 @@ last call has ended.
 """
 
 import asyncio
+import contextlib
 import os
 import random
 from collections.abc import Coroutine, Sequence
@@ -16,12 +17,12 @@ from typing import Any, cast
 import msgspec
 import sqlalchemy as sa
 
+from tollway.artifacts import tuning
 from tollway.artifacts.store import Store
 from tollway.kit import log
 from tollway.kit.clock import SystemClock
 from tollway.kit.db import Database
 from tollway.kit.errors import NotFound, TollwayError, Unavailable
-from tollway.kit.formats import ROWS
 from tollway.kit.settings import Settings
 from tollway.serve import adapters, assembly, tables
 from tollway.serve.deployments import Deployment, Role
@@ -242,8 +243,9 @@ class Fleet:
             self._settle(offered)
 
     def _found(self, offered: Offered, model: Model) -> Served | None:
+        adapters, tuned = self._adapted.on(model.name), self._tuned(model)
         for served in offered.live:
-            if not _differs(served.model, model) and served.adapters == self._adapted.on(model.name):
+            if not _differs(served.model, model) and (served.adapters, served.tuned) == (adapters, tuned):
                 served.model = model  # another title
                 return served
         return None
@@ -253,7 +255,7 @@ class Fleet:
             engines, defaults, digest = self._engines(model)
             replicas = len(engines) if model.upstream is not None else max(1, self._settings.replicas_min)
             served = Served(model, engines, defaults, self._settings, self._turned, replicas=replicas)
-            served.digest, served.adapters = digest, self._adapted.on(model.name)
+            served.digest, served.adapters, served.tuned = digest, self._adapted.on(model.name), self._tuned(model)
             served.defaults |= adapters.chosen(None) if served.adapters else {}
         except TollwayError as error:
             self._note_broken(model, error)
@@ -296,7 +298,17 @@ class Fleet:
     def _check(self, model: Model) -> None:
         """Hold the package against its signature: every byte is read where no note vouches for it, so not on the loop."""
         if model.upstream is None:
-            self._store.verify(self._store.get(model.package_name, model.version)).require()
+            package = self._store.get(model.package_name, model.version)
+            self._store.verify(package).require()
+            tuning.require_sound(self._store, package)
+
+    def _tuned(self, model: Model) -> str:
+        """Which measured way of serving a package is chosen on this machine; another one is a new life."""
+        if model.upstream is not None:
+            return ""
+        with contextlib.suppress(TollwayError):
+            return tuning.stamp(self._store.get(model.package_name, model.version))
+        return ""
 
     def _give_up(self, served: Served, error: TollwayError) -> None:
         """It must not be served; what runs under its name goes on."""
@@ -335,9 +347,7 @@ class Fleet:
             return [UpstreamServer(url, name, kind=model.kind, key=key) for url in model.upstream.urls], {}, ""
         package = self._store.get(model.package_name, model.version)
         manifest = package.manifest
-        if model.engine in ROWS:
-            return [assembly.rows(model, package, settings)], {}, manifest.digest
-        engine = assembly.llama_cpp(model, package, settings, self._adapter_files(model.name))
+        engine = assembly.engine(model, package, settings, self._adapter_files(model.name))
         recommended = msgspec.structs.asdict(manifest.generation)
         return [engine], {name: value for name, value in recommended.items() if value is not None}, manifest.digest
 

@@ -68,6 +68,7 @@ class Served:
         self.name = model.name
         self.digest = ""  # of the package; none for upstreams
         self.adapters: adapters.Loaded = ()
+        self.tuned = ""  # which measured way of serving it was chosen on this machine (artifacts.tuning.stamp)
         self.caps = engine.caps
         self.engine_model = engine.model
         self.passes_through = model.engine == "upstream"

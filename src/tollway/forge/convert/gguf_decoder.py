@@ -125,9 +125,14 @@ def _kind_of(target: str, array: Any, precision: str, shape: Any) -> str:
         kind = shared
     elif precision == "q4_k_m" and target.endswith(("attn_v.weight", "ffn_down.weight")) and _more(target, shape.layers):
         kind = "Q6_K"
-    if array.shape[-1] % _BLOCK.get(kind, 1):
+    return fitting(kind, array.shape[-1])
+
+
+def fitting(kind: str, width: int) -> str:
+    """The type itself where rows of this width can be stored in it, else the next that takes them."""
+    if width % _BLOCK.get(kind, 1):
         kind = _SMALLER.get(kind, "F16")
-    return "F16" if array.shape[-1] % _BLOCK.get(kind, 1) else kind
+    return "F16" if width % _BLOCK.get(kind, 1) else kind
 
 
 def _more(target: str, layers: int) -> bool:

@@ -65,8 +65,8 @@ def _limit(parameters: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def convert(path: Path, folder: Path) -> None:
-    """The whole of it, in this process."""
+def convert(path: Path, folder: Path, *, weights: bool = True) -> None:
+    """The whole of it, in this process; without `weights`, only what the model is like and its tokenizer."""
     import gguf
 
     reader = gguf.GGUFReader(path)
@@ -79,7 +79,8 @@ def convert(path: Path, folder: Path) -> None:
     _write_tokenizer(keys, folder)
     tied = not any(tensor.name == "output.weight" for tensor in reader.tensors)
     _write_json(folder / "config.json", _config(keys, tied))
-    _write_tensors(reader, keys, folder)
+    if weights:
+        _write_tensors(reader, keys, folder)
 
 
 def _config(keys: dict[str, Any], tied: bool) -> dict[str, Any]:

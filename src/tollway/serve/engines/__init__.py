@@ -1,4 +1,5 @@
-"""Engines: what executes weights. One small port (`Engine`), implementations: `LlamaCpp`, `OpenVinoGenai`, `Rows`, `Speech` and `UpstreamServer`.
+"""Engines: what executes weights. One small port (`Engine`) and what implements it: `LlamaCpp`, `OpenVinoGenai`, `Rows`,
+`Speech` and `UpstreamServer`.
 
 An engine says what it can do (`Caps`), how to start a process for it (`launch`; None: nothing to start), where that
 answers (`address`) and how to find out whether it is well (`probe`, `pulse`). Running it is `serve.replica`'s business.

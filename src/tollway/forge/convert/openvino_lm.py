@@ -1,0 +1,127 @@
+"""A language model as a GGUF file becomes a folder that OpenVINO GenAI serves: model, tokenizer, template.
+
+    openvino_lm.write(package.weights_path, Path("openvino-int8"), "int8")
+
+The numbers are decoded to float16 first and rounded anew: OpenVINO's own reader takes four-bit GGUF files for something
+else (a fifth of the text agrees). Works in a limited process. The folder holds what `serve.engines.openvino_genai` reads.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import Any, Final
+
+from tollway.forge.convert import gguf_variants
+from tollway.forge.convert.onnx import last_line, quiet
+from tollway.forge.data import sandbox
+from tollway.kit.errors import BadRequest, Conflict
+
+PRECISIONS: Final = ("int8", "int4", "f16")
+_GIB: Final = 1 << 30
+_GROUP: Final = 64  # numbers that share a scale at four bits; the usual 128 does not divide small models' widths
+
+
+def missing() -> list[str]:
+    """Libraries that this needs and that are not installed."""
+    names = ("openvino", "openvino_genai", "openvino_tokenizers", "nncf", "transformers")
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+def write(source: Path, out: Path, precision: str = "int8") -> Path:
+    """Write the folder `out`. Raises BadRequest for a model that is not known here, Conflict when the libraries fail."""
+    return write_all(source, {precision: out})[precision]
+
+
+def write_all(source: Path, outs: dict[str, Path]) -> dict[str, Path]:
+    """The same for several precisions at once, reading the file once. All folders must lie in one place."""
+    strange = [one for one in outs if one not in PRECISIONS]
+    if strange:
+        raise BadRequest(f"{strange[0]!r} is none of {', '.join(PRECISIONS)}.", code="invalid_value")
+    if missing():
+        raise Conflict(
+            f"To write OpenVINO's format, {', '.join(missing())} must be installed.",
+            code="missing_library",
+            hint="pip install 'tollway[factory,openvino]'",
+        )
+    place = next(iter(outs.values())).absolute().parent
+    for folder in outs.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    orders = {"source": str(source.absolute()), "outs": {one: str(path.absolute()) for one, path in outs.items()}}
+    limits = sandbox.Limits(memory_bytes=16 * _GIB + 24 * source.stat().st_size)
+    sandbox.call(f"{__name__}:written", orders, writable=place, limits=limits)
+    return outs
+
+
+def written(source: str, outs: dict[str, str]) -> dict[str, Any]:
+    """The whole of it, in this process."""
+    import os
+    import shutil
+    import tempfile
+
+    from tollway.forge.models import lm_gguf_import
+
+    os.environ["OPENVINO_TELEMETRY"] = "0"
+    folders = {precision: Path(folder) for precision, folder in outs.items()}
+    first = next(iter(folders.values()))
+    scratch = first / ".scratch"
+    scratch.mkdir()
+    tempfile.tempdir = str(scratch)  # nothing can be written elsewhere
+    try:
+        lm_gguf_import.convert(Path(source), first, weights=False)
+    except lm_gguf_import.Refused as refused:
+        raise BadRequest(
+            f"This model cannot be brought to OpenVINO: {refused}.", code="unsupported_model"
+        ) from None
+    wide = scratch / "float16.gguf"
+    gguf_variants.written(source, str(wide), "f16")
+    with quiet():
+        try:
+            _read(wide)
+            _words(first)
+            _round(folders, first)
+        except (RuntimeError, ValueError, ImportError) as error:
+            raise Conflict(
+                f"OpenVINO could not take the model: {last_line(error)}.", code="conversion_failed"
+            ) from error
+    shutil.rmtree(scratch)
+    return {one: sum(file.stat().st_size for file in folder.iterdir()) for one, folder in folders.items()}
+
+
+def _read(wide: Path) -> None:
+    """The engine's own reader builds the graph from a file of ours, and stores it beside."""
+    import openvino_genai
+
+    plan = openvino_genai.SchedulerConfig()
+    plan.num_kv_blocks = 4
+    openvino_genai.ContinuousBatchingPipeline(str(wide), plan, "CPU", {"enable_save_ov_model": True})
+
+
+def _words(folder: Path) -> None:
+    """The tokenizer as OpenVINO's own: its grammars and templates read it."""
+    import openvino
+    from openvino_tokenizers import convert_tokenizer
+    from transformers import AutoTokenizer
+
+    tokenizer, back = convert_tokenizer(AutoTokenizer.from_pretrained(folder), with_detokenizer=True)
+    openvino.save_model(tokenizer, folder / "openvino_tokenizer.xml")
+    openvino.save_model(back, folder / "openvino_detokenizer.xml")
+
+
+def _round(folders: dict[str, Path], first: Path) -> None:
+    import shutil
+
+    import nncf
+    import openvino
+
+    nncf.set_log_level(40)
+    modes = {
+        "int8": {"mode": nncf.CompressWeightsMode.INT8_ASYM},
+        "int4": {"mode": nncf.CompressWeightsMode.INT4_ASYM, "group_size": _GROUP, "ratio": 1.0},
+    }
+    words = [file for file in first.iterdir() if file.is_file()]
+    for precision, folder in folders.items():
+        model = openvino.Core().read_model(first / ".scratch" / "openvino_model.xml")
+        if precision in modes:
+            model = nncf.compress_weights(model, **modes[precision])
+        openvino.save_model(model, folder / "openvino_model.xml", compress_to_fp16=False)
+        for file in words if folder != first else ():
+            shutil.copy(file, folder / file.name)
