@@ -6,19 +6,23 @@ closes the call exactly once: what was delivered is billed and durable before th
 
 from collections.abc import AsyncGenerator
 
-from tollway.flows.call import Call, Desk, refuse_suspect
+from tollway.flows.call import Call, Desk, refuse_suspect, turn_of
 from tollway.kit.crash import crashpoint
 from tollway.sell.access import Caller
 from tollway.serve.requests import OnePiece, Request
 
 
-async def open_call(desk: Desk, caller: Caller, request: Request, call_id: str, tier: str = "") -> Call:
+async def open_call(
+    desk: Desk, caller: Caller, request: Request, call_id: str, tier: str = "", timeout_s: float | None = None
+) -> Call:
     """Find the model, count the input, hold the most the call can cost (as a `tier` is sold). Raises 400, 402, 403, 404,
-    429."""
+    429, and 503 when it could not be answered within `timeout_s`: before anything is held for it."""
     served = desk.fleet.find(request.model, caller.account.org_id)
     request.refuse_unsupported(served.caps)
     refuse_suspect(served, caller, request)
+    turn = turn_of(desk, caller, timeout_s, tier)
     size = served.size_at_once(request)
+    served.line.require(size.tokens_each if size else request.input_bytes() // 4, turn)
     if size is None:
         desk.access.look(caller, request.model, tier)  # the engine counts for nobody who may not call
         size = await served.size(request)
@@ -26,7 +30,7 @@ async def open_call(desk: Desk, caller: Caller, request: Request, call_id: str, 
     counted = {size.meter: size.units} if size.meter else None
     grant = await desk.admit(caller, request.model, size.input_tokens, size.output_tokens, counted, tier)
     crashpoint("answer.after_hold")
-    return Call(desk, served, request, size, grant, call_id, tier)
+    return Call(desk, served, request, size, grant, call_id, tier, turn)
 
 
 async def answer_whole(call: Call) -> bytes:

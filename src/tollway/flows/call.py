@@ -26,6 +26,7 @@ from tollway.kit.ids import new_code
 from tollway.sell.access import Access, Caller, Grant
 from tollway.sell.metering import Recorder, UsageEvent
 from tollway.serve.fleet import Fleet
+from tollway.serve.line import TIERS, Turn
 from tollway.serve.requests import Request
 from tollway.serve.run import Run
 from tollway.serve.served import Served, Size
@@ -77,11 +78,30 @@ def refuse_suspect(served: Served, caller: Caller, request: Request) -> None:
         )
 
 
+def turn_of(desk: Desk, caller: Caller, timeout_s: float | None, tier: str) -> Turn:
+    """Whose turn a call is: when it must be over, by its own word, its plan's or the shop's; how urgent, by its plan."""
+    account = caller.account
+    terms = account.plan.terms if account.plan else None
+    wanted_s = timeout_s or (terms.timeout_ms / 1000 if terms else 0) or desk.call_timeout_s
+    deadline = time.monotonic() + min(wanted_s, desk.call_timeout_s)
+    if terms is None:
+        return Turn(account.org_id, deadline)
+    return Turn(account.org_id, deadline, TIERS.index(tier or terms.priority), terms.weight)
+
+
 class Call:
     """A caller's request with what was set aside for it."""
 
     def __init__(
-        self, desk: Desk, served: Served, request: Request, size: Size, grant: Grant, call_id: str, tier: str = ""
+        self,
+        desk: Desk,
+        served: Served,
+        request: Request,
+        size: Size,
+        grant: Grant,
+        call_id: str,
+        tier: str = "",
+        turn: Turn | None = None,
     ) -> None:
         self.desk, self.served, self.request, self.size, self.grant = desk, served, request, size, grant
         self.id = call_id
@@ -89,7 +109,8 @@ class Call:
         self.keep: Callable[[UsageEvent], Awaitable[None]] | None = None  # with the event, before it is recorded
         self.at_ms = desk.clock.now_ms()
         self.began = time.monotonic()
-        self.run = Run(served, request, size, grant.caller.account.org_id, call_id, self.at_ms)
+        self.run = Run(served, request, size, grant.caller.account.org_id, call_id, self.at_ms, turn)
+        self._timer: asyncio.TimerHandle | None = None
         self.price_picos: int | None = None
         self.copied_to: list[Served] | None = None
         self._closed = False
@@ -97,13 +118,20 @@ class Call:
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()
-        self._deadline = self.desk.deadlines.start(self._expire)
+        left_s = self.run.turn.deadline - self.began
+        self._deadline = 0
+        if left_s < self.desk.call_timeout_s:
+            self._timer = asyncio.get_running_loop().call_later(left_s, self._expire)
+        else:
+            self._deadline = self.desk.deadlines.start(self._expire)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self.desk.deadlines.cancel(self._deadline)
+        if self._timer is not None:
+            self._timer.cancel()
         self._left = True
         if kind is None:
             await self.close("ok")

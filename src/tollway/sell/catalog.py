@@ -65,7 +65,9 @@ class Terms(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields=
 
     `overage` says what pays for usage beyond the included units: the prepaid wallet, the invoice, or nothing (refuse).
     `aborted` says whether a call that the client left is billed for what was generated. `batch_percent` is what a batch
-    pays of each price; included units are for other calls.
+    pays of each price; included units are for other calls. `weight` is an organization's share of a model that is in demand,
+    against others'; `priority` puts its calls before the standard ones; `timeout_ms` is how long its calls may take unless
+    they say so themselves (0: as long as the shop allows).
     """
 
     currency: str = "USD"
@@ -76,6 +78,9 @@ class Terms(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields=
     models: tuple[str, ...] = ("*",)
     aborted: Literal["bill", "free"] = "bill"
     batch_percent: int = 50
+    weight: int = 1
+    priority: Literal["standard", "priority"] = "standard"
+    timeout_ms: int = 0
 
     def check(self) -> list[str]:
         """Everything that is wrong with these terms, in words; empty when nothing is."""
@@ -86,6 +91,10 @@ class Terms(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields=
             problems.append(f"flat_fee_micros {self.flat_fee_micros} is not between 0 and {_MOST}")
         if not 0 <= self.batch_percent <= 100:
             problems.append(f"batch_percent {self.batch_percent} is not between 0 and 100")
+        if not 1 <= self.weight <= 1000:
+            problems.append(f"weight {self.weight} is not between 1 and 1000")
+        if not 0 <= self.timeout_ms <= _MOST:
+            problems.append(f"timeout_ms {self.timeout_ms} is not between 0 and {_MOST}")
         seen: set[tuple[str, str]] = set()
         for place, charge in enumerate(self.charges, start=1):
             where = f"charge {place} ({charge.meter}, {charge.model})"

@@ -28,6 +28,13 @@ Rpm = Annotated[int | None, typer.Option("--rpm", help="Requests a minute.")]
 Tpm = Annotated[int | None, typer.Option("--tpm", help="Tokens a minute.")]
 AtOnce = Annotated[int | None, typer.Option("--concurrency", help="Calls at the same time.")]
 Monthly = Annotated[int | None, typer.Option("--monthly-tokens", help="Tokens a month, then 402.")]
+Weight = Annotated[int | None, typer.Option("--weight", help="Share of a model in demand, against others'.")]
+Priority = Annotated[
+    str | None, typer.Option("--priority", help="Calls go before the standard ones: standard or priority.")
+]
+Timeout = Annotated[
+    int | None, typer.Option("--timeout-ms", help="What calls may take that do not say; 0: what the shop allows.")
+]
 File = Annotated[Path | None, typer.Option("--file", help="Whole terms as JSON, instead of the options above.")]
 
 
@@ -35,7 +42,8 @@ File = Annotated[Path | None, typer.Option("--file", help="Whole terms as JSON, 
 def create(
     desk: Desk, name: Name, title: Title = None, currency: Currency = None, flat_fee: Flat = None, price: Price = None,
     included: Included = None, overage: Overage = None, aborted: Aborted = None, model: Model = None, rpm: Rpm = None,
-    tpm: Tpm = None, concurrency: AtOnce = None, monthly_tokens: Monthly = None, file: File = None,
+    tpm: Tpm = None, concurrency: AtOnce = None, monthly_tokens: Monthly = None, weight: Weight = None, priority: Priority = None,
+    timeout_ms: Timeout = None, file: File = None,
 ) -> None:  # fmt: skip
     """Make a plan, version 1."""
     base = {
@@ -47,7 +55,7 @@ def create(
     }
     given = _changes(
         currency, flat_fee, price, included, overage, aborted, model, rpm, tpm, concurrency, monthly_tokens, base
-    )
+    ) | _service(weight, priority, timeout_ms)
     terms = read_terms(file) if file else catalog.parse_terms(base | given)
     with desk.write() as conn:
         made = catalog.create_plan(conn, desk.now_ms, name, title or name, terms)
@@ -59,14 +67,15 @@ def create(
 def revise(
     desk: Desk, name: Name, currency: Currency = None, flat_fee: Flat = None, price: Price = None,
     included: Included = None, overage: Overage = None, aborted: Aborted = None, model: Model = None, rpm: Rpm = None,
-    tpm: Tpm = None, concurrency: AtOnce = None, monthly_tokens: Monthly = None, file: File = None,
+    tpm: Tpm = None, concurrency: AtOnce = None, monthly_tokens: Monthly = None, weight: Weight = None, priority: Priority = None,
+    timeout_ms: Timeout = None, file: File = None,
 ) -> None:  # fmt: skip
     """Write the next version: what you name changes, the rest stays. Running subscriptions keep their version."""
     with desk.write() as conn:
         base: dict[str, Any] = msgspec.to_builtins(find.plan(conn, name).terms)
         given = _changes(
             currency, flat_fee, price, included, overage, aborted, model, rpm, tpm, concurrency, monthly_tokens, base
-        )
+        ) | _service(weight, priority, timeout_ms)
         made = catalog.revise_plan(
             conn, desk.now_ms, name, read_terms(file) if file else catalog.parse_terms(base | given)
         )
@@ -192,6 +201,12 @@ def _changes(
     }
 
 
+def _service(weight: int | None, priority: str | None, timeout_ms: int | None) -> dict[str, Any]:
+    """How its calls are served, as far as it was said."""
+    named = {"weight": weight, "priority": priority, "timeout_ms": timeout_ms}
+    return {name: value for name, value in named.items() if value is not None}
+
+
 def _drawn(one: catalog.PlanVersion) -> Any:
     from rich.console import Group
 
@@ -203,6 +218,8 @@ def _drawn(one: catalog.PlanVersion) -> Any:
             "fee": f"{tables.money(one.terms.flat_fee_micros, one.terms.currency)} a month",
             "beyond quota": one.terms.overage,
             "aborted calls": one.terms.aborted,
+            "service": f"{one.terms.priority}, weight {one.terms.weight}"
+            + (f", {one.terms.timeout_ms:,} ms" if one.terms.timeout_ms else ""),
             "models": one.terms.models,
             "limits": [f"{value:,} {name}" for name, value in limits.items()] or "none",
         }

@@ -31,6 +31,7 @@ from tollway.faces.http.wire import (
     read_body,
     send_error,
     send_json,
+    timeout_of,
 )
 from tollway.flows.answer import answer_stream, answer_whole, open_call
 from tollway.flows.call import Call, Desk, new_call_id
@@ -143,7 +144,7 @@ class Api:
             scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
         ) -> int:
             request: Request = decode(decoder, await read_body(scope, receive, self._limit))
-            call = await open_call(self._desk, caller, request, call_id)
+            call = await open_call(self._desk, caller, request, call_id, timeout_s=timeout_of(scope))
             headers += self._desk.access.rate_headers(caller)
             headers.append((b"x-tollway-model-version", call.served.model.version.encode()))
             async with Departure(receive, self._departures) as departure:

@@ -8,7 +8,7 @@ import msgspec
 
 from tollway.kit.decoding import decode as decode
 from tollway.kit.delays import Delays
-from tollway.kit.errors import TollwayError, TooLarge
+from tollway.kit.errors import BadRequest, TollwayError, TooLarge
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -17,6 +17,7 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 MEMO = "tollway.memo"  # in a scope: what is remembered from one request of a connection to the next
+_TIMEOUT_MS_MAX = 86_400_000
 _BREATHER_S = 2.0  # what cannot be served now is worth another try, but not at once
 JSON = (b"content-type", b"application/json")
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -40,6 +41,27 @@ def bearer(scope: Scope) -> str:
     if given[:7].lower() == "bearer ":
         return given[7:].strip()
     return header(scope, b"api-key")
+
+
+def timeout_of(scope: Scope) -> float | None:
+    """Seconds that the caller gives the call: `x-tollway-timeout-ms`, else what OpenAI's clients tell of their own patience.
+    Raises BadRequest for a header of ours that makes no sense."""
+    ours = seconds = ""
+    for key, value in scope["headers"]:
+        if key == b"x-tollway-timeout-ms":
+            ours = str(value.decode("latin-1")).strip()
+        elif key == b"x-stainless-read-timeout":
+            seconds = str(value.decode("latin-1")).strip()
+    if ours:
+        if not (ours.isascii() and ours.isdigit() and 0 < int(ours) <= _TIMEOUT_MS_MAX):
+            raise BadRequest(
+                f"x-tollway-timeout-ms must be a whole number of milliseconds from 1 to {_TIMEOUT_MS_MAX}.",
+                code="invalid_value",
+                param="x-tollway-timeout-ms",
+            )
+        return int(ours) / 1000
+    digits = seconds.replace(".", "", 1)
+    return max(0.001, float(seconds)) if digits.isascii() and digits.isdigit() and len(digits) < 12 else None
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
@@ -89,6 +111,7 @@ def error_headers(error: TollwayError) -> Headers:
     wait_s = error.retry_after_s if error.retry_after_s is not None or error.status != 503 else _BREATHER_S
     if wait_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, -(-wait_s // 1))))
+        headers.append((b"retry-after-ms", b"%d" % max(1, round(wait_s * 1000))))  # OpenAI's clients prefer it
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return headers
