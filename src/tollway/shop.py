@@ -6,6 +6,8 @@ it (`own_the_shop`): holds live in its memory, so there is one gateway per datab
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any, Self
 
 import sqlalchemy as sa
@@ -18,7 +20,7 @@ from tollway.kit.errors import BadRequest, Conflict, Unavailable
 from tollway.kit.settings import Settings
 from tollway.migrations import migrate
 
-_ADVISORY_LOCK = 0x7011A  # any constant that is ours
+_ADVISORY_LOCK, _ALONE = 0x7011A, 0x7011C  # any constants that are ours
 
 
 class Shop:
@@ -86,12 +88,23 @@ class Shop:
             self._lock_file = held
             return
         conn = self.db.engine.connect()
+        schema = sa.func.hashtext(sa.func.current_schema())  # shops in one database are told apart
         lock = sa.func.pg_try_advisory_lock_shared if self.many else sa.func.pg_try_advisory_lock
-        if not conn.execute(sa.select(lock(_ADVISORY_LOCK))).scalar():
+        if not conn.execute(sa.select(lock(_ADVISORY_LOCK, schema))).scalar():
             conn.close()
             raise taken
         conn.commit()
         self._lock_conn = conn
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """What one gateway of several does at a time, such as a first start."""
+        if self.db.is_sqlite:
+            yield  # it has one gateway
+            return
+        with self.db.engine.connect() as conn:
+            conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_ALONE, sa.func.hashtext(sa.func.current_schema()))))
+            yield
 
     def keep_the_shop(self) -> None:
         """Still be the one gateway: a PostgreSQL that was started anew forgot who held the place, so take it again.

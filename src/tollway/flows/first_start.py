@@ -48,6 +48,11 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True):
 
 def welcome(shop: Shop, *, with_starter: bool = True, progress: Progress | None = None) -> Welcome:
     """Make the shop ready to open, once; say what there is."""
+    with shop.alone():
+        return _opened(shop, with_starter, progress)
+
+
+def _opened(shop: Shop, with_starter: bool, progress: Progress | None) -> Welcome:
     if with_starter:
         _starter_models(shop, progress or (lambda what, done, total: None))
     with shop.db.write() as conn:

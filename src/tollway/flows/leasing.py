@@ -86,22 +86,27 @@ class Leasing:
         tier: str = "",
     ) -> Grant:
         """As `Access.admit`, after asking for what the slices here lack. Raises what that raises."""
-        give_up = time.monotonic() + self._wait_s
+        give_up, asked = time.monotonic() + self._wait_s, False
         while True:
             try:
                 return self._access.admit(caller, model, input_max, output_max, counted, tier)
             except Unleased as short:
-                await self._ask(short, give_up)
+                if not asked or time.monotonic() < give_up:
+                    asked = True
+                    await self._ask(short)
+                else:
+                    for need in short.needs:
+                        self._access.dry(short.org_id, need)
 
-    async def _ask(self, short: Unleased, give_up: float) -> None:
+    async def _ask(self, short: Unleased) -> None:
         """Ask for what is short, or wait for who asks for this organization already."""
         task = self._asking.get(short.org_id)
         if task is None:
-            task = self._asking[short.org_id] = asyncio.create_task(self._fetch(short, give_up))
+            task = self._asking[short.org_id] = asyncio.create_task(self._fetch(short))
             task.add_done_callback(lambda _: self._asking.pop(short.org_id, None))
         await asyncio.shield(task)
 
-    async def _fetch(self, short: Unleased, give_up: float) -> None:
+    async def _fetch(self, short: Unleased) -> None:
         org_id, me, news = short.org_id, self.me, self._news
 
         def add(found: list[Got]) -> None:
@@ -115,24 +120,25 @@ class Leasing:
             await self._begin_again()
             return
         missing = [one for one in found if one.short]
-        patient = time.monotonic() < give_up
         for one in missing:
-            if not one.others or not patient:
+            if not one.others:
                 self._access.dry(org_id, one.need)
-        if patient and missing and all(one.others for one in missing):
+        if missing and all(one.others for one in missing):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(news.wait(), _ASK_AGAIN_S)
+                await asyncio.wait_for(news.wait(), min(_ASK_AGAIN_S, self._wait_s))
 
     # -- other gateways ----------------------------------------------------------------------------------------------
 
     def hear(self, payload: str) -> None:
         """What another gateway tells: it wants something, or gave something back."""
         told: dict[str, Any] = msgspec.json.decode(payload)
+        if told.get("by") == self.me.id:
+            return
         if "returned" in told:
             self._access.moistened(str(told["returned"]))
             self._news.set()
             self._news = asyncio.Event()
-        elif told.get("by") != self.me.id and "wanted" in told:
+        elif "wanted" in told:
             want = told["wanted"]
             place = (str(want["org"]), str(want["kind"]), str(want["scope"]))
             idle = self._access.idle(*place)

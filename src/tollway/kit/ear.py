@@ -60,9 +60,9 @@ class Ear:
         from psycopg import Connection, sql
 
         conn = self._db.engine.connect()
+        raw = conn.connection.driver_connection
         conn.detach()  # it is ours until it is closed: no pool lends it to anybody
         try:
-            raw = conn.connection.driver_connection
             assert isinstance(raw, Connection)
             raw.rollback()
             raw.autocommit = True

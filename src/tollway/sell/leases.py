@@ -55,7 +55,7 @@ class Need(msgspec.Struct, frozen=True):
 
 
 class Got(msgspec.Struct, frozen=True):
-    """What a gateway was given of what it needs, and whether other gateways have more of it."""
+    """What a gateway was given of what it needs, and whether other gateways have enough of the rest."""
 
     need: Need
     amount: int
@@ -153,8 +153,10 @@ def take(
         amount = min(free, need.amount if only else max(need.amount, share), _LARGEST)
         if amount > 0:
             _move(conn, org_id, need.kind, need.scope, me.id, amount)
-        others = amount < need.amount and _others(conn, me, org_id, need)
-        found.append(Got(need, max(amount, 0), others))
+        amount = max(amount, 0)
+        # What others have of it may be held by their calls; where it is too little anyhow, nobody is bothered.
+        others = amount < need.amount <= amount + _others(conn, me, org_id, need)
+        found.append(Got(need, amount, others))
         if others:
             want = {"org": org_id, "kind": need.kind, "scope": need.scope, "amount": need.amount - amount}
             tell(conn, {"wanted": want, "by": me.id})
@@ -168,7 +170,7 @@ def give(conn: sa.Connection, me: Presence, org_id: str, kind: str, scope: str, 
         raise Fenced
     if kind in _POOLED:
         _add(conn, POOL, org_id, kind, scope, amount)
-    tell(conn, {"returned": org_id})
+    tell(conn, {"returned": org_id, "by": me.id})
 
 
 def draw(conn: sa.Connection, me: Presence, draws: Mapping[tuple[str, str, str], int]) -> None:
@@ -251,10 +253,10 @@ def _return_all(conn: sa.Connection, gateway_id: str) -> None:
             _add(conn, POOL, row.org_id, row.kind, row.scope, row.amount)
 
 
-def _others(conn: sa.Connection, me: Presence, org_id: str, need: Need) -> bool:
-    theirs = (_lease.c.org_id == org_id, _lease.c.kind == need.kind, _lease.c.scope == need.scope, _lease.c.amount > 0)
-    query = sa.select(_lease.c.amount).where(*theirs, _lease.c.gateway_id.not_in((me.id, POOL))).limit(1)
-    return conn.execute(query).first() is not None
+def _others(conn: sa.Connection, me: Presence, org_id: str, need: Need) -> int:
+    theirs = (_lease.c.org_id == org_id, _lease.c.kind == need.kind, _lease.c.scope == need.scope)
+    query = sa.select(sa.func.coalesce(sa.func.sum(_lease.c.amount), 0)).where(*theirs)
+    return int(conn.execute(query.where(_lease.c.gateway_id.not_in((me.id, POOL)))).scalar() or 0)
 
 
 def _place(gateway_id: str, org_id: str, kind: str, scope: str) -> tuple[sa.ColumnElement[bool], ...]:

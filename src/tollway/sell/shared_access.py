@@ -21,6 +21,7 @@ from tollway.sell.leases import Need, Pools
 from tollway.sell.limits import Gate, Window
 
 _DRY_S: Final = 1.0
+_MOIST_S: Final = 0.03
 _METERED: Final = ("input_tokens", "cached_tokens", "output_tokens")
 Place = tuple[str, str, str]  # organization, kind, scope
 
@@ -234,8 +235,11 @@ class SharedAccess(Access):
         self._dry[org_id, need.kind, need.scope] = self._clock.monotonic() + _DRY_S
 
     def moistened(self, org_id: str = "*") -> None:
-        """Somebody gave something back: ask again."""
-        self._dry = {place: until for place, until in self._dry.items() if org_id not in ("*", place[0])}
+        """Somebody gave something back: ask again soon. Not at once: refusals would cost a question each."""
+        soon = self._clock.monotonic() + _MOIST_S
+        for place, until in self._dry.items():
+            if org_id in ("*", place[0]):
+                self._dry[place] = min(until, soon)
 
     def lost(self) -> None:
         """All slices were taken back: begin with nothing. Calls in flight settle as they can."""
