@@ -105,7 +105,9 @@ class Rollouts:
                 await self._came_up(stable)
         now_ms = self._clock.now_ms()
         for warm in self._warm:
-            if now_ms - warm.began_ms >= 1000 * int(warm.policy.get("grace_s", 0)):
+            now = self._stable.get(warm.model)
+            since_ms = warm.began_ms if now is None else now.ready_ms  # from when the other one answers
+            if since_ms is not None and now_ms - since_ms >= 1000 * int(warm.policy.get("grace_s", 0)):
                 await self._end(warm, "its grace time is over")
         for watched in [*self._watched.values()]:
             await self._watch(watched, now_ms)

@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
+from tollway.faces.http import admin_versions
 from tollway.faces.http.policy import Door
 from tollway.faces.http.wire import ClientGone, bearer, read_body
 from tollway.flows.gateway import Gateway
@@ -173,6 +174,7 @@ def mount(app: FastAPI, gateway: Gateway) -> list[Door]:
         live = {served.name: served for served in counter.fleet.all()}
         return counter.read(lambda conn: [_model(one, live.get(one.name)) for one in models.list_models(conn)])
 
+    admin_versions.mount(counter)
     return counter.doors
 
 
