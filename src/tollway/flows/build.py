@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from tollway.artifacts import store
 from tollway.artifacts.manifest import Lineage
+from tollway.flows import translating
 from tollway.forge import recipe as recipes
 from tollway.forge.recipe import Recipe
 from tollway.forge.steps import Cost, Desk, Record, Run, Runs, Sink, Stopped
@@ -153,6 +154,7 @@ def prepare(shop: Shop, recipe: Recipe, run: Run) -> Path:
     run.record.dataset, run.record.dataset_digest = version.ref, version.digest
 
     def work(desk: Desk) -> Any:
+        desk.translators = translating.opener(shop)
         return data.prepare(recipe.data, recipe.recipe.task, shelf, desk)
 
     inputs = {"data": recipe.data, "task": recipe.recipe.task, "dataset": version.digest}

@@ -111,6 +111,7 @@ class Desk:
     step: str
     shelf: Any = None  # datasets
     store: Any = None  # model packages
+    translators: Any = None  # of back-translation: a step's options -> its translator
     board: Path | None = None  # TensorBoard's folder
     stop_asked: Callable[[], bool] = lambda: False
     _last: float = 0.0

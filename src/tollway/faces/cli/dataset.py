@@ -222,10 +222,12 @@ def augment(
     seed: Seed = 7,
 ) -> None:
     """A new version with changed copies of the train rows (a recipe's data.augment does the same for one run)."""
+    from tollway.flows import translating
     from tollway.forge.data import changes
 
+    opener = translating.opener(desk.shop) if any(one.startswith("back-translation") for one in step) else None
     with Progress(f"Augmenting {ref}"):
-        made, done = changes.augment(shelf_of(desk), shelf_of(desk).get(ref), step, seed)
+        made, done = changes.augment(shelf_of(desk), shelf_of(desk).get(ref), step, seed, opener)
     _made(desk, made, [str(one) for one in done])
 
 

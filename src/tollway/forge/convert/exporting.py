@@ -30,7 +30,7 @@ FILES: Final = {
     "torchscript": "model.torchscript",
     "safetensors": "model.safetensors",
 }
-_CARRIED: Final = ("features.json", "tokenizer.json", "model.toml")
+_CARRIED: Final = ("features.json", "tokenizer.json", "target_tokenizer.json", "model.toml")
 _LEFT_OUT: Final = (0.0, 0.1, 0.3)  # shares of the layers that stay float, tried in this order
 _CALIBRATION_ROWS: Final = 256
 _SLOW: Final = ("image-generation", "translation", "language-modeling", "chat", "preference")  # each row is many steps

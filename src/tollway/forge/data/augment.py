@@ -1,17 +1,21 @@
 """Augmentation: changed copies of the training rows, so that a model meets more ways to say (or show) the same.
 
-    text      synonym:0.1   noise:0.05   delete:0.1   swap:0.1   back-translation:Chinese,url=http://HOST/v1,model=NAME
+    text      synonym:0.1   noise:0.05   delete:0.1   swap:0.1   back-translation:Chinese,model=NAME
     image     flip  flip-vertical  shift:2  crop:0.9  rotate:15  noise:0.05  brightness:0.2
     table     noise:0.05 (numbers, in standard deviations)
 
 Each step adds one copy of every row of the train split (`,share=0.5`: of half of them) and drops copies that came out
 unchanged; labels stay. The number is how much is changed. The same seed gives the same copies.
+
+Back-translation goes through a chat model (`model=NAME` of this shop while it is up, or of any other with `url=http://HOST/v1`;
+`key_env` names the variable that holds the key), or through two translation models (`there=` and `back=`: packages on the
+shelf, Hugging Face folders or ids).
 """
 
 import difflib
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -27,6 +31,9 @@ if TYPE_CHECKING:
 
 Translate = Callable[[Sequence[str], str], list[str]]
 """Texts and the name of a language -> the texts in it."""
+Opener = Callable[[Mapping[str, str]], Translate]
+"""A step's options -> its translator."""
+_TRANSLATED: Final = "back-translation:Chinese,model=NAME (with url=http://HOST/v1 if it is not this shop's) or back-translation:German,there=MODEL,back=MODEL"
 _TEXT: Final = {"synonym": 0.1, "noise": 0.05, "delete": 0.1, "swap": 0.1, "back-translation": 0.0}
 _IMAGE: Final = {"flip": 0.0, "flip-vertical": 0.0, "shift": 2.0, "crop": 0.9, "rotate": 15.0, "noise": 0.05, "brightness": 0.2}
 _TABLE: Final = {"noise": 0.05}
@@ -87,9 +94,10 @@ def check(steps: Sequence[str], task: str) -> list[Step]:
             wrong.append(f"{step!r}: the amount is between {low:g} and {high:g}, the share between 0 and 1")
         if name == "back-translation":
             options["language"] = value or "Chinese"
-            unknown = set(options) - {"language", "url", "model", "key_env", "from"}
-            if unknown or not options.get("url") or not options.get("model"):
-                wrong.append(f"{step!r} is not like back-translation:Chinese,url=http://HOST/v1,model=NAME")
+            by_chat = options.get("model") and not set(options) - {"language", "url", "model", "key_env", "from"}
+            by_two = options.get("there") and options.get("back") and not set(options) - {"language", "there", "back", "from"}
+            if not by_chat and not by_two:
+                wrong.append(f"{step!r} is not like {_TRANSLATED}")
         elif options:
             wrong.append(f"{step!r}: {', '.join(options)} means nothing here")
         found.append(Step(name, amount, share, options))
@@ -100,9 +108,10 @@ def check(steps: Sequence[str], task: str) -> list[Step]:
 
 
 def augment(
-    table: "pa.Table", steps: Sequence[str], task: str, seed: int, translate: Translate | None = None
+    table: "pa.Table", steps: Sequence[str], task: str, seed: int, opener: Opener | None = None
 ) -> tuple["pa.Table", list[Added]]:
-    """The rows, then the copies of each step; and what each step added. `translate` stands in for a translator's URL."""
+    """The rows, then the copies of each step; and what each step added. `opener` finds the translator of a back-translation; without
+    one only those with a URL are reached."""
     import pyarrow as pa
 
     parts, done = [table], []
@@ -114,7 +123,7 @@ def augment(
         elif task.startswith("tabular"):
             copy, changed = _numbers(source, step, seed)
         elif step.name == "back-translation":
-            copy, changed = _translated(source, step, translate)
+            copy, changed = _translated(source, step, opener or reached)
         else:
             copy, changed = _each(source, "source" if task == "translation" else "text", step, seed, _text)
         parts.append(copy.filter(pa.array(changed)))
@@ -242,17 +251,25 @@ def _neighbour(letter: str, dice: random.Random) -> str:
     return letter
 
 
-def _translated(table: "pa.Table", step: Step, translate: Translate | None) -> tuple["pa.Table", list[bool]]:
+def reached(options: Mapping[str, str]) -> Translate:
+    """The chat model at a URL. Raises BadRequest without one."""
+    from tollway.forge.data.translator import Translator
+
+    if not options.get("url"):
+        raise BadRequest("A back-translation without a url needs a shop.", hint=f"Write it like {_TRANSLATED}.")
+    return Translator(options["url"], options["model"], options.get("key_env", ""))
+
+
+def _translated(table: "pa.Table", step: Step, opener: Opener) -> tuple["pa.Table", list[bool]]:
     import pyarrow as pa
 
     from tollway.forge.data.statistics import languages
-    from tollway.forge.data.translator import Translator
 
     before = [text or "" for text in table["text"].to_pylist()]
     home = step.options.get("from") or ("Chinese" if next(iter(languages(before)), "") == "Chinese" else "English")
     if home.lower() == step.options["language"].lower():
         raise BadRequest(f"The texts are in {home} already: translate them into another language and back.")
-    translate = translate or Translator(step.options["url"], step.options["model"], step.options.get("key_env", ""))
+    translate = opener(step.options)
     after = translate(translate(before, step.options["language"]), home)
     changed = [bool(new.strip()) and new.strip() != old.strip() for old, new in zip(before, after, strict=True)]
     return table.set_column(table.column_names.index("text"), "text", pa.array(after, pa.string())), changed

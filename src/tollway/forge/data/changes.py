@@ -75,7 +75,9 @@ def mask(
     return _keep(shelf, version, parts, f"mask ({style}): {counts}"), report
 
 
-def augment(shelf: Shelf, version: Version, steps: Sequence[str], seed: int) -> tuple[Version, list[augmenting.Added]]:
+def augment(
+    shelf: Shelf, version: Version, steps: Sequence[str], seed: int, opener: augmenting.Opener | None = None
+) -> tuple[Version, list[augmenting.Added]]:
     """A version with copies among its train rows."""
     roles = version.about.get("roles", {})
     kinds = {one.kind for one in version.columns}
@@ -84,7 +86,7 @@ def augment(shelf: Shelf, version: Version, steps: Sequence[str], seed: int) -> 
     names = {roles.get(role, role): role for role in ("text", "image", "label") if version_has(version, roles.get(role, role))}
     parts = version.tables()
     train = parts["train"].rename_columns([names.get(name, name) for name in parts["train"].column_names])
-    made, done = augmenting.augment(train, steps, task, seed)
+    made, done = augmenting.augment(train, steps, task, seed, opener)
     parts["train"] = made.rename_columns(parts["train"].column_names)
     return _keep(shelf, version, parts, f"augment {', '.join(steps)}, seed {seed}"), done
 

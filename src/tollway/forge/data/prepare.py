@@ -122,7 +122,9 @@ def prepare(wish: Data, task: str, shelf: Shelf, desk: Place) -> Prepared:
     if wish.augment:
         from tollway.forge.data import augment
 
-        work.tables["train"], done = augment.augment(work.tables["train"], wish.augment, task, desk.seed)
+        work.tables["train"], done = augment.augment(
+            work.tables["train"], wish.augment, task, desk.seed, getattr(desk, "translators", None)
+        )
         work.meta["augment"] = [str(one) for one in done]
         for one in done:
             desk.note(f"augmented: {one}")

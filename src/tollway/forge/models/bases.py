@@ -84,7 +84,13 @@ def feature_options(name: str, task: str, given: dict[str, Any], home: Path | No
         size = given.get("size") or config.get("image_size") or 224
         return {"size": size, "channels": int(config.get("num_channels", 3)), "normalise": "imagenet", "fit": "crop"}
     most = int(config.get("max_position_embeddings") or given["max_length"])
-    return {"folder": folder, "max_length": min(int(given["max_length"]), most)}
+    found = {"folder": folder, "max_length": min(int(given["max_length"]), most)}
+    if task == "translation":
+        path = folder / "generation_config.json"
+        config |= json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        marks = {"start": "decoder_start_token_id", "end": "eos_token_id"}
+        found |= {name: config[key] for name, key in marks.items() if isinstance(config.get(key), int)}
+    return found
 
 
 def checked(folder: Path) -> Path:

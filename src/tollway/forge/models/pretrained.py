@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from tollway.forge.models import folders
 from tollway.forge.models.net import ModelSpec, Net
+from tollway.forge.models.seq2seq import remembered, written_loss
 from tollway.forge.models.text import pair_loss
-from tollway.inference import Features
+from tollway.inference import Features, SequenceFeatures
 from tollway.kit.errors import BadRequest
 
 _AUTO: Final = {
@@ -23,7 +24,8 @@ _AUTO: Final = {
     "image-classification": "AutoModelForImageClassification",
     "translation": "AutoModelForSeq2SeqLM",
 }
-_COMPANIONS: Final = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "preprocessor_config.json")
+_COMPANIONS: Final = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "preprocessor_config.json",
+                      "source.spm", "target.spm", "vocab.json", "generation_config.json")  # fmt: skip
 ATTENTION: Final = "eager"  # plain products: on CPUs the fused kernel is slower for short texts
 
 
@@ -34,9 +36,13 @@ class Pretrained(Net):
         super().__init__(spec, features)
         self.hf = hf
         self.companions = dict(companions)
+        if isinstance(features, SequenceFeatures):
+            features.options["memory"] = int(hf.config.hidden_size)
         self.pooling = str(spec.options.get("pooling", "mean"))
 
     def forward(self, **arrays: Tensor) -> dict[str, Tensor]:
+        if self.spec.task == "translation":
+            return self._translation(**arrays)
         made = self.hf(**arrays)
         task, target = self.spec.task, self.features.target
         if task == "sentence-embedding":
@@ -49,9 +55,26 @@ class Pretrained(Net):
             return {"start_logits": made.start_logits, "end_logits": made.end_logits}
         return {"logits": made.logits}
 
+    def _translation(self, **arrays: Tensor) -> dict[str, Tensor]:
+        from transformers.modeling_outputs import BaseModelOutput
+
+        mask = arrays["attention_mask"]
+        encoded = self.hf.get_encoder()(input_ids=arrays["input_ids"], attention_mask=mask).last_hidden_state
+        made = self.hf(
+            encoder_outputs=BaseModelOutput(last_hidden_state=arrays.get("memory", encoded)),
+            attention_mask=arrays.get("memory_mask", mask), decoder_input_ids=arrays["decoder_input_ids"], use_cache=False,
+        )  # fmt: skip
+        return {"logits": made.logits, "encoded": encoded}
+
+    def example(self, rows: int = 2) -> dict[str, Tensor]:
+        found = super().example(rows)
+        return found | remembered(self.features, rows) if isinstance(self.features, SequenceFeatures) else found
+
     def loss(self, batch: dict[str, Tensor], turn: str = "all") -> tuple[Tensor, dict[str, float]]:
         if self.spec.task == "sentence-embedding":
             return pair_loss(self, batch)
+        if isinstance(self.features, SequenceFeatures):
+            return written_loss(self, batch, self.features.start_id, self.features.pad_id)
         return super().loss(batch, turn)
 
     @property

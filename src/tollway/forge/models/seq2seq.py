@@ -29,15 +29,17 @@ class Seq2Seq(Net):
         self.reader, self.writer = Stack(*sizes, dropout), Stack(*sizes, dropout, reads=True)
         self.bias = nn.Parameter(torch.zeros(features.vocabulary_size))
         self.scale = math.sqrt(width)
+        features.options["memory"] = width
 
     def forward(self, **arrays: Tensor) -> dict[str, Tensor]:
-        hidden = hide(arrays["attention_mask"])
-        memory = self.reader(self.embedding(arrays["input_ids"]) * self.scale, hidden)
+        mask = arrays["attention_mask"]
+        encoded = self.reader(self.embedding(arrays["input_ids"]) * self.scale, hide(mask))
+        memory, hidden = arrays.get("memory", encoded), hide(arrays.get("memory_mask", mask))
         written = arrays["decoder_input_ids"]
         places = torch.arange(written.shape[1], device=written.device)
         later = (places[None, :] > places[:, None]).float()[None, None] * -1e4
         states = self.writer(self.embedding(written) * self.scale, later, memory, hidden)
-        return {"logits": F.linear(states, self.embedding.weight, self.bias)}
+        return {"logits": F.linear(states, self.embedding.weight, self.bias), "encoded": encoded}
 
     def loss(self, batch: dict[str, Tensor], turn: str = "all") -> tuple[Tensor, dict[str, float]]:
         return written_loss(self, batch, self.features.start_id, self.features.pad_id)
@@ -46,7 +48,17 @@ class Seq2Seq(Net):
         return [self.embedding, *self.reader.blocks, *self.writer.blocks]
 
     def example(self, rows: int = 2) -> dict[str, Tensor]:
-        return {**super().example(rows), "decoder_input_ids": torch.full((rows, 3), self.features.start_id)}
+        return super().example(rows) | remembered(self.features, rows)
+
+
+def remembered(features: SequenceFeatures, rows: int) -> dict[str, Tensor]:
+    """What the writing half takes, for exporters: sizes of its own, for it need not be fed what the reading half is."""
+    width = int(features.options["memory"])
+    return {
+        "memory": torch.randn(rows + 1, 5, width, generator=torch.Generator().manual_seed(0)),
+        "memory_mask": torch.ones(rows + 1, 5, dtype=torch.int64),
+        "decoder_input_ids": torch.full((rows + 1, 3), features.start_id),
+    }
 
 
 def written_loss(net: Net, batch: dict[str, Tensor], start: int, pad: int) -> tuple[Tensor, dict[str, float]]:

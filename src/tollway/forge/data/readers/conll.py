@@ -59,7 +59,9 @@ def _sentences(path: Path, encoding: str, reading: Reading, file: str) -> Iterat
             done += len(line)
             if number % 20_000 == 0:
                 reading.progress(min(done, size), size)
-            cells = [cell.strip() for cell in (line.split("\t") if "\t" in line else line.split())] if line.strip() else []
+            cells = (
+                [cell.strip() for cell in (line.split("\t") if "\t" in line else line.split())] if line.strip() else []
+            )
             if not cells:
                 if sentence and whole:
                     yield sentence
@@ -69,7 +71,11 @@ def _sentences(path: Path, encoding: str, reading: Reading, file: str) -> Iterat
                 continue
             width = width or len(cells)
             if len(cells) != width or len(cells) < 2:
-                why = "a line has no tag" if len(cells) < 2 else f"a line has more or fewer columns than the first one's {width}"
+                why = (
+                    "a line has no tag"
+                    if len(cells) < 2
+                    else f"a line has more or fewer columns than the first one's {width}"
+                )
                 reading.problems.add("ragged", why, line=number, file=file, shown=line.strip()[:60])
                 whole = False
                 continue
