@@ -259,12 +259,15 @@ def largest_remainder(exact: Mapping[Key, Fraction]) -> dict[Key, int]:
 
 
 def _replica_hours(conn: sa.Connection, price: MachinePrice, from_ms: int, to_ms: int) -> dict[tuple[str, str], _Hours]:
-    """Time and exact cost of each model version. An hour costs as long as its longest-lived replica was alive."""
+    """Time and exact cost of each model version, and of trainings that buyers ordered. An hour costs as long as the
+    longest-lived process was alive in it."""
     table = served.replica_hour
     query = sa.select(table).where(table.c.hour_ms >= from_ms, table.c.hour_ms < to_ms)
-    by_hour: dict[int, list[sa.Row[Any]]] = defaultdict(list)
+    by_hour: dict[int, list[Any]] = defaultdict(list)
     for row in conn.execute(query.order_by(table.c.hour_ms, table.c.model, table.c.model_version)):
         by_hour[row.hour_ms].append(row)
+    for job in training.job_rows(conn, from_ms, to_ms):
+        by_hour[job.hour_ms].append(job)
     found: dict[tuple[str, str], _Hours] = defaultdict(_Hours)
     for rows in by_hour.values():
         alive = [row.busy_us + row.failed_us + row.idle_us + row.shadow_us for row in rows]
@@ -275,7 +278,7 @@ def _replica_hours(conn: sa.Connection, price: MachinePrice, from_ms: int, to_ms
         for row in rows:
             place = found[row.model, row.model_version]
             for part in ("busy", "failed", "idle", "shadow"):
-                took = int(row._mapping[f"{part}_us"])
+                took = int(getattr(row, f"{part}_us"))
                 setattr(place, f"{part}_us", getattr(place, f"{part}_us") + took)
                 setattr(place, part, getattr(place, part) + per_us * took)
     return found
@@ -294,12 +297,13 @@ def _used(
             event.org_id,
             event.plan_version_id,
             event.meter,
+            event.operation,
             sa.func.count().label("requests"),
             sa.func.sum(event.units).label("units"),
             *(sa.func.sum(event[name]).label(name) for name in names),
         )
         .where(event.at_ms >= from_ms, event.at_ms < to_ms)
-        .group_by(event.model, event.model_version, event.org_id, event.plan_version_id, event.meter)
+        .group_by(event.model, event.model_version, event.org_id, event.plan_version_id, event.meter, event.operation)
     )
     plans = catalog.plan_versions(conn)
     used: dict[tuple[str, str, str], _Used] = defaultdict(_Used)
@@ -312,7 +316,8 @@ def _used(
         if plan is not None and plan.terms.currency != currency:
             other[plan.terms.currency] += one.price_picos
             one.price_picos = 0
-        used[row.model, row.model_version, row.org_id].add(one)
+        model = training.trained_as(row.model) if row.operation == "fine-tuning" else row.model
+        used[model, row.model_version, row.org_id].add(one)
     return used, {name: picos // PICOS_PER_MICRO for name, picos in sorted(other.items())}
 
 
