@@ -35,10 +35,10 @@ class House:
 
 def build(gateway: Gateway) -> House:
     """Wire the faces of an open gateway."""
-    from tollway.faces.http import admin, audio, batches, console, docs, feedback, files, fine_tuning
+    from tollway.faces.http import admin, audio, batches, console, docs, feedback, files, fine_tuning, responses
 
     more = [*files.doors(gateway), *fine_tuning.doors(gateway), *batches.doors(gateway), *feedback.doors(gateway)]
-    more += audio.doors(gateway)
+    more += [*audio.doors(gateway), *responses.doors(gateway)]
     api = Api(gateway.desk, gateway.shop.db, gateway.shop.settings.body_bytes_max, more)
     app = FastAPI(title="Tollway", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     refusals.install(app)
@@ -57,7 +57,7 @@ def _health(app: FastAPI, gateway: Gateway) -> list[Door]:
 
     async def readyz(_: Request) -> Response:
         fleet = gateway.desk.fleet
-        lacking = [served.name for served in fleet.all() if not served.ready]
+        lacking = [served.name for served in fleet.all() if not served.available]
         return JSONResponse({"ready": fleet.ready, "waiting_for": lacking}, status_code=200 if fleet.ready else 503)
 
     async def metrics(_: Request) -> Response:
