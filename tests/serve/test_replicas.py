@@ -70,3 +70,24 @@ async def test_a_version_swap_under_load_loses_no_call(tmp_path: Path) -> None:
         assert town.served.model.version != first.version
         stats = town.fleet.stats("mood")
         assert list(stats) == [town.served.model.version]
+
+
+async def test_a_hung_replica_is_found_by_its_callers_and_replaced(tmp_path: Path) -> None:
+    """Stopped, not dead: connections stay open and nothing comes back. Its neighbour answers for it."""
+    async with rows_fleet(tmp_path, replicas_min=2, replicas_max=2) as town:
+        town.fleet.offer([town.model()])
+        await town.until(lambda: sum(one.state is State.READY for one in town.served.replicas) == 2)
+        stop = asyncio.Event()
+        load = asyncio.create_task(town.load(stop))
+        await town.until(lambda: town.calls > 100)
+        await asyncio.sleep(1.2)  # what is usual is known now
+        victim = town.pids()[0]
+        os.kill(victim, signal.SIGSTOP)
+        ejected_s = await town.until(lambda: any(seat.health.ejected for seat in town.served.line.seats), 5)
+        await town.until(lambda: victim not in town.pids(), 10)
+        back_s = await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 2, 10)
+        stop.set()
+        await load
+        assert town.failures == []
+        assert town.retries <= 0.1 * town.calls + 10
+        print(f"ejected after {ejected_s:.2f} s, back {back_s:.2f} s after it was ended")

@@ -19,6 +19,7 @@ from tollway.flows.copies import Copies
 from tollway.flows.fine_tuning import FineTuning
 from tollway.flows.leasing import Leasing
 from tollway.flows.rollouts import Rollouts
+from tollway.insight import economics
 from tollway.kit import log
 from tollway.kit.errors import Conflict, TollwayError, Unavailable
 from tollway.sell import leases, ledger, revision
@@ -68,6 +69,7 @@ class Gateway:
                 on_progress(f"{served.name}: {'stopped' if state is State.DEAD else state}")
 
         fleet = Fleet(shop.store, settings, turned)
+        fleet.machine_micros = economics.machine_price(settings).micros_per_hour
 
         def committed(wallets: list[Committed]) -> None:
             self._called = True

@@ -28,8 +28,10 @@ from tollway.serve import adapters, assembly, tables
 from tollway.serve.deployments import Deployment, Role
 from tollway.serve.engine_time import Totals
 from tollway.serve.engines import Engine, UpstreamServer, cpu_cores
+from tollway.serve.keeper import Keeper
 from tollway.serve.models import EngineName, Model
 from tollway.serve.replica import Replica, State
+from tollway.serve.replicas import ReplicaView
 from tollway.serve.served import Adapted, OnReplica, Served
 from tollway.serve.stats import Stats
 
@@ -64,6 +66,12 @@ class Offered:
         self.shadow_share = 0  # percent of the calls that are copied to the shadow
         self.shares: dict[Role, int] = {}
 
+    def role_of(self, served: Served) -> str:
+        """What it is here for; "" while it is on its way in or out."""
+        if served is self.stable:
+            return "stable"
+        return next((role for role, one in self.wanted.items() if one is served and role != "stable"), "")
+
     def settle(self) -> list[Served]:
         """Give the roles to those that can fill them. Returns those that have none any more."""
         wanted = self.wanted.get("stable")
@@ -96,6 +104,8 @@ class Fleet:
         self._broken_versions: dict[tuple[str, str], TollwayError] = {}  # beside a stable version that goes on
         self._alive: set[Served] = set()  # started and not yet stopped: also those that are on their way out
         self._tasks: set[asyncio.Task[None]] = set()
+        self._keeper = Keeper(settings, self._clock, self._weights_bytes)
+        self.machine_micros = 0  # what this machine costs an hour; for cost limits and what is shown
         self._keeping: asyncio.Task[None] | None = None
         self._left: list[Hour] = []  # of replicas that were stopped
 
@@ -132,6 +142,19 @@ class Fleet:
         """What each version of a model in service did since it came."""
         offered = self._offered.get(name)
         return {one.model.version: one.stats for one in offered.live} if offered is not None else {}
+
+    def snapshot(self) -> list[ReplicaView]:
+        """How every replica is, by model, role and number; a version that is not loaded has one line that says so."""
+        found = []
+        for offered in (self._offered[name] for name in sorted(self._offered)):
+            for served in offered.live:
+                views = served.views() or [served.resting_view()]
+                found += [msgspec.structs.replace(view, role=offered.role_of(served)) for view in views]
+        own = sum(view.pid is not None and view.node == "local" for view in found)
+        cost = self.machine_micros / 3600 / own if own else 0.0  # replicas on one machine share its price evenly
+        return [
+            msgspec.structs.replace(view, cost_micros_per_s=cost) if view.pid is not None else view for view in found
+        ]
 
     def all(self) -> list[Served]:
         """The stable version of every model with a replica of its own or an upstream, by name."""
@@ -172,8 +195,8 @@ class Fleet:
         """Whether the shop can sell: every replica of our own answers, and at least one model does. An upstream that is
         down fails its own calls; it must not take the whole shop off a load balancer."""
         served = self._stable.values()
-        return all(one.ready for one in served if not one.passes_through) and (
-            not served or any(one.ready for one in served)
+        return all(one.available for one in served if not one.passes_through) and (
+            not served or any(one.available for one in served)
         )
 
     async def wait_ready(self) -> None:
@@ -185,6 +208,7 @@ class Fleet:
         """Stop everything."""
         for task in (*self._tasks, *([self._keeping] if self._keeping is not None else [])):
             task.cancel()
+        self._keeper.close()
         await asyncio.gather(*(served.stop_now() for served in self._alive), return_exceptions=True)
 
     # -- machine hours -----------------------------------------------------------------------------------------------
@@ -217,8 +241,7 @@ class Fleet:
         while True:
             await asyncio.sleep(1)
             try:
-                for served in self.versions():
-                    served.look()
+                self._keeper.look(self.versions())
             except Exception:  # noqa: BLE001 - logged; if this ended, nothing would be looked after
                 _log.exception("the fleet's housekeeping failed")
 
@@ -253,8 +276,7 @@ class Fleet:
     def _made(self, offered: Offered, model: Model) -> Served | None:
         try:
             engines, defaults, digest = self._engines(model)
-            replicas = len(engines) if model.upstream is not None else max(1, self._settings.replicas_min)
-            served = Served(model, engines, defaults, self._settings, self._turned, replicas=replicas)
+            served = Served(model, engines, defaults, self._settings, self._turned, self._keeper.wake)
             served.digest, served.adapters, served.tuned = digest, self._adapted.on(model.name), self._tuned(model)
             served.defaults |= adapters.chosen(None) if served.adapters else {}
         except TollwayError as error:
@@ -273,7 +295,11 @@ class Fleet:
         except TollwayError as error:
             self._give_up(served, error)
             return
-        await served.start()
+        offered = self._offered.get(served.name)
+        if offered is not None and served in offered.live:
+            _, most = self._keeper.limits(served)
+            served.price_micros = self.machine_micros // most
+            self._keeper.begin(served, alone=len(offered.live) == 1)
 
     def _turned(self, served: Served, replica: Replica, state: State) -> None:
         offered = self._offered.get(served.name)
@@ -285,6 +311,8 @@ class Fleet:
         for served in offered.settle():
             self._retire(served)
         self._stable[offered.name] = offered.stable
+        for served in offered.live:
+            served.stands = served is offered.stable
 
     def _loading(self) -> bool:
         return any(one.wanted.get("stable") is not one.stable for one in self._offered.values())
@@ -357,6 +385,13 @@ class Fleet:
         if settings.replica_threads or settings.replicas_max <= 1:
             return int(settings.replica_threads)
         return max(1, cpu_cores() // int(settings.replicas_max))
+
+    def _weights_bytes(self, served: Served) -> int:
+        """The size of what a version has to load."""
+        try:
+            return self._store.get(served.model.package_name, served.model.version).manifest.weights.size_bytes
+        except TollwayError:
+            return 0
 
     def _adapter_files(self, base: str) -> tuple[Path, ...]:
         """The weights of the adapters on a base, in the order of their numbers."""

@@ -27,6 +27,19 @@ class Upstream(msgspec.Struct, frozen=True):
         return (self.url, *self.more)
 
 
+class Serving(msgspec.Struct, frozen=True):
+    """How one model is served on this machine, where that is not what the settings say. `wait_s`: how long calls may wait on
+    average before another replica is started. `pinned`: it stays loaded. `limit_micros_per_hour`: what its replicas may
+    cost; 0: no limit."""
+
+    replicas_min: int | None = None
+    replicas_max: int | None = None
+    idle_s: float | None = None
+    wait_s: float | None = None
+    pinned: bool = False
+    limit_micros_per_hour: int = 0
+
+
 class Model(msgspec.Struct, frozen=True):
     """A model on offer. `version` is a package version, or "upstream". With `base` it is an adapter, served by the base's
     replica, for the organization `org_id` alone."""
@@ -42,6 +55,7 @@ class Model(msgspec.Struct, frozen=True):
     org_id: str = ""
     base: str = ""
     package: str = ""
+    serving: Serving = Serving()
 
     @property
     def package_name(self) -> str:
@@ -108,8 +122,23 @@ def retire_model(conn: sa.Connection, now_ms: int, name: str) -> Model:
     return model
 
 
+def set_serving(conn: sa.Connection, name: str, serving: Serving) -> Model:
+    """Serve a model this way from now on. Raises NotFound, BadRequest."""
+    least, most = serving.replicas_min, serving.replicas_max
+    if (least is not None and least < 0) or (most is not None and most < max(1, least or 0)):
+        raise BadRequest(
+            f"{least} to {most} replicas cannot be had.", hint="At most one or more, at least no more than that."
+        )
+    if min(serving.idle_s or 0, serving.wait_s or 0, serving.limit_micros_per_hour) < 0:
+        raise BadRequest("Times and costs are not below zero.")
+    get_model(conn, name)
+    conn.execute(tables.model.update().where(tables.model.c.name == name).values(serving=msgspec.to_builtins(serving)))
+    return get_model(conn, name)
+
+
 def _offer(conn: sa.Connection, model: Model) -> Model:
     row = msgspec.to_builtins(model)
+    del row["serving"]  # it goes with the name, whatever the version
     found = conn.execute(sa.select(tables.model).where(tables.model.c.name == model.name)).first()
     if found is None:
         conn.execute(tables.model.insert().values(row))
@@ -125,4 +154,5 @@ def _offer(conn: sa.Connection, model: Model) -> Model:
 
 
 def _as_model(row: sa.Row[tuple[object, ...]]) -> Model:
-    return msgspec.convert({name: row._mapping[name] for name in Model.__struct_fields__}, Model)
+    found = {name: row._mapping[name] for name in Model.__struct_fields__}
+    return msgspec.convert(found | {"serving": found["serving"] or {}}, Model)

@@ -2,8 +2,8 @@
 
 A fault is the replica's, never the caller's: it hung up, answered 5xx, broke off, or did not begin in time. Three in a
 row, or clearly more of them than its neighbours have, and it is ejected: nobody is sent there for a while, each time twice
-as long, unless it was well in between. Then it has to answer a probe, and then one call, before it has its place back. Who is the last one is never
-ejected: a bad answer is better than none.
+as long, unless it was well in between. Then it has to answer a probe, and then one call, before it has its place back.
+Who is the last one is never ejected: a bad answer is better than none.
 
 "Clearly more" compares 95 % intervals (Wilson, 1927) of the shares of faults, so that a few calls prove nothing.
 All times are monotonic seconds.
@@ -29,6 +29,8 @@ class Health(msgspec.Struct):
     calls: float = 0.0
     faults: float = 0.0
     in_row: int = 0
+    answered: int = 0  # calls; never fades
+    tokens: int = 0  # read and written by calls that were answered; never fades
     watched: bool = False  # something is to be done when its next call goes well
     trial: bool = False  # it has had its probe and now has one call to prove itself
     ejected: bool = False

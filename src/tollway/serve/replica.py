@@ -141,6 +141,11 @@ class Replica:
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
     @property
+    def node(self) -> str:
+        """The machine it lives on: "local", or the address of an upstream."""
+        return "local" if self._own or self._folder is None else self.address.url
+
+    @property
     def rss_bytes(self) -> int:
         """Resident memory of the process; 0 when there is none."""
         try:

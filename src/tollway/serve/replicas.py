@@ -18,7 +18,7 @@ from tollway.serve.engine_time import EngineTime, Totals
 from tollway.serve.engines import Engine
 from tollway.serve.line import Line, Seat
 from tollway.serve.outliers import Health, stands_out
-from tollway.serve.replica import Replica, State
+from tollway.serve.replica import Limits, Replica, State
 from tollway.serve.wire import Pool
 
 _log = log.get("serve.replicas")
@@ -27,7 +27,56 @@ _QUIET_LOOKS = 5
 _LOOK_AGAIN_S = 0.3
 _PROBE_WITHIN_S = 3.0
 _PROBES_MOST = 3
+_SHOWN_KEPT = 0.2
 Turned = Callable[["Post", State], None]
+
+
+class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica as it is shown: now, and as it was over the last ten seconds or so."""
+
+    model: str
+    version: str
+    number: int
+    role: str = ""  # stable | canary | shadow | warm
+    state: str  # of its supervisor, or "ejected", "trial" (back from that), "leaving", "resting" (not loaded)
+    node: str
+    pid: int | None
+    restarts: int
+    ejections: int = 0  # in a row
+    why: str = ""  # it was lost the last time
+    slots: int
+    running: int
+    queue: int = 0  # calls that wait for any replica of this version
+    busy_share: float = 0.0  # of the time, in which it had a call
+    fill_share: float = 0.0  # of its slots, while it had a call
+    calls_per_s: float = 0.0
+    tokens_per_s: float = 0.0
+    cost_micros_per_s: float = 0.0  # of the machine, as far as it is this replica's
+    rss_bytes: int = 0
+    loaded_bytes: int = 0
+    load_seconds: float = 0.0
+
+
+class Lately(msgspec.Struct):
+    """What one replica did lately: means that fade."""
+
+    busy: float = 0.0
+    fill: float = 0.0
+    calls_per_s: float = 0.0
+    tokens_per_s: float = 0.0
+    calls: int = 0  # counters as they were at the last look
+    tokens: int = 0
+
+    def look(self, seat: Seat) -> None:
+        """A second has passed."""
+        health, keep = seat.health, _SHOWN_KEPT
+        busy = seat.running > 0
+        self.busy += (busy - self.busy) * keep
+        if busy:
+            self.fill += (seat.running / max(1, seat.slots) - self.fill) * keep
+        self.calls_per_s += (max(0, health.answered - self.calls) - self.calls_per_s) * keep
+        self.tokens_per_s += (max(0, health.tokens - self.tokens) - self.tokens_per_s) * keep
+        self.calls, self.tokens = health.answered, health.tokens
 
 
 class Post(msgspec.Struct, eq=False):
@@ -38,6 +87,7 @@ class Post(msgspec.Struct, eq=False):
     seat: Seat | None = None
     leaving: bool = False
     loaded_bytes: int = 0  # what it took when it was ready
+    lately: Lately = msgspec.field(default_factory=Lately)
 
     @property
     def ready(self) -> bool:
@@ -50,7 +100,15 @@ class Replicas:
     `timed`: they run on a machine of ours, so what they do is booked. Use it from one event loop."""
 
     def __init__(
-        self, name: str, engines: Sequence[Engine], line: Line, clock: Clock, on_turn: Turned, *, timed: bool
+        self,
+        name: str,
+        engines: Sequence[Engine],
+        line: Line,
+        clock: Clock,
+        on_turn: Turned,
+        *,
+        timed: bool,
+        limits: Limits | None = None,
     ) -> None:
         self.name = name
         self.posts: list[Post] = []
@@ -65,6 +123,7 @@ class Replicas:
         self._on_turn = on_turn
         self._timed = timed
         self._numbers = 0
+        self._limits = limits
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving: list[Post] = []
         self._left = Totals()  # of replicas that are gone
@@ -105,6 +164,43 @@ class Replicas:
         for post in fresh:  # one after the other: the first can work while the next one loads
             if post in self.posts:
                 await self._start(post)
+
+    def rest(self) -> None:
+        """Have none, for now."""
+        self.wanted = 0
+        for post in list(self.posts):
+            self._dismiss(post)
+
+    def views(self, version: str) -> list[ReplicaView]:
+        """How each is, those on their way out too."""
+        return [self._view(post, version) for post in (*self.posts, *self._leaving)]
+
+    def _view(self, post: Post, version: str) -> ReplicaView:
+        seat, replica, lately = post.seat, post.replica, post.lately
+        state = str(replica.state)
+        if seat is not None and replica.state is State.READY:
+            state = "ejected" if seat.health.ejected else "trial" if seat.health.trial else state
+        return ReplicaView(
+            model=self.name,
+            version=version,
+            number=post.number,
+            state="leaving" if post.leaving else state,
+            node=replica.node,
+            pid=replica.pid,
+            restarts=replica.restarts,
+            ejections=seat.health.ejections if seat is not None else 0,
+            why=replica.last_failure,
+            slots=replica.caps.slots,
+            running=seat.running if seat is not None else 0,
+            queue=self._line.waiting,
+            busy_share=lately.busy,
+            fill_share=lately.fill,
+            calls_per_s=lately.calls_per_s,
+            tokens_per_s=lately.tokens_per_s,
+            rss_bytes=replica.rss_bytes,
+            loaded_bytes=post.loaded_bytes,
+            load_seconds=replica.load_seconds,
+        )
 
     async def replace(self, post: Post) -> bool:
         """Start another one beside it and let it go once the other one answers. False when the other one would not start:
@@ -160,6 +256,7 @@ class Replicas:
                     self._eject(post)
         for post in self.posts:
             if post.seat is not None:
+                post.lately.look(post.seat)
                 post.seat.health.fade()
 
     def _others(self, post: Post) -> bool:
@@ -218,7 +315,8 @@ class Replicas:
         def turned(_: Replica, state: State) -> None:
             self._turned(post, state)
 
-        post = Post(number, Replica(engine, self._clock, name=self._name_of(number), on_state=turned))
+        name = self._name_of(number)
+        post = Post(number, Replica(engine, self._clock, name=name, on_state=turned, limits=self._limits))
         self.posts.append(post)
         return post
 
@@ -245,6 +343,7 @@ class Replicas:
                 post.seat.time.resume(now)
             post.seat.life += 1
             post.seat.health = Health()
+            post.lately = Lately()
             post.seat.slots = post.replica.caps.slots
             post.seat.ready = True
             self._line.seat_next()

@@ -194,7 +194,7 @@ class Run:
         served, tokens = self.served, self.size.tokens_each
         line, tally = served.line, Tally()
         if served.away:
-            await served.come(self.org_id)
+            served.come(self.turn)
         if served.quarantine.marks:
             tally.guest = await served.quarantine.enter(self.work[index].body, time.monotonic())
         try:
@@ -288,7 +288,7 @@ class Run:
         final = final or not (gone or served.others(seat)) or not served.retries.take()
         if not final:
             self.retries += 1
-        _log.warning("engine failed", model=self.request.model, error=str(error), final=final)
+        _log.warning("engine failed", model=self.request.model, error=str(error) or "no answer in time", final=final)
         if final and isinstance(error, Unavailable):
             raise error
         if final:

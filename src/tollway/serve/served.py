@@ -13,12 +13,12 @@ from tollway.kit.settings import Settings
 from tollway.serve import adapters
 from tollway.serve.engine_call import Tally, refusal_of
 from tollway.serve.engine_time import Totals
-from tollway.serve.engines import Engine
-from tollway.serve.line import Line, Seat
+from tollway.serve.engines import Engine, memory_bytes
+from tollway.serve.line import ANYBODY, Line, Seat, Turn
 from tollway.serve.models import Model
 from tollway.serve.quarantine import Quarantine
-from tollway.serve.replica import Replica, State
-from tollway.serve.replicas import Post, Replicas
+from tollway.serve.replica import Limits, Replica, State
+from tollway.serve.replicas import Post, Replicas, ReplicaView
 from tollway.serve.requests import (
     ChatRequest,
     CompletionRequest,
@@ -59,8 +59,7 @@ class Served:
         defaults: dict[str, Any],
         settings: Settings,
         on_replica: OnReplica,
-        *,
-        replicas: int = 1,
+        wake: Callable[["Served"], None] = lambda _: None,
     ) -> None:
         engine = engines[0]
         self.model = model
@@ -80,11 +79,19 @@ class Served:
         self._on_replica = on_replica
         self._clock = SystemClock()
         self._replicas = Replicas(
-            model.name, engines, self.line, self._clock, self._turned, timed=not self.passes_through
-        )
+            model.name, engines, self.line, self._clock, self._turned, timed=not self.passes_through,
+            limits=Limits(memory_bytes=settings.replica_memory_bytes or memory_bytes()),
+        )  # fmt: skip
         self._replicas.drain_within_s = settings.call_timeout_s
-        self._wanted = replicas
-        self.away = False  # no replica is there, and none is coming
+        self._wake = wake
+        self._woken_at: float | None = None  # since when it is being loaded for a call
+        self._load_s = 0.0  # what that took last
+        self.addresses = len(engines)  # of an upstream; 1 for what runs here
+        self.stands = True  # calls by its name go here: it may rest
+        self.resting = False  # not loaded until somebody calls
+        self.retired = False
+        self.away = False  # a call would find nobody now: it rests, is only just being loaded, or all have failed
+        self.price_micros = 0  # of one replica, an hour
         self.quarantine = Quarantine()
         self.retries = Budget()
         self.patience_most_s: float = settings.call_timeout_s / 2
@@ -115,14 +122,87 @@ class Served:
         """What our own machines did since the last time; None for upstreams."""
         return None if self.passes_through else self._replicas.take_totals()
 
-    async def start(self) -> None:
-        """Start supervising; the line opens when the first replica is ready."""
-        await self._replicas.scale(self._wanted)
+    @property
+    def available(self) -> bool:
+        """Whether a call would be answered, though it may have to wait until the model is loaded again."""
+        return self.ready or self.resting
+
+    @property
+    def failed(self) -> bool:
+        """Whether all its replicas end again and again."""
+        replicas = self.replicas
+        return bool(replicas) and all(one.state is State.FAILED for one in replicas)
+
+    @property
+    def wanted(self) -> int:
+        """How many replicas it is to have."""
+        return self._replicas.wanted
+
+    @property
+    def ejections(self) -> int:
+        """How often a replica was sent nobody because too many calls failed there."""
+        return self._replicas.ejections
+
+    @property
+    def key(self) -> str:
+        """What tells it from all other versions."""
+        return f"{self.name}@{self.model.version}#{id(self):x}"
+
+    def views(self) -> list[ReplicaView]:
+        """How each replica is."""
+        return self._replicas.views(self.model.version)
+
+    def resting_view(self) -> ReplicaView:
+        """What is shown while there is no replica."""
+        return ReplicaView(
+            model=self.name,
+            version=self.model.version,
+            number=0,
+            state="resting" if self.resting else "starting",
+            node="local",
+            pid=None,
+            restarts=0,
+            slots=self.caps.slots,
+            running=0,
+            queue=self.line.waiting,
+        )
+
+    def loaded_bytes(self, replica: Replica) -> int:
+        """What a replica took when it was ready; 0 before."""
+        return next((post.loaded_bytes for post in self._replicas.posts if post.replica is replica), 0)
 
     async def scale(self, replicas: int) -> None:
-        """Have this many replicas; see `Replicas.scale`."""
-        self._wanted = replicas
-        await self._replicas.scale(replicas)
+        """Have this many replicas; see `Replicas.scale`. The line opens when the first one is ready."""
+        if not self.retired:
+            await self._replicas.scale(replicas)
+
+    def rest(self) -> None:
+        """Unload it; the next call loads it again."""
+        self.resting = self.away = True
+        self._replicas.rest()
+
+    def come(self, turn: Turn) -> None:
+        """A call came while it was away: have it loaded. Returns if the call may wait in line for that. Raises Unavailable
+        when it could not be answered in time, or when all replicas have failed."""
+        now = self._clock.monotonic()
+        if self.failed:
+            raise Unavailable(
+                f"The model {self.name!r} cannot be served now: its replicas end again and again.",
+                code="model_failed",
+                hint="The operator's log says why.",
+                retry_after_s=max(1.0, min(one.next_try_at for one in self.replicas) - now),
+            )
+        if self._woken_at is None:
+            self._woken_at = now
+        self._wake(self)
+        left_s = self._woken_at + self._load_s - now
+        if left_s > turn.deadline - now:
+            raise Unavailable(
+                f"The model {self.name!r} is being loaded.",
+                code="model_loading",
+                hint="Try again.",
+                retry_after_s=left_s,
+            )
 
     async def renew(self, replica: Replica) -> bool:
         """Put a fresh replica in the place of this one, without a call noticing. False when none would start."""
@@ -131,14 +211,13 @@ class Served:
 
     async def stop(self) -> None:
         """Let running calls end, and those that wait; then stop the replicas."""
+        self.retired = True
         await self._replicas.stop()
 
     async def stop_now(self) -> None:
         """Stop without waiting for anybody."""
+        self.retired = True
         await self._replicas.stop(now=True)
-
-    async def come(self, org_id: str) -> None:
-        """Called when no replica is there and none is coming."""
 
     # -- how calls went ------------------------------------------------------------------------------------------------
 
@@ -148,8 +227,13 @@ class Served:
         stats.latency.add(now - tally.sat_at)
         if tally.first_piece_at is not None:
             stats.first_token.add(tally.first_piece_at - tally.sat_at)
-        stats.engine_us += tally.prefill_us + tally.decode_us
+        engine_us = tally.prefill_us + tally.decode_us
+        stats.engine_us += engine_us
+        stats.engine_s2 += engine_us * engine_us * 1e-12
+        if tally.usage is not None:
+            health.tokens += tally.usage.prompt_tokens + tally.usage.completion_tokens
         health.calls += 1
+        health.answered += 1
         if health.watched:
             self._replicas.recovered(seat)
 
@@ -172,6 +256,8 @@ class Served:
     async def size(self, request: Request) -> Size:
         """The most tokens this call can take: input counted by the engine where it can, else bounded by its bytes.
         Raises BadRequest for a prompt longer than the model's context."""
+        if self.away:
+            self.come(ANYBODY)
         self._replicas.guests += 1
         try:
             return await self._size(request)
@@ -279,6 +365,11 @@ class Served:
     def _turned(self, post: Post, state: State) -> None:
         if state is State.STARTING and post.seat is not None and not self.passes_through:
             self.suspects.lost(self._clock.monotonic())
+        if state is State.READY:
+            if self._woken_at is not None:
+                self._load_s = self._clock.monotonic() - self._woken_at
+            self.resting, self._woken_at = False, None
+        self.away = self.resting or self.failed
         if not self.passes_through:
             self.retries.reserve(sum(seat.slots for seat in self.line.seats))
         self._on_replica(self, post.replica, state)
@@ -291,6 +382,10 @@ class Adapted(Served):
         self._base = base
         self.model, self.name, self.renames = model, model.name, True
         self.defaults = base.defaults | adapters.chosen(number)
+
+    def come(self, turn: Turn) -> None:
+        """Its base's."""
+        self._base.come(turn)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._base, name)

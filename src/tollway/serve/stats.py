@@ -48,5 +48,6 @@ class Stats(msgspec.Struct):
     refused: int = 0  # the engine called the request bad
     left: int = 0  # the caller went away
     engine_us: int = 0
+    engine_s2: float = 0.0  # sum of squared engine seconds, for the spread
     latency: Histogram = msgspec.field(default_factory=Histogram)  # of calls that were answered
     first_token: Histogram = msgspec.field(default_factory=Histogram)

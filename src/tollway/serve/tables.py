@@ -24,6 +24,7 @@ model = sa.Table(
     sa.Column(
         "package", sa.String(120), nullable=False, server_default=""
     ),  # on the shelf; "": of the model's own name
+    sa.Column("serving", sa.JSON),  # replicas, memory and cost, where that is not what the settings say
 )
 
 replica_hour = sa.Table(

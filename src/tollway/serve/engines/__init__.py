@@ -7,7 +7,7 @@ All speak OpenAI-compatible HTTP: `wire.Pool(address.url, address.key)`, paths w
 """
 
 from tollway.serve.engines.llama_cpp import LlamaCpp
-from tollway.serve.engines.machine import cpu_cores, cpu_threads
+from tollway.serve.engines.machine import cpu_cores, cpu_threads, memory_bytes
 from tollway.serve.engines.openvino_genai import OpenVinoGenai
 from tollway.serve.engines.port import Address, Caps, Engine, Launch, Probe
 from tollway.serve.engines.rows import Rows
@@ -27,4 +27,5 @@ __all__ = [
     "UpstreamServer",
     "cpu_cores",
     "cpu_threads",
+    "memory_bytes",
 ]

@@ -16,6 +16,17 @@ def cpu_threads(root: Path = Path("/sys/fs/cgroup")) -> int:
     return max(1, cpu_cores(root) - 1)
 
 
+def memory_bytes(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory of this machine, or of the control group when that is less."""
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            most = min(most, int((root / file).read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            continue
+    return most
+
+
 def _quota(root: Path) -> float:
     """CPUs granted by the control group (version 2, then 1); infinite when there is no limit."""
     for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
