@@ -1,11 +1,14 @@
 """The check finds what would spoil a model, in real data with planted faults, and is quiet where nothing is wrong."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
 from tollway.forge.data import checks, report, samples, statistics
 from tollway.forge.data.labels import distance, typos
 from tollway.forge.data.split import split
+from tollway.kit.errors import BadRequest
 
 
 def codes(findings):
@@ -125,3 +128,31 @@ def test_reports_of_every_kind_of_data_are_drawn():
         version = samples.load(name)
         page = report.page(version, statistics.describe(version), [])
         assert words in page and page.count("<svg") == page.count("</svg>") and "Nothing was found" in page
+
+
+def test_the_report_in_chinese_has_every_sentence_translated(shelf):
+    """Every sentence that the page or a finding can say has its translation, and the page uses them."""
+    import ast
+
+    import tollway.forge.data as room
+    from tollway.forge.data.report_words import _table
+
+    folder = Path(room.__file__).parent
+    known, said = _table("zh"), set()
+    for name in ("report.py", "pictures.py", "checks.py"):
+        for node in ast.walk(ast.parse((folder / name).read_text(encoding="utf-8"))):
+            called = getattr(getattr(node, "func", None), "id", "")
+            if isinstance(node, ast.Call) and called in ("t", "_finding"):
+                at = 0 if called == "t" else 2
+                said |= {node.args[at].value} if isinstance(node.args[at], ast.Constant) else set()
+    assert len(said) > 25 and said <= set(known)
+    rows = pa.table({"text": ["good film", "good film", "bad film", "a film"] * 6, "label": ["a", "a", "b", "b"] * 6, "score": [1, None, 2, None] * 6})
+    version = shelf.add("films", {"train": rows, "test": rows.slice(0, 4)})
+    found = checks.check(version)
+    path = report.write(version, statistics.describe(version), found, "zh")
+    page = path.read_text("utf-8")
+    assert path.name == "report.zh.html" and 'lang="zh-CN"' in page
+    assert "也在训练集中（完全相同）" in page and "数据报告" in page and "Findings" not in page and "rows of" not in page
+    assert all(one.text == one.sentence.format(**one.values) for one in found)
+    with pytest.raises(BadRequest, match="no report in 'fr'"):
+        report.page(version, statistics.describe(version), found, "fr")

@@ -232,14 +232,18 @@ def augment(
 
 
 @command(app, "report")
-def report(desk: Desk, ref: Ref) -> None:
+def report(
+    desk: Desk,
+    ref: Ref,
+    lang: Annotated[str, typer.Option("--lang", help="en or zh.")] = "en",
+) -> None:
     """Write the data report (HTML, one file, plots inside) and print its path."""
     from tollway.forge.data import checks, report, statistics
 
     version = shelf_of(desk).get(ref)
     with Progress(f"Reporting on {version.ref}") as progress:
         findings = checks.check(version, progress=progress.count)
-        path = report.write(version, statistics.describe(version), findings)
+        path = report.write(version, statistics.describe(version), findings, lang)
     desk.answer({"ref": version.ref, "path": str(path), "worst": checks.worst(findings)}, lambda: str(path))
     desk.then(f"open {quoted(str(path))}")
 

@@ -33,7 +33,10 @@ Translate = Callable[[Sequence[str], str], list[str]]
 """Texts and the name of a language -> the texts in it."""
 Opener = Callable[[Mapping[str, str]], Translate]
 """A step's options -> its translator."""
-_TRANSLATED: Final = "back-translation:Chinese,model=NAME (with url=http://HOST/v1 if it is not this shop's) or back-translation:German,there=MODEL,back=MODEL"
+_TRANSLATED: Final = (
+    "back-translation:Chinese,model=NAME (with url=http://HOST/v1 if it is not this shop's) "
+    "or back-translation:German,there=MODEL,back=MODEL"
+)
 _TEXT: Final = {"synonym": 0.1, "noise": 0.05, "delete": 0.1, "swap": 0.1, "back-translation": 0.0}
 _IMAGE: Final = {"flip": 0.0, "flip-vertical": 0.0, "shift": 2.0, "crop": 0.9, "rotate": 15.0, "noise": 0.05, "brightness": 0.2}
 _TABLE: Final = {"noise": 0.05}

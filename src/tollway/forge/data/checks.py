@@ -6,7 +6,7 @@ Each finding says what it is, how much of it there is, where, and which command 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,9 +32,19 @@ class Finding:
     count: int = 0
     mend: str = ""
     examples: list[dict[str, Any]] = field(default_factory=list)
+    sentence: str = ""  # the text before its values were put in: what other languages translate
+    values: dict[str, str] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name not in ("sentence", "values")}
+
+
+def _finding(
+    code: str, level: str, sentence: str, count: int = 0, mend: str = "", examples: Sequence[dict[str, Any]] = (), **values: Any
+) -> Finding:  # fmt: skip
+    """Numbers among the values are written with their commas."""
+    told = {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in values.items()}
+    return Finding(code, level, sentence.format(**told), count, mend, list(examples), sentence, told)
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,7 @@ def check(version: Version, *, deep: bool = True, progress: Callable[[int, int],
             progress(done, len(looks))
         found += look(rows)
     if not version.licence:
-        found.append(Finding("no_licence", "note", "Nobody has said under which licence these rows may be used.",
+        found.append(_finding("no_licence", "note", "Nobody has said under which licence these rows may be used.",
                              mend="tollway dataset import FILE --licence LICENCE"))  # fmt: skip
     named = [replace(one, mend=one.mend.replace("…", version.ref)) for one in found]
     return sorted(named, key=lambda one: _RANK[one.level])
@@ -105,13 +115,15 @@ def _missing(rows: _Rows) -> list[Finding]:
         share = count / max(rows.whole.num_rows, 1)
         needed = one.name == rows.label or one.name in rows.main
         if count and (needed or share >= 0.2):
-            text = f"{count:,} rows ({share:.1%}) have no {one.name!r}."
             mend = "tollway dataset clean … --step drop-missing" if needed else ""
-            found.append(Finding("missing", "bad" if needed else "warn", text, count, mend))
+            found.append(_finding(
+                "missing", "bad" if needed else "warn", "{rows} rows ({share}) have no {column}.", count, mend,
+                rows=count, share=f"{share:.1%}", column=repr(one.name),
+            ))  # fmt: skip
         if count == rows.whole.num_rows or (one.kind in ("category", "integer", "number", "boolean")
                                             and one.name != rows.label and rows.whole[one.name].unique().null_count == 0
                                             and len(rows.whole[one.name].unique()) == 1):  # fmt: skip
-            found.append(Finding("constant", "note", f"The column {one.name!r} has the same value in all rows."))
+            found.append(_finding("constant", "note", "The column {column} has the same value in all rows.", column=repr(one.name)))
     return found
 
 
@@ -125,21 +137,29 @@ def _classes(rows: _Rows) -> list[Finding]:
     total: Counter[str] = sum(per.values(), Counter())
     found = []
     if len(total) == 1:
-        found.append(Finding("one_class", "bad", f"All rows have the same label, {next(iter(total))!r}.", rows.whole.num_rows))
+        only = repr(next(iter(total)))
+        found.append(_finding("one_class", "bad", "All rows have the same label, {label}.", rows.whole.num_rows, label=only))
     for split, counts in per.items():
         lost = sorted(set(total) - set(counts))
         if lost and len(total) <= 1000:
-            text = f"{split} has no row of {len(lost)} of the {len(total)} classes: {', '.join(lost[:8])}."
-            level = "bad" if split == "train" else "warn"
-            found.append(Finding("empty_class", level, text, len(lost), "tollway dataset split … --by stratified"))
+            found.append(_finding(
+                "empty_class", "bad" if split == "train" else "warn", "{split} has no row of {lost} of the {all} classes: {names}.",
+                len(lost), "tollway dataset split … --by stratified",
+                split=split, lost=len(lost), all=len(total), names=", ".join(lost[:8]),
+            ))  # fmt: skip
     if len(total) > 1:
         (most, many), (least, few) = total.most_common()[0], total.most_common()[-1]
         if many >= _IMBALANCE * few:
-            text = f"Classes are far from even: {most!r} has {many:,} rows, {least!r} has {few:,}."
-            found.append(Finding("imbalance", "warn", text, mend="Judge by balanced accuracy or F1, not by accuracy."))
+            found.append(_finding(
+                "imbalance", "warn", "Classes are far from even: {most} has {many} rows, {least} has {few}.",
+                mend="Judge by balanced accuracy or F1, not by accuracy.", most=repr(most), many=many, least=repr(least), few=few,
+            ))  # fmt: skip
     for wrong, right in labels.typos(total).items():
-        text = f"The label {wrong!r} ({total[wrong]:,} rows) looks like {right!r} ({total[right]:,})."
-        found.append(Finding("label_typo", "bad", text, total[wrong], f"tollway dataset clean … --step rename:{wrong}={right}"))
+        found.append(_finding(
+            "label_typo", "bad", "The label {wrong} ({few} rows) looks like {right} ({many}).", total[wrong],
+            f"tollway dataset clean … --step rename:{wrong}={right}",
+            wrong=repr(wrong), few=total[wrong], right=repr(right), many=total[right],
+        ))  # fmt: skip
     return found
 
 
@@ -162,13 +182,15 @@ def _groups(rows: _Rows, groups: list[list[int]], code: str, what: str, mend: st
     for split, count in across.items():
         if count:
             share = count / max(rows.splits.count(split), 1)
-            text = f"{count:,} rows of {split} ({share:.1%}) are in train as well ({what}): the figures will be too good."
+            text = f"{{rows}} rows of {{split}} ({{share}}) are in train as well ({what}): the figures will be too good."
             bad = share > (0.001 if code == "duplicates" else 0.02)  # short texts are often nearly equal by nature
-            found.append(Finding(f"leak_{code}", "bad" if bad else "warn", text, count, mend, leaks))
+            level = "bad" if bad else "warn"
+            found.append(_finding(f"leak_{code}", level, text, count, mend, leaks, rows=count, split=split, share=f"{share:.1%}"))
     if inside:
         share = inside / max(rows.whole.num_rows, 1)
-        text = f"{inside:,} rows ({share:.1%}) repeat another one ({what})."
-        found.append(Finding(code, "warn" if share > 0.01 else "note", text, inside, mend, examples))
+        text = f"{{rows}} rows ({{share}}) repeat another one ({what})."
+        level = "warn" if share > 0.01 else "note"
+        found.append(_finding(code, level, text, inside, mend, examples, rows=inside, share=f"{share:.1%}"))
     return found
 
 
@@ -183,7 +205,7 @@ def _near(rows: _Rows) -> list[Finding]:
     if not rows.main or any(one.kind not in ("text", "image", "category") for one in rows.version.columns if one.name in rows.main):
         return []
     if rows.whole.num_rows > _NEAR_MAX:
-        return [Finding("near_skipped", "note", f"Near duplicates are looked for up to {_NEAR_MAX:,} rows; here are more.")]
+        return [_finding("near_skipped", "note", "Near duplicates are looked for up to {most} rows; here are more.", most=_NEAR_MAX)]
     exact = {row: group[0] for group in duplicates.exact(rows.whole, rows.main) for row in group}
     groups = []
     for group in duplicates.near(rows.whole, rows.main):
@@ -202,8 +224,8 @@ def _conflicts(rows: _Rows) -> list[Finding]:
     if not bad:
         return []
     examples = [rows.shown(group[0]) | {"labels": sorted({str(names[row]) for row in group} - {"None"})} for group in bad[:_SHOWN]]
-    text = f"{count:,} rows have the same content under different labels."
-    return [Finding("conflicts", "warn", text, count, "tollway dataset clean … --step drop-conflicts", examples)]
+    text, mend = "{rows} rows have the same content under different labels.", "tollway dataset clean … --step drop-conflicts"
+    return [_finding("conflicts", "warn", text, count, mend, examples, rows=count)]
 
 
 def _telltale(rows: _Rows) -> list[Finding]:
@@ -223,8 +245,9 @@ def _telltale(rows: _Rows) -> list[Finding]:
         for value, name in zip(values, names, strict=True):
             by[value].add(name)
         if len(by) <= rows.whole.num_rows / 4 and all(len(one) == 1 for one in by.values()):
-            text = f"The column {one.name!r} alone tells the label: is it known when the model will be asked?"
-            found.append(Finding("telltale", "warn", text, mend=f'Leave it out: columns = {{drop = "{one.name}"}}.'))
+            text = "The column {column} alone tells the label: is it known when the model will be asked?"
+            mend = f'Leave it out: columns = {{drop = "{one.name}"}}.'
+            found.append(_finding("telltale", "warn", text, mend=mend, column=repr(one.name)))
     return found
 
 
@@ -236,8 +259,9 @@ def _mislabelled(rows: _Rows) -> list[Finding]:
         return []
     examples = [rows.shown(one.row) | {"rather": one.rather, "sure": round(one.sure, 3)} for one in doubtful[: 4 * _SHOWN]]
     share = len(doubtful) / rows.whole.num_rows
-    text = f"{len(doubtful):,} rows ({share:.1%}) look like another class to a simple model that has not seen them: worth a look."
-    return [Finding("label_noise", "warn" if share >= 0.005 else "note", text, len(doubtful), "", examples)]
+    text = "{rows} rows ({share}) look like another class to a simple model that has not seen them: worth a look."
+    level = "warn" if share >= 0.005 else "note"
+    return [_finding("label_noise", level, text, len(doubtful), "", examples, rows=len(doubtful), share=f"{share:.1%}")]
 
 
 def worst(findings: list[Finding]) -> str:

@@ -4,26 +4,31 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
+from tollway.forge.data.report_words import Words
+
 _WIDTH: Final = 280
 _HEIGHT: Final = 72
 _TONES: Final = {"train": "accent", "validation": "second", "test": "third"}
 
 
-def histogram(edges: Sequence[float], counts: Sequence[int], what: str, moments: bool = False, more: bool = False) -> str:
+def histogram(
+    edges: Sequence[float], counts: Sequence[int], what: str, t: Words, moments: bool = False, more: bool = False
+) -> str:  # fmt: skip
     """Bars over a range; the ends are written below. `more`: the last bar also counts what lies beyond."""
     most = max(counts, default=0) or 1
     wide = _WIDTH / max(len(counts), 1)
     bars = "".join(
         f'<rect x="{place * wide + 0.5:.1f}" y="{_HEIGHT - _tall(count, most):.1f}" width="{max(wide - 1, 1):.1f}" '
-        f'height="{_tall(count, most):.1f}"><title>{_figure(edges[place], moments)} to '
+        f'height="{_tall(count, most):.1f}"><title>{_figure(edges[place], moments)} – '
         f"{_figure(edges[place + 1], moments)}: {count:,}</title></rect>"
         for place, count in enumerate(counts)
     )
-    label = f"Distribution of {what} from {_figure(edges[0], moments)} to {_figure(edges[-1], moments)}"
+    ends = {"low": _figure(edges[0], moments), "high": _figure(edges[-1], moments)}
+    label = t("Distribution of {what} from {low} to {high}", what=what, **ends)
     return (
         f'<figure class="plot"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}" preserveAspectRatio="none">'
         f'<g class="bars">{bars}</g></svg><figcaption><span>{_figure(edges[0], moments)}</span>'
-        f"<span>{_figure(edges[-1], moments)}{' and more' if more else ''}</span></figcaption></figure>"
+        f"<span>{_figure(edges[-1], moments)}{t(' and more') if more else ''}</span></figcaption></figure>"
     )
 
 
@@ -31,20 +36,20 @@ def _tall(count: int, most: int) -> float:
     return max(_HEIGHT * count / most, 1.5) if count else 0.0
 
 
-def bars(values: Mapping[str, int], most_shown: int = 12) -> str:
+def bars(values: Mapping[str, int], t: Words, most_shown: int = 12) -> str:
     """Names with a bar and a figure each."""
     total, most = sum(values.values()) or 1, max(values.values(), default=0) or 1
     rows = "".join(
-        f'<div class="bar-row"><span class="bar-name" title="{escape(name)}">{escape(name) or "(empty)"}</span>'
+        f'<div class="bar-row"><span class="bar-name" title="{escape(name)}">{escape(name) or t("(empty)")}</span>'
         f'<span class="bar"><i style="width:{100 * count / most:.1f}%"></i></span><span class="num">{count:,}</span>'
         f'<span class="num muted">{count / total:.1%}</span></div>'
         for name, count in list(values.items())[:most_shown]
     )
     more = len(values) - most_shown
-    return f'<div class="bars-list">{rows}</div>' + (f'<p class="muted small">and {more} more</p>' if more > 0 else "")
+    return f'<div class="bars-list">{rows}</div>' + (f'<p class="muted small">{t("and {count} more", count=more)}</p>' if more > 0 else "")
 
 
-def classes(counts: Mapping[str, Mapping[str, int]], most_shown: int = 30) -> str:
+def classes(counts: Mapping[str, Mapping[str, int]], t: Words, most_shown: int = 30) -> str:
     """Classes as stacked bars: a part for each split."""
     total: dict[str, int] = {}
     for split in counts.values():
@@ -63,7 +68,7 @@ def classes(counts: Mapping[str, Mapping[str, int]], most_shown: int = 30) -> st
             f'<span class="num">{total[name]:,}</span><span class="num muted">{total[name] / whole:.1%}</span></div>'
         )
     key = "".join(f'<span><i class="{_TONES[split]}"></i>{split}</span>' for split in counts)
-    more = f'<p class="muted small">and {len(order) - most_shown} more</p>' if len(order) > most_shown else ""
+    more = f'<p class="muted small">{t("and {count} more", count=len(order) - most_shown)}</p>' if len(order) > most_shown else ""
     return f'<p class="key">{key}</p><div class="bars-list">{"".join(rows)}</div>{more}'
 
 
