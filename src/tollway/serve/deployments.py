@@ -71,7 +71,7 @@ def begin(
     if before is not None:
         end(conn, now_ms, before, "ended", f"version {version} took its place as {role}")
     made = Record(
-        model=model, version=version, role=role, share=share, began_ms=now_ms, engine=engine, id=new_id("dep", now_ms),
+        model=model, version=version, role=role, share=share, began_ms=now_ms, engine=engine, id=_next_id(conn, now_ms, model),
         policy=dict(policy or {}), state="running", ready_ms=None, ended_ms=None, why=why[:_WHY_MAX], figures={},
     )  # fmt: skip
     conn.execute(tables.deployment.insert().values(**msgspec.structs.asdict(made)))
@@ -161,6 +161,13 @@ def withdrawn(conn: sa.Connection, now_ms: int, model: str) -> None:
     """Nothing is in service under this name any more."""
     for one in running(conn, model).values():
         end(conn, now_ms, one, "ended", "the model was retired")
+
+
+def _next_id(conn: sa.Connection, now_ms: int, model: str) -> str:
+    """An id after all others of the model: the order of ids is its history, also within one millisecond."""
+    row = tables.deployment.c
+    same = conn.execute(sa.select(sa.func.count()).where(row.model == model, row.began_ms >= now_ms)).scalar_one()
+    return new_id("dep", now_ms + int(same))
 
 
 def _set(conn: sa.Connection, id_: str, **values: Any) -> None:

@@ -4,11 +4,12 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tollway.faces.console import charts, queries, ranges
+from tollway.faces.console import charts, deployments, queries, ranges
 from tollway.faces.console.visit import Visit
 from tollway.kit.errors import NotFound
 from tollway.sell import catalog, rating
 
+_NOTHING = dict.fromkeys(("digest", "licence", "size_bytes", "parameters", "context_tokens", "signed_by"))
 _DAY = ranges.RANGES["24h"]
 
 
@@ -36,13 +37,16 @@ def model(visit: Visit) -> Response:
             raise NotFound(visit.t("error.no_model", name=name[:80]))
         first, last = span.days(visit.now_ms)
         days = {row["group"]: row for row in queries.usage_rows(conn, "day", first, last, None, name, None)}
+        panel = deployments.panel(visit, conn, found)
+        if visit.is_fragment:  # the figures of a rollout, again and again
+            return visit.page("parts/versions.html", panel=panel)
         row = _row(visit, found, queries.throughput(conn, from_ms, to_ms).get(name), _prices(conn), live)
         latency = queries.latency(conn, from_ms, to_ms, None, name)
     starts = span.starts(visit.now_ms)
     chart = charts.chart(
         visit, "model-usage", visit.t("chart.tokens"), starts, True, _token_series(visit, days, starts)
     )
-    return visit.page("model.html", row=row, chart=chart, latency=latency, card=_card(visit, found))
+    return visit.page("model.html", row=row, chart=chart, latency=latency, card=_card(visit, found), panel=panel)
 
 
 def _row(visit: Visit, found: dict[str, Any], used: dict[str, int] | None, prices: Any, live: Any) -> dict[str, Any]:
@@ -56,7 +60,7 @@ def _row(visit: Visit, found: dict[str, Any], used: dict[str, int] | None, price
         "used": used,
         "tokens_per_s": used["output_tokens"] * 1_000_000 // decode_us if used and decode_us else None,
         "prices": _prices_of(prices, found["name"], "output_tokens" if found["kind"] == "chat" else "input_tokens"),
-        "licence": _card(visit, found).get("licence", ""),
+        "licence": _card(visit, found)["licence"] or "",
     }
 
 
@@ -85,12 +89,12 @@ def _prices(conn: Any) -> list[Any]:
 
 
 def _card(visit: Visit, found: dict[str, Any]) -> dict[str, Any]:
-    """What the model package says about itself: digest, licence, size; empty for upstreams."""
+    """What the model package says about itself: digest, licence, size; nothing for upstreams."""
     describe = getattr(visit.shop, "describe_model", None)
     if not callable(describe) or found["engine"] == "upstream":
-        return {}
+        return _NOTHING
     manifest = describe(found["name"], found["version"])
-    return {} if manifest is None else _told(manifest)
+    return _NOTHING if manifest is None else _told(manifest)
 
 
 def _told(manifest: Any) -> dict[str, Any]:

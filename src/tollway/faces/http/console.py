@@ -40,6 +40,7 @@ class LiveShop:
         self._gateway = gateway
         shop = gateway.shop
         self.db, self.clock, self.secrets, self.settings = shop.db, shop.clock, shop.secrets, shop.settings
+        self.store = shop.store
 
     def live(self) -> dict[str, Any]:
         """Calls under way, refusals and errors of the last five minutes, and the state of every replica."""
