@@ -74,6 +74,7 @@ class Lanes:
         self._racks = Racks()
         self._free = threading.Condition()
         self._idle = 0
+        self._over = False
         self._began: dict[int, float] = {}  # lane -> when its batch began
         self._called: dict[str, Order] = {}
         self._seen: list[int] = []  # lengths of the newest rows
@@ -140,6 +141,12 @@ class Lanes:
             self.figures.left_rows += len(order.rows) - order.begun
             self._racks.drop(order)
 
+    def close(self) -> None:
+        """The lanes end when they are through with what they are at; what waits is not answered."""
+        with self._free:
+            self._over = True
+            self._free.notify_all()
+
     def stuck_s(self) -> float:
         """How long the slowest lane has been at its batch."""
         now = self._clock()
@@ -177,8 +184,10 @@ class Lanes:
         while True:
             with self._free:
                 self._idle += 1
-                while not self._racks:
+                while not self._racks and not self._over:
                     self._free.wait()
+                if self._over:
+                    return
                 alone = not self._began
                 share = -(-self._racks.waiting // max(1, self._idle))  # the others that are free want something too
                 batch, late = self._racks.pick(self.plan.shape, share, self._clock())

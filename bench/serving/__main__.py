@@ -1,0 +1,98 @@
+"""Serving an encoder through the whole shop: against the machine's limit, against the servers people use, under overload, with
+a quiet buyer beside a flood, and how well the lanes set themselves up. See bench/README.md."""
+
+import argparse
+import subprocess
+import sys
+import time
+
+from bench.rig.figures import Figure, publish
+from bench.rig.processes import Overtime, Rig, talk
+from bench.rig.store import Missing
+from bench.serving import grid, measures, models, ours
+from bench.serving.limit import Limit
+
+LIMIT_S, QUICK_LIMIT_S = 2400, 600
+PARTS = ("throughput", "overload", "fairness", "calibration", "peers", "ray")
+BATCHING = ("mosec", "litserve", "bentoml", "mlserver", "ray")
+
+
+def bench(rig: Rig, pace: measures.Pace, parts: tuple[str, ...], quick: bool) -> list[Figure]:
+    """The parts one after the other on one shop; what is published so far is not lost when a later part fails."""
+    found: list[Figure] = []
+    if set(parts) - {"calibration", "ray"}:
+        limit = Limit(models.texts(600))
+        talk(f"the limit's best plan: {limit.best} (lanes, threads, budget)")
+        served = ours.start(rig)
+        measures.check(served, limit)
+        work = {
+            "throughput": lambda: measures.throughput(rig, served, limit, pace),
+            "overload": lambda: measures.overload(served, limit, pace),
+            "fairness": lambda: measures.fairness(served, limit, pace),
+            "peers": lambda: measures.against_peers(rig, served, limit, pace, ("naive", *BATCHING)),
+        }
+        for part in parts:
+            if part in work:
+                talk(f"\n{part}")
+                found += _attempt(part, work[part])
+        rig.stop(served.child)
+    if "calibration" in parts:
+        talk("\ncalibration")
+        found += _attempt("calibration", lambda: grid.calibration(pace))
+    if "ray" in parts:
+        found += _attempt("ray", lambda: _ray(rig, quick))
+    return found
+
+
+def _attempt(part: str, work: object) -> list[Figure]:
+    """A part that fails is told and leaves the others alone."""
+    try:
+        return list(work())  # type: ignore[operator]
+    except (RuntimeError, OSError, subprocess.SubprocessError, Missing, measures.Check) as wrong:
+        talk(f"  {part} FAILED: {wrong}")
+        return []
+
+
+def _ray(rig: Rig, quick: bool) -> list[Figure]:
+    """Replicas on Ray against the same on this machine, where that bench exists."""
+    try:
+        from bench.serving import on_ray
+    except ImportError:
+        return []
+    talk("\nray")
+    return list(on_ray.figures(rig, quick))
+
+
+def main() -> int:
+    """Exit codes as in bench/README.md."""
+    parser = argparse.ArgumentParser(prog="python -m bench.serving", description=str(__doc__).splitlines()[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="shorter and fewer rounds: under 6 minutes; figures are rougher"
+    )
+    parser.add_argument("--only", choices=PARTS, action="append", help="one part; repeat for more")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 when a bar is missed")
+    asked = parser.parse_args()
+    parts = tuple(part for part in PARTS if not asked.only or part in asked.only)
+    began, found = time.monotonic(), list[Figure]()
+    try:
+        with Rig(QUICK_LIMIT_S if asked.quick else LIMIT_S) as rig:
+            found = bench(rig, measures.QUICK if asked.quick else measures.FULL, parts, asked.quick)
+    except Missing as missing:
+        talk(f"bench: {missing}")
+        return 2
+    except (RuntimeError, OSError, subprocess.SubprocessError) as wrong:
+        talk(f"bench: {wrong}")
+        return 3
+    except Overtime as overtime:
+        talk(f"bench: {overtime}")
+        return 4
+    except KeyboardInterrupt:
+        talk("bench: stopped")
+        return 130
+    all_hold = publish(found)
+    talk(f"took {time.monotonic() - began:.0f} s")
+    return 1 if asked.strict and not all_hold else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
