@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,12 +13,13 @@ from tollway.flows.answer import answer_stream, answer_whole
 from tollway.flows.call import Call, Desk
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import Unavailable
+from tollway.kit.settings import Settings
 from tollway.sell.catalog import Terms
-from tollway.serve.engines import Caps
-from tollway.serve.line import Line, Seat
+from tollway.serve.engines import Caps, UpstreamServer
+from tollway.serve.line import Seat
+from tollway.serve.models import Model
 from tollway.serve.requests import ChatRequest, EmbeddingRequest, Message, Request
-from tollway.serve.served import Size
-from tollway.serve.suspects import Suspects
+from tollway.serve.served import Served, Size
 
 
 class Engine:
@@ -60,13 +62,12 @@ class Books:
 
 
 def a_call(request: Request, caps: Caps, engine: Engine, books: Books, timeout_s: float = 5.0) -> Call:
-    line = Line("m", 10, 1.0)
-    line.seats.append(Seat(engine, 4, 0, "1"))  # type: ignore[arg-type]
     metrics = SimpleNamespace(call=lambda *_: None, retries=None)
     desk = Desk(SystemClock(), books, books, None, metrics, timeout_s)  # type: ignore[arg-type]
-    served = SimpleNamespace(
-        caps=caps, line=line, engine_model="m", passes_through=False, renames=False, defaults={}, suspects=Suspects()
-    )
+    model = Model("m", "chat", "M", "llama_cpp", "1", None, 0)
+    settings = Settings(Path("/nonexistent"), environment={})
+    served = Served(model, [UpstreamServer("http://localhost/v1", "m", caps=caps)], {}, settings, lambda *_: None)
+    served.line.seats.append(Seat(engine, 4, 0, "1"))  # type: ignore[arg-type]
     grant = SimpleNamespace(
         caller=SimpleNamespace(account=SimpleNamespace(org_id="org"), key=SimpleNamespace(id="key")),
         plan=SimpleNamespace(id="plan", terms=Terms()),
