@@ -1,4 +1,4 @@
-"""Adaptation: corrections become a dataset version, the recipe runs again, the gates decide, nothing is deployed by itself."""
+"""Adaptation: corrections become a dataset version, the recipe runs again, the gates decide, the next version is a canary."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,12 +81,14 @@ def test_the_next_version_learned_what_was_corrected(shop: Shop, record_use: Cal
     release.deploy(shop, "mood")
     odd = {f"a zonky film number {number}": "good" for number in range(12)}
     said(shop, record_use, odd)
-    made = adapt.adapt(shop, "mood")
+    made = adapt.adapt(shop, "mood", share=20)
     assert made.run.record.package == "mood@2"
     walked = release.lineage(shop, "mood", "2")["steps"]
     assert [step["package"] for step in walked] == ["mood@2", "mood@1"]
     assert list(walked[0]["datasets"]) == ["films@2"] and list(walked[1]["datasets"]) == ["films@1"]
     with shop.db.read() as conn:
-        from tollway.serve import models
+        from tollway.serve import deployments, models
 
         assert models.get_model(conn, "mood").version == "1"
+        canary = deployments.running(conn, "mood")["canary"]
+    assert made.canary == canary and (canary.version, canary.share) == ("2", 20)

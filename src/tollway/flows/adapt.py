@@ -1,9 +1,11 @@
-"""Online adaptation: what buyers corrected -> dataset version -> the model's own recipe again -> gates -> next version.
+"""Online adaptation: what buyers corrected -> dataset version -> the model's own recipe again -> gates -> canary.
 
-    made = adapt(shop, "reviews")            # nothing is deployed: `tollway deploy reviews` asks for that
+    made = adapt(shop, "reviews", share=10)     # the next version answers 10 % of the calls; share=0: it stays on the shelf
 
 The recipe is the one the package on offer was made by, on the dataset with the corrections added to its training rows,
-personal data covered, and with one gate more: not worse than the version that answers now.
+personal data covered, and with one gate more: not worse than the version that answers now. What passes the gates goes out
+as a canary: whether it is better in the field is for its callers to say. Their ratings of its answers are held against
+those of the version before, beside errors and times, and decide with them (see flows/rollout.py).
 """
 
 import base64
@@ -15,6 +17,8 @@ from typing import Any, Final
 
 import msgspec
 
+from tollway.flows import versions
+from tollway.flows.rollout import Policy
 from tollway.forge import data, recipe
 from tollway.forge.data import tasks
 from tollway.forge.steps import Run, Runs, Sink
@@ -22,6 +26,7 @@ from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.sell import feedback
 from tollway.sell.feedback import Feedback
 from tollway.serve import models
+from tollway.serve.deployments import Record
 from tollway.shop import Shop
 
 GATE: Final = "vs.parent"
@@ -35,6 +40,7 @@ class Adapted(msgspec.Struct, frozen=True):
     taken: int
     left_out: tuple[str, ...]
     run: Run
+    canary: Record | None = None  # the next version in service; None: on the shelf
 
 
 def adapt(
@@ -42,11 +48,14 @@ def adapt(
     name: str,
     *,
     least: int = _LEAST,
+    share: int = 0,
+    policy: Policy | None = None,
     sink: Sink | None = None,
     stop_asked: Callable[[], bool] = lambda: False,
 ) -> Adapted:
-    """Train the next version of a model from the corrections of its answers. Raises Conflict when there are too few of
-    them, or when the new one is not good enough; then nothing is on the shelf."""
+    """Train the next version of a model from the corrections of its answers, and let it answer `share` percent of the
+    calls. Raises Conflict when there are too few of them, or when the new one is not good enough; then nothing is on the
+    shelf."""
     from tollway.flows import build
 
     with shop.db.read() as conn:
@@ -65,7 +74,11 @@ def adapt(
     )
     text = written(new.model_dump(mode="json", exclude_unset=False, exclude_none=True))
     run = build.run_recipe(shop, recipe.parse(text), text, sink=sink, stop_asked=stop_asked)
-    return Adapted(dataset, taken, left_out, run)
+    canary = None
+    made_name, _, made_version = (run.record.package or "").partition("@")
+    if share and made_version and made_name == name:
+        canary = versions.start(shop, name, made_version, "canary", share, policy)
+    return Adapted(dataset, taken, left_out, run, canary)
 
 
 def collect(

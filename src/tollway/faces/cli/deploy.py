@@ -110,7 +110,7 @@ def start(
             max_latency_ratio=max_latency_ratio, max_first_token_ratio=max_first_token_ratio, max_bad=_share(max_bad),
             min_agreement=_share(min_agreement), max_cost_ratio=max_cost_ratio, grace_s=_seconds(grace),
             min_margin=None if min_margin is None else _share(min_margin),
-            mirror=_percent(shadow) if canary is not None and shadow is not None else 0,
+            mirror=percent(shadow) if canary is not None and shadow is not None else 0,
         )  # fmt: skip
         _beside(desk, name, version, canary, shadow, policy, watch)
         return
@@ -167,7 +167,7 @@ def _beside(
 ) -> None:
     """A canary, with or without copies to compare; or a shadow."""
     role: Role = "canary" if canary is not None else "shadow"
-    share = _percent(canary if canary is not None else shadow or "")
+    share = percent(canary if canary is not None else shadow or "")
     try:
         made = versions.start(desk.shop, name, version, role, share, policy)
     except NotFound as error:
@@ -232,11 +232,11 @@ def _exit(found: versions.Status, watched: bool) -> None:
         raise typer.Exit(1)
 
 
-def _percent(text: str) -> int:
+def percent(text: str, least: int = 1) -> int:
     """`10%` or `10` as whole percent."""
     match = re.fullmatch(r"\s*(\d{1,3})\s*%?\s*", text)
-    if match is None or not 1 <= int(match[1]) <= 100:
-        raise BadRequest(f"{text!r} is not a share of the calls.", hint="Write 1% to 100%.")
+    if match is None or not least <= int(match[1]) <= 100:
+        raise BadRequest(f"{text!r} is not a share of the calls.", hint=f"Write {least}% to 100%.")
     return int(match[1])
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from tollway.faces.cli import tables
+from tollway.faces.cli import model_tune, tables
 from tollway.faces.cli.desk import Desk, Yes, command, group, nearest
 from tollway.faces.cli.progress import Progress
 from tollway.flows import release
@@ -14,6 +14,7 @@ from tollway.kit.errors import BadRequest, NotFound
 from tollway.serve import models
 
 app = group("Import, add, list, verify and retire models.")
+model_tune.add_to(app)
 Name = Annotated[str, typer.Argument(help="The name buyers call.", metavar="NAME")]
 Title = Annotated[str, typer.Option("--title", help="What people see.")]
 
@@ -153,20 +154,33 @@ def adapt(
     desk: Desk,
     name: Name,
     least: Annotated[int, typer.Option("--least", help="Corrections that must be there.")] = 10,
+    canary: Annotated[
+        str,
+        typer.Option("--canary", help="The share of the calls it answers first, watched; 0%: it stays on the shelf."),
+    ] = "10%",
 ) -> None:
-    """Train the next version from what buyers corrected. It is put on the shelf if it passes the gates, not deployed."""
+    """Train the next version from what buyers corrected. If it passes the gates, it goes out as a canary."""
+    from tollway.faces.cli.deploy import percent
     from tollway.faces.cli.run_view import RunView
     from tollway.flows import adapt as flow
     from tollway.flows import build
 
+    share = percent(canary, least=0)
     cost = build.cost_of(desk.shop)
     with RunView(cost.micros_per_hour, cost.currency) as view:
-        made = flow.adapt(desk.shop, name, least=least, sink=view.show)
+        made = flow.adapt(desk.shop, name, least=least, share=share, sink=view.show)
+    if made.canary is not None:
+        desk.settle()
     package = made.run.record.package
     data = {"package": package, "dataset": made.dataset, "corrections": made.taken, "left_out": list(made.left_out),
-            "run": made.run.id, "metrics": made.run.record.metrics}  # fmt: skip
-    desk.answer(data, lambda: f"{package} learned {made.taken} corrections ({made.dataset}).")
-    desk.then(f"tollway deploy {name}", "buyers reach it from then on")
+            "run": made.run.id, "metrics": made.run.record.metrics,
+            "canary": made.canary and msgspec.to_builtins(made.canary)}  # fmt: skip
+    out = f" It answers {share} % of the calls now." if made.canary is not None else ""
+    desk.answer(data, lambda: f"{package} learned {made.taken} corrections ({made.dataset}).{out}")
+    if made.canary is not None:
+        desk.then(f"tollway deploy status {name} --watch", f"how it does; `tollway deploy back {name}` takes it back")
+    else:
+        desk.then(f"tollway deploy {name}", "buyers reach it from then on")
 
 
 @command(app, "verify")
