@@ -57,7 +57,7 @@ class Books:
     def settle(self, grant: Any, quantities: Any) -> int:
         return 1
 
-    async def record(self, event: Any, wallet: Any, undo: Any) -> None:
+    async def record(self, event: Any, wallet: Any, undo: Any, draws: Any = None) -> None:
         self.events.append(event)
 
 
@@ -73,6 +73,7 @@ def a_call(request: Request, caps: Caps, engine: Engine, books: Books, timeout_s
         plan=SimpleNamespace(id="plan", terms=Terms()),
         subscription_id="sub",
         wallet=False,
+        draws=None,
     )
     return Call(desk, served, request, Size(50, 50, 1, 100), grant, "id")  # type: ignore[arg-type]
 
