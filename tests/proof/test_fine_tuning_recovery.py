@@ -1,0 +1,141 @@
+"""A gateway killed with kill -9 while it fine-tunes: the job goes on, is billed once, and its adapter is served once.
+
+A real training, on a base so small that it takes seconds: the gateway is killed between its steps,
+while the adapter is written, and while it is published; each time the next gateway goes on.
+"""
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from tests.proof import books
+from tests.proof.house import GatewayProcess, make_customer, shop_of, start_gateway
+from tollway.insight import economics
+from tollway.kit import jobs
+from tollway.sell import catalog, tables
+from tollway.serve import models
+from tollway.serve import tables as served
+from tollway.serve.models import list_models
+
+BASE = "tiny"
+TERMS = catalog.Terms(overage="wallet", charges=(catalog.Charge(meter="training_tokens", price_micros=3_000_000),))
+TEXTS = ["The whale swims in the sea, 2026 times.", "Who are you? I am a shop.", "今天天气很好, 我们去公园吧。"] * 8
+
+
+def shelve_base(home: Path, folder: Path) -> None:
+    """A chat model of two layers on the shelf, and on offer."""
+    import pyarrow as pa
+
+    from tollway.forge import models as nets
+    from tollway.forge import recipe
+    from tollway.forge.convert import gguf_decoder
+
+    options = {
+        "width": 64,
+        "layers": 2,
+        "heads": 4,
+        "kv_heads": 2,
+        "vocabulary": 420,
+        "max_length": 256,
+        "tokenizer": "bpe",
+    }
+    part = recipe.Model(architecture="llama", options=options)
+    features = nets.fit_features(part, "language-modeling", pa.table({"text": TEXTS}))
+    nets.save(nets.create(part, "language-modeling", features, 5), folder / "net")
+    gguf_decoder.write(folder / "net", folder / "tiny.gguf", "f32")
+    with shop_of(home) as shop:
+        package = shop.store.import_gguf(folder / "tiny.gguf", BASE)
+        with shop.db.write() as conn:
+            models.offer_package(conn, shop.clock.now_ms(), BASE, "chat", package.manifest.version)
+
+
+def begin(gateway: GatewayProcess, key: str) -> str:
+    """Upload and order."""
+    chats = [
+        {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": text}]} for text in TEXTS
+    ]
+    lines = b"\n".join(json.dumps(chat).encode() for chat in chats)
+    with client(gateway, key) as http:
+        file = http.post("/v1/files", data={"purpose": "fine-tune"}, files={"file": ("x.jsonl", lines)}).json()["id"]
+        asked = {"model": BASE, "training_file": file, "hyperparameters": {"n_epochs": 3, "batch_size": 2}, "seed": 3}
+        made = http.post("/v1/fine_tuning/jobs", json=asked)
+    assert made.status_code == 200, made.text
+    return str(made.json()["id"])
+
+
+def client(gateway: GatewayProcess, key: str) -> httpx.Client:
+    headers = {"authorization": f"Bearer {key}"}
+    return httpx.Client(base_url=gateway.url, headers=headers, timeout=30, trust_env=False)
+
+
+def told(home: Path, job_id: str) -> tuple[str, str, Any]:
+    """Where the job is: its status, its last word, what it has made."""
+    with shop_of(home) as shop, shop.db.read() as conn:
+        job = jobs.get(conn, "fine_tuning", job_id)
+        events = jobs.events(conn, job_id, 1)
+    return job.status, events[0].message if events else "", job.made
+
+
+@pytest.mark.timeout(300)
+def test_killed_at_any_moment_a_training_ends_once(tmp_path: Path) -> None:
+    home, chance = tmp_path / "home", random.Random(5)
+    shelve_base(home, tmp_path)
+    buyer = make_customer(home, TERMS, 2_000_000, name="acme")
+    gateway = start_gateway(home, starter=False)
+    job_id = begin(gateway, buyer.key)
+    kills = 0
+    for moment in ("Step", "Writing the adapter", "is being loaded"):
+        end = time.monotonic() + 60
+        while moment not in (seen := told(home, job_id))[1] and seen[0] in jobs.OPEN and time.monotonic() < end:
+            time.sleep(0.01)
+        if seen[0] not in jobs.OPEN:
+            break
+        time.sleep(chance.uniform(0, 0.05))
+        gateway.kill()
+        kills += 1
+        gateway = start_gateway(home, starter=False)
+    assert kills >= 2
+    end = time.monotonic() + 90
+    with client(gateway, buyer.key) as http:
+        while (job := http.get(f"/v1/fine_tuning/jobs/{job_id}").json())[
+            "status"
+        ] in jobs.OPEN and time.monotonic() < end:
+            time.sleep(0.1)
+        assert job["status"] == "succeeded", (job, told(home, job_id))
+        asked = {"model": job["fine_tuned_model"], "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+        assert http.post("/v1/chat/completions", json=asked).status_code == 200
+        with shop_of(home) as shop, shop.db.read() as conn:
+            offered = [one for one in list_models(conn) if one.base == BASE]
+            assert [one.name for one in offered] == [job["fine_tuned_model"]], "served once"
+            assert [
+                one.manifest.version for one in shop.store.list() if one.manifest.name == job_id.replace("_", "-")
+            ] == ["1"], "shelved once"
+            events = conn.execute(
+                sa.select(tables.usage_event).where(tables.usage_event.c.operation == "fine-tuning")
+            ).all()
+            worked_us = jobs.worked_us(conn, job_id)
+            hours = conn.execute(sa.select(served.replica_hour)).all()
+            price = economics.MachinePrice(116_000, "USD", "test")
+            report = economics.report(conn, price, to_ms_of(hours), to_ms_of(hours) + 7_200_000)
+        assert [row.units for row in events] == [job["trained_tokens"]], "billed once"
+        assert events[0].decode_us == worked_us > 0
+    gateway.stop()
+    with shop_of(home) as shop:
+        assert books.problems(shop.db, []) == []
+        with shop.db.read() as conn:
+            spent = conn.execute(sa.select(sa.func.sum(tables.usage_event.c.price_picos))).scalar_one()
+    assert spent == 3_000_000 * job["trained_tokens"]
+    closing = report.attributed_micros + report.idle.cost_micros + report.failed.cost_micros + report.shadow.cost_micros
+    assert closing == report.hardware_micros
+    assert {row.model for row in report.rows} >= {BASE, f"training:{BASE}"}
+
+
+def to_ms_of(hours: Any) -> int:
+    """The first hour that is in the books."""
+    return int(min(row.hour_ms for row in hours))
