@@ -58,7 +58,16 @@ def test_every_operation_keeps_its_word(document: Any, keys: dict[str, str], for
             if (told := broken_word(operation, mode, fortress.url, key, seen))
         ]
     assert not broken, "\n\n".join(broken)
-    for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/usage", "/v1/key"):
+    for path in (
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/rerank",
+        "/v1/responses",
+        "/v1/models",
+        "/v1/usage",
+        "/v1/key",
+    ):
         assert {200} <= seen[path], f"{path} was never answered: the examples prove nothing"
     assert {200, 400} <= seen["/admin/organizations"]
 
@@ -103,19 +112,23 @@ def broken_word(operation: Any, mode: GenerationMode, url: str, key: str, seen: 
 
 
 PLAIN = {"model", "messages", "prompt", "input", "max_tokens", "temperature", "top_p", "seed", "n", "stop", "user"}
+PLAIN |= {"query", "documents", "top_n", "max_output_tokens", "instructions"}
+VECTORS = ("/embeddings", "/rerank")
 
 
 def _make_cheap(case: Case) -> None:
     """What would only take long is made short. Every other example names our model, and asks of it what any model does:
     most optional parameters together are refused by the starter model."""
     body = case.body
-    for name in ("max_tokens", "max_completion_tokens"):
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         if isinstance(body.get(name), int) and body[name] > 2:
             body[name] = 2
-    if not case.path.endswith("embeddings"):
+    if case.path.endswith("completions"):
         body.setdefault("max_tokens", 2)
+    if case.path.endswith("responses"):
+        body.setdefault("max_output_tokens", 2)
     if isinstance(body.get("model"), str) and len(repr(body)) % 2:
-        body["model"] = EMBED if case.path.endswith("embeddings") else CHAT
+        body["model"] = EMBED if case.path.endswith(VECTORS) else CHAT
         for name in body.keys() - PLAIN:
             del body[name]
         for message in body.get("messages") or ():

@@ -13,12 +13,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from tollway import __version__
-from tollway.faces.http import made_shapes
+from tollway.faces.http import made_shapes, spoken_shapes
 from tollway.faces.http.answer_shapes import MODEL_VERSION, PARAMETERS, RATE_LIMITS, REQUEST_ID, RETRY_AFTER, SHAPES
 from tollway.faces.http.asked import ASKED
 from tollway.faces.http.policy import Door
 
-_BODIES = ASKED
+_BODIES = ASKED | spoken_shapes.BODIES
+_GENERATES = _BODIES.keys() | spoken_shapes.GENERATES
 _TITLES = {
     "/v1/chat/completions": "Answer a conversation",
     "/v1/completions": "Continue a text",
@@ -97,19 +98,21 @@ def _operation(door: Door, body: Any) -> dict[str, Any]:
     problem = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     kind = "application/octet-stream" if door.path.endswith("/content") else "application/json"
     content: dict[str, Any] = {kind: {"schema": _of(SHAPES | made_shapes.SHAPES, door)}}
+    if door.path in spoken_shapes.CONTENT:
+        content = {kind: {"schema": shape} for kind, shape in spoken_shapes.CONTENT[door.path].items()}
     if door.path.endswith("completions"):
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    headers = REQUEST_ID | (RATE_LIMITS | MODEL_VERSION if door.path in _BODIES else {})
+    headers = REQUEST_ID | (RATE_LIMITS | MODEL_VERSION if door.path in _GENERATES else {})
     responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content, "headers": headers}}
-    form = _of(made_shapes.FORMS, door)
-    left_out = set() if door.path in _BODIES else made_shapes.NOT_HERE.get(door.method, set(_ONLY_GENERATION))
-    for status, text in (_ERRORS | ({} if door.path in _BODIES else made_shapes.ERRORS)).items():
+    form = _of(made_shapes.FORMS | spoken_shapes.FORMS, door)
+    left_out = set() if door.path in _GENERATES else made_shapes.NOT_HERE.get(door.method, set(_ONLY_GENERATION))
+    for status, text in (_ERRORS | ({} if door.path in _GENERATES else made_shapes.ERRORS)).items():
         if status not in left_out:
             more = RETRY_AFTER if status in ("429", "503") else {}
             responses[status] = {"description": text, "headers": REQUEST_ID | more, **problem}
     operation: dict[str, Any] = {
         "tags": ["v1"],
-        "summary": _of(_TITLES | made_shapes.TITLES, door),
+        "summary": _of(_TITLES | spoken_shapes.TITLES | made_shapes.TITLES, door),
         "responses": responses,
     }
     parameters = _of(PARAMETERS | made_shapes.PARAMETERS, door)
