@@ -18,13 +18,12 @@ from tollway.kit.clock import SystemClock
 from tollway.kit.errors import TollwayError
 from tollway.kit.settings import Settings
 from tollway.serve.fleet import Fleet
-from tollway.serve.models import Model
+from tollway.serve.line import Turn
+from tollway.serve.models import Model, Serving
 from tollway.serve.replica import Replica, State
 from tollway.serve.requests import ClassifyRequest
 from tollway.serve.run import Run
 from tollway.serve.served import Served
-
-CALL = msgspec.json.encode({"model": "mood", "input": ["a lovely film"]})
 
 
 class RowsFleet:
@@ -49,9 +48,13 @@ class RowsFleet:
     def served(self) -> Served:
         return self.fleet.find("mood")
 
-    def model(self, version: str = "", **more: Any) -> Model:
-        package = self.store.get("mood", version or None)
-        return Model("mood", "classification", "Mood", "onnx", package.manifest.version, None, 0, **more)
+    def model(self, version: str = "", name: str = "mood", **serving: Any) -> Model:
+        """The classifier on offer under a name, which gets a package of its own when it has none."""
+        if name != "mood" and not (self.settings.home / name).exists():
+            tiny_models.shelve(self.store, name, self.settings.home / name, tiny_models.text_classifier)
+        package = self.store.get(name, version or None)
+        made = Model(name, "classification", "Mood", "onnx", package.manifest.version, None, 0)
+        return msgspec.structs.replace(made, serving=Serving(**serving))
 
     def next_version(self) -> Model:
         """The same classifier under another name inside: another version on the shelf."""
@@ -67,12 +70,12 @@ class RowsFleet:
         package = tiny_models.shelve(self.store, "mood", self.settings.home / f"made-{self._versions}", maker)
         return self.model(package.manifest.version)
 
-    async def call(self, body: bytes = CALL, org_id: str = "org") -> dict[str, Any]:
+    async def call(self, name: str = "mood", org_id: str = "org", within_s: float = 60) -> dict[str, Any]:
         """One call from its beginning to its end, as the gateway makes it."""
-        request = msgspec.json.decode(body, type=ClassifyRequest)
-        served = self.fleet.find("mood")
+        request = ClassifyRequest(model=name, input=["a lovely film"])
+        served = self.fleet.find(name)
         size = served.size_at_once(request) or await served.size(request)
-        run = Run(served, request, size, org_id, "call", 0)
+        run = Run(served, request, size, org_id, "call", 0, Turn(org_id, time.monotonic() + within_s))
         self.calls += 1
         try:
             return dict(msgspec.json.decode(await run.answer()))
