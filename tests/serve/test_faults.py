@@ -1,0 +1,219 @@
+"""What happens when replicas fail: second tries within a budget, ejection, and requests that nobody should try again."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.serve.mortal import Mortal
+from tollway.kit.clock import SystemClock
+from tollway.kit.errors import BadRequest, TollwayError, Unavailable
+from tollway.kit.settings import Settings
+from tollway.serve.line import Turn
+from tollway.serve.models import Model
+from tollway.serve.outliers import IN_A_ROW, Health, stands_out
+from tollway.serve.quarantine import Quarantine
+from tollway.serve.replica import Limits, Pace, Replica, State
+from tollway.serve.requests import ClassifyRequest
+from tollway.serve.retries import Budget
+from tollway.serve.run import Run
+from tollway.serve.served import Served
+
+MODEL = Model("m", "classification", "M", "onnx", "1", None, 0)
+
+
+@contextlib.asynccontextmanager
+async def serving(home: Path, replicas: int = 1, **engine: Any) -> AsyncIterator[Served]:
+    served = Served(MODEL, [Mortal(**engine)], {}, Settings(home, environment={}), lambda *_: None)
+    try:
+        await served.scale(replicas)
+        yield served
+    finally:
+        await served.stop_now()
+
+
+async def ask(served: Served, text: str, within_s: float = 30) -> Run:
+    """One call; raises what its caller would be told."""
+    request = ClassifyRequest(model="m", input=[text])
+    size = served.size_at_once(request)
+    assert size is not None
+    run = Run(served, request, size, "org", "call", 0, Turn("org", time.monotonic() + within_s))
+    await run.answer()
+    return run
+
+
+async def outcome(served: Served, text: str) -> str:
+    try:
+        return "retried" if (await ask(served, text)).retries else "ok"
+    except TollwayError as error:
+        return error.code
+
+
+# -- requests that stop the engine -------------------------------------------------------------------------------------
+
+
+async def test_a_request_that_stops_the_engine_twice_is_refused_and_all_others_go_on(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        assert await outcome(served, "hello") == "ok"
+        assert await outcome(served, "die") == "request_stops_engine"  # it was tried a second time, alone
+        lives = served.replica.restarts
+        for _ in range(3):
+            with pytest.raises(BadRequest, match="each time when the engine stopped"):
+                await ask(served, "die")
+        assert served.quarantine.refused == 1
+        assert await outcome(served, "hello") == "ok"
+        assert served.replica.restarts == lives + 1, "what is refused costs no more lives"
+
+
+async def test_who_was_only_beside_it_is_answered(tmp_path: Path) -> None:
+    """Six calls in the engine, one of them deadly: the others are not blamed, and the deadly one is found."""
+    async with serving(tmp_path, slots=8) as served:
+        others = [f"slow {200 + number}" for number in range(5)]
+        found: dict[str, str] = dict.fromkeys(others, "")
+        for _ in range(4):  # as a client does that tries again
+            texts = [text for text, code in found.items() if code not in ("ok", "retried")]
+            codes = await asyncio.gather(*(outcome(served, text) for text in [*texts, "die 50"]))
+            found |= dict(zip(texts, codes, strict=False))
+            deadly = codes[-1]
+            if deadly == "request_stops_engine":
+                break
+        assert deadly == "request_stops_engine"
+        for text in others:
+            assert await outcome(served, text) == "ok"
+        assert served.quarantine.refused == 1
+
+
+def test_the_same_innocent_request_of_many_is_marked_once_and_cleared_by_an_answer() -> None:
+    async def story() -> None:
+        quarantine = Quarantine()
+        for _ in range(5):
+            assert quarantine.lost(b"hello", (1, 1), now=0) is None
+        guest = await quarantine.enter(b"hello", 1)
+        assert guest is not None
+        quarantine.leave(guest, answered=True)
+        assert quarantine.marks == {}
+        assert await quarantine.enter(b"hello", 2) is None
+
+    asyncio.run(story())
+
+
+# -- second tries ------------------------------------------------------------------------------------------------------
+
+
+async def test_an_engine_that_fails_is_not_asked_twice_but_its_neighbour_is(tmp_path: Path) -> None:
+    async with serving(tmp_path) as alone:
+        assert await outcome(alone, "fail") == "engine_failed"
+        assert alone.stats.errors == 1
+    async with serving(tmp_path, replicas=2) as two:
+        two.retries.left = 1.0
+        assert await outcome(two, "fail") == "engine_failed"
+        assert two.stats.errors == 2, "one second try, then the budget was used up"
+        assert await outcome(two, "fail") == "engine_failed"
+        assert two.stats.errors == 3
+        assert await outcome(two, "hello") == "ok"
+
+
+@given(st.lists(st.booleans(), max_size=500), st.floats(1, 50))
+def test_second_tries_are_a_tenth_of_the_calls_and_a_reserve(faults: list[bool], reserve: float) -> None:
+    budget, tries = Budget(reserve), 0
+    for fault in faults:
+        budget.earn()
+        tries += fault and budget.take()
+    assert tries <= 0.1 * len(faults) + reserve
+    assert not faults or budget.left >= 0
+
+
+# -- ejection ----------------------------------------------------------------------------------------------------------
+
+
+def test_three_faults_in_a_row_are_enough_and_an_answer_between_is_not() -> None:
+    health = Health()
+    assert [health.fault() for _ in range(IN_A_ROW)] == [False, False, True]
+    health = Health()
+    health.fault()
+    health.fault()
+    health.recovered(0.0)
+    assert not health.fault()
+
+
+def test_each_ejection_is_twice_as_long_unless_it_was_well_in_between() -> None:
+    health, now, pauses = Health(), 100.0, []
+    for _ in range(7):
+        pauses.append(health.eject(now))
+        now += pauses[-1]
+        health.try_again()
+        assert health.fault(), "on trial one fault is enough"
+    assert pauses == [1, 2, 4, 8, 16, 30, 30]
+    health.try_again()
+    health.recovered(now)
+    assert not health.trial
+    assert health.eject(now + 61) == 1
+
+
+@given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 200), st.integers(0, 200))
+def test_who_stands_out_has_clearly_more_faults(calls: int, faults: int, others_calls: int, others_faults: int) -> None:
+    one = Health(calls=max(calls, faults), faults=faults)
+    others = Health(calls=max(others_calls, others_faults), faults=others_faults)
+    if stands_out(one, [others]):
+        assert faults >= 3
+        assert faults / one.calls > others_faults / others.calls
+        assert not stands_out(others, [one])
+
+
+def test_some_faults_are_normal_and_many_more_than_the_neighbours_have_are_not() -> None:
+    assert not stands_out(Health(calls=10, faults=3), [Health(calls=10)])
+    assert stands_out(Health(calls=100, faults=10), [Health(calls=100), Health(calls=100, faults=1)])
+    assert not stands_out(Health(calls=100, faults=10), [Health(calls=100, faults=8)])
+    assert not stands_out(Health(calls=100, faults=100), []), "there is nobody to compare with"
+
+
+async def test_the_last_one_is_never_ejected(tmp_path: Path) -> None:
+    async with serving(tmp_path, replicas=2) as served:
+        for _ in range(12):
+            await outcome(served, "fail")
+        assert sum(seat.ready for seat in served.line.seats) >= 1
+        assert served.ejections >= 1
+        assert await outcome(served, "hello") == "ok"
+        async with asyncio.timeout(10):  # its probe is answered, then a call: it has its place back
+            while not all(seat.ready and seat.slots == 4 for seat in served.line.seats):
+                await asyncio.gather(*(outcome(served, "slow 5") for _ in range(6)))
+                await asyncio.sleep(0.05)
+
+
+# -- replicas that cannot live -----------------------------------------------------------------------------------------
+
+
+async def test_a_replica_that_ends_again_and_again_is_failed_and_calls_hear_it_at_once(tmp_path: Path) -> None:
+    async with serving(tmp_path, stillborn=True) as served:
+        replica = served.replica
+        replica._pace = Pace(backoff_first_s=0.01, backoff_most_s=0.02, short_lives_most=4, failed_again_s=60)
+        async with asyncio.timeout(15):
+            while replica.state is not State.FAILED:
+                await asyncio.sleep(0.02)
+        assert "it cannot live" in replica.last_failure
+        assert replica.restarts >= 4
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="end again and again") as refused:
+            await ask(served, "hello")
+        assert time.monotonic() - began < 0.1
+        assert 50 < (refused.value.retry_after_s or 0) <= 60
+        assert [view.state for view in served.views()] == ["failed"]
+
+
+async def test_more_memory_than_its_limit_is_not_had(tmp_path: Path) -> None:
+    for limit, why in ((256 << 20, "no memory"), (0, "")):
+        replica = Replica(Mortal(hungry=True), SystemClock(), limits=Limits(memory_bytes=limit), folder=tmp_path / "r")
+        try:
+            if why:
+                with pytest.raises(Unavailable, match=why):
+                    await replica.start()
+            else:
+                await replica.start()
+        finally:
+            await replica.stop()
