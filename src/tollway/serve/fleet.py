@@ -32,6 +32,7 @@ from tollway.serve.keeper import Keeper
 from tollway.serve.models import EngineName, Model
 from tollway.serve.replica import Replica, State
 from tollway.serve.replicas import ReplicaView
+from tollway.serve.runtimes import Runtime
 from tollway.serve.served import Adapted, OnReplica, Served
 from tollway.serve.stats import Stats
 
@@ -91,7 +92,8 @@ class Offered:
 class Fleet:
     """All models on offer. Use it from one event loop."""
 
-    def __init__(self, store: Store, settings: Settings, on_replica: OnReplica) -> None:
+    def __init__(self, store: Store, settings: Settings, on_replica: OnReplica, runtime: Runtime | None = None) -> None:
+        self._runtime = runtime  # where replicas live; None: here
         self._store = store
         self._settings = settings
         self._on_replica = on_replica
@@ -276,7 +278,7 @@ class Fleet:
     def _made(self, offered: Offered, model: Model) -> Served | None:
         try:
             engines, defaults, digest = self._engines(model)
-            served = Served(model, engines, defaults, self._settings, self._turned, self._keeper.wake)
+            served = Served(model, engines, defaults, self._settings, self._turned, self._keeper.wake, self._runtime)
             served.digest, served.adapters, served.tuned = digest, self._adapted.on(model.name), self._tuned(model)
             served.defaults |= adapters.chosen(None) if served.adapters else {}
         except TollwayError as error:

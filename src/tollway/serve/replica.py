@@ -19,15 +19,13 @@ thread that started it.
 
 import asyncio
 import contextlib
-import json
 import os
-import resource
 import shutil
 import tempfile
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -35,21 +33,12 @@ from tollway.kit import log
 from tollway.kit.clock import Clock
 from tollway.kit.errors import Unavailable
 from tollway.serve.engines import Address, Caps, Engine
+from tollway.serve.runtimes import Failed, Limits, Local, Place, Runtime
+from tollway.serve.runtimes.local import SOCKET
 from tollway.serve.wire import Pool, WireError
 
 _LOG: Final = log.get("serve")
 _FOLDER: Final = "tollway-replica-"
-_NOISE_BYTES: Final = 8 * 1024
-_PASSED_ON: Final = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "TMPDIR",
-    "LD_LIBRARY_PATH",
-    "PYTHONPATH",
-    "PYTHONDONTWRITEBYTECODE",
-)
 
 
 class State(StrEnum):
@@ -77,16 +66,6 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     stop_within_s: float = 3.0
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a replica's process may take. 0: as much as it likes."""
-
-    memory_bytes: int = 0  # of its own: heap and private pages, not the weights that it maps
-
-
-class Failed(Exception):
-    """This life of the replica is over; the text says why."""
-
-
 Notice = Callable[["Replica", State], None]
 
 
@@ -103,6 +82,7 @@ class Replica:
         on_state: Notice | None = None,
         folder: Path | None = None,
         limits: Limits | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         self.engine = engine
         self.name = name or engine.model
@@ -118,7 +98,8 @@ class Replica:
         self._on_state = on_state
         self._own_folder = folder is None
         self._folder = folder
-        self._process: asyncio.subprocess.Process | None = None
+        self._runtime = runtime or Local()
+        self._place: Place | None = None
         self._task: asyncio.Task[None] | None = None
         self._own = False  # it has a process of ours
         self._given_up = ""
@@ -130,19 +111,23 @@ class Replica:
 
     @property
     def address(self) -> Address:
-        """Where to send calls; the same over restarts. Known once `start` was called."""
+        """Where to send calls; on this machine the same over restarts. Known once `start` was called."""
+        if self._place is not None:
+            return self._place.address
         if self._folder is None:
             raise RuntimeError("a replica has no address before it is started")
-        return self.engine.address(self._folder / "replica.sock")
+        return self.engine.address(self._folder / SOCKET)
 
     @property
     def pid(self) -> int | None:
         """Of the running process; None when there is none."""
-        return self._process.pid if self._process is not None and self._process.returncode is None else None
+        return self._place.pid if self._place is not None else None
 
     @property
     def node(self) -> str:
-        """The machine it lives on: "local", or the address of an upstream."""
+        """The machine it lives on: "local", a node's address, or the address of an upstream."""
+        if self._place is not None:
+            return self._place.node
         return "local" if self._own or self._folder is None else self.address.url
 
     @property
@@ -190,8 +175,8 @@ class Replica:
     def give_up(self, why: str) -> None:
         """End this life of it; the next one begins at once."""
         self._given_up = why
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
+        if self._place is not None:
+            self._place.kill()
 
     def drain(self) -> None:
         """Take no new calls; those inside go on. The caller knows when they are done, and stops."""
@@ -246,12 +231,16 @@ class Replica:
         """From birth to death of one process. Raises Failed when it ends; only cancelling ends it otherwise."""
         self._enter(State.STARTING)
         self._given_up = ""
-        address = self.address
-        pool = Pool(address.url, address.key)
+        assert self._folder is not None
+        pool: Pool | None = None
         try:
             began = self._clock.monotonic()
             async with asyncio.timeout(self._pace.ready_within_s):
-                await self._spawn()
+                self._own = True  # whoever cannot start has a process to start
+                self._place = await self._runtime.start(self.engine, self._folder, self.limits)
+                self._own = self._place is not None
+                address = self.address
+                pool = Pool(address.url, address.key)
                 await self._prove(pool, address)
             self.load_seconds = round(self._clock.monotonic() - began, 3)
             if self.state is State.DRAINING:
@@ -262,53 +251,9 @@ class Replica:
         except TimeoutError:
             raise Failed(f"it was not ready within {self._pace.ready_within_s:g} s") from None
         finally:
-            pool.close()
+            if pool is not None:
+                pool.close()
             await self._bury()
-
-    async def _spawn(self) -> None:
-        """Start the process and wait for its word that the model is loaded."""
-        assert self._folder is not None
-        socket = self._folder / "replica.sock"
-        launch = self.engine.launch(socket)
-        if launch is None:
-            return
-        self._own = True
-        socket.unlink(missing_ok=True)
-        pipe = asyncio.subprocess.PIPE
-        try:
-            process = self._process = await asyncio.create_subprocess_exec(
-                *launch.argv, stdin=pipe, stdout=pipe, stderr=pipe, env=_environment(), start_new_session=True
-            )
-        except OSError as error:
-            raise Failed(f"its process cannot be started: {error.strerror}") from None
-        assert process.stdin is not None and process.stdout is not None
-        self._limit(process.pid)
-        with contextlib.suppress(ConnectionError):
-            process.stdin.write(launch.first_line)
-            await process.stdin.drain()
-        word: Any = None
-        with contextlib.suppress(ValueError):  # no JSON, or a line without end
-            word = json.loads(await process.stdout.readline())
-        if not isinstance(word, dict) or word.get("event") != "ready":
-            raise Failed(await self._reason(process, word))
-
-    def _limit(self, pid: int) -> None:
-        """Before it has heard what to load: more than it may have is refused by the kernel, and then it ends."""
-        if self.limits.memory_bytes and hasattr(resource, "prlimit"):
-            with contextlib.suppress(ProcessLookupError):
-                resource.prlimit(pid, resource.RLIMIT_DATA, (self.limits.memory_bytes, self.limits.memory_bytes))
-
-    async def _reason(self, process: asyncio.subprocess.Process, word: Any) -> str:
-        """Why loading failed, from what the process said before anybody had asked it anything it could quote."""
-        if isinstance(word, dict) and word.get("why"):
-            return str(word["why"])
-        assert process.stderr is not None
-        noise = b""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.5):
-                noise = await process.stderr.read(_NOISE_BYTES)
-        last = noise.decode(errors="replace").strip().splitlines()[-1:]
-        return "; ".join(last) or "its process did not report that the model is loaded"
 
     async def _prove(self, pool: Pool, address: Address) -> None:
         """Ready means that a real inference was answered."""
@@ -322,10 +267,10 @@ class Replica:
 
     async def _watch(self, pool: Pool, address: Address) -> None:
         """Until the process ends or the pulse stops."""
-        own = self._process is not None
+        own = self._place is not None
         pulse = self.engine.pulse if own else address.prefix + self.engine.pulse
         every_s = self._pace.pulse_every_s if own else self._pace.upstream_pulse_every_s
-        ended = asyncio.create_task(self._process.wait()) if self._process is not None else None
+        ended = asyncio.create_task(self._place.ended()) if self._place is not None else None
         try:
             while True:
                 if ended is None:
@@ -333,13 +278,13 @@ class Replica:
                 else:
                     await asyncio.wait({ended}, timeout=every_s)
                 if ended is not None and ended.done():
-                    raise Failed(self._given_up or f"its process ended with code {ended.result()}")
+                    raise Failed(self._given_up or ended.result())
                 await self._feel(pool, pulse, ended)
         finally:
             if ended is not None:
                 ended.cancel()
 
-    async def _feel(self, pool: Pool, pulse: str, ended: asyncio.Task[int] | None) -> None:
+    async def _feel(self, pool: Pool, pulse: str, ended: asyncio.Task[str] | None) -> None:
         """One beat. A process that ended meanwhile is the better reason for a missing one."""
         try:
             async with asyncio.timeout(self._pace.pulse_within_s):
@@ -349,30 +294,17 @@ class Replica:
         except WireError as error:
             if ended is not None:
                 with contextlib.suppress(TimeoutError):
-                    code = await asyncio.wait_for(asyncio.shield(ended), timeout=1)
-                    raise Failed(f"its process ended with code {code}") from None
+                    raise Failed(await asyncio.wait_for(asyncio.shield(ended), timeout=1)) from None
             raise Failed(f"it cannot be reached: {error}") from None
         if reply.status != 200 and (ended is not None or reply.status >= 500):
             raise Failed(f"it answers with status {reply.status}")  # an upstream may have no such page: it lives
 
     async def _bury(self) -> None:
-        """End the process for certain and collect it: first the polite way (end of its input), then the sure one."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        if process.stdin is not None:
-            process.stdin.close()
-        polite = self._task is None and self.state is not State.STARTING  # told to stop, and able to hear it
-        try:
-            async with asyncio.timeout(self._pace.stop_within_s if polite else 0.2):
-                await process.wait()
-        except TimeoutError:
-            pass
-        finally:  # also when cancelled here
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            process._transport.close()  # type: ignore[attr-defined]  # `wait` would wait for output nobody reads
-            await process.wait()
+        """End the process for certain."""
+        place, self._place = self._place, None
+        if place is not None:
+            polite = self._task is None and self.state is not State.STARTING  # told to stop, and able to hear it
+            await self._runtime.stop(place, self._pace.stop_within_s if polite else 0.2)
 
     def _enter(self, state: State) -> None:
         if state is self.state:
@@ -383,11 +315,6 @@ class Replica:
                 self._on_state(self, state)
             except Exception:  # noqa: BLE001 - logged; a faulty listener must not end the supervision
                 _LOG.exception("replica_listener_failed", replica=self.name, state=str(state))
-
-
-def _environment() -> dict[str, str]:
-    """What a replica may know of ours: no keys, no database address."""
-    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
 
 
 def _private_folder() -> Path:

@@ -18,7 +18,8 @@ from tollway.serve.engine_time import EngineTime, Totals
 from tollway.serve.engines import Engine
 from tollway.serve.line import Line, Seat
 from tollway.serve.outliers import Health, stands_out
-from tollway.serve.replica import Limits, Replica, State
+from tollway.serve.replica import Replica, State
+from tollway.serve.runtimes import Limits, Runtime
 from tollway.serve.wire import Pool
 
 _log = log.get("serve.replicas")
@@ -109,6 +110,7 @@ class Replicas:
         *,
         timed: bool,
         limits: Limits | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         self.name = name
         self.posts: list[Post] = []
@@ -124,6 +126,7 @@ class Replicas:
         self._timed = timed
         self._numbers = 0
         self._limits = limits
+        self._runtime = runtime
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving: list[Post] = []
         self._left = Totals()  # of replicas that are gone
@@ -316,7 +319,9 @@ class Replicas:
             self._turned(post, state)
 
         name = self._name_of(number)
-        post = Post(number, Replica(engine, self._clock, name=name, on_state=turned, limits=self._limits))
+        post = Post(
+            number, Replica(engine, self._clock, name=name, on_state=turned, limits=self._limits, runtime=self._runtime)
+        )
         self.posts.append(post)
         return post
 
@@ -341,6 +346,7 @@ class Replicas:
                 self._line.seats.append(post.seat)
             elif post.seat.time is not None:
                 post.seat.time.resume(now)
+            self._follow(post)
             post.seat.life += 1
             post.seat.health = Health()
             post.lately = Lately()
@@ -364,6 +370,12 @@ class Replicas:
             prefix=address.prefix,
             time=EngineTime(now) if self._timed else None,
         )
+
+    def _follow(self, post: Post) -> None:
+        """On a cluster a replica may come back elsewhere: calls from now on go there, those inside end as they can."""
+        address = post.replica.address
+        if post.seat is not None and post.seat.pool.address != address.url:
+            post.seat.pool, post.seat.prefix = Pool(address.url, address.key), address.prefix
 
     def _spare(self) -> Post:
         """Whom to let go: one that does not answer, else the one with the fewest calls inside, the newest of those."""

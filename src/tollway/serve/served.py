@@ -17,7 +17,7 @@ from tollway.serve.engines import Engine, memory_bytes
 from tollway.serve.line import ANYBODY, Line, Seat, Turn
 from tollway.serve.models import Model
 from tollway.serve.quarantine import Quarantine
-from tollway.serve.replica import Limits, Replica, State
+from tollway.serve.replica import Replica, State
 from tollway.serve.replicas import Post, Replicas, ReplicaView
 from tollway.serve.requests import (
     ChatRequest,
@@ -28,6 +28,7 @@ from tollway.serve.requests import (
     TranscriptionRequest,
 )
 from tollway.serve.retries import Budget, patience_s
+from tollway.serve.runtimes import Limits, Runtime
 from tollway.serve.stats import Stats
 from tollway.serve.suspects import Suspects
 from tollway.serve.wire import WireError
@@ -60,6 +61,7 @@ class Served:
         settings: Settings,
         on_replica: OnReplica,
         wake: Callable[["Served"], None] = lambda _: None,
+        runtime: Runtime | None = None,
     ) -> None:
         engine = engines[0]
         self.model = model
@@ -80,7 +82,7 @@ class Served:
         self._clock = SystemClock()
         self._replicas = Replicas(
             model.name, engines, self.line, self._clock, self._turned, timed=not self.passes_through,
-            limits=Limits(memory_bytes=settings.replica_memory_bytes or memory_bytes()),
+            limits=Limits(memory_bytes=settings.replica_memory_bytes or memory_bytes()), runtime=runtime,
         )  # fmt: skip
         self._replicas.drain_within_s = settings.call_timeout_s
         self._wake = wake

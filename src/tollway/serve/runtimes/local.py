@@ -1,0 +1,135 @@
+"""Replicas as processes of this machine: start one, hear that its model is loaded, end it for certain.
+
+Also what a node of a cluster does for itself (see `host`): the process is the same everywhere.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+from pathlib import Path
+from typing import Any, Final
+
+from tollway.serve.engines import Address, Engine, Launch, child
+from tollway.serve.runtimes.port import Failed, Limits, Place
+
+SOCKET: Final = "replica.sock"
+_NOISE_BYTES: Final = 8 * 1024
+_PASSED_ON: Final = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "PYTHONPATH",
+    "PYTHONDONTWRITEBYTECODE",
+)
+
+
+class Process:
+    """A place on this machine."""
+
+    def __init__(self, process: asyncio.subprocess.Process, address: Address) -> None:
+        self.process = process
+        self.address = address
+        self.node = "local"
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid if self.process.returncode is None else None
+
+    async def ended(self) -> str:
+        return f"its process ended with code {await self.process.wait()}"
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+
+
+class Local:
+    """The runtime of one box."""
+
+    async def start(self, engine: Engine, folder: Path, limits: Limits) -> Place | None:
+        socket = folder / SOCKET
+        launch = engine.launch(socket)
+        if launch is None:
+            return None
+        return Process(await started(launch, socket, limits), engine.address(socket))
+
+    async def stop(self, place: Place, within_s: float) -> None:
+        assert isinstance(place, Process)
+        await buried(place.process, within_s)
+
+    async def close(self) -> None:
+        return None
+
+
+async def started(launch: Launch, socket: Path, limits: Limits) -> asyncio.subprocess.Process:
+    """Start an engine's process and wait for its word that the model is loaded. The task must run in a thread that lives as
+    long as the service: the kernel ends the process with the thread that started it. Raises Failed."""
+    socket.unlink(missing_ok=True)  # noqa: ASYNC240 - the folder is in memory
+    pipe = asyncio.subprocess.PIPE
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *launch.argv, stdin=pipe, stdout=pipe, stderr=pipe, env=_environment(), start_new_session=True
+        )
+    except OSError as error:
+        raise Failed(f"its process cannot be started: {error.strerror}") from None
+    try:
+        assert process.stdin is not None and process.stdout is not None
+        _limit(process.pid, limits)
+        with contextlib.suppress(ConnectionError):
+            process.stdin.write(launch.first_line)
+            await process.stdin.drain()
+        word: Any = None
+        with contextlib.suppress(ValueError):  # no JSON, or a line without end
+            word = json.loads(await process.stdout.readline())
+        if not isinstance(word, dict) or word.get("event") != "ready":
+            raise Failed(await _reason(process, word))
+    except BaseException:
+        await buried(process, 0.2)
+        raise
+    return process
+
+
+async def buried(process: asyncio.subprocess.Process, within_s: float) -> None:
+    """End a process for certain and collect it: first the polite way (end of its input), then the sure one."""
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        async with asyncio.timeout(within_s):
+            await process.wait()
+    except TimeoutError:
+        pass
+    finally:  # also when cancelled here
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process._transport.close()  # type: ignore[attr-defined]  # `wait` would wait for output nobody reads
+        await process.wait()
+
+
+def _limit(pid: int, limits: Limits) -> None:
+    """Before it has heard what to load: more than it may have is refused by the kernel, and then it ends."""
+    if limits.memory_bytes and hasattr(resource, "prlimit"):
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
+
+
+async def _reason(process: asyncio.subprocess.Process, word: Any) -> str:
+    """Why loading failed, from what the process said before anybody had asked it anything it could quote."""
+    if isinstance(word, dict) and word.get("why"):
+        return str(word["why"])
+    assert process.stderr is not None
+    noise = b""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.5):
+            noise = await process.stderr.read(_NOISE_BYTES)
+    last = noise.decode(errors="replace").strip().splitlines()[-1:]
+    return "; ".join(last) or "its process did not report that the model is loaded"
+
+
+def _environment() -> dict[str, str]:
+    """What a replica may know of ours: no keys, no database address."""
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | child.QUIET

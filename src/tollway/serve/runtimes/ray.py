@@ -1,0 +1,183 @@
+"""Replicas on the nodes of a Ray cluster.
+
+    TOLLWAY_RUNTIME=ray://local          a cluster of this one machine, which ends with the gateway
+    TOLLWAY_RUNTIME=ray://head:10001     a cluster by its client port, from anywhere
+    TOLLWAY_RUNTIME=ray://head:6379      a cluster by its head, from one of its nodes
+
+Ray finds a node and starts a host there (`host`); the host starts the engine's process and shows it on TCP with a key of its
+own. Calls do not pass through Ray: the gateway's line has a seat at that address, so admission, fairness, metering and
+retries are the gateway's, as on one machine. When a host or its node is lost, the supervisor of the replica asks for
+another place, and gets it on a node that lives.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from tollway.kit import log
+from tollway.kit.errors import BadRequest, Unavailable
+from tollway.serve.engines import Address, Engine
+from tollway.serve.runtimes import parcel
+from tollway.serve.runtimes.host import SOCKET, Host
+from tollway.serve.runtimes.port import Failed, Limits, Place, Runtime
+
+_LOG: Final = log.get("serve.runtimes")
+_CLIENT_PORT: Final = 10001
+_NAMESPACE: Final = "tollway"
+_STORE_BYTES: Final = 256 * 1024 * 1024
+_SCHEME: Final = "ray://"
+
+
+class RayPlace:
+    """A replica's host on some node."""
+
+    def __init__(self, actor: Any, address: Address, pid: int, node: str) -> None:
+        self.actor, self.address, self.node = actor, address, node
+        self._pid = pid
+
+    @property
+    def pid(self) -> int | None:
+        """None: the process is not one of this machine's."""
+        return None
+
+    async def ended(self) -> str:
+        try:
+            return str(await self.actor.ended.remote())
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever Ray says of it: the host is gone, and why is told
+            return f"its host on {self.node} is gone ({type(error).__name__})"
+
+    def kill(self) -> None:
+        import ray
+
+        with contextlib.suppress(Exception):  # it may be gone already
+            ray.kill(self.actor, no_restart=True)
+
+
+class RayRuntime:
+    """Places on a cluster that this process is connected to."""
+
+    def __init__(self, ray: Any, packages: Path, *, share: bool = True, ip: str = "") -> None:
+        self._ray, self._packages, self._share, self._ip = ray, packages.resolve(), share, ip
+        self._contents: dict[str, tuple[str, dict[str, str]]] = {}
+        self._host = ray.remote(Host)
+
+    async def start(self, engine: Engine, folder: Path, limits: Limits) -> Place | None:
+        launch = engine.launch(Path(SOCKET))
+        if launch is None:
+            return None
+        key = secrets.token_hex(24)
+        actor = self._host.options(
+            num_cpus=1, scheduling_strategy="SPREAD", max_restarts=0, max_concurrency=16, namespace=_NAMESPACE
+        ).remote()
+        try:
+            for needed in self._folders(json.loads(launch.first_line)):
+                await self._send(actor, needed)
+            told = await actor.begin.remote(list(launch.argv), launch.first_line, limits.memory_bytes, key, self._ip)
+        except asyncio.CancelledError:
+            self._kill(actor)
+            raise
+        except Exception as error:  # noqa: BLE001 - Ray's many errors: this life did not begin, and why is told
+            self._kill(actor)
+            raise Failed(
+                f"its host did not start ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+            ) from None
+        if "why" in told:
+            self._kill(actor)
+            raise Failed(str(told["why"]))
+        node = str(told["ip"])
+        address = Address(url=f"http://{node}:{told['port']}", prefix=engine.address(folder / "x").prefix, key=key)
+        return RayPlace(actor, address, int(told["pid"]), node)
+
+    async def stop(self, place: Place, within_s: float) -> None:
+        assert isinstance(place, RayPlace)
+        try:
+            async with asyncio.timeout(within_s + 2):
+                await place.actor.end.remote(within_s)
+        except Exception as error:  # noqa: BLE001 - it is ended either way
+            _LOG.info("host did not end politely", node=place.node, why=type(error).__name__)
+        finally:
+            place.kill()
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._ray.shutdown)
+
+    def _kill(self, actor: Any) -> None:
+        with contextlib.suppress(Exception):
+            self._ray.kill(actor, no_restart=True)
+
+    async def _send(self, actor: Any, folder: Path) -> None:
+        """Have a package's folder there, by the same path if the node sees it, else a copy."""
+        seen = await asyncio.to_thread(parcel.glance, folder)
+        if not await actor.lacks.remote(str(folder), seen, self._share):
+            return
+        if seen not in self._contents:
+            self._contents[seen] = await asyncio.to_thread(parcel.contents, folder)
+        digest, files = self._contents[seen]
+        if await actor.has.remote(str(folder), digest):
+            return
+        for name, offset, data in parcel.pieces(folder, files):
+            await actor.add.remote(str(folder), name, offset, data)
+        await actor.keep.remote(str(folder), files)
+
+    def _folders(self, orders: Any) -> list[Path]:
+        """The packages (name/version) that a launch's orders speak of."""
+        found = set()
+        for text in _texts(orders):
+            path = Path(text)
+            if path.is_absolute() and path.is_relative_to(self._packages):
+                parts = path.relative_to(self._packages).parts[:2]
+                if len(parts) == 2 and (self._packages / parts[0] / parts[1]).is_dir():
+                    found.add(self._packages.joinpath(*parts))
+        return sorted(found)
+
+
+def opened(address: str, packages: Path) -> Runtime:
+    """The cluster that the setting `runtime` names; takes seconds. Raises BadRequest, Unavailable."""
+    if not address.startswith(_SCHEME):
+        raise BadRequest(
+            f"runtime is empty, ray://local or ray://HOST:PORT, not {address!r}.",
+            param="runtime",
+            code="unknown_runtime",
+        )
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise Unavailable("Ray is not installed.", hint="pip install 'tollway[ray]'", code="ray_missing") from error
+    where = address.removeprefix(_SCHEME).rstrip("/")
+    quiet: dict[str, Any] = {"namespace": _NAMESPACE, "log_to_driver": False, "configure_logging": False}
+    try:
+        if where == "local":
+            ray.init(
+                address="local", include_dashboard=False, _node_ip_address="127.0.0.1",
+                object_store_memory=_STORE_BYTES, **quiet,
+            )  # fmt: skip
+            return RayRuntime(ray, packages, ip="127.0.0.1")
+        port = where.rpartition(":")[2]
+        ray.init(address=address if port == str(_CLIENT_PORT) else where, **quiet)
+    except Exception as error:
+        raise Unavailable(
+            f"The Ray cluster at {where} cannot be reached: {str(error).splitlines()[0][:200]}",
+            code="ray_unavailable",
+            hint="Its version must be ours; RAY_AUTH_MODE and the token file the same here and there (docs/scale-out.md).",
+        ) from error
+    return RayRuntime(ray, packages)
+
+
+def _texts(told: Any) -> Iterator[str]:
+    if isinstance(told, str):
+        yield told
+    elif isinstance(told, dict):
+        for value in told.values():
+            yield from _texts(value)
+    elif isinstance(told, list):
+        for value in told:
+            yield from _texts(value)
