@@ -17,7 +17,7 @@ class Limit:
         folder = models.folder("minilm")
         self.texts = list(texts)
         self.engines = {threads: Engine(folder, threads) for _, threads, _ in _PLANS}
-        self.best = max(_PLANS, key=lambda plan: self._rate(plan, self.texts[:200]))
+        self.best = max(_PLANS, key=lambda plan: max(self._rate(plan, self.texts[:200]) for _ in range(2)))
 
     def rate(self) -> float:
         """One measurement."""

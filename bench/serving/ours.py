@@ -30,16 +30,16 @@ def start(rig: Rig) -> Ours:
 
     home = rig.folder / "home"
     shop = Shop(home)
-    key = shop.open_for_business()
-    shop.tollway("org", "create", "quiet")
-    shop.tollway("subscription", "start", "quiet", "bench")
-    shop.tollway("wallet", "top-up", "quiet", "1000000")
-    quiet = str(shop.tollway("key", "create", "quiet")["key"])
     opened = Home.open(Settings(home, environment={}))
     try:
         opened.store.add_package(MODEL, models.folder("minilm"), About(**models.about("minilm")))
     finally:
         opened.close()
+    key = shop.open_for_business()
+    shop.tollway("org", "create", "quiet")
+    shop.tollway("subscription", "start", "quiet", "bench")
+    shop.tollway("wallet", "top-up", "quiet", "1000000")
+    quiet = str(shop.tollway("key", "create", "quiet")["key"])
     shop.tollway("deploy", MODEL)
     child, port = shop.up(rig, None, "--no-starter", timeout_s=120)
     target = Target(

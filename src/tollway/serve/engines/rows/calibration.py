@@ -22,18 +22,21 @@ import msgspec
 from tollway.inference import Encoded, Features, Predictor
 from tollway.serve.engines.rows.cost import Cost, Point
 from tollway.serve.engines.rows.lanes import Plan
+from tollway.serve.engines.rows.lone import Lone
 
-VERSION: Final = 1  # of what is measured: raise it and all machines measure again
+VERSION: Final = 2  # of what is measured: raise it and all machines measure again
 LIMIT_S: Final = 10.0
 _LENGTHS: Final = (8, 32, 128, 384)
 _ROWS: Final = (1, 4, 16, 64)
 _TOKENS_MAX: Final = 1100
 _EACH_S: Final = 0.02  # a point is measured for as long, and twice at least
 _GAIN: Final = 1.1  # what fewer wider lanes, or a wide path, must bring
+_STRANGE: Final = 1.25
 _LONGEST_WORDS: Final = 400
 
 Build = Callable[[int, bool], Predictor]
 """(threads, spinning) -> the model on an engine of its own."""
+Built = dict[tuple[int, bool], list[Predictor]]
 
 
 class Kept(msgspec.Struct):
@@ -59,7 +62,7 @@ def ready(folder: Path, format: str, cores: int, build: Build, *, limit_s: float
         if plan is not None:
             return _loaded(plan, build, {})
         began = time.monotonic()
-        built: dict[tuple[int, bool], list[Predictor]] = {}
+        built: Built = {}
         plan = measured(build, cores, began + limit_s, built)
         kept = _kept(place)
         kept.plans[machine] = plan
@@ -70,11 +73,11 @@ def ready(folder: Path, format: str, cores: int, build: Build, *, limit_s: float
     return _loaded(plan, build, built)
 
 
-def measured(build: Build, cores: int, end: float, built: dict[tuple[int, bool], list[Predictor]]) -> Plan:
+def measured(build: Build, cores: int, end: float, built: Built) -> Plan:
     """Try what there is to try until `end` (monotonic) and say what was best."""
     single = _built(build, 1, False, cores, built)
     rows = _rows_by_length(single[0].features)
-    plan = Plan(lanes=cores, cost=Cost.fitted(list(_points(single, cores, rows, end))))
+    plan = Plan(lanes=cores, cost=_cost(single, cores, rows, end))
     rate = _rate(single, cores, rows)
     for threads in sorted({2, 4, cores}):
         if threads > cores or cores % threads or time.monotonic() > end:
@@ -82,14 +85,16 @@ def measured(build: Build, cores: int, end: float, built: dict[tuple[int, bool],
         count = cores // threads
         lanes = _built(build, threads, False, count, built)
         found = _rate(lanes, count, rows)
-        if found > _GAIN * rate:
-            cost = Cost.fitted(list(_points(lanes, count, rows, end)))
+        if found > _GAIN * rate and _rate(lanes, count, rows) > _GAIN * _rate(
+            single, cores, rows
+        ):  # twice: it is for long
+            cost = _cost(lanes, count, rows, end)
             plan, rate = Plan(lanes=count, threads=threads, cost=cost), found
-    wide_from, spinning = (0, False)
-    if plan.threads == 1 < cores:
-        wide_from, spinning = _wide(build, cores, rows, end, built)
+    lone, spinning = Lone(), False
+    if plan.lanes > 1:
+        lone, spinning = _wide(build, plan, cores, rows, end, built)
     shape = plan.cost.shape(_usual(rows), plan.shape)
-    return msgspec.structs.replace(plan, shape=shape, wide_from=wide_from, wide_spins=spinning)
+    return msgspec.structs.replace(plan, shape=shape, lone=lone, wide_spins=spinning)
 
 
 def fingerprint(format: str, cores: int, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -110,17 +115,15 @@ def fingerprint(format: str, cores: int, cpuinfo: Path = Path("/proc/cpuinfo")) 
 # -- loading ------------------------------------------------------------------------------------------------------------
 
 
-def _loaded(plan: Plan, build: Build, built: dict[tuple[int, bool], list[Predictor]]) -> Ready:
+def _loaded(plan: Plan, build: Build, built: Built) -> Ready:
     lanes = _built(build, plan.threads, False, plan.lanes, built)
     wide = None
-    if plan.wide_from:
+    if plan.lanes > 1:
         wide = _built(build, plan.lanes * plan.threads, plan.wide_spins, 1, built)[0]
     return Ready(plan, lanes, wide)
 
 
-def _built(
-    build: Build, threads: int, spinning: bool, count: int, built: dict[tuple[int, bool], list[Predictor]]
-) -> list[Predictor]:
+def _built(build: Build, threads: int, spinning: bool, count: int, built: Built) -> list[Predictor]:
     """Predictors: one is enough where several threads may run it at the same time."""
     made = built.setdefault((threads, spinning), [])
     if not made:
@@ -189,6 +192,16 @@ def _points(lanes: Sequence[Predictor], count: int, rows: dict[int, Encoded], en
         yield n, length, _timed(lanes, count, [rows[length]] * n)
 
 
+def _cost(lanes: Sequence[Predictor], count: int, rows: dict[int, Encoded], end: float) -> Cost:
+    """The fitted cost. What does not fit is measured once more: something may have disturbed it."""
+    points = list(_points(lanes, count, rows, end))
+    cost = Cost.fitted(points)
+    for number, (n, length, seconds) in enumerate(points):
+        if seconds > _STRANGE * cost.plain(n, length) and time.monotonic() < end:
+            points[number] = (n, length, min(seconds, _timed(lanes, count, [rows[length]] * n)))
+    return Cost.fitted(points)
+
+
 def _rate(lanes: Sequence[Predictor], count: int, rows: dict[int, Encoded]) -> float:
     """Rows per second of all lanes together, on a few batches."""
     lengths = list(rows)
@@ -198,24 +211,23 @@ def _rate(lanes: Sequence[Predictor], count: int, rows: dict[int, Encoded]) -> f
 
 
 def _wide(
-    build: Build, cores: int, rows: dict[int, Encoded], end: float, built: dict[tuple[int, bool], list[Predictor]]
-) -> tuple[int, bool]:
-    """(the shortest row from which a lone one is faster on all cores, whether its threads spin); (0, _): none is."""
-    narrow = {length: _timed(built[1, False], 1, [one]) for length, one in rows.items()}
-    best: tuple[float, int, bool] = (0.0, 0, False)
+    build: Build, plan: Plan, cores: int, rows: dict[int, Encoded], end: float, built: Built
+) -> tuple[Lone, bool]:
+    """What a lone row takes in one lane and on all cores, and whether the threads of the wide one had better spin."""
+    lane, lone = built[plan.threads, False], Lone()
+    found: dict[bool, dict[int, float]] = {}
     for spinning in (False, True):
-        if time.monotonic() > end:
-            break
         wide = _built(build, cores, spinning, 1, built)
-        shortest, gained = 0, 0.0
-        for length in sorted(rows, reverse=True):
-            gain = narrow[length] / max(_timed(wide, 1, [rows[length]]), 1e-9)
-            if gain < _GAIN:
-                break
-            shortest, gained = length, gained + gain
-        if gained > _GAIN * best[0]:
-            best = (gained, shortest, spinning)
-    return best[1:]
+        found[spinning] = {}
+        for length, one in rows.items():
+            if time.monotonic() < end:
+                found[spinning][length] = _timed(wide, 1, [one])
+    both = set(found[False]) & set(found[True])
+    spins = sum(found[True][length] for length in both) * _GAIN < sum(found[False][length] for length in both)
+    for length, seconds in found[spins].items():
+        lone.wide[length.bit_length()] = seconds
+        lone.narrow[length.bit_length()] = _timed(lane, 1, [rows[length]])
+    return lone, spins
 
 
 def _timed(lanes: Sequence[Predictor], count: int, encoded: list[Encoded]) -> float:

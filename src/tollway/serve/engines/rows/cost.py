@@ -16,6 +16,8 @@ from tollway.serve.engines.rows.rack import Shape
 _DEPTH = 64  # rows that wait together, as far as the best shape is concerned
 _WORTH = 1.03  # a larger batch must gain more than this: it makes others wait longer
 _LEARN = 0.05
+_FORGET = 0.1
+_BELIEVED = (0.6, 1.6)  # a batch that took longer was disturbed
 _LONGEST_S = 0.25  # a batch longer than this holds up who comes meanwhile, unless a single row takes so long
 _BUDGETS = tuple(2**half if whole else round(1.5 * 2**half) for half in range(13) for whole in (True, False))
 
@@ -30,6 +32,7 @@ class Cost(msgspec.Struct):
     c: float = 0.0
     d: float = 0.0
     factors: dict[int, float] = {}  # by the binary logarithm of rows times length
+    used: set[int] = set()  # of them since the last look
 
     @classmethod
     def fitted(cls, points: Sequence[Point]) -> "Cost":
@@ -51,8 +54,9 @@ class Cost(msgspec.Struct):
         made = cls(a=float(found[0]), b=float(found[1]), c=float(found[2]), d=float(found[3]))
         near: dict[int, list[float]] = {}
         for n, length, seconds in points:
-            near.setdefault(_size(n, length), []).append(seconds / max(made._plain(n, length), 1e-9))
-        made.factors = {size: sum(ratios) / len(ratios) for size, ratios in near.items()}
+            near.setdefault(_size(n, length), []).append(seconds / max(made.plain(n, length), 1e-9))
+        low, high = _BELIEVED
+        made.factors = {size: min(high, max(low, sum(ratios) / len(ratios))) for size, ratios in near.items()}
         return made
 
     def seconds(self, rows: int, longest: int) -> float:
@@ -61,21 +65,25 @@ class Cost(msgspec.Struct):
         factor = self.factors.get(size)
         if factor is None and self.factors:
             factor = self.factors[min(self.factors, key=lambda known: abs(known - size))]
-        return self._plain(rows, longest) * (1.0 if factor is None else factor)
+        return self.plain(rows, longest) * (1.0 if factor is None else factor)
 
     def learn(self, rows: int, longest: int, seconds: float) -> None:
         """A batch took so long."""
-        plain = self._plain(rows, longest)
+        plain = self.plain(rows, longest)
         if plain <= 0:
             return
         size = _size(rows, longest)
         before = self.factors.get(size, seconds / plain)
+        self.used.add(size)
         self.factors[size] = before + _LEARN * (min(seconds / plain, 4 * before) - before)
 
     def shape(self, lengths: Sequence[int], now: Shape) -> Shape:
         """The smallest batches with which rows of these lengths are as good as fastest."""
-        if not lengths or self._plain(1, 1) <= 0:
+        if not lengths or self.plain(1, 1) <= 0:
             return now
+        for size in self.factors.keys() - self.used:  # nothing is known to be slow for ever: it is tried again
+            self.factors[size] += _FORGET * (1 - self.factors[size])
+        self.used.clear()
         windows = [sorted(lengths[start : start + _DEPTH]) for start in range(0, len(lengths), _DEPTH)]
         mean = sum(lengths) / len(lengths)
         each = self.b / mean + self.c + self.d * mean  # of one token in a large batch
@@ -94,7 +102,8 @@ class Cost(msgspec.Struct):
         least = min(spent for spent, _ in found)
         return next(shape for spent, shape in found if spent <= _WORTH * least)
 
-    def _plain(self, rows: int, longest: int) -> float:
+    def plain(self, rows: int, longest: int) -> float:
+        """By the formula alone."""
         return self.a + rows * (self.b + self.c * longest + self.d * longest * longest)
 
 

@@ -19,6 +19,7 @@ import msgspec
 from tollway.inference import Encoded, Predictor
 from tollway.kit.errors import Unavailable
 from tollway.serve.engines.rows.cost import Cost
+from tollway.serve.engines.rows.lone import Lone
 from tollway.serve.engines.rows.rack import Answers, Order, Piece, Racks, Row, Shape, Turn
 
 BACKGROUND: Final = Turn(tier=3)
@@ -27,13 +28,13 @@ _LOOK_AGAIN_EVERY: Final = 512  # batches: is the shape still the best for what 
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """How a model runs here: found by `calibration.py`. `wide_from`: the shortest row that is faster on all cores; 0: none."""
+    """How a model runs here: found by `calibration.py`."""
 
     lanes: int = 1
     threads: int = 1
     shape: Shape = Shape()
-    wide_from: int = 0
     wide_spins: bool = False
+    lone: Lone = msgspec.field(default_factory=Lone)
     cost: Cost = msgspec.field(default_factory=Cost)
 
 
@@ -155,7 +156,7 @@ class Lanes:
     def told(self) -> dict[str, Any]:
         """How it goes, for whoever watches: figures since the beginning, and the plan."""
         plan = self.plan
-        shape = {"lanes": plan.lanes, "threads": plan.threads, "budget": plan.shape.budget, "wide_from": plan.wide_from}
+        shape = {"lanes": plan.lanes, "threads": plan.threads, "budget": plan.shape.budget}
         return shape | {"waiting_rows": self.waiting} | msgspec.structs.asdict(self.figures)
 
     @property
@@ -193,9 +194,8 @@ class Lanes:
                 batch, late = self._racks.pick(self.plan.shape, share, self._clock())
                 self._idle -= 1
                 self.figures.late_rows += sum(len(order.rows) - order.begun for order in late)
-                wide = self._wide if alone and len(batch) == 1 and not self._racks else None
-                if wide is not None and not 0 < self.plan.wide_from <= batch[0].length:
-                    wide = None
+                alone = alone and len(batch) == 1 and not self._racks
+                wide = self._wide if alone and self._wide and self.plan.lone.goes_wide(batch[0].length) else None
                 if batch:
                     self._began[number] = self._clock()
             for order in late:
@@ -203,12 +203,12 @@ class Lanes:
             if not batch:
                 continue
             try:
-                self._run(batch, wide or predictor, alone=wide is not None)
+                self._run(batch, wide or predictor, wide=wide is not None, alone=alone and self._wide is not None)
             finally:
                 with self._free:
                     del self._began[number]
 
-    def _run(self, batch: list[Piece], predictor: Predictor, *, alone: bool) -> None:
+    def _run(self, batch: list[Piece], predictor: Predictor, *, wide: bool, alone: bool) -> None:
         features = predictor.features
         encoded = [piece.encoded for piece in batch]
         rows = [piece.order.rows[piece.place] for piece in batch]
@@ -221,7 +221,7 @@ class Lanes:
             orders = {piece.order for piece in batch}
             if len(orders) > 1:  # one of them is at fault, and the others need not suffer
                 for order in orders:
-                    self._run([piece for piece in batch if piece.order is order], predictor, alone=alone)
+                    self._run([piece for piece in batch if piece.order is order], predictor, wide=wide, alone=alone)
                 return
             order = batch[0].order
             with self._free:
@@ -235,19 +235,21 @@ class Lanes:
                 piece.order.left -= 1
                 if piece.order.left == 0 and piece.order.error is None:
                     finished.append(piece.order)
-            self._count([piece.length for piece in batch], took, alone=alone)
+            self._count([piece.length for piece in batch], took, wide=wide, alone=alone)
         for order in finished:
             if order.told is not None:
                 order.told()
 
-    def _count(self, lengths: list[int], took: float, *, alone: bool) -> None:
+    def _count(self, lengths: list[int], took: float, *, wide: bool, alone: bool) -> None:
         figures, longest = self.figures, max(lengths)
         figures.rows += len(lengths)
         figures.batches += 1
         figures.tokens += sum(lengths)
         figures.padded_tokens += len(lengths) * longest
         figures.busy_s += took
-        if not alone:
+        if alone and not self._racks and len(self._began) == 1:
+            self.plan.lone.learn(longest, wide=wide, seconds=took)
+        if not wide:
             self.plan.cost.learn(len(lengths), longest, took)
         if len(self._seen) >= _LOOK_AGAIN_EVERY and figures.batches % 64 == 0:
             seen, self._seen = self._seen, []

@@ -22,6 +22,7 @@ Answers = list[dict[str, Any]]
 TIERS: Final = ("priority", "standard", "batch", "background")
 _LOOKED_AT: Final = 8  # of those who wait, for one batch
 _PATIENCE_S: Final = 10.0  # who is in no hurry has waited long enough after this
+_FEW: Final = 4
 _LOWER_TIER_EVERY: Final = 8  # batches: a flood of priority calls leaves the standard ones this share
 
 
@@ -149,6 +150,10 @@ class Rack:
         batch, longest = [anchor], anchor.length
         self._charge(asker, anchor)
         askers = self._looked_at()
+        if len(asker.by_length) < _FEW and any(
+            2 * len(one.by_length) > self.waiting + 1 for one in askers if one is not asker
+        ):
+            askers = [asker]  # who asks little is not held up by the rows of who floods
         askers = [one for one in askers if one.by_length]
         while len(batch) < most and askers:
             level = min(one.served for one in askers) + shape.budget
