@@ -3,8 +3,9 @@
     rollouts.adopt(records)      what the database says is in service
     await rollouts.look()        measure, judge, write: promote, roll back, or note how far it is
 
-Figures are sums over the life of a rollout. They are written down every few seconds, so that a gateway that is started
-anew goes on with them. A version whose replicas cannot be started or keep dying is taken back without waiting for calls.
+Figures are sums over the life of a rollout and over all gateways of the shop. They are written down every few seconds, so
+that a gateway that is started anew goes on with them. A version whose replicas cannot be started or keep dying is taken
+back without waiting for calls.
 """
 
 import asyncio
@@ -17,12 +18,14 @@ import sqlalchemy as sa
 
 from tollway.flows import versions
 from tollway.flows.copies import Copies, Target
-from tollway.flows.rollout import Agreement, Policy, Side, Verdict, judge, policy_of
+from tollway.flows.rollout import Policy, Verdict, judge, policy_of
+from tollway.flows.rollout_figures import Figures, Growth, Part, figures_of, read
 from tollway.insight import economics, versions_sold
 from tollway.kit import log
 from tollway.kit.clock import Clock
 from tollway.kit.db import Database
 from tollway.kit.errors import TollwayError
+from tollway.kit.ids import new_id
 from tollway.sell.metering import Recorder
 from tollway.serve import deployments, models
 from tollway.serve.deployments import Record
@@ -38,18 +41,12 @@ _LIVES: Final = 3  # starts of a replica that did not end well
 _READY_WITHIN_S: Final = 900
 
 
-class Figures(msgspec.Struct):
-    """What is kept of a rollout between two looks and two lives of the gateway."""
-
-    canary: Side = msgspec.field(default_factory=Side)
-    stable: Side = msgspec.field(default_factory=Side)
-    agreement: Agreement = msgspec.field(default_factory=Agreement)
-    verdict: Verdict = msgspec.field(default_factory=lambda: Verdict("go on", ""))
-
-
 class _Watched(msgspec.Struct):
     record: Record
     figures: Figures
+    own: Part = msgspec.field(default_factory=Part)  # what this gateway counted
+    growth: Growth = msgspec.field(default_factory=Growth)
+    begun: bool = False
     noted_ms: int = 0
     sold_ms: int = 0
     changed: bool = True
@@ -66,8 +63,8 @@ class Rollouts:
         self._watched: dict[str, _Watched] = {}
         self._stable: dict[str, Record] = {}
         self._warm: list[Record] = []
-        self._seen: dict[tuple[str, str, str], tuple[Any, ...]] = {}  # counters at the last look
-        self._started: set[str] = set()  # deployments whose first look was taken
+        self._me = new_id("gw", clock.now_ms())
+        self._opened_ms = clock.now_ms()
 
     async def work(self) -> None:
         """Look, every second, until cancelled."""
@@ -87,7 +84,7 @@ class Rollouts:
             if known is not None:
                 known.record = one
             else:
-                self._watched[id_] = _Watched(one, _figures_of(one), self._clock.now_ms())
+                self._watched[id_] = _Watched(one, figures_of(one), noted_ms=self._clock.now_ms())
         self._watched = {id_: one for id_, one in self._watched.items() if id_ in beside}
         self._stable = {one.model: one for one in records if one.role == "stable"}
         self._warm = [one for one in records if one.role == "warm"]
@@ -123,7 +120,9 @@ class Rollouts:
             return
         if record.ready_ms is None:
             if served is not None and served.ready:
-                await self._note_ready(watched, now_ms)
+                self._measure(watched, served)
+                await self._recorder.run(lambda conn: deployments.note_ready(conn, now_ms, record.id))
+                watched.record = msgspec.structs.replace(record, ready_ms=now_ms)
             elif now_ms - record.began_ms > 1000 * _READY_WITHIN_S:
                 why = f"it was not ready within {_READY_WITHIN_S // 60} minutes"
                 await self._decide(watched, Verdict("roll back", why))
@@ -141,48 +140,51 @@ class Rollouts:
             await self._decide(watched, verdict)
         elif watched.changed and now_ms - watched.noted_ms >= _NOTE_EVERY_MS:
             watched.noted_ms, watched.changed = now_ms, False
-            told, id_ = msgspec.to_builtins(figures), record.id
-            await self._recorder.run(lambda conn: deployments.note_figures(conn, id_, told, verdict.why))
+            await self._recorder.run(lambda conn: self._note(conn, watched), lambda found: _adopt(watched, found))
 
     def _measure(self, watched: _Watched, served: Served | None) -> None:
         """Add what happened since the last look."""
-        record, figures = watched.record, watched.figures
+        record, figures, own = watched.record, watched.figures, watched.own
         offered = self._fleet.offered(record.model)
         stable = offered.stable if offered is not None else None
-        before = figures.canary.stats.calls, figures.stable.stats.calls, figures.agreement.compared
-        for side, one in ((figures.canary, served), (figures.stable, stable)):
-            if one is not None:
-                self._add(side.stats, (record.id, one.model.version, "stats"), one.stats)
+        counts = self._copies.counts.get((record.model, record.version))
+        if not watched.begun:
+            watched.begun = True
+            self._begin(watched, served, stable)
+        if served is not None:
+            watched.growth.add("canary", served.stats, own.canary)
+        if stable is not None and stable is not served:
+            watched.growth.add(stable.model.version, stable.stats, own.stable)
+        if counts is not None:
+            watched.growth.add("copies", counts, own.agreement)
+        before = figures.calls
+        figures.parts[self._me] = own
+        figures.add_up()
+        watched.changed = watched.changed or figures.calls != before
+
+    def _begin(self, watched: _Watched, served: Served | None, stable: Served | None) -> None:
+        """What was counted before the rollout is not of it; a gateway that was started in the middle counts all."""
+        record, growth = watched.record, watched.growth
+        if record.began_ms < self._opened_ms:
+            return
+        if stable is not None:
+            growth.begin(stable.model.version, stable.stats)
+        if served is not None and served.stats.since_ms < record.began_ms:  # it was kept warm
+            growth.begin("canary", served.stats)
         counts = self._copies.counts.get((record.model, record.version))
         if counts is not None:
-            self._add(figures.agreement, (record.id, record.version, "copies"), counts)
-        after = figures.canary.stats.calls, figures.stable.stats.calls, figures.agreement.compared
-        watched.changed = watched.changed or after != before
+            growth.begin("copies", counts)
 
-    def _add(self, to: Any, place: tuple[str, str, str], counters: Any) -> None:
-        """Counters only grow, until who counts begins anew. What they showed at a rollout's first look was before it."""
-        now = _flat(counters)
-        before = self._seen.get(place, (0,) * len(now))
-        if any(new < old for new, old in zip(now, before, strict=True)):
-            before = (0,) * len(now)
-        self._seen[place] = now
-        _grow(to, [new - old for new, old in zip(now, before, strict=True)])
-
-    async def _note_ready(self, watched: _Watched, now_ms: int) -> None:
-        """From here on it is measured: what the stable version did before is not held against the new one."""
-        record = watched.record
-        offered = self._fleet.offered(record.model)
-        if offered is not None and record.id not in self._started:
-            self._seen[record.id, offered.stable.model.version, "stats"] = _flat(offered.stable.stats)
-            counts = self._copies.counts.get((record.model, record.version))
-            if counts is not None:
-                self._seen[record.id, record.version, "copies"] = _flat(counts)
-            served = self._served(record)
-            if served is not None and served.stats.since_ms < record.began_ms:  # it was kept warm
-                self._seen[record.id, record.version, "stats"] = _flat(served.stats)
-        self._started.add(record.id)
-        await self._recorder.run(lambda conn: deployments.note_ready(conn, now_ms, record.id))
-        watched.record = msgspec.structs.replace(record, ready_ms=now_ms)
+    def _note(self, conn: sa.Connection, watched: _Watched) -> Figures:
+        """Write down this gateway's part beside those of the others, and the sum."""
+        figures, id_ = watched.figures, watched.record.id
+        others = read(deployments.get(conn, id_).figures, id_).parts
+        found = Figures(
+            figures.canary, figures.stable, figures.agreement, figures.verdict, others | {self._me: watched.own}
+        )
+        found.add_up()
+        deployments.note_figures(conn, id_, msgspec.to_builtins(found), figures.verdict.why)
+        return found
 
     def _read_sold(self, record: Record, figures: Figures) -> None:
         """What both versions' calls were sold for, cost and were rated, from the books."""
@@ -202,12 +204,12 @@ class Rollouts:
         """Write the outcome, with the figures it rests on; the gateway's next look at the database carries it out."""
         record = watched.record
         watched.figures.verdict = verdict
-        told, now_ms = msgspec.to_builtins(watched.figures), self._clock.now_ms()
+        now_ms = self._clock.now_ms()
 
         def work(conn: sa.Connection) -> None:
             if not deployments.get(conn, record.id).running:
                 return  # somebody was faster
-            deployments.note_figures(conn, record.id, told, verdict.why)
+            self._note(conn, watched)
             if verdict.decision == "roll back":
                 versions.roll_back_in(conn, now_ms, record, verdict.why)
             elif record.role == "canary":
@@ -283,37 +285,6 @@ def _may(record: Record, policy: Policy) -> bool:
     return policy.automatic or record.role == "shadow"
 
 
-def _figures_of(record: Record) -> Figures:
-    """What was measured before this gateway was started."""
-    try:
-        return msgspec.convert(record.figures, Figures)
-    except msgspec.ValidationError as error:  # of another release: it starts anew
-        _log.warning("figures of a rollout cannot be read", deployment=record.id, error=str(error))
-        return Figures()
-
-
-def _flat(counters: Any) -> tuple[Any, ...]:
-    """All numbers of a struct, in order."""
-    found: list[Any] = []
-    for name in counters.__struct_fields__:
-        value = getattr(counters, name)
-        if isinstance(value, msgspec.Struct):
-            found += _flat(value)
-        elif isinstance(value, list):
-            found += value
-        else:
-            found.append(value)
-    return tuple(found)
-
-
-def _grow(counters: Any, by: list[Any]) -> None:
-    """Add numbers in the order of `_flat`; uses them up."""
-    for name in counters.__struct_fields__:
-        value = getattr(counters, name)
-        if isinstance(value, msgspec.Struct):
-            _grow(value, by)
-        elif isinstance(value, list):
-            for place in range(len(value)):
-                value[place] += by.pop(0)
-        else:
-            setattr(counters, name, value + by.pop(0))
+def _adopt(watched: _Watched, found: Figures) -> None:
+    """What other gateways counted meanwhile."""
+    watched.figures.parts = found.parts
