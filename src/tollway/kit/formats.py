@@ -8,12 +8,10 @@ parity check, or would not be in the package.
 """
 
 from pathlib import PurePosixPath
-from typing import Final
-
-import msgspec
+from typing import Final, NamedTuple
 
 
-class Format(msgspec.Struct, frozen=True):
+class Format(NamedTuple):
     """`engine`: what executes it. `file`: what the factory calls it. `served`: whether a replica can load it."""
 
     engine: str
