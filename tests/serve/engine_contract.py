@@ -4,14 +4,17 @@ import asyncio
 import json
 import os
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import msgspec
 import pytest
 
+from tollway.serve.engines import Engine, child
 from tollway.serve.replica import Replica
 from tollway.serve.wire import Pool
 
@@ -80,6 +83,29 @@ def gone(pid: int, within_s: float) -> bool:
     return False
 
 
+def connections(engine: Engine, folder: Path) -> list[str]:
+    """What the engine's process and its children connect to, as the kernel saw it."""
+    order = engine.launch(folder / "r.sock")
+    assert order is not None
+    log = folder / "calls"
+    traced = ["strace", "-f", "--seccomp-bpf", "-e", "trace=connect,sendto", "-o", str(log), *order.argv]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **child.QUIET}
+    with subprocess.Popen(traced, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdin is not None and process.stdout is not None
+        # its parent is strace, not we
+        spec = msgspec.json.decode(order.first_line) | {"parent": process.pid}
+        process.stdin.write(msgspec.json.encode(spec) + b"\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["event"] == "ready"
+        body = json.dumps(engine.probe.body).encode()
+        reply = asyncio.run(Pool(f"unix:{folder}/r.sock").post("/v1" + engine.probe.path, body))
+        assert reply.status == 200
+        process.stdin.close()
+        process.wait(20)
+    assert "exited" in log.read_text(errors="replace"), "it was watched to its end"
+    return log.read_text(errors="replace").splitlines()
+
+
 class AnyEngine:
     """What every engine does. Subclasses give `served`, and a call that it answers."""
 
@@ -144,6 +170,7 @@ class OwnProcess:
         process = Path(f"/proc/{served.replica.pid}")
         names = {entry.split(b"=")[0].decode() for entry in (process / "environ").read_bytes().split(b"\0") if entry}
         assert not [name for name in names if name.startswith(("TOLLWAY", "AWS", "OPENAI"))]
+        assert names >= child.QUIET.keys(), "libraries that count their users are told not to"
         assert (process / "oom_score_adj").read_text().strip() == "500"
         core = next(line for line in (process / "limits").read_text().splitlines() if "core file" in line)
         assert core.split()[4:6] == ["0", "0"]

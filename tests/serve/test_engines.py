@@ -8,6 +8,7 @@ import base64
 import fcntl
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -20,7 +21,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, gone, running
+from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, connections, gone, running
 from tollway.forge import convert
 from tollway.forge.convert import openvino_lm, starter
 from tollway.kit.clock import SystemClock
@@ -345,6 +346,12 @@ class TestOpenVinoGenai(EngineContract, OwnProcess):
         waits = served.run(both())
         assert len(waits) >= 4, "six steps of 256 tokens"
         assert max(waits) < 0.6 * sum(waits)
+
+    @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+    def test_it_calls_nobody(self, openvino_folder: Path, tmp_path: Path) -> None:
+        engine = OpenVinoGenai(openvino_folder, "smol", slots=1, context_tokens=512)
+        calls = connections(engine, tmp_path)
+        assert not [line for line in calls if "AF_INET" in line], "\n".join(calls)
 
     def test_the_same_call_beside_others_is_answered_as_alone(self, served: Served) -> None:
         body = {"prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}

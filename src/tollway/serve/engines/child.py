@@ -15,6 +15,18 @@ from pathlib import Path
 from typing import Any, Final
 
 NOISE: Final = 8 * 1024
+QUIET: Final = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "OPENVINO_TELEMETRY": "0",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "DO_NOT_TRACK": "1",
+}
+"""What every engine is told before it starts: libraries that count their users have nothing to tell here, and what is served
+is on the shelf already."""
 _PR_SET_PDEATHSIG: Final = 1
 
 
