@@ -270,10 +270,11 @@ class Batches:
         missing = len(journal.lines) < order.lines
         status = "succeeded" if not missing else "cancelled" if stop.is_set() else "expired"
         written = await asyncio.to_thread(self._write, job, path, journal, expired=status == "expired")
+        price = await asyncio.to_thread(self._price, job, order)
         now_ms, bad = self._shop.clock.now_ms(), order.lines - journal.good if status == "expired" else journal.bad
 
         def end(conn: sa.Connection) -> None:
-            made: dict[str, Any] = {"completed": journal.good, "failed": bad}
+            made: dict[str, Any] = {"completed": journal.good, "failed": bad, "price_picos": price}
             for name, (at, lines) in written.items():
                 file_id = f"file_{code_of(job.id, name)}"
                 title = f"{job.id}_{name}.jsonl"
@@ -288,6 +289,16 @@ class Batches:
 
         await self._desk.recorder.run(end)
         await asyncio.to_thread(shutil.rmtree, self._root / job.id, ignore_errors=True)
+
+    def _price(self, job: Job, order: Order) -> int:
+        """What all of its answers cost (picos)."""
+        event, total = tables.usage_event.c, 0
+        ids = [f"evt_{code_of(job.id, str(number))}" for number in range(order.lines)]
+        with self._shop.db.read() as conn:
+            for begin in range(0, len(ids), _CHUNK):
+                query = sa.select(sa.func.sum(event.price_picos)).where(event.id.in_(ids[begin : begin + _CHUNK]))
+                total += int(conn.execute(query).scalar() or 0)
+        return total
 
     def _write(self, job: Job, path: Path, journal: Journal, *, expired: bool) -> dict[str, tuple[Path, int]]:
         """The output and error files, durable beside the journal; only those that have lines."""

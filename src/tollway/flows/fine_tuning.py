@@ -43,6 +43,7 @@ TOKENS_PER_EXAMPLE_MAX: Final = 2048
 _RATE: Final = 2e-4
 _LOADED_WITHIN_S: Final = 120.0
 _AT_ONCE: Final = 8
+_LOOK_S: Final = 5.0
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,7 +156,21 @@ class FineTuning:
     async def work(self) -> None:
         """Run the waiting jobs, one after the other, until cancelled. Begins with what an earlier gateway left."""
         await self._take_over()
-        await self._crew.work()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._crew.work())
+            group.create_task(self._keep_releasing())
+
+    async def _keep_releasing(self) -> None:
+        """A job that was cancelled elsewhere (in the console) holds nothing any more."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            names = self._held.names
+            try:
+                ended = await self._desk.recorder.run(lambda conn: jobs.ended_of(conn, names)) if names else []  # noqa: B023
+            except TollwayError:
+                continue  # the database is away for a moment
+            for job_id in ended:
+                self._held.release(job_id)
 
     async def _take_over(self) -> None:
         """Hold again what open jobs may cost; bill what ended and was not billed."""

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 import sqlalchemy as sa
 
+from tollway.flows.adaptations import Adaptations
 from tollway.flows.batches import Batches
 from tollway.flows.call import Desk
 from tollway.flows.copies import Copies
@@ -49,6 +50,7 @@ class Gateway:
         self.desk: Desk
         self.fine_tuning: FineTuning
         self.batches: Batches
+        self.adaptations: Adaptations
         self.rollouts: Rollouts
         self._tasks: list[asyncio.Task[None]] = []
         self._called = False  # since the machines' hours were written last
@@ -86,7 +88,8 @@ class Gateway:
         self.desk = Desk(shop.clock, access, recorder, fleet, metrics, settings.call_timeout_s, copies, leasing)
         await self._refresh()
         self.fine_tuning, self.batches = FineTuning(shop, self.desk), Batches(shop, self.desk)
-        jobs = (self.rollouts.work, self.fine_tuning.work, self.batches.work)
+        self.adaptations = Adaptations(shop, self.desk)
+        jobs = (self.rollouts.work, self.fine_tuning.work, self.batches.work, self.adaptations.work)
         tasks = (self._keep_fresh, self._keep_notes, self._keep_place, *jobs)
         self._tasks = [asyncio.create_task(task()) for task in tasks]
         if leasing is not None:

@@ -42,6 +42,11 @@ class Held:
                 self._grants[name] = grant
         return name in self._grants
 
+    @property
+    def names(self) -> list[str]:
+        """What something is held for."""
+        return list(self._grants)
+
     def release(self, name: str) -> None:
         """Give it back: nothing is owed."""
         grant = self._grants.pop(name, None)

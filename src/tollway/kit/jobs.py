@@ -158,6 +158,12 @@ def list_of(
     return [Job(**row._mapping) for row in conn.execute(query)]
 
 
+def ended_of(conn: sa.Connection, job_ids: Sequence[str]) -> list[str]:
+    """Which of these have ended and are settled."""
+    over = (job.c.status.not_in(OPEN), job.c.settled.is_(sa.true()))
+    return [row.id for row in conn.execute(sa.select(job.c.id).where(job.c.id.in_(job_ids), *over))]
+
+
 def change(conn: sa.Connection, job_id: str, **values: Any) -> Job:
     """Note something about a job."""
     conn.execute(job.update().where(job.c.id == job_id).values(values))

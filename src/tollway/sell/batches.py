@@ -32,6 +32,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     output_file_id: str | None = None
     error_file_id: str | None = None
     cancelling_ms: int | None = None
+    price_picos: int | None = None  # of all answers, once it has ended
 
 
 def order_of(job: Job) -> Order:

@@ -1,0 +1,91 @@
+"""Adaptations that the operator asked for in the console: jobs whose work is `flows/adapt.py`, one at a time.
+
+What comes of one answers a share of the calls as a canary; what does not pass the gates is told and put nowhere.
+"""
+
+import asyncio
+import contextlib
+import os
+import sys
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+
+from tollway.flows.adaptation_work import Orders
+from tollway.flows.call import Desk
+from tollway.kit import jobs
+from tollway.kit.crew import Crew
+from tollway.kit.errors import Conflict, TollwayError
+from tollway.kit.ids import new_id
+from tollway.kit.jobs import Job
+from tollway.shop import Shop
+
+KIND: Final = "adaptation"
+SHARE: Final = 10  # percent of the calls that a new version answers first
+_OPEN_MAX: Final = 20
+
+
+class Adaptations:
+    """The adaptations of a running gateway."""
+
+    def __init__(self, shop: Shop, desk: Desk) -> None:
+        self._shop, self._desk = shop, desk
+        self._crew = Crew(KIND, self, shop.clock, desk.recorder.run, alone=not shop.many)
+
+    async def work(self) -> None:
+        """Run the waiting ones until cancelled."""
+        await self._crew.work()
+
+    def busy_us(self, job_id: str) -> int:
+        """A run's cost is its package's."""
+        return 0
+
+    async def run(self, job: Job, stop: asyncio.Event) -> None:
+        """One adaptation, in a process of its own."""
+        orders = Orders(
+            home=str(self._shop.settings.home.absolute()), model=job.asked["model"], share=SHARE, parent=os.getpid()
+        )
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "tollway.flows.adaptation_work", stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        stopping = asyncio.create_task(_kill_when(stop, process))
+        try:
+            said, _ = await process.communicate(msgspec.json.encode(orders) + b"\n")
+        finally:
+            stopping.cancel()
+            if process.returncode is None:
+                process.kill()
+        word: dict[str, Any] = msgspec.json.decode(said) if said.strip() else {"why": "It ended without a word."}
+        if "package" in word:
+            await self._end(job, "succeeded", f"{word['package']} learned {word['taken']} corrections.", word)
+        elif stop.is_set():
+            await self._end(job, "cancelled", "The adaptation was cancelled.", {})
+        else:
+            raise Conflict(str(word["why"]), code=str(word.get("code", "adaptation_failed")))
+
+    async def fail(self, job: Job, error: TollwayError) -> None:
+        """Nothing came of it, and why."""
+        now_ms, told = self._shop.clock.now_ms(), {"code": error.code, "message": str(error)}
+        await self._desk.recorder.run(lambda conn: jobs.end(conn, now_ms, job.id, "failed", str(error), error=told))
+
+    async def _end(self, job: Job, status: str, message: str, made: dict[str, Any]) -> None:
+        now_ms = self._shop.clock.now_ms()
+        await self._desk.recorder.run(lambda conn: jobs.end(conn, now_ms, job.id, status, message, **made))
+
+
+def ask(conn: sa.Connection, now_ms: int, model: str, by: str) -> Job:
+    """Have a model adapted by the gateway's next free moment. Raises Conflict while that is being done already."""
+    for job in jobs.list_of(conn, KIND, open_only=True):
+        if job.asked["model"] == model:
+            raise Conflict(f"The model {model!r} is being adapted already.", code="already_adapting")
+    asked = {"model": model, "by": by}
+    made = Job(id=new_id("adapt", now_ms), kind=KIND, org_id="", asked=asked, created_ms=now_ms)
+    return jobs.create(conn, made, _OPEN_MAX)
+
+
+async def _kill_when(stop: asyncio.Event, process: asyncio.subprocess.Process) -> None:
+    await stop.wait()
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
