@@ -83,6 +83,14 @@ def add_upstream(shop: Shop, name: str, kind: models.Kind, upstream: models.Upst
     return offered
 
 
+def serve(shop: Shop, name: str, serving: models.Serving) -> models.Model:
+    """Serve a model with so many replicas, so much memory and cost. Raises NotFound, BadRequest."""
+    with shop.db.write() as conn:
+        model = models.set_serving(conn, name, serving)
+        revision.touch(conn)
+    return model
+
+
 def retire(shop: Shop, name: str) -> models.Model:
     """Withdraw a model from sale; its packages and its usage stay."""
     with shop.db.write() as conn:

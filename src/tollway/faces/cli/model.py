@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from tollway.faces.cli import model_tune, tables
+from tollway.faces.cli import model_serving, model_tune, tables
 from tollway.faces.cli.desk import Desk, Yes, command, group, nearest
 from tollway.faces.cli.progress import Progress
 from tollway.flows import release
@@ -15,6 +15,7 @@ from tollway.serve import models
 
 app = group("Import, add, list, verify and retire models.")
 model_tune.add_to(app)
+model_serving.add_to(app)
 Name = Annotated[str, typer.Argument(help="The name buyers call.", metavar="NAME")]
 Title = Annotated[str, typer.Option("--title", help="What people see.")]
 
@@ -42,7 +43,12 @@ def import_(
 def add(
     desk: Desk,
     name: Name,
-    upstream: Annotated[str, typer.Option("--upstream", help="Base URL of an OpenAI-compatible server, up to /v1.")],
+    upstream: Annotated[
+        list[str],
+        typer.Option(
+            "--upstream", help="Base URL of an OpenAI-compatible server, up to /v1; several: calls are spread."
+        ),
+    ],
     upstream_model: Annotated[str | None, typer.Option("--upstream-model", help="Its name there.")] = None,
     upstream_key_env: Annotated[
         str, typer.Option("--upstream-key-env", help="Variable that holds the key for it.")
@@ -53,10 +59,11 @@ def add(
     """Offer a model that another server runs (vLLM, another Tollway, a provider), metered and priced by us."""
     if kind not in ("chat", "embedding"):
         raise BadRequest(f"{kind!r} is not a kind of model.", hint="Use --kind chat or --kind embedding.")
-    there = models.Upstream(upstream.rstrip("/"), upstream_model or name, upstream_key_env)
+    first, *more = [url.rstrip("/") for url in upstream]
+    there = models.Upstream(first, upstream_model or name, upstream_key_env, tuple(dict.fromkeys(more)))
     offered = release.add_upstream(desk.shop, name, kind, there, title)  # type: ignore[arg-type]
     desk.settle()
-    desk.answer(offered, lambda: f"{name} is on offer, answered by {there.url} ({there.model}).")
+    desk.answer(offered, lambda: f"{name} is on offer, answered by {' and '.join(there.urls)} ({there.model}).")
     desk.then(f"tollway model show {name}")
 
 
@@ -245,7 +252,7 @@ def _upstream_card(model: models.Model, state: str) -> Any:
         {
             "model": f"{model.name} ({model.kind})",
             "title": model.title,
-            "answered by": there.url if there else None,
+            "answered by": ", ".join(there.urls) if there else None,
             "its name there": there.model if there else None,
             "key from": f"${there.key_env}" if there and there.key_env else "no key",
             "since": tables.moment(model.created_ms),
