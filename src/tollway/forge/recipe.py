@@ -147,6 +147,7 @@ class Train(Part):
     batch_tokens: int | None = Field(None, ge=16, description="tokens a step; rows of like length go together")
     accumulate: int = Field(1, ge=1, description="batches whose gradients are added up for one step")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto measures what is faster here")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: a graphics card where there is one")
     weight_decay: float = Field(0.01, ge=0, description="L2")
     l1: float = Field(0.0, ge=0, description="L1")
     dropout: float | None = Field(None, ge=0, lt=1, description="instead of the architecture's own")

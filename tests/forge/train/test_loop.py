@@ -204,3 +204,13 @@ def test_measuring_leaves_no_trace():
 def test_an_unknown_objective_is_named_with_the_nearest():
     with pytest.raises(BadRequest, match="did you mean 'causal'"):
         get("casual", "language-modeling")
+
+
+def test_a_fresh_run_on_this_machine_chooses_the_same_without_measuring(tmp_path, monkeypatch):
+    first = precision.choose(nets.bag(words=20_000), get("supervised", ""), nets.batches(), Plan.of({}), tmp_path / "a", home=tmp_path)
+    assert first.why
+    monkeypatch.setattr(precision, "_measured", None)  # it would not be callable
+    again = precision.choose(nets.bag(words=20_000), get("supervised", ""), nets.batches(), Plan.of({}), tmp_path / "b", home=tmp_path)
+    assert again == first
+    with pytest.raises(TypeError):
+        precision.choose(nets.bag(words=30_000), get("supervised", ""), nets.batches(), Plan.of({}), tmp_path / "c", home=tmp_path)

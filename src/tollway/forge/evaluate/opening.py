@@ -74,7 +74,7 @@ def untrained(folder: Path, source: Path | None, task: str, home: Path | None) -
         return None
     from tollway.forge import models
 
-    for place in (folder, source):
+    for place in (source, folder):
         if place is not None and described(place).get("parent"):
             return models.TorchPredictor(models.untrained(place, home))
     return None

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from tollway.forge.train import device
 from tollway.kit.errors import Conflict
 
 KEPT = 2
 _PYTHON_STATE, _NUMPY_STATE, _TORCH_STATE = "random/python", "random/numpy", "random/torch"
+_DEVICE_STATE = "random/device"
 
 
 def weights(net: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -75,7 +77,7 @@ class Shelf:
         plain: dict[str, Any] = {}
         for name, optimiser in optimisers.items():
             _take_optimiser(optimiser, f"optimiser/{name}", tensors, plain)
-        _take_random(tensors, plain)
+        _take_random(tensors, plain, _place(net))
         _write_tensors(aside / f"rank-{self.rank}.safetensors", tensors)
         _write(aside / f"rank-{self.rank}.json", json.dumps(plain).encode())
         self.barrier()
@@ -102,9 +104,13 @@ class Shelf:
         restore(net, {name[4:]: tensor for name, tensor in tensors.items() if name.startswith("net/")})
         for name, optimiser in optimisers.items():
             _give_optimiser(optimiser, f"optimiser/{name}", tensors, plain)
-        _give_random(tensors, plain)
+        _give_random(tensors, plain, _place(net))
         course: dict[str, Any] = json.loads((checkpoint / "course.json").read_text(encoding="utf-8"))
         return course
+
+
+def _place(net: torch.nn.Module) -> torch.device:
+    return next((one.device for one in net.parameters()), torch.device("cpu"))
 
 
 def save_weights(file: Path, net: torch.nn.Module) -> None:
@@ -143,7 +149,7 @@ def _give_optimiser(optimiser: torch.optim.Optimizer, prefix: str, tensors: Mapp
 
 def _as_parameter(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """In torch's own aligned memory; wrapped like its parameter when that is sharded."""
-    value = value.clone()
+    value = value.clone().to(parameter.device if value.ndim else "cpu")  # torch keeps counts of steps on the processor
     if hasattr(parameter, "device_mesh") and value.ndim:
         from torch.distributed.tensor import DTensor
 
@@ -151,16 +157,21 @@ def _as_parameter(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def _take_random(tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> None:
+def _take_random(tensors: dict[str, torch.Tensor], plain: dict[str, Any], place: torch.device) -> None:
     tensors[_TORCH_STATE] = torch.get_rng_state()
+    own = device.random_state(place)
+    if own is not None:
+        tensors[_DEVICE_STATE] = own
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     tensors[_NUMPY_STATE] = torch.from_numpy(np.asarray(keys, dtype=np.int64))
     plain[_NUMPY_STATE] = [name, int(position), int(has_gauss), float(gauss)]
     plain[_PYTHON_STATE] = random.getstate()
 
 
-def _give_random(tensors: Mapping[str, torch.Tensor], plain: Mapping[str, Any]) -> None:
+def _give_random(tensors: Mapping[str, torch.Tensor], plain: Mapping[str, Any], place: torch.device) -> None:
     torch.set_rng_state(tensors[_TORCH_STATE].clone())
+    if _DEVICE_STATE in tensors:
+        device.restore_random(place, tensors[_DEVICE_STATE])
     name, position, has_gauss, gauss = plain[_NUMPY_STATE]
     np.random.set_state((name, tensors[_NUMPY_STATE].numpy().astype(np.uint32), position, has_gauss, gauss))
     version, numbers, gauss_next = plain[_PYTHON_STATE]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tollway.forge.train.batches import IGNORED, Batches
+from tollway.forge.train.device import move
 from tollway.forge.train.freezing import train_mode
 from tollway.forge.train.group import Alone, Group
 from tollway.forge.train.learner import Lossy, autocast, turns_of
@@ -35,7 +36,7 @@ def measure(
         with torch.no_grad():
             for at in range(group.rank, math.ceil(len(order) / group.size) * group.size, group.size):
                 indices = order[min(at, len(order) - 1)]  # every process takes part in every round: sharded nets need it
-                batch = {name: each.to(device) for name, each in batches.batch(indices).items()}
+                batch = move(batches.batch(indices), device)
                 outputs.clear()
                 with autocast(precision, device.type):
                     loss, figures = module(batch, turns_of(net)[-1])

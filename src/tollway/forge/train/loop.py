@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from tollway.forge.steps import Stopped
-from tollway.forge.train import attention, checkpoints, judge, objectives, precision
+from tollway.forge.train import attention, checkpoints, device, judge, objectives, precision
 from tollway.forge.train.batches import Batches
 from tollway.forge.train.freezing import train_mode
 from tollway.forge.train.group import Alone, Group
@@ -113,7 +113,9 @@ class Loop:
             set_dropout(net, plan.dropout)
         train_mode(net)
         total = plan.total_steps(lambda number: len(self._steps_of(number)))
-        choice = precision.choose(net, self.objective, batches, plan, self.work, group)
+        choice = precision.choose(net, self.objective, batches, plan, self.work, group, Path(desk.home))
+        if group.number == 0 and plan.precision == "auto" and not precision.is_small(net):
+            desk.note(f"Computes in {choice.precision}{f', attention {choice.attention}' if choice.attention else ''}: {choice.why}.")
         self.course = Course(total=total, precision=choice.precision, attention=choice.attention)
         self.learner = Learner(net, self.objective, plan, total, plan.rate(pretrained=pretrained), choice.precision, group)
         self._metric = plan.metric or ""
@@ -152,7 +154,7 @@ class Loop:
         course, plan = self.course, self.plan
         rows = sum(len(indices) for indices in step)
         mine = step[self.group.rank :: self.group.size]
-        batches = [{name: each.to(self.learner.device) for name, each in self.batches.batch(indices).items()} for indices in mine]
+        batches = [device.move(self.batches.batch(indices), self.learner.device) for indices in mine]
         weights = [len(indices) * self.group.size / rows for indices in mine]
         figures = self.learner.step(batches, course.step, weights)
         course.step += 1

@@ -14,6 +14,7 @@ from tollway.kit.errors import BadRequest
 OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam", "adamw", "adafactor")
 SCHEDULES = ("constant", "linear", "cosine", "one-cycle")
 PRECISIONS = ("auto", "fp32", "bf16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 DISTRIBUTED = ("ddp", "fsdp", "tensor", "ray")
 METHODS = ("full", "lora", "adapter", "prefix", "prompt", "none")  # and "top:N"
 LOWER_IS_BETTER = ("loss", "rmse", "mae", "perplexity")
@@ -45,6 +46,7 @@ class Plan:
     batch_rows: int | None = None
     accumulate: int = 1
     precision: str = "auto"
+    device: str = "auto"
     weight_decay: float = 0.01
     l1: float = 0.0
     dropout: float | None = None
@@ -83,7 +85,7 @@ class Plan:
         found = [
             *_one_of("optimizer", self.optimizer, OPTIMIZERS), *_one_of("schedule", self.schedule, SCHEDULES),
             *_one_of("precision", self.precision, PRECISIONS), *_one_of("distributed", self.distributed, DISTRIBUTED),
-            *_method(self.method),
+            *_one_of("device", self.device, DEVICES), *_method(self.method),
         ]
         if self.metric is not None:
             found += _one_of("early_stopping.metric", self.metric, METRICS)

@@ -1,10 +1,13 @@
 """Which precision and which attention are faster for this net on this machine: asked once, by trying both.
 
-For the loop. `precision = "auto"` takes bf16 only where it is clearly faster; the answer is written to the run's work
-folder, so that a resumed run computes exactly as before.
+For the loop. `precision = "auto"` takes bf16 only where it is clearly faster (1.15 times); the answer is written to the
+run's work folder, so that a resumed run computes exactly as before, and in `runs/choices/` of the home by what was measured
+(the net's shapes, the machine, the libraries), so that the same recipe in a fresh run makes the same model.
 """
 
+import hashlib
 import json
+import platform
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tollway.forge.train import attention
+from tollway.forge.train import attention, device
 from tollway.forge.train.batches import Batches
 from tollway.forge.train.group import Alone, Group
 from tollway.forge.train.learner import autocast, turns_of
@@ -33,17 +36,29 @@ class Choice:
 
     precision: str
     attention: str = ""
+    why: str = ""
 
 
 def choose(
-    net: nn.Module, objective: Objective, batches: Batches, plan: Plan, work: Path, group: Group | None = None
-) -> Choice:
-    """The choice of this run: the one it made before, else measured now (by the first process)."""
+    net: nn.Module, objective: Objective, batches: Batches, plan: Plan, work: Path, group: Group | None = None,
+    home: Path | None = None,
+) -> Choice:  # fmt: skip
+    """The choice of this run: the one it made before, else the one of this machine for such a net, else measured now (by
+    the first process)."""
     file, group = work / "choice.json", group or Alone()
     if not file.is_file() and group.number == 0:
         work.mkdir(parents=True, exist_ok=True)
         alone = getattr(group, "parts", 1) == 1  # a model in parts cannot be tried by one process
-        choice = _measured(net, objective, batches, plan) if alone else Choice(plan.precision.replace("auto", "fp32"))
+        known = home / "runs" / "choices" / f"{_key(net, plan)}.json" if home is not None else None
+        if not alone:
+            choice = Choice(plan.precision.replace("auto", "fp32"), why="a model in parts is not measured")
+        elif known is not None and known.is_file():
+            choice = Choice(**json.loads(known.read_text(encoding="utf-8")))
+        else:
+            choice = _measured(net, objective, batches, plan)
+            if known is not None and not is_small(net):
+                known.parent.mkdir(parents=True, exist_ok=True)
+                write_json(known, asdict(choice))
         write_json(file, asdict(choice))
     group.barrier()
     choice = Choice(**json.loads(file.read_text(encoding="utf-8")))
@@ -51,10 +66,20 @@ def choose(
     return choice
 
 
+def _key(net: nn.Module, plan: Plan) -> str:
+    """What a measurement depends on: the shapes, what learns, the device, the processor, the library."""
+    shapes = [(name, tuple(one.shape), one.requires_grad) for name, one in net.named_parameters()]
+    place = next(net.parameters()).device.type
+    said = [shapes, plan.precision, plan.threads, place, platform.processor(), has_bf16(), torch.__version__]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
 def has_bf16() -> bool:
     """Does the processor multiply bf16 itself (AMX, AVX512-BF16, or an accelerator)?"""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
+    if torch.backends.mps.is_available():
+        return True
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
 
 
@@ -67,17 +92,17 @@ def _measured(net: nn.Module, objective: Objective, batches: Batches, plan: Plan
     kinds = attention.kinds(net) or [""]
     precisions = [plan.precision] if plan.precision != "auto" else ["bf16", "fp32"] if has_bf16() else ["fp32"]
     if is_small(net) or (len(kinds) < 2 and len(precisions) < 2):
-        return Choice(precisions[-1], kinds[0])
-    batch = {name: each.to(next(net.parameters()).device) for name, each in batches.first(_ROWS).items()}
+        return Choice(precisions[-1], kinds[0], "nothing to choose from")
+    batch = device.move(batches.first(_ROWS), next(net.parameters()).device)
     kind, best = kinds[0], _seconds(net, objective, batch, precisions[0], kinds[0])
     for each in kinds[1:]:
         seconds = _seconds(net, objective, batch, precisions[0], each, best)
         if seconds * _GAIN < best:
             kind, best = each, seconds
     if len(precisions) < 2:
-        return Choice(precisions[0], kind)
+        return Choice(precisions[0], kind, "the only precision here")
     plain = _seconds(net, objective, batch, "fp32", kind, best * _GAIN)
-    return Choice("bf16" if best * _GAIN < plain else "fp32", kind)
+    return Choice("bf16" if best * _GAIN < plain else "fp32", kind, f"bf16 was measured at {plain / best:.2f}x fp32's speed")
 
 
 def _seconds(
@@ -88,16 +113,17 @@ def _seconds(
     attention.use(net, kind)
     random_state = torch.get_rng_state()
     buffers = {name: each.clone() for name, each in net.named_buffers()}
-    best = float("inf")
+    best, place = float("inf"), next(net.parameters()).device
     # on a CPU its own seconds: what others do meanwhile must not choose for us
-    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    clock = time.process_time if place.type == "cpu" else time.perf_counter
     try:
         for _ in range(_ROUNDS + 1):  # the first one warms up
             began = clock()
             for turn in turns_of(net):
-                with autocast(precision, next(net.parameters()).device.type):
+                with autocast(precision, place.type):
                     loss, _figures = objective.loss(net, batch, turn)
                 torch.autograd.backward(loss)
+            device.wait(place)
             seconds = clock() - began
             if not bool(torch.isfinite(loss)):
                 return float("inf")

@@ -54,7 +54,7 @@ def _where(plan: Plan) -> dict[str, Any]:
         return {"address": address, "runtime_env": runtime}
     cores = max(plan.processes, os.cpu_count() or 1)
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-    return {"num_cpus": cores, "runtime_env": runtime, **quiet}
+    return {"address": "local", "num_cpus": cores, "runtime_env": runtime, **quiet}  # not whichever is running here
 
 
 def _while_running(trainer: Any, events: Path, desk: Any) -> None:

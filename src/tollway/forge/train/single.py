@@ -9,17 +9,16 @@ from tollway.forge.train.plan import Plan
 
 def train_one(case: Any, plan: Plan, desk: Any, *, net_seed: int | None = None, group: Any = None) -> tuple[Any, dict[str, Any]]:
     """One net of the case, trained; with the frozen layers' outputs kept on disk where that pays."""
-    import torch
-
-    from tollway.forge.train import freezing, loop, precision
+    from tollway.forge.train import device
 
     net = case.net(plan, plan.seed if net_seed is None else net_seed)
     if hasattr(group, "parts"):
         from tollway.forge.train import tensor_parallel
 
         net = tensor_parallel.cut(net, plan, group, Path(desk.work))
-    elif torch.cuda.is_available():
-        net.to("cuda")
+        place = next(net.parameters()).device
+    else:
+        place = device.choose(plan.device)
     counts = {
         "parameters": sum(each.numel() for each in net.parameters()),
         "trained_parameters": sum(each.numel() for each in net.parameters() if each.requires_grad),
@@ -28,26 +27,13 @@ def train_one(case: Any, plan: Plan, desk: Any, *, net_seed: int | None = None, 
     if plan.method == "none":
         desk.note("method = 'none': the model is kept as it is.")
         return net.eval(), {**counts, "steps": 0, "tokens": 0, "seconds": 0.0}
-    batches = case.material.batches(plan)
-    held_out = case.validation.batches(plan, measuring=True) if case.validation is not None else None
-    begin = getattr(case.objective, "begin", None)
-    if begin is not None:  # what an objective must know of the net before it learns
-        begin(net, [batches, held_out])
-    run = {"validation": held_out, "group": group, "pretrained": case.pretrained}
-    if group is None and freezing.can_recall(net):
-        choice = precision.choose(net, case.objective, batches, plan, Path(desk.work))
-        try:
-            with freezing.recalled(net, case.objective, [batches, held_out], Path(desk.work), choice.precision) as objective:
-                desk.note("The frozen layers' outputs are computed once and kept while training.")
-                result = loop.run(net, batches, plan, desk, objective=objective, **run)
-        except freezing.NoRoom as error:
-            desk.warn(str(error))
-            result = loop.run(net, batches, plan, desk, objective=case.objective, **run)
-    else:
-        result = loop.run(net, batches, plan, desk, objective=case.objective, **run)
+    if place.type != "cpu":
+        desk.note(f"Trained on {place}.")
+    with device.on(net, place):
+        result = _learn(case, net, plan, desk, group)
     figures = result.to_json()
     history = figures.pop("history")
-    figures |= {**counts, "validation": history[-1] if history else {}, "history": history}
+    figures |= {**counts, "validation": history[-1] if history else {}, "history": history, "device": place.type}
     figures["rows_per_s"] = round(result.rows / max(result.seconds, 1e-9), 2)
     figures["tokens_per_s"] = round(result.tokens / max(result.seconds, 1e-9), 2)
     figures["learning_rate"], figures["method"] = plan.rate(pretrained=case.pretrained), plan.method
@@ -56,6 +42,27 @@ def train_one(case: Any, plan: Plan, desk: Any, *, net_seed: int | None = None, 
     if end is not None and whole:  # what an objective has to show of the trained net
         figures |= end(net, desk)
     return net.eval(), figures
+
+
+def _learn(case: Any, net: Any, plan: Plan, desk: Any, group: Any) -> Any:
+    """The loop over the case's rows; with what the frozen layers give kept, where that pays."""
+    from tollway.forge.train import freezing, loop, precision
+
+    batches = case.material.batches(plan)
+    held_out = case.validation.batches(plan, measuring=True) if case.validation is not None else None
+    begin = getattr(case.objective, "begin", None)
+    if begin is not None:  # what an objective must know of the net before it learns
+        begin(net, [batches, held_out])
+    run = {"validation": held_out, "group": group, "pretrained": case.pretrained}
+    if group is None and freezing.can_recall(net):
+        choice = precision.choose(net, case.objective, batches, plan, Path(desk.work), home=Path(desk.home))
+        try:
+            with freezing.recalled(net, case.objective, [batches, held_out], Path(desk.work), choice.precision) as objective:
+                desk.note("The frozen layers' outputs are computed once and kept while training.")
+                return loop.run(net, batches, plan, desk, objective=objective, **run)
+        except freezing.NoRoom as error:
+            desk.warn(str(error))
+    return loop.run(net, batches, plan, desk, objective=case.objective, **run)
 
 
 def sub_desk(desk: Any, name: str, *, out: Path | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""The group of several processes (`torch.distributed`, gloo on CPUs): DDP and FSDP.
+"""The group of several processes (`torch.distributed`; gloo on processors, nccl between graphics cards): DDP and FSDP.
 
 For the workers of distributed training.
 """
@@ -49,13 +49,17 @@ class Together:
     def agree(self, value: bool) -> bool:
         import torch
 
-        said = torch.tensor([int(value)])
+        said = torch.tensor([int(value)], device=self._where())
         self.dist.broadcast(said, 0)
         return bool(said.item())
+
+    def _where(self) -> str:
+        """nccl speaks between graphics cards only."""
+        return "cuda" if self.dist.get_backend() == "nccl" else "cpu"
 
     def total(self, values: list[float]) -> list[float]:
         import torch
 
-        sums = torch.tensor(values, dtype=torch.float64)
+        sums = torch.tensor(values, dtype=torch.float64, device=self._where())
         self.dist.all_reduce(sums)
         return [float(each) for each in sums]

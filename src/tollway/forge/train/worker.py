@@ -20,8 +20,9 @@ def main(job: Path) -> int:
     out = _own_stdout()
     rank = int(os.environ.get("RANK", "0"))
     try:
-        dist.init_process_group("nccl" if _on_accelerator() else "gloo")
-        figures = work(json.loads(job.read_text(encoding="utf-8")), lambda event: _say(out, event))
+        orders = json.loads(job.read_text(encoding="utf-8"))
+        dist.init_process_group(_backend(orders["plan"]))
+        figures = work(orders, lambda event: _say(out, event))
         if rank == 0:
             _say(out, {"kind": "result", "value": figures})
         dist.barrier()
@@ -66,10 +67,11 @@ def work(job: dict[str, Any], emit: Any) -> dict[str, Any]:
     return {**figures, "processes": plan.processes, "distributed": plan.distributed}
 
 
-def _on_accelerator() -> bool:
-    import torch
+def _backend(plan: dict[str, Any]) -> str:
+    from tollway.forge.train import device
 
-    return torch.cuda.is_available()
+    cut = plan["distributed"] == "tensor"  # those are cut on the processor
+    return "gloo" if cut else device.backend(device.choose(plan["device"]))
 
 
 def _own_stdout() -> TextIO:
