@@ -99,10 +99,8 @@ def start(
     if back:
         _back(desk, name)
         return
-    prices = [(_meter(meter), amount(text)) for meter, text in pairs(price or [], "--price")]
-    wanted = release.plan_to_sell_on(desk.shop, plan) if prices or plan else None
     if canary is not None or shadow is not None:
-        if blue_green or wanted:
+        if blue_green or price or plan:
             raise BadRequest("--canary and --shadow go with neither --blue-green nor --price.")
         policy = Policy(
             automatic=not by_hand, promote_after_s=_seconds(promote_after), min_calls=min_calls,
@@ -114,7 +112,7 @@ def start(
         )  # fmt: skip
         _beside(desk, name, version, canary, shadow, policy, watch)
         return
-    _outright(desk, name, version, _seconds(grace) if blue_green else 0, wanted, prices, move)
+    _outright(desk, name, version, _seconds(grace) if blue_green else 0, plan, price or [], move)
 
 
 @command(app)
@@ -184,15 +182,11 @@ def _beside(
 
 
 def _outright(
-    desk: Desk,
-    name: str,
-    version: str | None,
-    grace_s: int,
-    wanted: str | None,
-    prices: list[tuple[str, int]],
-    move: bool,
+    desk: Desk, name: str, version: str | None, grace_s: int, plan: str | None, price: list[str], move: bool
 ) -> None:
     """A version for all calls."""
+    prices = [(_meter(meter), amount(text)) for meter, text in pairs(price, "--price")]
+    wanted = release.plan_to_sell_on(desk.shop, plan) if prices or plan else None
     try:
         offered = release.deploy(desk.shop, name, version, grace_s=grace_s)
     except NotFound as error:

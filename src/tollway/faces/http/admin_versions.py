@@ -1,6 +1,7 @@
 """`/admin/models/{name}/…`: versions in service, from programs: start a canary or a shadow, promote, go back, end."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 from fastapi import Path
@@ -9,9 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tollway.flows import release, versions
 from tollway.flows.rollout import policy_of
-
-if TYPE_CHECKING:
-    from tollway.faces.http.admin import Counter
+from tollway.shop import Shop
 
 Name = Annotated[str, Path(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9_.:\-]+$")]
 
@@ -28,7 +27,16 @@ class NewDeployment(BaseModel):
     grace_s: Annotated[int, Field(ge=0, le=10**7)] = 0
 
 
-def mount(counter: "Counter") -> None:
+class Counter(Protocol):
+    """Where routes are added (faces.http.admin.Counter)."""
+
+    shop: Shop
+
+    def route(self, method: str, path: str, summary: str) -> Callable[[Any], Any]:
+        """Serve a function by this route, to operators only."""
+
+
+def mount(counter: Counter) -> None:
     """Add the routes."""
     shop, route = counter.shop, counter.route
 
