@@ -81,7 +81,7 @@ class Offered:
         canary, shadow = self.wanted.get("canary"), self.wanted.get("shadow")
         self.canary = canary if canary is not self.stable else None
         self.shadow = shadow if shadow is not self.stable else None
-        self.share = self.shares.get("canary", 0) if self.canary is not None and self.canary.ready else 0
+        self.share = self.shares.get("canary", 0) if self.canary is not None and self.canary.available else 0
         self.shadow_share = self.shares.get("shadow", 0) if self.shadow is not None and self.shadow.ready else 0
         kept = {id(one) for one in (self.stable, *self.wanted.values())}
         gone = [one for one in self.live if id(one) not in kept]
