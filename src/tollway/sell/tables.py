@@ -285,3 +285,23 @@ feedback = sa.Table(
     sa.Index("ix_feedback_model_created", "model", "created_ms"),
     sa.Index("ix_feedback_org_event", "org_id", "event_id"),
 )
+
+# A model that was exported to a device. Its usage log is chained; `head_*` is the last entry that is in the books.
+edge_device = sa.Table(
+    "edge_device",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("org_id", Id, sa.ForeignKey("organization.id"), nullable=False, index=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("model", sa.String(120), nullable=False),
+    sa.Column("model_version", sa.String(60), nullable=False),
+    sa.Column("digest", sa.String(80), nullable=False),
+    sa.Column("input", sa.String(10), nullable=False),  # text | image | row
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("revoked_ms", sa.BigInteger),
+    sa.Column("head_n", sa.BigInteger, nullable=False),
+    sa.Column("head_seal", sa.String(64), nullable=False),
+    sa.Column("last_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("synced_ms", sa.BigInteger),
+    sa.Column("claimed_ms", sa.BigInteger),  # somebody is taking its log over since then
+)

@@ -1,0 +1,95 @@
+"""The command of a device: `python edge.py classify "a text"`, embed, serve, status, sync, verify."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tollway.edge.device import Device
+from tollway.edge.sync import sync
+from tollway.kit.errors import BadRequest, TollwayError
+
+
+def main(folder: Path, words: Sequence[str] | None = None) -> int:
+    """Run one command; its answer is JSON on standard output, its error one sentence on standard error."""
+    asked = _parser().parse_args(words)
+    try:
+        device = Device(folder, Path(asked.state) if asked.state else None, asked.threads)
+        told = _done(device, asked)
+    except TollwayError as error:
+        sys.stderr.write(f"Error: {error.message}\n" + (f"Do this: {error.hint}\n" if error.hint else ""))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    sys.stdout.write(json.dumps(told, ensure_ascii=False, indent=2) + "\n")
+    return 0
+
+
+def _done(device: Device, asked: argparse.Namespace) -> dict[str, Any]:
+    if asked.command == "classify":
+        return device.classify([_input(one) for one in asked.input], asked.top_k)
+    if asked.command == "embed":
+        return device.embed(list(asked.input))
+    if asked.command == "serve":
+        return _serve(device, asked)
+    if asked.command == "sync":
+        key = os.environ.get("TOLLWAY_KEY", "")
+        if not key:
+            raise BadRequest("No key was given.", hint="Set TOLLWAY_KEY to a key of the organization of this device.")
+        return dict(sync(device, key, asked.url or ""))
+    if asked.command == "verify":
+        device.verify()
+    counted = device.log.verify()
+    about = {name: device.about[name] for name in ("device", "model", "version", "format", "organization", "url")}
+    return about | {"entries": counted, "synced": device.log.synced()}
+
+
+def _input(given: str) -> Any:
+    """A text; `@file` for a picture; an object with the model's fields as JSON."""
+    if given.startswith("@"):
+        import base64
+
+        path = Path(given[1:])
+        if not path.is_file():
+            raise BadRequest(f"There is no file {path}.")
+        kind = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif", ".bmp": "bmp"}.get(path.suffix, "png")
+        return f"data:image/{kind};base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+    if given.startswith("{"):
+        try:
+            return json.loads(given)
+        except ValueError as error:
+            raise BadRequest(f"This is not valid JSON: {error}.") from None
+    return given
+
+
+def _serve(device: Device, asked: argparse.Namespace) -> dict[str, Any]:
+    from tollway.edge.server import serve
+
+    device.verify()
+    with serve(device, asked.host, asked.port) as server:
+        sys.stderr.write(f"{device.model} answers on http://{asked.host}:{server.server_address[1]}/v1\n")
+        sys.stderr.flush()
+        server.serve_forever()
+    return {}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="edge.py", description="A model of a shop, on this device.")
+    parser.add_argument("--state", default="", help="where the usage log is kept; else the folder's own state/")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the engine")
+    commands = parser.add_subparsers(dest="command", required=True)
+    classify = commands.add_parser("classify", help="classes or numbers for texts, @pictures or rows as JSON")
+    classify.add_argument("input", nargs="+")
+    classify.add_argument("--top-k", type=int, default=None)
+    commands.add_parser("embed", help="vectors for texts").add_argument("input", nargs="+")
+    serve = commands.add_parser("serve", help="the same over HTTP")
+    serve.add_argument("--host", default="127.0.0.1")
+    serve.add_argument("--port", type=int, default=8090)
+    commands.add_parser("status", help="what was counted, what was sent")
+    commands.add_parser("verify", help="whether files and log are what they were")
+    send = commands.add_parser("sync", help="send the usage log (TOLLWAY_KEY holds the key)")
+    send.add_argument("--url", default="", help="another address of the shop")
+    return parser

@@ -1,0 +1,81 @@
+"""A device: the model in its folder, and what it was told when it was exported (`device.json`)."""
+
+import hashlib
+import json
+import threading
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+from tollway import inference
+from tollway.edge.log import UsageLog
+from tollway.inference import answers
+from tollway.kit.errors import BadRequest, Conflict
+
+FILE_NAME: Final = "device.json"
+MODEL: Final = "model"
+STATE: Final = "state"
+
+
+class Device:
+    """The model of a folder, ready to answer. Every answer is counted first."""
+
+    def __init__(self, folder: Path, state: Path | None = None, threads: int = 1) -> None:
+        self.folder = folder
+        try:
+            self.about: dict[str, Any] = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BadRequest(f"{FILE_NAME} cannot be read ({error}).", hint="Export the model anew.") from error
+        self.log = UsageLog(state or folder / STATE, self.about["key"], self.about["device"], self.about["digest"])
+        self._threads = threads
+        self._loading = threading.Lock()
+        self._predictor: inference.Predictor | None = None
+
+    @property
+    def model(self) -> str:
+        """What it is called in the shop."""
+        return str(self.about["model"])
+
+    def verify(self) -> None:
+        """Raise Conflict unless the model's files are those of the signed package, and the log is whole."""
+        manifest = tomllib.loads((self.folder / MODEL / "manifest.toml").read_text(encoding="utf-8"))
+        for file in manifest["files"]:
+            path = self.folder / MODEL / file["path"]
+            if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != file["sha256"]:
+                raise Conflict(f"{file['path']} is not the file that was signed.", code="package_damaged")
+        if manifest["digest"] != self.about["digest"]:
+            raise Conflict("The manifest is not the one of this device.", code="package_damaged")
+        self.log.verify()
+
+    def classify(self, given: Any, top_k: int | None = None) -> dict[str, Any]:
+        """Classes, numbers, spans or items for inputs, as the shop answers `/v1/classify`. Raises BadRequest."""
+        found, usage = self._answered(given, "classification")
+        data = [answers.classified(index, one, top_k) for index, one in enumerate(found)]
+        return {"object": "list", "data": data, "model": self.model, "usage": usage}
+
+    def embed(self, given: Any, form: str = "float") -> dict[str, Any]:
+        """Vectors for texts, as the shop answers `/v1/embeddings`. Raises BadRequest."""
+        found, usage = self._answered(given, "embedding")
+        data = [answers.embedded(index, one, form) for index, one in enumerate(found)]
+        return {"object": "list", "data": data, "model": self.model, "usage": usage}
+
+    def _answered(self, given: Any, operation: str) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        if (self.about["kind"] == "embedding") != (operation == "embedding"):
+            door = "embed" if self.about["kind"] == "embedding" else "classify"
+            raise BadRequest(f"This model does not do that; use {door}.", code="unsupported_operation", param="model")
+        predictor = self._loaded()
+        features, kind = predictor.features, self.about["input"]
+        rows = answers.rows_of(given, features, kind)
+        features.check(rows)
+        encoded = features.encode(rows)
+        found = predictor.predict(rows)
+        usage = answers.usage_of(features, encoded, kind)
+        meter = next((name for name in ("images", "rows") if name in usage), "input_tokens")
+        self.log.count(operation, meter, usage[meter] if meter in usage else usage["prompt_tokens"])
+        return found, usage
+
+    def _loaded(self) -> inference.Predictor:
+        with self._loading:
+            if self._predictor is None:
+                self._predictor = inference.load(self.folder / MODEL, self.about["format"], self._threads)
+            return self._predictor
