@@ -162,7 +162,7 @@ def _attention(visit: Visit, conn: Any) -> list[dict[str, str]]:
             }
         )
     for replica in visit.desk.live().get("replicas", ()):
-        if replica.get("state") == "dead":
+        if replica.get("state") in ("dead", "failed"):
             text = t("attention.replica", model=replica.get("model", ""))
             found.append({"text": text, "href": visit.url("/models"), "tone": "bad"})
     return found

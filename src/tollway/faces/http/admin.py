@@ -268,13 +268,7 @@ def _money(counter: Counter) -> None:
 
 def _model(model: models.Model, served: Any) -> dict[str, Any]:
     shown: dict[str, Any] = msgspec.to_builtins(model)
-    replica = served.replica if served else None
-    shown["replica"] = replica and {
-        "state": replica.state,
-        "restarts": replica.restarts,
-        "rss_bytes": replica.rss_bytes,
-        "running": served.running,
-    }
+    shown["replicas"] = [msgspec.to_builtins(view) for view in served.views()] if served else []
     return shown
 
 

@@ -16,6 +16,7 @@ from tollway.flows.gateway import Gateway
 from tollway.kit.errors import TollwayError
 from tollway.sell.access import Caller
 from tollway.sell.api_keys import ApiKey
+from tollway.serve.replicas import ReplicaView
 from tollway.serve.requests import ChatRequest
 
 _chat = msgspec.json.Decoder(ChatRequest)
@@ -54,18 +55,22 @@ class LiveShop:
             "refused": recent["client_errors"],
             "replicas": [
                 {
-                    "model": served.name,
-                    "version": served.model.version,
-                    "state": str(served.replica.state),
-                    "busy": served.running,
-                    "slots": served.caps.slots,
-                    "pid": served.replica.pid,
-                    "restarts": served.replica.restarts,
-                    "rss_bytes": served.replica.rss_bytes,
+                    "model": view.model,
+                    "version": view.version,
+                    "state": view.state,
+                    "busy": view.running,
+                    "slots": view.slots,
+                    "pid": view.pid,
+                    "restarts": view.restarts,
+                    "rss_bytes": view.rss_bytes,
                 }
-                for served in fleet
+                for view in desk.fleet.snapshot()
             ],
         }
+
+    def fleet(self) -> list[ReplicaView]:
+        """Every replica as it is now."""
+        return self._gateway.desk.fleet.snapshot()
 
     def describe_model(self, name: str, version: str) -> Any:
         """The manifest of a package; None for what has none."""
