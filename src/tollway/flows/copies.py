@@ -3,9 +3,9 @@
     copies.adopt({"reviews": [Target("2", 5)]})    five of a hundred calls to `reviews` go to its version 2 as well
     copies.after(call, raw)                        once the caller has the answer
 
-A copy never delays a caller: it starts when the answer is out, waits until nobody waits in the stable version's line, and
-is dropped (and counted as dropped) when that takes too long or when one is under way already. It is billed to nobody;
-its engine time has its own line in the books. Nothing of prompt or answer is kept.
+A copy stands behind every caller: it starts when the answer is out, at a moment when the stable version is idle if one
+comes soon, never while anybody waits in line, one at a time; else it is dropped, and counted as dropped. It is billed to
+nobody; its engine time has its own line in the books. Nothing of prompt or answer is kept.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ from tollway.serve.wire import WireError
 
 _log = log.get("flows.copies")
 _AFTER_S: Final = 0.02  # the last byte goes out first
-_PATIENCE_S: Final = 2.0  # for a moment without a queue
-_LOOK_EVERY_S: Final = 0.05
+_PATIENCE_S: Final = 2.0  # for a moment when the stable version is idle
+_LOOK_EVERY_S: Final = 0.02
 _AT_ONCE: Final = 1  # per version
 _TEXT_MOST: Final = 200_000
 
@@ -153,13 +153,13 @@ class Copies:
 
 
 async def _quiet(stable: Served, served: Served) -> bool:
-    """Whether, soon, nobody waits for the stable version nor for this one."""
+    """Wait for a moment when nobody is served. Where none comes, whether at least nobody waits."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_PATIENCE_S):
-            while stable.line.waiting or served.line.waiting:  # noqa: ASYNC110 - rare, and short enough to look
+            while stable.running or stable.line.waiting or served.line.waiting:  # noqa: ASYNC110 - short enough to look
                 await asyncio.sleep(_LOOK_EVERY_S)
             return True
-    return False
+    return not stable.line.waiting and not served.line.waiting
 
 
 def _whole(request: Request) -> Request:

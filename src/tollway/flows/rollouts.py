@@ -119,7 +119,7 @@ class Rollouts:
             await self._decide(watched, Verdict("roll back", trouble, figures.verdict.findings))
             return
         if record.ready_ms is None:
-            if served is not None and served.ready:
+            if served is not None and served.available:
                 self._measure(watched, served)
                 await self._recorder.run(lambda conn: deployments.note_ready(conn, now_ms, record.id))
                 watched.record = msgspec.structs.replace(record, ready_ms=now_ms)
@@ -235,7 +235,7 @@ class Rollouts:
         offered = self._fleet.offered(stable.model)
         served = self._served(stable)
         now_ms = self._clock.now_ms()
-        if served is not None and served.ready and offered is not None and offered.stable is served:
+        if served is not None and served.available and offered is not None and offered.stable is served:
             await self._recorder.run(lambda conn: deployments.note_ready(conn, now_ms, stable.id))
             self._stable[stable.model] = msgspec.structs.replace(stable, ready_ms=now_ms)
             return
