@@ -117,7 +117,7 @@ def overload(ours: Ours, limit: Limit, pace: Pace) -> list[Figure]:
     shares, slower, refusing, health = [], [], [], []
     for times in (2, 5):
         with Health(ours.target.port) as looks:
-            seen = loads.run(target, [caller(times * peak)], seconds, 2.0, seed=times)[0]
+            seen = loads.run(target, [caller(times * peak)], seconds, 3.0, seed=times)[0]
         again = _recovery(ours)
         again_peak = loads.closed(target, limit.texts, BUSY, pace.seconds).rate
         best = max(calm.rate, (peak + again_peak) / 2)

@@ -14,6 +14,7 @@ import math
 import time
 import zlib
 from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
@@ -25,6 +26,9 @@ from tollway.serve.wire import Pool
 
 TIERS = ("priority", "standard", "batch")
 _IN_TIME = 0.65  # a call must be expected to end within this part of the time it has: what is expected can be wrong
+_STANDING = 0.3  # the same once calls have needed more than this part for a while: a queue that stands serves nobody
+_STANDING_S = 2.0
+_SHORT = 0.08  # a queue that takes less than this part of the time has ended
 _LOWER_TIER_EVERY = 8  # seats: a flood of priority calls leaves the standard ones this share
 _GONE_MAX = 4096
 _WAIT_LEAST_S = 0.05
@@ -80,12 +84,13 @@ class _Waiting(msgspec.Struct, eq=False):
 class _Member:
     """One organization in one tier: what was done for it, by its weight, and the tokens of its calls that run and wait."""
 
-    __slots__ = ("calls", "org_id", "queued", "running", "served", "tier", "weight")
+    __slots__ = ("calls", "long_since", "org_id", "queued", "running", "served", "tier", "weight")
 
     def __init__(self, org_id: str, tier: int) -> None:
         self.org_id, self.tier, self.served, self.weight = org_id, tier, 0.0, 1.0
         self.calls: deque[_Waiting] = deque()
         self.running = self.queued = 0
+        self.long_since = math.inf  # when its calls began to need a good part of the time they have
 
     def level(self, share: float) -> float:
         """How well it was served, with what runs for it."""
@@ -95,7 +100,9 @@ class _Member:
 class Line:
     """Seats of one model and the calls waiting for them."""
 
-    def __init__(self, model: str, queue_max: int, queue_timeout_s: float) -> None:
+    def __init__(
+        self, model: str, queue_max: int, queue_timeout_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.model = model
         self.seats: list[Seat] = []
         self.forecast = Forecast()
@@ -103,6 +110,7 @@ class Line:
         self.refused: dict[str, int] = {}  # by reason
         self._queue_max = queue_max
         self._timeout_s = queue_timeout_s
+        self._now = clock
         self._members: tuple[dict[str, _Member], ...] = tuple({} for _ in TIERS)
         self._waiting: tuple[dict[str, _Member], ...] = tuple({} for _ in TIERS)  # those with calls that wait
         self._gone: dict[tuple[int, str], float] = {}  # levels of those who are not here, as long as they say something
@@ -117,14 +125,26 @@ class Line:
         rate = self.forecast.rate
         if rate <= 0:
             return
-        left_s = min((turn.deadline - _now()) * _IN_TIME, self._timeout_s)
+        now = self._now()
+        left_s = turn.deadline - now
         member = self._members[turn.tier].get(turn.org_id)
         own = tokens + (member.running + member.queued if member else 0)
         needed_s = own * self.forecast.share / rate
-        if needed_s <= left_s:
+        if needed_s <= left_s * _IN_TIME:
             needed_s += self._others(own, turn) * self.forecast.share / rate
-        if needed_s > left_s:
-            raise self._refusal("late", "cannot answer this call in the time that it has", needed_s - left_s)
+        bound_s = min(left_s * self._part(member, needed_s / left_s if left_s > 0 else 1.0, now), self._timeout_s)
+        if needed_s > bound_s:
+            raise self._refusal("late", "cannot answer this call in the time that it has", needed_s - bound_s)
+
+    def _part(self, member: _Member | None, needed: float, now: float) -> float:
+        """Which part of its time a call may need. A burst may use most of it; a queue that stands adds nothing but waiting."""
+        if member is None:
+            return _IN_TIME
+        if needed < _SHORT:
+            member.long_since = math.inf
+        elif needed > _STANDING:
+            member.long_since = min(member.long_since, now)
+        return _STANDING if now - member.long_since > _STANDING_S else _IN_TIME
 
     def take_at_once(self, tokens: int, avoid: Seat | None = None, turn: Turn = ANYBODY) -> Seat | None:
         """A seat for a call of at most `tokens`, if one is free and nobody waits for it; give it back with `leave`.
@@ -156,7 +176,7 @@ class Line:
             return seat
         if self.waiting >= self._queue_max:
             self._make_room(turn)
-        now = _now()
+        now = self._now()
         place = _Waiting(tokens, now, turn.deadline, asyncio.get_running_loop().create_future())
         member = self._member(turn)
         member.calls.append(place)
@@ -184,7 +204,7 @@ class Line:
         seat.running -= 1
         seat.tokens -= tokens
         done = tokens * self.forecast.share if cost is None else cost
-        self.forecast.look(_now(), done, pressed=pressed)
+        self.forecast.look(self._now(), done, pressed=pressed)
         if cost:
             self.forecast.learn(tokens, cost)
         member = self._members[turn.tier].get(turn.org_id)
@@ -198,7 +218,7 @@ class Line:
 
     def seat_next(self) -> None:
         """Hand free seats to those waiting. Called when anything became free."""
-        now = _now()
+        now = self._now()
         while self.waiting and any(seat.ready and seat.running < seat.slots for seat in self.seats):
             tiers = (0, 1, 2)
             if self._higher >= _LOWER_TIER_EVERY:
@@ -333,6 +353,3 @@ def _first(member: _Member, now: float) -> _Waiting | None:
         if not place.seat.done() and place.deadline > now:
             return place
     return None
-
-
-_now = time.monotonic
