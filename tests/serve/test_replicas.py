@@ -32,7 +32,7 @@ async def test_a_replica_killed_under_load_costs_no_call_and_is_back(tmp_path: P
 
 
 async def test_more_and_fewer_replicas_under_load(tmp_path: Path) -> None:
-    async with rows_fleet(tmp_path) as town:
+    async with rows_fleet(tmp_path, replicas_max=3) as town:
         town.fleet.offer([town.model()])
         await town.until(lambda: town.fleet.ready)
         stop = asyncio.Event()

@@ -76,7 +76,7 @@ class Offered:
     def settle(self) -> list[Served]:
         """Give the roles to those that can fill them. Returns those that have none any more."""
         wanted = self.wanted.get("stable")
-        if wanted is not None and (wanted.ready or not hasattr(self, "stable") or self.stable not in self.live):
+        if wanted is not None and (wanted.complete or not hasattr(self, "stable") or self.stable not in self.live):
             self.stable = wanted
         canary, shadow = self.wanted.get("canary"), self.wanted.get("shadow")
         self.canary = canary if canary is not self.stable else None
@@ -299,9 +299,10 @@ class Fleet:
             return
         offered = self._offered.get(served.name)
         if offered is not None and served in offered.live:
-            _, most = self._keeper.limits(served)
+            _, most = self._keeper.limits(served.model)
             served.price_micros = self.machine_micros // most
-            self._keeper.begin(served, alone=len(offered.live) == 1)
+            stable = offered.wanted.get("stable") is served  # it takes over from as many as there are
+            self._keeper.begin(served, alone=len(offered.live) == 1, at_least=offered.stable.wanted if stable else 1)
 
     def _turned(self, served: Served, replica: Replica, state: State) -> None:
         offered = self._offered.get(served.name)
@@ -370,7 +371,7 @@ class Fleet:
     def _engines(self, model: Model) -> tuple[list[Engine], dict[str, Any], str]:
         """What executes a model (one engine, or one for each address of an upstream), the generation defaults its package
         recommends, and the package's digest."""
-        settings = self._settings.but(replica_threads=self._threads())
+        settings = self._settings.but(replica_threads=self._threads(model))
         if model.upstream is not None:
             key = os.environ.get(model.upstream.key_env, "") if model.upstream.key_env else ""
             name = model.upstream.model
@@ -381,12 +382,13 @@ class Fleet:
         recommended = msgspec.structs.asdict(manifest.generation)
         return [engine], {name: value for name, value in recommended.items() if value is not None}, manifest.digest
 
-    def _threads(self) -> int:
-        """Threads of one replica: its share of the cores when several replicas of a model may run. 0: its engine decides."""
-        settings = self._settings
-        if settings.replica_threads or settings.replicas_max <= 1:
-            return int(settings.replica_threads)
-        return max(1, cpu_cores() // int(settings.replicas_max))
+    def _threads(self, model: Model) -> int:
+        """Threads of one replica: its share of the cores when several replicas of a model may run here. 0: its engine
+        decides."""
+        _, most = self._keeper.limits(model)
+        if self._settings.replica_threads or most <= 1 or self._runtime is not None:
+            return int(self._settings.replica_threads)
+        return max(1, cpu_cores() // most)
 
     def _weights_bytes(self, served: Served) -> int:
         """The size of what a version has to load."""

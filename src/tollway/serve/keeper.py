@@ -17,6 +17,7 @@ from tollway.kit import log
 from tollway.kit.clock import Clock
 from tollway.kit.settings import Settings
 from tollway.serve import memory
+from tollway.serve.models import Model
 from tollway.serve.replica import Replica, State
 from tollway.serve.scaling import Policy, Scaler, Service
 from tollway.serve.served import Served
@@ -61,25 +62,25 @@ class Keeper:
         self._tasks: set[asyncio.Task[None]] = set()
         self._seconds = 0
 
-    def limits(self, served: Served) -> tuple[int, int]:
+    def limits(self, model: Model) -> tuple[int, int]:
         """The fewest and the most replicas."""
-        serving = served.model.serving
+        serving = model.serving
         least = self._settings.replicas_min if serving.replicas_min is None else serving.replicas_min
         most = self._settings.replicas_max if serving.replicas_max is None else serving.replicas_max
         return min(least, max(most, 1)), max(most, 1)
 
-    def begin(self, served: Served, *, alone: bool) -> None:
+    def begin(self, served: Served, *, alone: bool, at_least: int = 1) -> None:
         """A version comes into service: it is loaded now, unless it is the only one and may wait for its first call, or
-        there is no room for it."""
+        there is no room for it. `at_least`: so many replicas, as far as there may be."""
         watched = self._watch(served)
         watched.used_at = self._clock.monotonic()
-        least, _ = self.limits(served)
+        least, most = self.limits(served.model)
         if served.passes_through:
             self._spawn(served.scale(served.addresses))
         elif alone and (least == 0 or self._has_no_room(served, 1, self._clock.monotonic())):
             served.rest()
         else:
-            self._spawn(served.scale(max(1, least)))
+            self._spawn(served.scale(max(1, least, min(at_least, most))))
 
     def wake(self, served: Served) -> None:
         """Load a version that rests. Returns at once."""
@@ -137,7 +138,7 @@ class Keeper:
         return Service(mean_s, max(0.0, watched.took2 / watched.calls / (mean_s * mean_s) - 1))
 
     def _decide(self, served: Served, watched: _Watched, now: float) -> None:
-        least, most = self.limits(served)
+        least, most = self.limits(served.model)
         policy = self._policy(served, least, most)
         watched.scaler.policy = policy
         if policy.affordable <= least == served.wanted:
@@ -191,7 +192,7 @@ class Keeper:
     # -- those that rest -------------------------------------------------------------------------------------------------
 
     def _rest_idle(self, served: Served, watched: _Watched, now: float) -> None:
-        least, _ = self.limits(served)
+        least, _ = self.limits(served.model)
         idle_s = self._settings.replica_idle_s if served.model.serving.idle_s is None else served.model.serving.idle_s
         if (
             least == 0
@@ -218,7 +219,7 @@ class Keeper:
                     other.rest()
             watched = self._watch(served)
             watched.used_at = self._clock.monotonic()
-            least, _ = self.limits(served)
+            least, _ = self.limits(served.model)
             await served.scale(max(1, least))
         finally:
             self._waking.discard(served)
@@ -243,7 +244,7 @@ class Keeper:
                 served.key,
                 sum(max(replica.rss_bytes, self._needed(served)) for replica in served.replicas),
                 watched.used_at,
-                served.model.serving.pinned,
+                served.model.serving.pinned or not served.stands,
                 served.running > 0 or served.line.waiting > 0,
             )
             for served, watched in self._watched.items()

@@ -137,6 +137,12 @@ class Replicas:
         return any(post.ready for post in self.posts)
 
     @property
+    def complete(self) -> bool:
+        """Whether all that are wanted were tried."""
+        tried = sum(post.replica.state is State.READY or post.replica.restarts > 0 for post in self.posts)
+        return tried >= self.wanted
+
+    @property
     def running(self) -> int:
         """Calls in the engines."""
         return sum(post.seat.running for post in (*self.posts, *self._leaving) if post.seat is not None)

@@ -125,6 +125,11 @@ class Served:
         return None if self.passes_through else self._replicas.take_totals()
 
     @property
+    def complete(self) -> bool:
+        """Whether it can take over: it answers, and each of its replicas does or has failed to."""
+        return self.ready and self._replicas.complete
+
+    @property
     def available(self) -> bool:
         """Whether a call would be answered, though it may have to wait until the model is loaded again."""
         return self.ready or self.resting
