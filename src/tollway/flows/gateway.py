@@ -28,6 +28,7 @@ from tollway.sell.access import Access
 from tollway.sell.book import Book, read_book
 from tollway.sell.metering import Committed, Recorder
 from tollway.sell.shared_access import SharedAccess
+from tollway.serve import runtimes
 from tollway.serve.deployments import Record, all_running
 from tollway.serve.fleet import Fleet
 from tollway.serve.models import Model, list_models
@@ -53,6 +54,7 @@ class Gateway:
         self.adaptations: Adaptations
         self.rollouts: Rollouts
         self._tasks: list[asyncio.Task[None]] = []
+        self._runtime: runtimes.Runtime | None = None
         self._called = False  # since the machines' hours were written last
 
     async def open(self, on_progress: Callable[[str], None] | None = None) -> None:
@@ -70,7 +72,9 @@ class Gateway:
             if on_progress is not None:
                 on_progress(f"{served.name}: {'stopped' if state is State.DEAD else state}")
 
-        fleet = Fleet(shop.store, settings, turned)
+        if settings.runtime:
+            self._runtime = await asyncio.to_thread(runtimes.opened, settings.runtime, shop.store.root)
+        fleet = Fleet(shop.store, settings, turned, self._runtime)
         fleet.machine_micros = economics.machine_price(settings).micros_per_hour
 
         def committed(wallets: list[Committed]) -> None:
@@ -107,6 +111,8 @@ class Gateway:
         except TollwayError as error:  # the replicas are ours to stop, whatever the database says
             _log.warning("machine hours not written", error=error.message)
         await self.desk.fleet.close()
+        if self._runtime is not None:
+            await self._runtime.close()
         if self.desk.leasing is not None:
             await self.desk.leasing.close()
         await self.desk.recorder.close()

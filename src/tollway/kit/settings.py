@@ -47,6 +47,12 @@ TABLE = (
         10.0,
         "With several gateways: one that gave no sign of life for so long, and has left the database, loses its slices.",
     ),
+    Setting(
+        "runtime",
+        str,
+        "",
+        "Where replicas live; empty: this machine. ray://local, or ray://HOST:PORT of a Ray cluster (docs/scale-out.md).",
+    ),
     Setting("log_level", str, "info", "debug, info, warning or error."),
     Setting("currency", str, "USD", "Currency of new plans and of the machine's price (ISO 4217)."),
     Setting(

@@ -26,6 +26,7 @@ def up(
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on; 127.0.0.1 by default.")] = None,
     port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="TCP port; 8080 by default.")] = None,
     no_starter: Annotated[bool, typer.Option("--no-starter", help="No starter models and no demo buyer.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Replicas live on a Ray cluster of this machine.")] = False,
     open_: Annotated[bool, typer.Option("--open", help="Open the console in a browser.")] = False,
 ) -> None:
     """Start the shop: gateway, console and models, in the foreground until Ctrl-C."""
@@ -33,6 +34,8 @@ def up(
 
     started = time.monotonic()
     desk.flags = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    if ray:
+        desk.flags["runtime"] = "ray://local"
     desk.make_home = True
     _require_free(desk.settings.host, desk.settings.port)
     if desk.settings.host not in LOOPBACK:
