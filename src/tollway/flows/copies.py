@@ -11,6 +11,7 @@ nobody; its engine time has its own line in the books. Nothing of prompt or answ
 import asyncio
 import contextlib
 import random
+import time
 from typing import Final, Protocol
 
 import msgspec
@@ -22,6 +23,7 @@ from tollway.kit.errors import TollwayError
 from tollway.kit.ids import new_code
 from tollway.serve import fold
 from tollway.serve.fleet import Fleet
+from tollway.serve.line import TIERS, Turn
 from tollway.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest, Request
 from tollway.serve.run import Run
 from tollway.serve.served import Served
@@ -134,11 +136,12 @@ class Copies:
     async def _answered(self, served: Served, request: Request) -> bytes | None:
         """The version's own answer; None when it failed, which its own figures tell."""
         run: Run | None = None
+        turn = Turn("", time.monotonic() + self._timeout_s, TIERS.index("batch"))
         try:
             async with asyncio.timeout(self._timeout_s):
                 request.refuse_unsupported(served.caps)
                 size = served.size_at_once(request) or await served.size(request)
-                run = Run(served, request, size, "", new_code(), 0)
+                run = Run(served, request, size, "", new_code(), 0, turn)
                 return await run.answer()
         except (TollwayError, TimeoutError, WireError) as error:
             _log.info("copy failed", model=served.name, version=served.model.version, error=str(error)[:200])
