@@ -33,6 +33,8 @@ COMMANDS: Final = {
     "run": ("run", MAKE, "Execute recipes: start, watch, compare, report."),
     "model": ("model", SERVE, "Import, add, list, verify and retire models."),
     "deploy": ("deploy", SERVE, "Make a model version the one that buyers reach."),
+    "export": ("export", SERVE, "Take a model to a device, or the shop to a cluster."),
+    "device": ("device", SERVE, "Devices that answer on their own, and their usage."),
     "org": ("org", SELL, "Organizations: who buys."),
     "member": ("member", SELL, "People who sign in to the console."),
     "key": ("key", SELL, "API keys: issue, list, revoke."),

@@ -35,10 +35,10 @@ class House:
 
 def build(gateway: Gateway) -> House:
     """Wire the faces of an open gateway."""
-    from tollway.faces.http import admin, audio, batches, console, docs, feedback, files, fine_tuning, responses
+    from tollway.faces.http import admin, audio, batches, console, docs, edge, feedback, files, fine_tuning, responses
 
     more = [*files.doors(gateway), *fine_tuning.doors(gateway), *batches.doors(gateway), *feedback.doors(gateway)]
-    more += [*audio.doors(gateway), *responses.doors(gateway)]
+    more += [*audio.doors(gateway), *responses.doors(gateway), *edge.doors(gateway)]
     api = Api(gateway.desk, gateway.shop.db, gateway.shop.settings.body_bytes_max, more)
     app = FastAPI(title="Tollway", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     refusals.install(app)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tollway.faces.http.batches import BatchRequest
+from tollway.faces.http.edge import EdgeUsageRequest
 from tollway.faces.http.feedback import FeedbackRequest
 from tollway.faces.http.fine_tuning import FineTuningRequest
 from tollway.sell.file_checks import CHECKS, ENDPOINTS
@@ -63,6 +64,12 @@ _FEEDBACK = _object(
     },
 )  # fmt: skip
 
+_TAKEN = _object(
+    "edge.usage", {"device": _TEXT, "accepted": _COUNT, "duplicates": _COUNT, "head": _COUNT, "moved": _COUNT}
+)
+_DEVICE = _object(
+    "edge.device", {"device": _TEXT, "model": _TEXT, "version": _TEXT, "revoked": {"type": "boolean"}, "head": _COUNT}
+)
 _BATCH = _object(
     "batch",
     {
@@ -82,6 +89,7 @@ _BATCH = _object(
 )  # fmt: skip
 
 BODIES = {"POST /v1/batches": BatchRequest, f"POST {_JOBS}": FineTuningRequest, "POST /v1/feedback": FeedbackRequest}
+BODIES["POST /v1/edge/usage"] = EdgeUsageRequest
 ERRORS = {"409": "It is not in the state that this needs."}
 NOT_HERE: dict[str, set[str]] = {"POST": set(), "GET": {"402", "409", "413", "429"}, "DELETE": {"402", "413", "429"}}
 """What a method of these doors never answers."""
@@ -108,6 +116,8 @@ SHAPES: dict[str, Shape] = {
     "GET /v1/batches": _page(_BATCH),
     "GET /v1/batches/{batch}": _BATCH,
     "POST /v1/batches/{batch}/cancel": _BATCH,
+    "POST /v1/edge/usage": _TAKEN,
+    "GET /v1/edge/usage": _DEVICE,
     "POST /v1/feedback": _FEEDBACK,
     "GET /v1/feedback": _page(_FEEDBACK),
 }
@@ -127,6 +137,8 @@ TITLES = {
     "GET /v1/batches": "Batches of this organization",
     "GET /v1/batches/{batch}": "One batch",
     "POST /v1/batches/{batch}/cancel": "End a batch",
+    "POST /v1/edge/usage": "What a device used while it was alone",
+    "GET /v1/edge/usage": "How far a device's usage is in the books",
     "POST /v1/feedback": "Say what an answer was worth, and what it should have been",
     "GET /v1/feedback": "What this organization said of answers",
 }
@@ -149,3 +161,4 @@ PARAMETERS: dict[str, list[Shape]] = {
     )
     for key in SHAPES
 }
+PARAMETERS["GET /v1/edge/usage"] = [{"name": "device", "in": "query", "required": True, "schema": _TEXT}]
