@@ -3,6 +3,9 @@ every bill names the version that answered, and no caller meets a change of vers
 """
 
 import asyncio
+import contextlib
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -80,6 +83,16 @@ class Stage:
             event = tables.usage_event.c
             found = conn.execute(sa.select(event.request_id, event.model_version).where(event.at_ms >= since_ms))
             return {row.request_id: row.model_version for row in found}
+
+    def replicas(self) -> set[int]:
+        """The processes of the engine, found from outside."""
+        found = set()
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, IndexError):
+                if entry.name.isdigit() and b"engines.rows" in (entry / "cmdline").read_bytes():
+                    parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                    found |= {int(entry.name)} if int(parent) == self.gateway.process.pid else set()
+        return found
 
     def require_honest_bills(self) -> None:
         """What was answered is billed with the version its header named; what was not, is not."""
@@ -172,6 +185,22 @@ async def test_a_version_that_does_not_come_up_is_taken_back_before_it_got_a_cal
     answers += await stage.load(lambda: stage.act(versions.status).stable == "1", clients=1)
     assert {(answer.status, answer.headers["x-tollway-model-version"]) for answer in answers} == {(200, "1")}
     assert stage.act(versions.status).history[1].state == "rolled_back"
+
+
+async def test_a_version_whose_replica_keeps_dying_is_taken_back_at_once(stage: Stage) -> None:
+    known = stage.replicas()
+    made = stage.start("2", min_calls=10**6)
+    await _until(lambda: stage.record(made.id).ready_ms is not None)
+    killed: set[int] = set()
+    async with asyncio.timeout(30):
+        while stage.record(made.id).running:
+            for pid in stage.replicas() - known - killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+            await asyncio.sleep(0.05)
+    assert "dying" in stage.record(made.id).why or "does not come up" in stage.record(made.id).why
+    assert len(killed) <= 4
+    assert (await stage.call()).headers["x-tollway-model-version"] == "1"
 
 
 async def test_a_good_version_gets_its_share_is_promoted_and_taken_back_without_a_failed_call(stage: Stage) -> None:
