@@ -36,7 +36,8 @@ from tollway.serve.served import Served
 _log = log.get("flows.rollouts")
 _EVERY_S: Final = 1.0
 _NOTE_EVERY_MS: Final = 2_000
-_SOLD_EVERY_MS: Final = 10_000
+_SOLD_EVERY_S: Final = 10.0
+_SOLD_REST: Final = 50  # times as long as the last look took
 _LIVES: Final = 3  # starts of a replica that did not end well
 _READY_WITHIN_S: Final = 900
 
@@ -48,7 +49,7 @@ class _Watched(msgspec.Struct):
     growth: Growth = msgspec.field(default_factory=Growth)
     begun: bool = False
     noted_ms: int = 0
-    sold_ms: int = 0
+    sold_again_at: float = 0.0
     changed: bool = True
 
 
@@ -130,9 +131,9 @@ class Rollouts:
         self._measure(watched, served)
         policy, elapsed_s = policy_of(record.policy), (now_ms - record.ready_ms) / 1000
         verdict = judge(policy, figures.canary, figures.stable, figures.agreement, elapsed_s)
-        if now_ms - watched.sold_ms >= _SOLD_EVERY_MS or verdict.decision == "promote":
-            watched.sold_ms = now_ms
-            await asyncio.to_thread(self._read_sold, record, figures)
+        due = verdict.decision == "promote" and _may(record, policy)
+        if due or self._clock.monotonic() >= watched.sold_again_at:
+            await self._read_sold(watched)
             verdict = judge(policy, figures.canary, figures.stable, figures.agreement, elapsed_s)
         watched.changed = watched.changed or verdict.why != figures.verdict.why
         figures.verdict = verdict
@@ -186,7 +187,14 @@ class Rollouts:
         deployments.note_figures(conn, id_, msgspec.to_builtins(found), figures.verdict.why)
         return found
 
-    def _read_sold(self, record: Record, figures: Figures) -> None:
+    async def _read_sold(self, watched: _Watched) -> None:
+        """Look into the books; where that takes long, seldom."""
+        began = self._clock.monotonic()
+        await asyncio.to_thread(self._sold, watched.record, watched.figures)
+        now = self._clock.monotonic()
+        watched.sold_again_at = now + max(_SOLD_EVERY_S, _SOLD_REST * (now - began))
+
+    def _sold(self, record: Record, figures: Figures) -> None:
         """What both versions' calls were sold for, cost and were rated, from the books."""
         price = economics.machine_price(self._settings)
         with self._db.read() as conn:
