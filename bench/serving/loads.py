@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.rig.processes import plain_environment
+from bench.rig.processes import Child, plain_environment
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Target:
     path: str
     wrap: Any  # text -> body
     headers: tuple[str, ...] = ()
+    child: Child | None = None  # its processes
 
     def head(self, headers: Sequence[str] = ()) -> str:
         lines = [
@@ -47,6 +48,7 @@ class Seen:
     asked: int = 0
     left: int = 0
     broken: int = 0
+    cpu_ms: float = 0.0  # of the server's processes, for each answer
 
     @property
     def rate(self) -> float:
@@ -61,7 +63,7 @@ class Seen:
         p50, p99 = (1000 * self.percentile(share) for share in (0.5, 0.99))
         return (
             f"{self.rate:6.1f}/s  p50 {p50:6.0f}  p99 {p99:6.0f} ms  "
-            f"asked {self.asked}  refused {len(self.refusals)}  left {self.left}  broken {self.broken}"
+            f"cpu {self.cpu_ms:.1f}  asked {self.asked}  refused {len(self.refusals)}  left {self.left}  broken {self.broken}"
         )
 
 
@@ -74,7 +76,9 @@ def percentile(values: Sequence[float], share: float) -> float:
 def run(target: Target, callers: Sequence[dict[str, Any]], seconds: float, warmup: float, seed: int = 1) -> list[Seen]:
     """Put a load on; what each kind of caller met after the warm-up."""
     orders = {"port": target.port, "seconds": seconds + warmup, "seed": seed, "callers": list(callers)}
+    used = target.child.cpu_seconds() if target.child else 0.0
     told = _client(orders, seconds + warmup + 90)
+    used = target.child.cpu_seconds() - used if target.child else 0.0
     start, end = told["began"] + warmup, told["began"] + warmup + seconds
     found = [Seen(seconds) for _ in callers]
     for caller, began, took, status in told["outcomes"]:
@@ -91,6 +95,9 @@ def run(target: Target, callers: Sequence[dict[str, Any]], seconds: float, warmu
             seen.left += 1
         else:
             seen.broken += 1
+    answered = sum(status == 200 for *_, status in told["outcomes"])
+    for seen in found:
+        seen.cpu_ms = 1000 * used / max(1, answered)
     return found
 
 

@@ -85,6 +85,9 @@ def against_peers(rig: Rig, ours: Ours, limit: Limit, pace: Pace, names: Sequenc
                 second = loads.closed(ours.target, limit.texts, BUSY, pace.peer_seconds / 2, warmup=0.7)
             finally:
                 rig.stop(child)
+            if not seen.times:
+                talk(f"  {name} answered nothing in {pace.peer_seconds:g} s")
+                continue
             mine = (first.rate + second.rate) / 2
             found[name] = mine / max(seen.rate, 1e-9)
             talk(f"  {name} {'tuned' if is_tuned else 'usual'}: {seen.row()}; ours {mine:.1f}/s: {found[name]:.2f}x")

@@ -44,6 +44,6 @@ def start(rig: Rig, *flags: str, place: str = "home") -> Ours:
     child, port = shop.up(rig, None, "--no-starter", *flags, timeout_s=120)
     target = Target(
         "tollway", port, "/v1/embeddings",
-        lambda text: {"model": MODEL, "input": text, "encoding_format": "float"}, (f"Authorization: Bearer {key}",),
+        lambda text: {"model": MODEL, "input": text, "encoding_format": "float"}, (f"Authorization: Bearer {key}",), child,
     )  # fmt: skip
     return Ours(shop, child, target, quiet, home)

@@ -1,5 +1,6 @@
 """Starting the peers: each with the same engine module and model, as it is usually set up and as well as we could tune it."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -37,7 +38,7 @@ def start(rig: Rig, name: str, *, tuned: bool = False) -> tuple[Target, Child]:
     command, target = _COMMANDS[name](bin_, place, port)
     child = rig.start(label, ["sh", "-c", f'cd "{place}" && exec "$0" "$@"', *command], env=env)
     child.wait_for(lambda: _answers(target), START_S)
-    return target, child
+    return dataclasses.replace(target, child=child), child
 
 
 def _answers(target: Target) -> bool:

@@ -135,7 +135,7 @@ class Rack:
         """The next batch of at most `most` rows, and the calls that nobody waits for any more: they were dropped."""
         late: list[Order] = []
         while self._askers:
-            asker = min(self._askers.values(), key=lambda one: (one.served, one.first().number))
+            asker = min(self._askers.values(), key=lambda one: (one.served, len(one.by_length), one.first().number))
             anchor = asker.first()
             if anchor.order.until > now:
                 return self._filled(asker, anchor, shape, min(most, shape.rows), now, late), late
