@@ -33,6 +33,11 @@ class Deploy(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = {*self.commands, "--help", "-h", ""}
+        if len(args) > 1 and args[0] not in known and not args[0].startswith("-") and not args[1].startswith("-"):
+            raise BadRequest(
+                f"`tollway deploy` takes one name, not {args[0]!r} and {args[1]!r}.{nearest(args[0], self.commands)}",
+                hint="Write tollway deploy NAME, or tollway deploy status|promote|back|stop NAME.",
+            )
         if args and args[0] not in known:
             args = [_USUAL, *args]
         parsed: list[str] = super().parse_args(ctx, args)
