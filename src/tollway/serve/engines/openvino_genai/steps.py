@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from tollway.kit.errors import Unavailable
-from tollway.serve.engines.openvino_genai import Spec
+from tollway.serve.engines.openvino_genai import PRECISIONS, Spec
 
 _TURNS = 6  # of the event loop between two steps: enough for a new connection to be heard and its call to enter
 _BLOCK_TOKENS = 32  # the engine's unit of cache on a CPU
@@ -60,7 +60,7 @@ class Steps:
             spec.folder,
             plan,
             "CPU",
-            {"INFERENCE_NUM_THREADS": spec.threads, "INFERENCE_PRECISION_HINT": spec.precision},
+            {"INFERENCE_NUM_THREADS": spec.threads, **PRECISIONS[spec.precision]},
         )
         self._tokenizer = self._pipe.get_tokenizer()
         self._calls: dict[int, Call] = {}
