@@ -21,9 +21,10 @@ from tollway.serve.outliers import IN_A_ROW, Health, stands_out
 from tollway.serve.quarantine import Quarantine
 from tollway.serve.replica import Limits, Pace, Replica, State
 from tollway.serve.requests import ClassifyRequest
-from tollway.serve.retries import Budget
+from tollway.serve.retries import Budget, Patience
 from tollway.serve.run import Run
 from tollway.serve.served import Served
+from tollway.serve.stats import Histogram
 
 MODEL = Model("m", "classification", "M", "onnx", "1", None, 0)
 
@@ -62,13 +63,12 @@ async def test_a_request_that_stops_the_engine_twice_is_refused_and_all_others_g
     async with serving(tmp_path) as served:
         assert await outcome(served, "hello") == "ok"
         assert await outcome(served, "die") == "request_stops_engine"  # it was tried a second time, alone
-        lives = served.replica.restarts
         for _ in range(3):
             with pytest.raises(BadRequest, match="each time when the engine stopped"):
                 await ask(served, "die")
         assert served.quarantine.refused == 1
         assert await outcome(served, "hello") == "ok"
-        assert served.replica.restarts == lives + 1, "what is refused costs no more lives"
+        assert served.replica.restarts == 2, "what is refused costs no more lives"
 
 
 async def test_who_was_only_beside_it_is_answered(tmp_path: Path) -> None:
@@ -127,6 +127,27 @@ def test_second_tries_are_a_tenth_of_the_calls_and_a_reserve(faults: list[bool],
         tries += fault and budget.take()
     assert tries <= 0.1 * len(faults) + reserve
     assert not faults or budget.left >= 0
+
+
+def test_patience_follows_what_is_usual_and_grows_when_calls_do() -> None:
+    times, patience = Histogram(), Patience(100.0)
+    patience.look(times)
+    assert patience.within_s == 100, "nothing is known"
+    for _ in range(100):
+        times.add(0.1)
+    patience.look(times)
+    assert 0.8 <= patience.within_s <= 1.0
+    assert patience.within(1.0) == pytest.approx(0.5), "half of what is left"
+    assert patience.within(0.2) >= 0.1, "but never less than usual"
+    for _ in range(3):  # all calls take 5 s from now on: each one is given up, until there is patience enough
+        for _ in range(30):
+            patience.give_up(patience.within_s)
+        patience.look(times)
+    assert patience.within_s > 5
+    for _ in range(130):  # and two minutes of short ones later it is as before
+        times.add(0.1)
+        patience.look(times)
+    assert patience.within_s <= 1.0
 
 
 # -- ejection ----------------------------------------------------------------------------------------------------------

@@ -267,9 +267,10 @@ class Run:
         served = self.served
         if attempt == TRIES_MAX or len(served.line.seats) == 1 or self.request.constrained:
             return None
-        if whole:
-            return served.patience_most_s if self.request.generates else served.answer_within_s
-        return served.first_within_s
+        if whole and self.request.generates:
+            return served.whole_answer.most_s
+        patience = served.whole_answer if whole else served.first_piece
+        return patience.within(self.turn.deadline - time.monotonic())
 
     def _failed(self, index: int, seat: Seat, error: Exception, *, final: bool) -> None:
         """A try failed. Returns if the call may be tried again; else raises what the caller is told."""
@@ -277,6 +278,9 @@ class Run:
         if isinstance(error, Unavailable) and error.code not in _FAULTS:
             raise error
         gone = isinstance(error, WireError)
+        if isinstance(error, TimeoutError):
+            patience = served.first_piece if self.request.generates else served.whole_answer
+            patience.give_up(time.monotonic() - self.tallies[index].sat_at)
         served.went_wrong(seat, gone=gone)
         if gone and seat.time is not None:
             refusal = served.quarantine.lost(self.work[index].body, self.tallies[index].life, time.monotonic())

@@ -27,7 +27,7 @@ from tollway.serve.requests import (
     Request,
     TranscriptionRequest,
 )
-from tollway.serve.retries import Budget, patience_s
+from tollway.serve.retries import Budget, Patience
 from tollway.serve.runtimes import Limits, Runtime
 from tollway.serve.stats import Stats
 from tollway.serve.suspects import Suspects
@@ -96,9 +96,8 @@ class Served:
         self.price_micros = 0  # of one replica, an hour
         self.quarantine = Quarantine()
         self.retries = Budget()
-        self.patience_most_s: float = settings.call_timeout_s / 2
-        self.first_within_s: float = self.patience_most_s
-        self.answer_within_s: float = self.patience_most_s
+        self.first_piece = Patience(settings.call_timeout_s / 2)
+        self.whole_answer = Patience(settings.call_timeout_s / 2)
 
     @property
     def replicas(self) -> list[Replica]:
@@ -256,9 +255,8 @@ class Served:
     def look(self) -> None:
         """A second has passed."""
         self._replicas.look()
-        most = self.patience_most_s
-        self.first_within_s = min(patience_s(self.stats.first_token), most)
-        self.answer_within_s = min(patience_s(self.stats.latency), most)
+        self.first_piece.look(self.stats.first_token)
+        self.whole_answer.look(self.stats.latency)
 
     async def size(self, request: Request) -> Size:
         """The most tokens this call can take: input counted by the engine where it can, else bounded by its bytes.
