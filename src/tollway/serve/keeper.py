@@ -105,7 +105,8 @@ class Keeper:
             if self._seconds % _GROWTH_EVERY == 0:
                 self._renew_grown(served, watched, now)
             self._rest_idle(served, watched, now)
-        self._watched = {served: one for served, one in self._watched.items() if served in set(versions)}
+        here = set(versions)
+        self._watched = {served: one for served, one in self._watched.items() if served in here}
 
     def close(self) -> None:
         """Nothing more is begun."""
@@ -201,6 +202,7 @@ class Keeper:
             and now - watched.used_at >= idle_s
             and not served.model.serving.pinned
         ):
+            self._needed(served)  # what it takes is remembered
             _log.info("nobody calls it; unloaded", model=served.name, version=served.model.version, idle_s=idle_s)
             served.rest()
 

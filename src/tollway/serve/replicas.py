@@ -338,7 +338,8 @@ class Replicas:
         try:
             await post.replica.start()
         except Unavailable as error:
-            _log.error("replica did not start", model=self.name, why=error.message)
+            if post.replica.last_failure:  # else it was stopped meanwhile
+                _log.error("replica did not start", model=self.name, why=error.message)
             return False
         return True
 
