@@ -53,6 +53,17 @@ def test_errors_of_both_are_not_the_new_ones_fault() -> None:
     assert decided(side(400, 200), side(4000, 2000)) == "promote"
 
 
+def test_a_version_that_wants_other_input_is_taken_back() -> None:
+    """What it refuses is no error of the engine; that the stable version takes it is what tells."""
+    canary, stable = side(5), side(90)
+    canary.stats.calls += 20
+    canary.stats.refused = 20
+    assert decided(canary, stable) == "roll back"
+    stable.stats.calls += 300
+    stable.stats.refused = 300  # callers send nonsense to both
+    assert decided(canary, stable) == "go on"
+
+
 def test_a_slow_version_is_taken_back_and_a_slightly_slower_one_is_not() -> None:
     assert decided(side(20, took_ms=200), side(180)) == "roll back"
     assert decided(side(200, took_ms=50), side(1800)) == "promote"

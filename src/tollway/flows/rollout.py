@@ -2,10 +2,10 @@
 
     verdict = judge(policy, canary, stable, agreed, elapsed_s)     # verdict.decision, verdict.why, verdict.findings
 
-Five shares are watched all the time: errors, slow answers, slow first tokens, bad ratings, answers unlike the stable
-version's. Each is held against the stable version in the same hours with bounds that hold at every moment together
+Six shares are watched all the time: errors, refused requests, slow answers, slow first tokens, bad ratings, answers unlike
+the stable version's. Each is held against the stable version in the same hours with bounds that hold at every moment together
 (`kit/sequential.py`): however often one looks, the chance that a version as good as the policy asks is ever taken back is
-at most `chance` (5 %), all five together. What a call costs and earns is a mean, for which no such bound exists, so it is
+at most `chance` (5 %), all six together. What a call costs and earns is a mean, for which no such bound exists, so it is
 judged once, when promotion is due.
 
 Promotion asks for more than the absence of proof: enough calls, enough time, and no figure beyond its limit as it stands.
@@ -22,7 +22,7 @@ from tollway.serve.stats import BOUNDS_MS, Histogram, Stats
 
 Decision = Literal["promote", "roll back", "go on"]
 State = Literal["good", "open", "bad", "unknown"]
-_SHARES: Final = 5  # measures that are watched all the time and split the chance between them
+_SHARES: Final = 6  # measures that are watched all the time and split the chance between them
 _NOT_FELT_MS: Final = 10.0
 _COMPARABLE: Final = 5  # calls of the stable version below which there is nothing to compare with
 _P95: Final = 0.95
@@ -120,6 +120,7 @@ def judge(policy: Policy, canary: Side, stable: Side, agreement: Agreement, elap
         found
         for found in (
             _errors(policy, canary, stable, each),
+            _refusals(policy, canary, stable, each),
             _slower("latency", policy.max_latency_ratio, canary.stats.latency, stable.stats.latency, each),
             _slower(
                 "first_token", policy.max_first_token_ratio, canary.stats.first_token, stable.stats.first_token, each
@@ -184,6 +185,20 @@ def _errors(policy: Policy, canary: Side, stable: Side, chance: float) -> Findin
         f"{failed:,} of {tried:,} calls failed ({_percent(seen)}) against {against}, at most {_percent(limit)} allowed"
     )
     return Finding("errors", "share", state, seen, usual, limit, tried, words)
+
+
+def _refusals(policy: Policy, canary: Side, stable: Side, chance: float) -> Finding | None:
+    """Requests that it calls wrong and the stable version does not: it wants other input, and callers were not asked."""
+    mine, usual = canary.stats.refused, stable.stats.refused
+    asked, asked_usually = canary.tried + mine, stable.tried + usual
+    if not mine or not asked_usually:
+        return None
+    seen, before = mine / asked, usual / asked_usually
+    low, most = bounds(mine, asked, chance / 2)[0], bounds(usual, asked_usually, chance / 2)[1]
+    limit = before + policy.max_error
+    state = _state(seen, worse=low > most + policy.max_error, within=seen <= limit)
+    words = f"{mine:,} of {asked:,} requests refused ({_percent(seen)}) against {_percent(before)}"
+    return Finding("refused", "share", state, seen, before, limit, asked, words)
 
 
 def _slower(name: str, ratio: float, canary: Histogram, stable: Histogram, chance: float) -> Finding | None:
