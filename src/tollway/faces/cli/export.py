@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from tollway.faces.cli import find
-from tollway.faces.cli.desk import Desk, command, group
+from tollway.faces.cli.desk import Desk, command, group, pairs
+from tollway.kit.errors import BadRequest
 
 app = group("Take a model, or the shop, elsewhere.")
 
@@ -17,7 +18,9 @@ def edge(
     model: Annotated[str, typer.Argument(help="A model, or NAME@VERSION.", metavar="MODEL")],
     org: Annotated[str, typer.Option("--org", help="The organization that pays for what the device uses.")],
     out: Annotated[Path, typer.Option("--out", help="A new folder.", metavar="DIR")],
-    format_: Annotated[str, typer.Option("--format", help="onnx, onnx-int8, litert …; what is served by default.")] = "",
+    format_: Annotated[
+        str, typer.Option("--format", help="onnx, onnx-int8, litert …; what is served by default.")
+    ] = "",
     name: Annotated[str, typer.Option("--name", help="What to call the device.")] = "",
 ) -> None:
     """A folder that runs a model on a small device, offline, and counts what is used in a signed log."""
@@ -31,4 +34,46 @@ def edge(
         f"It needs Python 3.11 and {', '.join(made.needs)}. device.json holds its key: copy the folder, do not publish it.",
     ]
     desk.answer(made, lambda: "\n".join(lines))
-    desk.then(f'python {made.folder}/edge.py classify "…"', f"and later: TOLLWAY_KEY=… python {made.folder}/edge.py sync")
+    desk.then(
+        f'python {made.folder}/edge.py classify "…"', f"and later: TOLLWAY_KEY=… python {made.folder}/edge.py sync"
+    )
+
+
+@command(app, "kubernetes")
+def kubernetes(
+    desk: Desk,
+    out: Annotated[Path, typer.Option("--out", help="A new folder.", metavar="DIR")],
+    image: Annotated[str, typer.Option("--image", help="What the Dockerfile beside the manifests is pushed as.")],
+    namespace: Annotated[str, typer.Option("--namespace", help="Where everything lives.")] = "tollway",
+    gateways: Annotated[str, typer.Option("--gateways", help="How many, from-to.")] = "2-6",
+    public_url: Annotated[str, typer.Option("--public-url", help="How buyers reach the shop.")] = "",
+    storage_class: Annotated[str, typer.Option("--storage-class", help="One that offers ReadWriteMany.")] = "",
+    no_ray: Annotated[bool, typer.Option("--no-ray", help="Models run beside each gateway.")] = False,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Ray nodes at most.")] = 4,
+    vllm: Annotated[
+        list[str] | None,
+        typer.Option("--vllm", help="A model for vLLM on GPUs; repeat for more.", metavar="NAME=MODEL"),
+    ] = None,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs of each vLLM.")] = 1,
+) -> None:
+    """Manifests of the shop for Kubernetes: gateways that share PostgreSQL, a Ray cluster (KubeRay), vLLM."""
+    from tollway.flows import export_kubernetes as flow
+
+    low, _, high = gateways.partition("-")
+    if not low.isdigit() or not (high or low).isdigit():
+        raise BadRequest(f"--gateways is a number or a range such as 2-6, not {gateways!r}.", param="gateways")
+    wanted = flow.Wanted(
+        image=image,
+        namespace=namespace,
+        gateways_min=int(low),
+        gateways_max=int(high or low),
+        public_url=public_url,
+        storage_class=storage_class,
+        ray=not no_ray,
+        ray_workers_max=workers,
+        vllm=dict(pairs(vllm or [], "--vllm")),
+        gpus=gpus,
+    )
+    made = flow.export(wanted, out)
+    desk.answer(made, lambda: f"{made.objects} objects are in {made.folder}: {', '.join(made.files)}.")
+    desk.then(f"less {made.folder}/README.md")
