@@ -61,7 +61,7 @@ def test_templates_hold_no_text_of_their_own(path: Path):
     text = path.read_text(encoding="utf-8")
     text = re.sub(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}", " ", text, flags=re.S)
     text = re.sub(
-        r"<code>(tollway [^<]*|Authorization: Bearer)</code>", " ", text
+        r"<code>(tollway [^<]*|client\.[^<]*|Authorization: Bearer)</code>", " ", text
     )  # code is the same in every language
     spoken = re.findall(r'(?:aria-label|title|placeholder|alt)="([^"]*)"', text)
     text = re.sub(r"<!doctype html>|<[^>]*>", " ", text, flags=re.S)

@@ -104,10 +104,10 @@ def curves(events: Sequence[Mapping[str, Any]]) -> list[Curve]:
     for event in events:
         if event["kind"] == "metric" and event.get("at") is not None and isinstance(event["value"], (int, float)):
             series.setdefault(str(event["name"]), []).append((int(event["at"]), float(event["value"])))
-    return [_curve(name, points) for name, points in series.items() if len(points) > 1]
+    return [curve(name, points) for name, points in series.items() if len(points) > 1]
 
 
-def _curve(name: str, points: list[tuple[int, float]]) -> Curve:
+def curve(name: str, points: list[tuple[int, float]]) -> Curve:
     """Where the steps begin again (another member, another trial) another line begins."""
     every = max(1, len(points) // _POINTS)
     shown = [*points[::every], points[-1]]

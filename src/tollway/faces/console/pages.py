@@ -9,6 +9,7 @@ from tollway.faces.console import (
     deployments,
     entrance,
     factory,
+    fleet,
     offers,
     organizations,
     overview,
@@ -16,6 +17,7 @@ from tollway.faces.console import (
     playground,
     static,
     usage,
+    work,
 )
 from tollway.faces.console.visit import Page
 
@@ -41,6 +43,9 @@ PAGES: Final = (
     Page("/console/invoices", bills.invoices, _GET, "signed_in"),
     Page("/console/invoices/{invoice_id}", bills.invoice, _GET, "signed_in"),
     Page("/console/invoices/{invoice_id}/pdf", bills.pdf, _GET, "signed_in"),
+    Page("/console/jobs", work.jobs_page, _GET, "signed_in"),
+    Page("/console/jobs/{job_id}", work.job_page, _GET, "signed_in"),
+    Page("/console/jobs/{job_id}/cancel", work.cancel, _ASK, "signed_in"),
     # the seller
     Page("/console/overview", overview.overview, _GET, "operator"),
     Page("/console/models", offers.models, _GET, "operator"),
@@ -49,6 +54,9 @@ PAGES: Final = (
     Page("/console/deployments/promote/{name:path}", deployments.promote, _ASK, "operator"),
     Page("/console/deployments/back/{name:path}", deployments.back, _ASK, "operator"),
     Page("/console/deployments/stop/{name:path}", deployments.stop, _ASK, "operator"),
+    Page("/console/fleet", fleet.fleet, _GET, "operator"),
+    Page("/console/feedback", work.feedback_page, _GET, "operator"),
+    Page("/console/feedback", work.adapt, _POST, "operator"),
     Page("/console/runs", factory.runs, _GET, "operator"),
     Page("/console/runs/{run_id}", factory.run, _GET, "operator"),
     Page("/console/runs/{run_id}/report", factory.report, _GET, "operator"),
@@ -85,6 +93,9 @@ PAGES: Final = (
     Page("/console/playground", playground.playground, _GET, "member"),
     Page("/console/playground/chat", playground.playground_chat, _POST, "member"),
     Page("/console/playground/receipt", playground.receipt, _GET, "member"),
+    Page("/console/files", work.files_page, _GET, "member"),
+    Page("/console/files/{file_id}/content", work.file_content, _GET, "member"),
+    Page("/console/files/{file_id}/delete", work.delete_file, _ASK, "member"),
     Page("/console/plan", buyer.plan, _GET, "member"),
     Page("/console/{rest:path}", entrance.not_found, ("GET", "POST"), "signed_in"),
 )

@@ -1,0 +1,55 @@
+"""The fleet, live: every replica with its state, its queue, how full it is, what it does a second and what it costs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import Response
+
+from tollway.faces.console.visit import Visit
+
+_TONES = {
+    "ready": "good", "trial": "info", "starting": "info", "draining": "warn", "leaving": "warn", "ejected": "warn",
+    "dead": "bad", "resting": "",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """All replicas together."""
+
+    ready: int
+    count: int
+    running: int
+    queued: int
+    calls_per_s: float
+    tokens_per_s: float
+    cost_micros_per_hour: int
+    rss_bytes: int
+
+
+def fleet(visit: Visit) -> Response:
+    """GET /console/fleet: looked at again every two seconds."""
+    source = getattr(visit.shop, "fleet", None)
+    views: Sequence[Any] = source() if callable(source) else ()
+    template = "parts/fleet.html" if visit.is_fragment else "fleet.html"
+    return visit.page(template, replicas=views, sums=_sums(views), tones=_TONES, per_hour=_per_hour)
+
+
+def _sums(views: Sequence[Any]) -> Sums:
+    queues = {(one.model, one.version): one.queue for one in views}  # a version's replicas share one line
+    return Sums(
+        ready=sum(one.state == "ready" for one in views),
+        count=sum(one.state != "resting" for one in views),
+        running=sum(one.running for one in views),
+        queued=sum(queues.values()),
+        calls_per_s=sum(one.calls_per_s for one in views),
+        tokens_per_s=sum(one.tokens_per_s for one in views),
+        cost_micros_per_hour=sum(_per_hour(one) for one in views),
+        rss_bytes=sum(one.rss_bytes for one in views),
+    )
+
+
+def _per_hour(view: Any) -> int:
+    """For show: the books have the exact sums."""
+    return int(view.cost_micros_per_s * 3600 + 0.5)
