@@ -77,6 +77,15 @@ def test_a_backlog_brings_more_and_a_quiet_minute_takes_none_away() -> None:
     assert scaler.decide(182, 3, Service(0.2)).replicas == 3
 
 
+def test_slots_of_a_language_model_are_servers() -> None:
+    """Three answers at a time of 4 s each need no second replica of eight slots; of one slot they would need four."""
+    scaler = Scaler(Policy(least=1, most=8, wait_s=0.5))
+    for second in range(60):
+        scaler.observe(1 if second % 4 else 0)
+    assert scaler.decide(0, 1, Service(4.0, 1.0, slots=8)).replicas == 1
+    assert scaler.decide(0, 1, Service(4.0, 1.0)).replicas >= 4
+
+
 def rate_at(hour: float) -> float:
     """Calls a second over a day: quiet nights, a hump by day, a rush at noon that is there within a minute."""
     day = max(0.0, math.sin((hour - 6) / 14 * math.pi)) if 6 < hour < 20 else 0.0

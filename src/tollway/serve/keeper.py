@@ -44,8 +44,8 @@ class _Watched(msgspec.Struct, eq=False):
     renewed_at: float = float("-inf")
     renewing: bool = False
     answered: int = 0
-    engine_s: float = 0.0
-    engine2: float = 0.0
+    total_s: float = 0.0
+    total2: float = 0.0
 
 
 class Keeper:
@@ -124,11 +124,15 @@ class Keeper:
         watched.scaler.observe(max(0, arrived))
         watched.ended, watched.refused, watched.waiting = ended, refused, line.waiting
         fade = 1 - 1 / _MEASURED_S
-        answered, engine_s = stats.latency.count, stats.engine_us / 1e6
+        answered = stats.latency.count
+        if _slots(served) > 1:
+            total_s, total2 = stats.latency.sum_ms / 1e3, stats.latency.square_ms / 1e6
+        else:
+            total_s, total2 = stats.engine_us / 1e6, stats.engine_s2
         watched.calls = watched.calls * fade + answered - watched.answered
-        watched.took_s = watched.took_s * fade + engine_s - watched.engine_s
-        watched.took2 = watched.took2 * fade + stats.engine_s2 - watched.engine2
-        watched.answered, watched.engine_s, watched.engine2 = answered, engine_s, stats.engine_s2
+        watched.took_s = watched.took_s * fade + total_s - watched.total_s
+        watched.took2 = watched.took2 * fade + total2 - watched.total2
+        watched.answered, watched.total_s, watched.total2 = answered, total_s, total2
 
     def service(self, served: Served) -> Service | None:
         """What a call of a version takes of a replica; None until some were measured."""
@@ -136,7 +140,8 @@ class Keeper:
         if watched is None or watched.calls < 3 or watched.took_s <= 0:
             return None
         mean_s = watched.took_s / watched.calls
-        return Service(mean_s, max(0.0, watched.took2 / watched.calls / (mean_s * mean_s) - 1))
+        variation2 = max(0.0, watched.took2 / watched.calls / (mean_s * mean_s) - 1)
+        return Service(mean_s, variation2, _slots(served))
 
     def _decide(self, served: Served, watched: _Watched, now: float) -> None:
         least, most = self.limits(served.model)
@@ -263,3 +268,9 @@ class Keeper:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _slots(served: Served) -> int:
+    """How many calls a replica really works on at once: a language model's steps go on for all that are in it; rows are
+    worked on one after the other, whatever waits inside."""
+    return served.caps.slots if served.caps.chat or served.caps.completions else 1

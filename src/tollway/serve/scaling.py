@@ -5,8 +5,9 @@
     decision = scaler.decide(now, replicas=2, service)      Decision(replicas=3, why="…")
 
 The model: replicas are servers, calls arrive at random, a call takes its own share of a replica's time (what `EngineTime`
-measures, so that calls that run beside each other in one replica are not counted twice). How long they wait is Erlang's
-formula for c servers (Erlang, 1917), scaled for how irregular arrivals and service are by Allen and Cunneen's
+measures, so that calls that run beside each other in one replica are not counted twice). A replica that writes several
+answers at once, step by step, is as many servers as it has slots, each busy from a call's beginning to its end. How long
+calls wait is Erlang's formula for c servers (Erlang, 1917), scaled for how irregular arrivals and service are by Allen and Cunneen's
 approximation (Allen, Probability, Statistics and Queueing Theory, 1990):
 
     wait = C(c, a) / (c/s - rate) x (ca2 + cs2) / 2         a = rate x s, the load in servers
@@ -48,10 +49,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Service(msgspec.Struct, frozen=True):
-    """What a call takes of a replica: mean seconds, and the squared coefficient of variation."""
+    """What a call takes: mean seconds of one server, the squared coefficient of variation, and how many servers a replica
+    is."""
 
     mean_s: float
     variation2: float = 1.0
+    slots: int = 1
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -124,7 +127,7 @@ class Scaler:
             wanted = max(min(replicas, most), min(policy.least, most))
             return Decision(wanted, "nothing was measured yet" if wanted == replicas else "within the limits")
         needed = self._needed(service, policy.wait_s, _UTILISATION_MOST, most)
-        backlog = math.ceil(self.rate * service.mean_s + waiting * service.mean_s / policy.clear_within_s)
+        backlog = math.ceil((self.rate + waiting / policy.clear_within_s) * service.mean_s / service.slots)
         wanted = max(needed, min(backlog, most) if waiting else 0, min(policy.least, most))
         if wanted >= replicas:
             self._low_since = None
@@ -146,13 +149,13 @@ class Scaler:
     def _needed(self, service: Service, wait_s: float, utilisation: float, most: int) -> int:
         """The fewest that keep the promise; all there may be when even they do not."""
         load = self.rate * service.mean_s
-        for servers in range(min(self.policy.least, most), most + 1):
-            if (load <= servers * utilisation and self._wait(servers, service) <= wait_s) or load == 0:
-                return servers
+        for replicas in range(min(self.policy.least, most), most + 1):
+            if (load <= replicas * service.slots * utilisation and self._wait(replicas, service) <= wait_s) or load == 0:
+                return replicas
         return most
 
-    def _wait(self, servers: int, service: Service) -> float:
-        return expected_wait_s(servers, self.rate, service, self.arrivals_variation2)
+    def _wait(self, replicas: int, service: Service) -> float:
+        return expected_wait_s(replicas * service.slots, self.rate, service, self.arrivals_variation2)
 
     def _said(self, wanted: int, replicas: int, service: Service, waiting: int, most: int) -> Decision:
         wait_s = self._wait(wanted, service)
