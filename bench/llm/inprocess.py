@@ -13,19 +13,21 @@ from typing import Any
 
 
 def load(spec: dict[str, Any]) -> Any:
-    """The engine with the settings given; `socket` keeps its own HTTP server away from TCP."""
+    """The engine with the settings given, or with all its own (`default`); `socket` keeps its own HTTP server away from TCP."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = spec["model"]
+    params.verbosity = -1
+    params.hostnames = [spec["socket"]]
+    if spec.get("default"):
+        return xllamacpp.Server(params)
     params.n_ctx = spec["context"]
     params.n_parallel = spec["slots"]
     params.kv_unified = True
     params.n_batch = params.n_ubatch = spec["batch"]
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = spec["threads"]
     params.cache_ram_mib = spec["cache_ram_mib"]
-    params.verbosity = -1
-    params.hostnames = [spec["socket"]]
     return xllamacpp.Server(params)
 
 
