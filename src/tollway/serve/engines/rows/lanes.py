@@ -24,7 +24,8 @@ from tollway.serve.engines.rows.rack import Answers, Order, Piece, Racks, Row, S
 
 BACKGROUND: Final = Turn(tier=3)
 _NICE: Final = 1  # lanes give way to what reads, answers and watches
-_LOOK_AGAIN_EVERY: Final = 512  # batches: is the shape still the best for what comes?
+_SEEN: Final = 192  # lengths from which it is told which batches are best ...
+_LOOK_AGAIN_S: Final = 4.0  # ... and how often
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -78,6 +79,7 @@ class Lanes:
         self._over = False
         self._began: dict[int, float] = {}  # lane -> when its batch began
         self._called: dict[str, Order] = {}
+        self._look_at = clock() + 1.0
         self._seen: list[int] = []  # lengths of the newest rows
         for number in range(plan.lanes):
             predictor = predictors[number % len(predictors)]
@@ -175,8 +177,8 @@ class Lanes:
         pieces = [Piece(order, place, one, max(1, length(one))) for place, one in enumerate(encoded)]
         with self._free:
             self._racks.put(pieces)
-            if len(self._seen) < _LOOK_AGAIN_EVERY:
-                self._seen += [piece.length for piece in pieces[:_LOOK_AGAIN_EVERY]]
+            if len(self._seen) < _SEEN:
+                self._seen += [piece.length for piece in pieces[:_SEEN]]
             self._free.notify(min(len(pieces), max(1, self._idle)))
 
     def _work(self, number: int, predictor: Predictor) -> None:
@@ -239,6 +241,15 @@ class Lanes:
         for order in finished:
             if order.told is not None:
                 order.told()
+        if len(self._seen) >= _SEEN and self._clock() > self._look_at:
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """Is the shape still the best for what comes?"""
+        self._look_at = self._clock() + _LOOK_AGAIN_S
+        with self._free:
+            seen, self._seen = self._seen, []
+        self.plan = msgspec.structs.replace(self.plan, shape=self.plan.cost.shape(seen, self.plan.shape))
 
     def _count(self, lengths: list[int], took: float, *, wide: bool, alone: bool) -> None:
         figures, longest = self.figures, max(lengths)
@@ -251,9 +262,6 @@ class Lanes:
             self.plan.lone.learn(longest, wide=wide, seconds=took)
         if not wide:
             self.plan.cost.learn(len(lengths), longest, took)
-        if len(self._seen) >= _LOOK_AGAIN_EVERY and figures.batches % 64 == 0:
-            seen, self._seen = self._seen, []
-            self.plan = msgspec.structs.replace(self.plan, shape=self.plan.cost.shape(seen, self.plan.shape))
 
 
 def _fail(order: Order, error: Exception) -> None:
