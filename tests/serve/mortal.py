@@ -14,7 +14,8 @@ from tollway.serve.engines import Address, Caps, Launch, Probe
 
 
 class Mortal:
-    """`slots` calls at a time. Inputs: "die" ends the process, "slow N" takes N ms, "fail" is answered with a 500."""
+    """`slots` calls at a time. Inputs: "die" ends the process, "slow N" takes N ms, "fail" is answered with a
+    500, and after "sicken" everything but the probe is, until "heal"."""
 
     name = "mortal"
     model = "m"
@@ -33,6 +34,9 @@ class Mortal:
         return Address(url=f"unix:{socket}")
 
 
+_sick = {"sick": False}
+
+
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while True:
@@ -47,7 +51,9 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
                 await asyncio.sleep(float(number) / 1000)
             answer: Any = {"object": "list", "data": [], "usage": {"prompt_tokens": 1, "total_tokens": 1}}
             data = json.dumps(answer).encode()
-            status = b"500 Error" if word == "fail" else b"200 OK"
+            _sick.update(sick=word == "sicken" or (_sick["sick"] and word != "heal"))
+            failed = word == "fail" or (_sick["sick"] and word not in ("sicken", "."))
+            status = b"500 Error" if failed else b"200 OK"
             writer.write(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(data), data))
     except (asyncio.IncompleteReadError, ConnectionError):
         writer.close()

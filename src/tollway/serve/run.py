@@ -26,7 +26,7 @@ from tollway.serve.engine_call import Tally, once, relay
 from tollway.serve.line import Seat, Turn
 from tollway.serve.requests import ChatRequest, CompletionRequest, Request
 from tollway.serve.requests.parts import Work
-from tollway.serve.retries import TRIES_MAX
+from tollway.serve.retries import TRIES_MAX, Patience
 from tollway.serve.served import Served, Size
 from tollway.serve.wire import WireError
 
@@ -58,6 +58,7 @@ class Run:
         self.retries = 0
         self.expired = False  # it took too long and is being stopped
         self._in_engine = 0
+        self._doubted: dict[int, Seat] = {}  # where an engine call met an error, until another replica has answered it
         self._head: dict[str, Any] = {}  # id and time of the engine's own stream
 
     async def answer(self) -> bytes:
@@ -234,14 +235,45 @@ class Run:
             served.quarantine.leave(tally.guest, answered=done)
         if done:
             served.went_well(seat, tally, now)
+            if self._doubted:
+                self._settle_doubt(index, seat)
         elif isinstance(error, BadRequest):
             served.stats.refused += 1
         elif isinstance(error, asyncio.CancelledError | GeneratorExit):
             if self.expired:
-                served.went_wrong(seat)
+                served.went_wrong()
+                if self._waited_too_long(index):
+                    served.fault(seat)
             else:
                 served.stats.left += 1
         served.line.leave(seat, self.size.tokens_each, turn=self.turn, cost=self._cost(tally, done=done))
+
+    def _blame(self, index: int, seat: Seat, error: Exception) -> None:
+        """Whose fault it is. A lost connection is the replica's, and silence for longer than anybody needs; an error may
+        be the request's: that shows when another replica answers it. Else one caller could have replicas ejected."""
+        if isinstance(error, WireError):
+            self.served.fault(seat, gone=True)
+        elif isinstance(error, TimeoutError):
+            self._patience.give_up(time.monotonic() - self.tallies[index].sat_at)
+            if self._waited_too_long(index):
+                self.served.fault(seat)
+        else:
+            self._doubted.setdefault(index, seat)
+
+    def _settle_doubt(self, index: int, seat: Seat) -> None:
+        doubted = self._doubted.pop(index, None)
+        if doubted is not None and doubted is not seat:
+            self.served.fault(doubted)
+
+    @property
+    def _patience(self) -> Patience:
+        return self.served.first_piece if self.request.generates else self.served.whole_answer
+
+    def _waited_too_long(self, index: int) -> bool:
+        """Whether nothing came for longer than the slowest of calls take, however little time this one had."""
+        tally = self.tallies[index]
+        waited_s = time.monotonic() - tally.sat_at
+        return tally.first_piece_at is None and waited_s >= self._patience.within_s * 0.99
 
     def _in_turn(self, work: Work) -> Work:
         """What is asked, with whose turn it is: an engine whose rows wait once more serves them in the same order."""
@@ -278,10 +310,8 @@ class Run:
         if isinstance(error, Unavailable) and error.code not in _FAULTS:
             raise error
         gone = isinstance(error, WireError)
-        if isinstance(error, TimeoutError):
-            patience = served.first_piece if self.request.generates else served.whole_answer
-            patience.give_up(time.monotonic() - self.tallies[index].sat_at)
-        served.went_wrong(seat, gone=gone)
+        served.went_wrong()
+        self._blame(index, seat, error)
         if gone and seat.time is not None:
             refusal = served.quarantine.lost(self.work[index].body, self.tallies[index].life, time.monotonic())
             if refusal is not None:

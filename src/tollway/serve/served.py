@@ -243,9 +243,12 @@ class Served:
         if health.watched:
             self._replicas.recovered(seat)
 
-    def went_wrong(self, seat: Seat, *, gone: bool = False) -> None:
-        """A call met a fault there. `gone`: its connection was lost."""
+    def went_wrong(self) -> None:
+        """A call was not answered, and not for what the caller did."""
         self.stats.errors += 1
+
+    def fault(self, seat: Seat, *, gone: bool = False) -> None:
+        """It was this replica's fault. `gone`: its connection was lost."""
         self._replicas.fault(seat, gone=gone)
 
     def others(self, seat: Seat) -> bool:
