@@ -55,7 +55,7 @@ async def _serve(spec: Spec, began: float) -> None:
 
     found = calibration.ready(folder, spec.format, spec.cores, build)
     lanes = Lanes(found.lanes, found.wide, found.plan)
-    await server.listen(spec.socket, Counter(spec, lanes))
+    listening = await server.listen(spec.socket, Counter(spec, lanes))  # held: uvloop closes what nobody refers to
     os.chmod(spec.socket, 0o600)  # noqa: PTH101 - at once, on the loop: nobody is served yet
     gc.collect()
     gc.freeze()  # what was loaded stays: looking through it for garbage again and again took more time than all calls
@@ -65,6 +65,7 @@ async def _serve(spec: Spec, began: float) -> None:
     )
     threading.Thread(target=_end_with_the_parent, args=(spec.socket,), daemon=True).start()
     await asyncio.Event().wait()
+    listening.close()
 
 
 def _end_with_the_parent(socket: str) -> None:
