@@ -85,6 +85,7 @@ async def test_three_gateways_sell_one_wallet_once(tmp_path: Path, mill: Upstrea
         began = time.monotonic()
         again = await gateways[0].ask(buyer.key, body("again"))
         refused_s = time.monotonic() - began
+        told = (await gateways[1].get("/v1/key", buyer.key)).json["wallet_micros"]
     statuses = Counter(answer.status for answer in answers)
     served = [answer for answer in answers if answer.answered]
     assert set(statuses) <= {200, 402}, statuses
@@ -96,7 +97,7 @@ async def test_three_gateways_sell_one_wallet_once(tmp_path: Path, mill: Upstrea
         with shop.db.read() as conn:
             left = ledger.wallet_micros(conn, buyer.org_id, buyer.currency)
             leased = conn.execute(sa.select(sa.func.count()).select_from(tables.lease)).scalar()
-    assert left == (PAYS_FOR - len(served)) * PRICE_MICROS
+    assert left == told == (PAYS_FOR - len(served)) * PRICE_MICROS
     assert leased == 0, "gateways that stopped in order left slices behind"
     assert sum(call["finished"] for name, call in mill.calls().items() if name != "probe") == len(served)
     print(

@@ -9,6 +9,7 @@ import contextlib
 from typing import Any
 
 import psycopg
+import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tollway.flows.leasing import LEASE_S, Leasing
 from tollway.kit.clock import ManualClock
 from tollway.kit.db import Database
-from tollway.kit.errors import TollwayError, Unavailable
+from tollway.kit.errors import PaymentRequired, TollwayError, Unavailable
 from tollway.kit.ids import new_code
 from tollway.kit.money import PICOS_PER_MICRO
 from tollway.sell import accounts, api_keys, catalog, leases, ledger, tables
@@ -130,11 +131,7 @@ class World(RuleBasedStateMachine):
             house.access.release(grant)
             return
         input_, output = min(input_, grant.units.get(0, 0)), min(output, grant.units.get(1, 0))
-        call = new_code()
-        event = UsageEvent(
-            f"evt_{call}", f"req_{call}", self.org, "key_1", grant.subscription_id, grant.plan.id, "m", "1", "chat",
-            "ok", self.clock.now_ms(), input_, 0, output, 0, 0, 0, None, 0, False,
-        )  # fmt: skip
+        event = _event(self, grant, input_=input_, output=output)
         event.price_picos = house.access.settle(grant, event.quantities())
 
         def lost() -> None:
@@ -236,6 +233,9 @@ class World(RuleBasedStateMachine):
         self.news.close()
         self.loop.close()
 
+    def nothing_is_leased_beyond_the_wallet(self, paid_in: int) -> None:
+        assert self._leased().get("wallet", 0) <= paid_in * PICOS_PER_MICRO - self._used()["picos"]
+
     def _leased(self) -> dict[str, int]:
         lease = tables.lease.c
         query = sa.select(lease.kind, sa.func.sum(lease.amount)).where(lease.org_id == self.org).group_by(lease.kind)
@@ -269,3 +269,41 @@ def test_gateways_that_die_and_come_back_never_overspend(postgres_db: Database) 
     run_state_machine_as_test(
         Here, settings=settings(max_examples=20, stateful_step_count=40, deadline=None, suppress_health_check=checks)
     )
+
+
+async def test_work_that_is_owed_is_billed_beyond_the_slices(postgres_db: Database) -> None:
+    """A job that another gateway began: it was done, so it is owed, whatever is left to lease. Nobody gets more after it."""
+
+    class Here(World):
+        db = postgres_db
+
+    world = await asyncio.to_thread(Here)
+    house = House(world)
+    await house.open()
+    key_id = house.caller().key.id
+    grant = house.access.hold_again(key_id, "m", {})
+    assert grant is not None
+    house.access.release(await house.leasing.admit(house.caller(), "m", 0, 10))  # it has a slice
+    event = _event(world, grant, output=1000)
+    event.price_picos = house.access.settle(grant, event.quantities())
+    await house.recorder.record(event, "USD", None, grant.draws)
+    assert world._wallet() == 300 * PICOS_PER_MICRO - 1000 * 400_000
+    with pytest.raises(PaymentRequired):
+        await house.leasing.admit(house.caller(), "m", 0, 1)
+    with postgres_db.write() as conn:
+        ledger.top_up(conn, 0, world.org, "USD", 200, "more")
+    await house.refresh()
+    await house.leasing.beat()
+    house.access.release(await house.leasing.admit(house.caller(), "m", 0, 1))
+    world.nothing_is_leased_beyond_the_wallet(500)
+    await house.leasing.close()
+    await house.recorder.close()
+    house.cut_off()
+
+
+def _event(world: World, grant: Grant, *, input_: int = 0, output: int = 0) -> UsageEvent:
+    call = new_code()
+    return UsageEvent(
+        f"evt_{call}", f"req_{call}", world.org, "key_1", grant.subscription_id, grant.plan.id, "m", "1", "chat",
+        "ok", world.clock.now_ms(), input_, 0, output, 0, 0, 0, None, 0, False,
+    )  # fmt: skip

@@ -21,8 +21,9 @@ from tollway.kit.clock import Clock
 from tollway.kit.db import Database
 from tollway.kit.ear import Ear
 from tollway.kit.errors import TollwayError
-from tollway.sell import leases
-from tollway.sell.access import Caller, Grant
+from tollway.sell import leases, ledger
+from tollway.sell.access import Account, Caller, Grant
+from tollway.sell.book import used_this_month
 from tollway.sell.leases import Fenced, Got
 from tollway.sell.metering import Recorder
 from tollway.sell.shared_access import SharedAccess, Unleased
@@ -126,6 +127,19 @@ class Leasing:
         if missing and all(one.others for one in missing):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(news.wait(), min(_ASK_AGAIN_S, self._wait_s))
+
+    async def seen(self, account: Account) -> tuple[int, int]:
+        """What an organization has left in its wallet (micros) and used of its monthly cap, all gateways together."""
+        plan, month = account.plan, account.spending.month
+
+        def read() -> tuple[int, int]:
+            with self._db.read() as conn:
+                if plan is None:
+                    return 0, 0
+                wallet = ledger.wallet_micros(conn, account.org_id, plan.terms.currency)
+                return wallet, used_this_month(conn, month, account.org_id, plan)[1]
+
+        return await asyncio.to_thread(read)
 
     # -- other gateways ----------------------------------------------------------------------------------------------
 

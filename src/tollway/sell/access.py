@@ -97,6 +97,7 @@ class Grant(msgspec.Struct):
     open: bool = True
     draws: dict[tuple[str, str], int] | None = None  # what it took of slices, with several gateways (see shared_access)
     epoch: int = 0
+    owed: bool = False  # held without asking: what it used is billed whatever there is
 
 
 class Access:

@@ -153,6 +153,12 @@ class SharedAccess(Access):
         """As `Access.look`, but a share that is used up refuses nobody yet."""
         return self._plan_for(caller, model)
 
+    def hold_again(self, key_id: str, model: str, counted: dict[str, int], tier: str = "") -> Grant | None:
+        grant = super().hold_again(key_id, model, counted, tier)
+        if grant is not None:
+            grant.epoch, grant.owed = self.epoch, True
+        return grant
+
     def settle(self, grant: Grant, quantities: dict[str, int]) -> int:
         spending, included = grant.spending, _included(grant.spending.terms)
         before = {index: spending.units.get(index, 0) for index in included}
@@ -164,18 +170,35 @@ class SharedAccess(Access):
             if spending.units[index] > before[index]:
                 scope = _scope(grant.subscription_id, spending.month, index)
                 draws["units", scope] = spending.units[index] - before[index]
+        if grant.owed:
+            spending.tokens = min(spending.tokens, max(tokens_before, spending.terms.limits.monthly_tokens or 0))
         if spending.terms.limits.monthly_tokens is not None and spending.tokens > tokens_before:
             draws["tokens", _scope(grant.subscription_id, spending.month)] = spending.tokens - tokens_before
         if grant.wallet and picos:
-            draws["wallet", spending.terms.currency] = picos
+            draws["wallet", spending.terms.currency] = picos - self._beyond(grant, picos)
         grant.draws = draws
         return picos
+
+    def _beyond(self, grant: Grant, picos: int) -> int:
+        """What of a price no slice bears and is owed all the same: it leaves the wallet, but no slice."""
+        account = grant.caller.account
+        if not grant.owed:
+            return 0
+        if _currency(account) != grant.spending.terms.currency:
+            return picos
+        idle = account.left_picos() - account.spending.exposure_picos() + picos  # before this price was pending
+        beyond = picos - max(0, min(picos, idle))
+        account.wallet_picos += beyond  # until `committed` takes the whole price off
+        return beyond
 
     def unsettle(self, grant: Grant, quantities: dict[str, int], picos: int) -> None:
         if grant.wallet:
             grant.caller.account.pending_picos -= picos
         if grant.epoch != self.epoch:
             return  # what it was drawn from is not ours any more
+        if grant.owed and grant.wallet and _currency(grant.caller.account) == grant.spending.terms.currency:
+            drawn = (grant.draws or {}).get(("wallet", grant.spending.terms.currency), 0)
+            grant.caller.account.wallet_picos -= picos - drawn
         for (kind, scope), amount in (grant.draws or {}).items():
             if kind == "units":
                 grant.spending.units[int(scope.rsplit(":", 1)[1])] -= amount

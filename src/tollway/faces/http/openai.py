@@ -207,6 +207,9 @@ class Api:
         key, account = caller.key, caller.account
         spending = account.spending
         terms = account.plan.terms if account.plan else None
+        left, used = max(0, account.left_picos()) // 1_000_000, spending.tokens
+        if self._desk.leasing is not None:  # what this gateway holds is not the whole
+            left, used = await self._desk.leasing.seen(account)
         shown: dict[str, Any] = {
             "object": "key",
             "id": key.id,
@@ -219,9 +222,9 @@ class Api:
             "plan": account.plan
             and {"name": account.plan.plan_name, "title": account.plan.title, "version": account.plan.version},
             "month": spending.month,
-            "tokens_used": spending.tokens,
+            "tokens_used": used,
             "tokens_max": terms.limits.monthly_tokens if terms else None,
-            "wallet_micros": max(0, account.left_picos()) // 1_000_000 if terms and terms.overage == "wallet" else None,
+            "wallet_micros": max(0, left) if terms and terms.overage == "wallet" else None,
             "currency": terms.currency if terms else None,
             "limits": terms.limits if terms else None,
         }
