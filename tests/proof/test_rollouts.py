@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.proof.house import Answer, Customer, GatewayProcess, make_customer, run_cli, shop_of, start_gateway
+from tests.proof.test_several_gateways import several
 from tests.serve import tiny_versions
 from tollway.flows import release, versions
 from tollway.flows.rollout import Policy
@@ -286,3 +287,33 @@ async def _until(so: Callable[[], bool], within_s: float = 20) -> None:
     async with asyncio.timeout(within_s):
         while not so():
             await asyncio.sleep(0.1)
+
+
+async def test_two_gateways_judge_one_rollout_by_what_both_saw(tmp_path: Path, postgres_url: str) -> None:
+    """Each counts its own calls; the figures are the sum, and what is decided holds for both."""
+    with shop_of(tmp_path, postgres_url) as shop:
+        for number in range(2):
+            tiny_versions.shelve(shop.store, tmp_path / f"v{number}", "equal")
+        release.deploy(shop, "mood", "1")
+    buyer = make_customer(tmp_path, TERMS, 1_000_000_000, database_url=postgres_url)
+    body = {"model": "mood", "input": "a lovely film"}
+    async with several(tmp_path, postgres_url, 2) as gateways:
+        with shop_of(tmp_path, postgres_url) as shop:
+            made = versions.start(shop, "mood", "2", "canary", 50, Policy(promote_after_s=0, min_calls=80))
+
+            def now() -> versions.Status:
+                return versions.status(shop, "mood")
+
+            answers: list[Answer] = []
+            async with asyncio.timeout(60):
+                while now().stable != "2":
+                    answers += await asyncio.gather(*(one.ask(buyer.key, body, "/v1/classify") for one in gateways * 2))
+            record = next(one for one in now().history if one.id == made.id)
+            parts = [part["canary"]["calls"] for part in record.figures["parts"].values()]
+            assert (
+                len(parts) == 2 and min(parts) >= 10 and sum(parts) == record.figures["canary"]["stats"]["calls"] >= 80
+            )
+            await asyncio.sleep(1)
+            last = [await one.ask(buyer.key, body, "/v1/classify") for one in gateways]
+    assert {answer.status for answer in answers + last} == {200}
+    assert {answer.headers["x-tollway-model-version"] for answer in last} == {"2"}

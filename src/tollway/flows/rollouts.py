@@ -179,7 +179,7 @@ class Rollouts:
     def _note(self, conn: sa.Connection, watched: _Watched) -> Figures:
         """Write down this gateway's part beside those of the others, and the sum."""
         figures, id_ = watched.figures, watched.record.id
-        others = read(deployments.get(conn, id_).figures, id_).parts
+        others = read(deployments.get(conn, id_, to_change=True).figures, id_).parts
         found = Figures(
             figures.canary, figures.stable, figures.agreement, figures.verdict, others | {self._me: watched.own}
         )
@@ -215,7 +215,7 @@ class Rollouts:
         now_ms = self._clock.now_ms()
 
         def work(conn: sa.Connection) -> None:
-            if not deployments.get(conn, record.id).running:
+            if not deployments.get(conn, record.id, to_change=True).running:
                 return  # somebody was faster
             self._note(conn, watched)
             if verdict.decision == "roll back":
@@ -232,7 +232,7 @@ class Rollouts:
 
     async def _end(self, record: Record, why: str) -> None:
         def work(conn: sa.Connection) -> None:
-            if deployments.get(conn, record.id).running:
+            if deployments.get(conn, record.id, to_change=True).running:
                 versions.end_in(conn, self._clock.now_ms(), record, why)
 
         await self._recorder.run(work)
@@ -252,7 +252,10 @@ class Rollouts:
             return
 
         def work(conn: sa.Connection) -> bool:
-            if not deployments.get(conn, stable.id).running or deployments.version_before(conn, stable.model) is None:
+            if (
+                not deployments.get(conn, stable.id, to_change=True).running
+                or deployments.version_before(conn, stable.model) is None
+            ):
                 return False
             versions.back_in(conn, now_ms, models.get_model(conn, stable.model), trouble)
             return True

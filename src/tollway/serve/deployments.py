@@ -120,9 +120,10 @@ def history(conn: sa.Connection, model: str, limit: int = 100) -> list[Record]:
     return [_as_record(found) for found in conn.execute(query)]
 
 
-def get(conn: sa.Connection, id_: str) -> Record:
-    """One deployment. Raises NotFound."""
-    found = conn.execute(sa.select(tables.deployment).where(tables.deployment.c.id == id_)).first()
+def get(conn: sa.Connection, id_: str, *, to_change: bool = False) -> Record:
+    """One deployment; `to_change`: nobody else changes it before this transaction ends. Raises NotFound."""
+    query = sa.select(tables.deployment).where(tables.deployment.c.id == id_)
+    found = conn.execute(query.with_for_update() if to_change else query).first()
     if found is None:
         raise NotFound(f"There is no deployment {id_[:60]!r}.", code="deployment_not_found")
     return _as_record(found)
