@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.proof import books
@@ -17,7 +18,8 @@ TERMS = Terms(
 )
 CLIENTS = 3
 WARM_S = 1.0
-FAULT_S = 0.9
+FAULT_S = 0.5
+MET_LEAST = 2
 WELL_S = 1.5
 
 
@@ -28,6 +30,12 @@ def gateway_with(home: Path, proxies: list[FaultProxy]) -> GatewayProcess:
     with shop_of(home) as shop, shop.db.write() as conn:
         models.offer_upstream(conn, shop.clock.now_ms(), MODEL, "chat", upstream)
     return start_gateway(home, starter=False, wait=False, env={"TOLLWAY_CALL_TIMEOUT_S": "30"})
+
+
+async def until(found: Callable[[], bool], within_s: float) -> None:
+    async with asyncio.timeout(within_s):
+        while not found():
+            await asyncio.sleep(0.02)
 
 
 async def test_one_of_three_upstreams_fails_in_every_way(tmp_path: Path) -> None:
@@ -43,16 +51,15 @@ async def test_one_of_three_upstreams_fails_in_every_way(tmp_path: Path) -> None
             await asyncio.sleep(WARM_S)
             met = {}
             for fault in FAULTS:
-                before = (crowd.noted.refused, sum(crowd.noted.unanswered.values()), proxies[2].broken)
-                proxies[2].fault = fault
+                before = (crowd.noted.refused, sum(crowd.noted.unanswered.values()), proxies[0].broken)
+                proxies[0].fault = fault
+                await until(lambda before=before: proxies[0].broken >= before[2] + MET_LEAST, 15)
                 await asyncio.sleep(FAULT_S)
-                proxies[2].fault = ""
-                healed = proxies[2].seen
-                async with asyncio.timeout(20):
-                    while proxies[2].seen < healed + 20:
-                        await asyncio.sleep(0.05)
+                proxies[0].fault = ""
+                healed = proxies[0].seen
+                await until(lambda healed=healed: proxies[0].seen >= healed + 20, 20)
                 await asyncio.sleep(WELL_S)
-                after = (crowd.noted.refused, sum(crowd.noted.unanswered.values()), proxies[2].broken)
+                after = (crowd.noted.refused, sum(crowd.noted.unanswered.values()), proxies[0].broken)
                 met[fault] = tuple(new - old for new, old in zip(after, before, strict=True))
             crowd.stopping = True
             await pressing
@@ -63,7 +70,6 @@ async def test_one_of_three_upstreams_fails_in_every_way(tmp_path: Path) -> None
         calls = len(noted.answered) + len(noted.left) + failed
         seen = sum(proxy.seen for proxy in proxies)
         print(f"{calls} calls, {failed} failed, {seen - calls} extra, by fault (failed, unanswered, met): {met}")
-        assert all(counts[2] for counts in met.values()), "a fault was met by nobody: nothing was proven"
         assert failed <= calls * 0.01, f"{failed} of {calls} calls failed"
         assert seen - calls <= calls * 0.10, f"{seen - calls} extra calls for {calls}"
         assert crowd.problems == []
