@@ -1,7 +1,11 @@
 """Metrics: what was counted on the hot path is what `/metrics` says, in Prometheus' own words."""
 
+import re
+from typing import Any
+
 from prometheus_client.parser import text_string_to_metric_families
 
+from tollway.serve.replicas import ReplicaView
 from tollway.watch.metrics import Metrics
 
 CHAT = {"gen_ai_operation_name": "chat", "gen_ai_request_model": "m"}
@@ -55,3 +59,57 @@ def test_calls_in_flight_are_seen() -> None:
     assert of(samples(metrics), "maas_inflight") == 2
     metrics.inflight -= 2
     assert of(samples(metrics), "maas_inflight") == 0
+
+
+def a_fleet() -> list[ReplicaView]:
+    common: dict[str, Any] = {"version": "3", "node": "local", "restarts": 0, "slots": 8}
+    return [
+        ReplicaView(
+            **common, model="m", number=1, state="ready", pid=7, running=3, fill_share=0.5, busy_share=0.9,
+            calls_per_s=2.5, tokens_per_s=61.0, cost_micros_per_s=16.0, rss_bytes=4096,
+        ),
+        ReplicaView(**common, model="m", number=2, state="ejected", pid=8, running=0, ejections=2),
+        ReplicaView(**common, model="asleep", number=0, state="resting", pid=None, running=0),
+    ]  # fmt: skip
+
+
+def test_the_fleet_is_shown_as_it_was_last_seen() -> None:
+    metrics = Metrics()
+    metrics.fleet, metrics.overloads = a_fleet(), {("m", "late"): 5}
+    found, one = samples(metrics), {"model": "m", "version": "3", "replica": "1"}
+    for name, value in (
+        ("running", 3), ("slots", 8), ("fill_ratio", 0.5), ("busy_ratio", 0.9), ("calls_per_second", 2.5),
+        ("tokens_per_second", 61), ("memory_bytes", 4096), ("ejections", 0), ("cost_micros_per_second", 16),
+    ):  # fmt: skip
+        assert of(found, f"maas_replica_{name}", **one) == value
+    assert of(found, "maas_replica_ejections", **one | {"replica": "2"}) == 2
+    assert of(found, "maas_replica_state", **one | {"replica": "2"}, state="ejected") == 1
+    assert of(found, "maas_overload_refused_total", model="m", reason="late") == 5
+    assert not [key for key in found if ("model", "asleep") in key[1]], "what is not loaded has no figures"
+
+
+def test_how_long_calls_wait_for_a_seat_is_seen() -> None:
+    metrics = Metrics()
+    for seconds in (0.0002, 0.3, 0.3):
+        metrics.waited("m", seconds)
+    found = samples(metrics)
+    assert of(found, "maas_queue_wait_seconds_count", model="m") == 3
+    assert of(found, "maas_queue_wait_seconds_bucket", model="m", le="0.25") == 1
+
+
+def test_names_follow_the_rules_of_prometheus() -> None:
+    metrics = Metrics()
+    metrics.http("/v1/models", "GET", 200, 0.1)
+    metrics.call("chat", "m", "ok", 1.0, 0.2, (100, 5))
+    metrics.waited("m", 0.1)
+    metrics.rejected.labels("rate_limit_exceeded").inc()
+    metrics.fleet, metrics.overloads = a_fleet(), {("m", "late"): 5}
+    for family in text_string_to_metric_families(metrics.exposition().decode()):
+        assert re.fullmatch(r"(maas|gen_ai)_[a-z][a-z0-9_]*", family.name), family.name
+        assert family.documentation, family.name
+        assert not re.search(r"_(ms|us|milliseconds|kb|mb|percent)\b", family.name), "base units"
+        for sample in family.samples:
+            assert family.type != "counter" or sample.name.endswith(("_total", "_created")), sample.name
+            labels = set(sample.labels)
+            assert not labels & {"org", "organization", "key", "org_id", "key_id", "prompt"}, sample.name
+            assert all(re.fullmatch(r"[a-z][a-z0-9_]*", label) for label in labels)

@@ -111,6 +111,8 @@ class Call:
         self.began = time.monotonic()
         self.run = Run(served, request, size, grant.caller.account.org_id, call_id, self.at_ms, turn)
         self._timer: asyncio.TimerHandle | None = None
+        self.answered_at: float | None = None  # monotonic, like `began`
+        self.recorded_at: float | None = None
         self.price_picos: int | None = None
         self.copied_to: list[Served] | None = None
         self._closed = False
@@ -159,6 +161,7 @@ class Call:
         if self._closed:
             return
         self._closed = True
+        self.answered_at = time.monotonic()
         counts = self.run.counts()
         generated = status == "ok" or (
             status == "aborted"
@@ -184,6 +187,7 @@ class Call:
         crashpoint("call.before_record")
         wallet = self.grant.plan.terms.currency if self.grant.wallet else None
         await self.desk.recorder.record(event, wallet, lambda: self._unsettle(event), self.grant.draws)
+        self.recorded_at = time.monotonic()
         crashpoint("call.after_record")
 
     def _observe(self, status: str, counts: tuple[int, int, int]) -> None:
@@ -191,8 +195,11 @@ class Call:
             self.desk.metrics.retries.inc(self.run.retries)
         now, first = time.monotonic(), self.run.first_piece_at()
         first_s = None if first is None else first - self.began
-        tokens = (counts[0] + counts[1], counts[2])
-        self.desk.metrics.call(self.request.operation, self.request.model, status, now - self.began, first_s, tokens)
+        tokens, metrics = (counts[0] + counts[1], counts[2]), self.desk.metrics
+        metrics.call(self.request.operation, self.request.model, status, now - self.began, first_s, tokens)
+        sat_at = self.run.tallies[0].sat_at
+        if sat_at:
+            metrics.waited(self.request.model, sat_at - self.began)
 
     def _unsettle(self, event: UsageEvent) -> None:
         """The event could not be kept."""

@@ -35,7 +35,9 @@ from tollway.serve.models import Model, list_models
 from tollway.serve.replica import Replica, State
 from tollway.serve.served import Served
 from tollway.shop import Shop
+from tollway.watch import tracing
 from tollway.watch.metrics import Metrics
+from tollway.watch.tracing import Tracing
 
 _log = log.get("flows.gateway")
 _NOTE_EVERY_S = 10
@@ -52,6 +54,7 @@ class Gateway:
         self.fine_tuning: FineTuning
         self.batches: Batches
         self.adaptations: Adaptations
+        self.tracing: Tracing | None = None
         self.rollouts: Rollouts
         self._tasks: list[asyncio.Task[None]] = []
         self._runtime: runtimes.Runtime | None = None
@@ -65,7 +68,8 @@ class Gateway:
         leasing = None
         if isinstance(access, SharedAccess):
             leasing = Leasing(shop.db, shop.clock, access, lease_s=settings.lease_s)
-        metrics = Metrics()
+        metrics, endpoint = Metrics(), tracing.endpoint_of(settings)
+        self.tracing = Tracing(endpoint) if endpoint else None
 
         def turned(served: Served, replica: Replica, state: State) -> None:
             _note_replica(metrics, served, replica, state)
@@ -116,6 +120,8 @@ class Gateway:
         if self.desk.leasing is not None:
             await self.desk.leasing.close()
         await self.desk.recorder.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
         self.shop.close()
 
     # -- noticing changes --------------------------------------------------------------------------------------------
@@ -193,6 +199,12 @@ class Gateway:
         self.desk.access.refusals.clear()
         for served in self.desk.fleet.all():
             metrics.queue_depth.labels(served.name).set(served.line.waiting)
+        metrics.fleet = self.desk.fleet.snapshot()
+        metrics.overloads = {
+            (served.name, reason): count
+            for served in self.desk.fleet.all()
+            for reason, count in served.line.refused.items()
+        }
         with suppress(FileNotFoundError):
             metrics.db_wal_bytes.set((home / "tollway.db-wal").stat().st_size)
         with suppress(sa.exc.SQLAlchemyError):  # a database that is away has no balance to show; the rest goes on

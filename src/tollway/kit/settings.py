@@ -54,6 +54,10 @@ TABLE = (
         "Where replicas live; empty: this machine. ray://local, or ray://HOST:PORT of a Ray cluster (docs/scale-out.md).",
     ),
     Setting("log_level", str, "info", "debug, info, warning or error."),
+    Setting(
+        "request_log", int, 0, "1: every API request is a line of the log: id, route, status, organization, model."
+    ),
+    Setting("otel_endpoint", str, "", "Where traces go (OTLP over HTTP), e.g. http://localhost:4318; empty: nowhere."),
     Setting("currency", str, "USD", "Currency of new plans and of the machine's price (ISO 4217)."),
     Setting(
         "machine_price_per_hour",
@@ -68,7 +72,9 @@ TABLE = (
     Setting("body_bytes_max", int, 4 * 1024 * 1024, "Largest request body accepted; larger ones get 413."),
     Setting("file_bytes_max", int, 32 * 1024 * 1024, "Largest file that a buyer may upload for fine-tuning."),
     Setting("files_bytes_max", int, 512 * 1024 * 1024, "What the files of one organization may take together."),
-    Setting("batch_calls_at_once", int, 4, "Calls of one batch that are asked for at the same time, while nobody waits."),
+    Setting(
+        "batch_calls_at_once", int, 4, "Calls of one batch that are asked for at the same time, while nobody waits."
+    ),
     Setting("audio_bytes_max", int, 25 * 1024 * 1024, "Largest recording that may be sent for transcription."),
     Setting("audio_seconds_max", int, 1500, "Longest recording that is transcribed in one call."),
     Setting(
@@ -84,7 +90,9 @@ TABLE = (
     Setting("queue_timeout_s", float, 60.0, "A call that waited this long for a replica gets 503."),
     Setting("replicas_min", int, 1, "Replicas of one model on this machine, at least; 0: none while nobody calls it."),
     Setting("replicas_max", int, 1, "Replicas of one model on this machine, at most; they share its cores."),
-    Setting("replica_wait_s", float, 0.5, "Another replica is started when calls would wait longer than this on average."),
+    Setting(
+        "replica_wait_s", float, 0.5, "Another replica is started when calls would wait longer than this on average."
+    ),
     Setting("replica_idle_s", float, 300.0, "With replicas_min 0: a model that nobody called for so long is unloaded."),
     Setting(
         "replica_growth_max",

@@ -8,9 +8,10 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
@@ -72,6 +73,7 @@ class _Hot:
         self.durations: dict[str, _Spread] = {}
         self.calls: dict[tuple[str, str], _Calls] = {}
         self.ended: dict[str, int] = {}
+        self.waits: dict[str, _Spread] = {}
 
     def collect(self) -> Iterable[Metric]:
         answers = CounterMetricFamily(
@@ -92,6 +94,8 @@ class _Hot:
         ):
             spreads: dict[tuple[str, ...], _Spread] = {key: getattr(one, part) for key, one in self.calls.items()}
             yield _family(name, text, _MODEL, spreads)
+        waits: dict[tuple[str, ...], _Spread] = {(model,): spread for model, spread in self.waits.items()}
+        yield _family("maas_queue_wait_seconds", "From admission to a seat on a replica.", ("model",), waits)
         tokens: dict[tuple[str, ...], _Spread] = {
             (*key, kind): getattr(one, kind) for key, one in self.calls.items() for kind in ("input", "output")
         }
@@ -109,6 +113,42 @@ def _family(
     return family
 
 
+_REPLICA: Final = ("model", "version", "replica")
+_REPLICA_GAUGES: Final = (  # name, what it is, the field of the fleet's view
+    ("maas_replica_running", "Calls in the replica.", "running"),
+    ("maas_replica_slots", "Calls it can work on at the same time.", "slots"),
+    ("maas_replica_fill_ratio", "Of its slots, while it had a call.", "fill_share"),
+    ("maas_replica_busy_ratio", "Of the time, in which it had a call.", "busy_share"),
+    ("maas_replica_calls_per_second", "Lately.", "calls_per_s"),
+    ("maas_replica_tokens_per_second", "Lately.", "tokens_per_s"),
+    ("maas_replica_memory_bytes", "Resident memory.", "rss_bytes"),
+    ("maas_replica_ejections", "Ejections in a row; 0 for a replica that is well.", "ejections"),
+    ("maas_replica_cost_micros_per_second", "Of the machine, as far as it is this replica's.", "cost_micros_per_s"),
+)
+
+
+class _Fleet:
+    """The replicas as they were when somebody last asked; nothing of them moves on the hot path."""
+
+    def __init__(self, metrics: "Metrics") -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        views = [view for view in self._metrics.fleet if view.state != "resting"]
+        for name, text, field in _REPLICA_GAUGES:
+            family = GaugeMetricFamily(name, text, labels=_REPLICA)
+            for view in views:
+                family.add_metric((view.model, view.version, str(view.number)), getattr(view, field))
+            yield family
+        states = GaugeMetricFamily("maas_replica_state", "1 for the state it is in.", labels=(*_REPLICA, "state"))
+        for view in views:
+            states.add_metric((view.model, view.version, str(view.number), view.state), 1)
+        refused = CounterMetricFamily("maas_overload_refused", "Refused by the line.", labels=("model", "reason"))
+        for (model, reason), count in sorted(self._metrics.overloads.items()):
+            refused.add_metric((model, reason), count)
+        yield from (states, refused)
+
+
 class Metrics:
     """All metrics of one gateway process, on a registry of their own."""
 
@@ -116,6 +156,9 @@ class Metrics:
         registry = self.registry = CollectorRegistry()
         self._hot = _Hot()
         registry.register(self._hot)
+        self.fleet: Sequence[Any] = ()  # serve.replicas.ReplicaView, as of the last look
+        self.overloads: Mapping[tuple[str, str], int] = {}
+        registry.register(_Fleet(self))
         self.inflight = 0
         Gauge("maas_inflight", "API calls being answered.", registry=registry).set_function(lambda: self.inflight)
         self.queue_depth = Gauge("maas_queue_depth", "Calls waiting for a replica.", ("model",), registry=registry)
@@ -173,6 +216,13 @@ class Metrics:
             one.first_token.observe(first_token_s)
             if tokens[1] > 1:
                 one.per_token.observe(max(0.0, seconds - first_token_s) / (tokens[1] - 1))
+
+    def waited(self, model: str, seconds: float) -> None:
+        """A call got its seat."""
+        spread = self._hot.waits.get(model)
+        if spread is None:
+            spread = self._hot.waits[model] = _Spread(_SECONDS)
+        spread.observe(seconds)
 
     def live(self, window_s: float = _LIVE_S) -> dict[str, float]:
         """Requests, client errors (4xx) and server errors (5xx) of the last minutes, for the console."""

@@ -15,6 +15,7 @@ from tollway import __version__
 from tollway.faces.http import refusals
 from tollway.faces.http.openai import Api
 from tollway.faces.http.policy import Door
+from tollway.faces.http.told import Telling
 from tollway.faces.http.wire import Receive, Scope, Send
 from tollway.flows.gateway import Gateway
 
@@ -39,7 +40,9 @@ def build(gateway: Gateway) -> House:
 
     more = [*files.doors(gateway), *fine_tuning.doors(gateway), *batches.doors(gateway), *feedback.doors(gateway)]
     more += [*audio.doors(gateway), *responses.doors(gateway), *edge.doors(gateway)]
-    api = Api(gateway.desk, gateway.shop.db, gateway.shop.settings.body_bytes_max, more)
+    settings = gateway.shop.settings
+    tell = Telling(gateway.tracing, settings.request_log) if gateway.tracing or settings.request_log else None
+    api = Api(gateway.desk, gateway.shop.db, settings.body_bytes_max, more, tell)
     app = FastAPI(title="Tollway", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     refusals.install(app)
     doors = list(api.doors)

@@ -16,6 +16,7 @@ import msgspec
 from tollway.faces.http import templates
 from tollway.faces.http.asked import ASKED
 from tollway.faces.http.policy import Door
+from tollway.faces.http.told import CALL, CALLER, Telling
 from tollway.faces.http.wire import (
     EVENTS,
     MEMO,
@@ -72,7 +73,10 @@ _NO_BUFFERING = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 class Api:
     """Answers `/v1/*`."""
 
-    def __init__(self, desk: Desk, db: Database, body_bytes_max: int, more: Sequence[Door] = ()) -> None:
+    def __init__(
+        self, desk: Desk, db: Database, body_bytes_max: int, more: Sequence[Door] = (), tell: Telling | None = None
+    ) -> None:
+        self._tell = tell
         self._desk = desk
         self._db = db
         self._limit = body_bytes_max
@@ -108,7 +112,7 @@ class Api:
                 if route in self._methods:
                     headers.append((b"allow", ", ".join(sorted(self._methods[route])).encode()))
                 raise self._no_door(scope["method"], route, path)
-            caller = self._caller(scope)
+            caller = scope[CALLER] = self._caller(scope)
             if door.policy != "key":
                 self._desk.access.require(caller, door.policy)
             status = await door.endpoint(scope, receive, send, caller, call_id, headers)
@@ -126,6 +130,8 @@ class Api:
         finally:
             self._desk.metrics.inflight -= 1
             self._desk.metrics.http(route, scope["method"], status, time.monotonic() - began)
+            if self._tell is not None:
+                self._tell(scope, route, status, began, call_id)
 
     def _caller(self, scope: Scope) -> Caller:
         """Who asks, by their key. A client that keeps its connection sends the same key again: it is digested once, and
@@ -145,6 +151,7 @@ class Api:
         ) -> int:
             request: Request = decode(decoder, await read_body(scope, receive, self._limit))
             call = await open_call(self._desk, caller, request, call_id, timeout_s=timeout_of(scope))
+            scope[CALL] = call
             headers += self._desk.access.rate_headers(caller)
             headers.append((b"x-tollway-model-version", call.served.model.version.encode()))
             async with Departure(receive, self._departures) as departure:
