@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.serve import tiny_models
 from tollway.flows import release, versions
@@ -109,3 +111,49 @@ def test_models_without_versions_of_their_own_say_so(shop: Shop) -> None:
         with pytest.raises(BadRequest):
             versions.start(shop, "mood", "2", "canary", share)
     assert in_service(shop) == {"stable": ("1", 0)}
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("deploy"), st.sampled_from("123"), st.sampled_from([0, 60])),
+        st.tuples(st.sampled_from(["canary", "shadow"]), st.sampled_from("123"), st.sampled_from([1, 50, 100])),
+        st.tuples(st.sampled_from(["promote", "back", "stop"]), st.just(""), st.just(0)),
+    ),
+    max_size=10,
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(STEPS)
+def test_whatever_is_done_one_version_is_stable_and_the_way_back_is_what_was_before(
+    shop: Shop, steps: list[tuple[str, str, int]]
+) -> None:
+    release.deploy(shop, "mood", "1")
+    for what, version, number in steps:
+        before = versions.status(shop, "mood")
+        try:
+            if what == "deploy":
+                release.deploy(shop, "mood", version, grace_s=number)
+            elif what in ("canary", "shadow"):
+                versions.start(shop, "mood", version, what, number)  # type: ignore[arg-type]
+            else:
+                getattr(versions, what)(shop, "mood")
+        except (Conflict, NotFound):
+            assert versions.status(shop, "mood") == before  # refused means: nothing happened
+            continue
+        now = versions.status(shop, "mood")
+        with shop.db.read() as conn:
+            assert models.get_model(conn, "mood").version == now.stable
+        roles = [one.role for one in now.in_service]
+        assert roles.count("stable") == 1 and len(roles) == len(set(roles))
+        in_use = [one.version for one in now.in_service]
+        assert len(in_use) == len(set(in_use)), "no version in two roles"
+        assert next(one.version for one in now.in_service if one.role == "stable") == now.stable
+        assert now.way_back != now.stable
+        if now.stable != before.stable:
+            canary_taken_back = what == "back" and any(one.role == "canary" for one in before.in_service)
+            assert not canary_taken_back
+            assert now.way_back == before.stable or (what == "back" and now.stable == before.way_back)
+        for one in now.history:
+            assert one.running == (one.ended_ms is None)
+            assert one.running or one.why, "an end has a reason"

@@ -289,6 +289,39 @@ async def _until(so: Callable[[], bool], within_s: float = 20) -> None:
             await asyncio.sleep(0.1)
 
 
+async def test_the_same_steps_by_the_operators_api(stage: Stage) -> None:
+    boss = make_customer(stage.home, TERMS, name="boss", scopes=("admin",))
+    await asyncio.sleep(0.4)
+
+    async def act(step: str, body: dict[str, Any] | None, status: int = 200) -> Any:
+        answer = await stage.gateway.ask(boss.key, body, f"/admin/models/mood/{step}")
+        assert answer.status == status, answer.body
+        return answer.json
+
+    canary = {"version": "2", "role": "canary", "share": 10, "policy": {"min_calls": 10**6, "max_error": 0.02}}
+    told = await act("deployments", canary)
+    assert [(one["role"], one["version"], one["share"]) for one in told["in_service"]][1:] == [("canary", "2", 10)]
+    assert told["in_service"][1]["policy"]["max_error"] == 0.02
+    assert (await act("promote", {}))["stable"] == "2"
+    assert (await act("back", {}))["stable"] == "1"
+    assert (await act("deployments", {"version": "2", "role": "shadow", "share": 5}))["in_service"][1][
+        "role"
+    ] == "shadow"
+    assert len((await act("stop", {}))["in_service"]) == 1
+    assert (await act("deployments", None))["history"][0]["state"] == "ended"
+    for wrong, status in (
+        ({"version": "9", "role": "canary"}, 404),
+        ({"version": "2", "role": "king"}, 400),
+        ({"version": "2", "role": "canary", "share": 0}, 400),
+        ({"version": "2", "role": "canary", "policy": {"max_error": 7}}, 400),
+        ({"version": "2", "role": "canary", "policy": {"nonsense": 1}}, 400),
+        ({"version": "1", "role": "canary"}, 409),
+    ):
+        assert (await act("deployments", wrong, status))["error"]["message"]
+    await act("promote", {}, 404)
+    assert (await stage.gateway.ask(stage.customer.key, {}, "/admin/models/mood/back")).status == 403
+
+
 async def test_two_gateways_judge_one_rollout_by_what_both_saw(tmp_path: Path, postgres_url: str) -> None:
     """Each counts its own calls; the figures are the sum, and what is decided holds for both."""
     with shop_of(tmp_path, postgres_url) as shop:
