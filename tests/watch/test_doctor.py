@@ -34,7 +34,7 @@ def finding(home, name, **flags):
 def test_a_sound_machine_has_no_failures_and_nothing_is_made(home):
     checks = doctor.examine(settings(home))
     assert [check for check in checks if check.state == "fail"] == []
-    assert {"python", "packages", "engine", "home", "keys", "database", "disk", "port", "open files", "clock"} == {
+    assert {"python", "packages", "engine", "more engines", "home", "keys", "database", "disk", "port", "open files", "clock"} == {
         check.name for check in checks
     }
     assert not home.exists()

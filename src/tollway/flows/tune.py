@@ -30,10 +30,11 @@ from tollway.serve import models, trial
 from tollway.shop import Shop
 
 _log = log.get("flows.tune")
-AGREEMENT: Final = {"chat": 0.45}  # of a text, letter for letter: eight bits reach 0.5 to 0.7, four bits 0.1
+AGREEMENT: Final = {"chat": 0.4}  # of a text, letter for letter: eight bits reach 0.46 to 0.7, four bits 0.1
 AGREEMENT_OF_ROWS: Final = 0.98
 CALLERS: Final = 8
 _HOUR_S: Final = 3600
+_ENOUGH: Final = 0.5  # of the texts must be there for their agreement to say anything
 _MORE: Final = 3  # of the best are tried with other threads
 _FAILED: Final = "failed"
 _WORTH: Final = 1.03  # a change must bring this; less is noise
@@ -92,7 +93,7 @@ def tune(
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        bench = _Bench(shop, package, bar, first_token_ms, price.micros_per_hour, tell)
+        bench = _Bench(package, bar, first_token_ms, price.micros_per_hour, 1.0 if quick else 3.0, tell)
         found = tune_candidates.of(shop.settings, package, scratch, quick=quick, tell=lambda what: tell(what, 0, 1))
         rows = asyncio.run(bench.languages(found) if language else bench.rows(found))
         rows, best = _judged(rows)
@@ -133,9 +134,9 @@ class _Bench:
     """Runs candidates one after the other and writes down what they do."""
 
     def __init__(
-        self, shop: Shop, package: ModelPackage, bar: float, first_ms: float, micros_per_hour: int, tell: Tell
+        self, package: ModelPackage, bar: float, first_ms: float, micros_per_hour: int, seconds: float, tell: Tell
     ) -> None:
-        self._shop, self._package, self._tell = shop, package, tell
+        self._package, self._seconds, self._tell = package, seconds, tell
         self._bar, self._first_ms, self._price = bar, first_ms, micros_per_hour
 
     async def languages(self, found: list[Candidate]) -> list[Row]:
@@ -171,8 +172,11 @@ class _Bench:
         row = _blank(one)
         try:
             async with trial.running(one.engine) as place:
-                alike = trial.agreement(await trial.writes(place), reference)
+                texts = await trial.writes(place)
+                alike = trial.agreement(texts, reference)
                 row = msgspec.structs.replace(row, agreement=round(alike, 3))
+                if sum(map(bool, texts)) < _ENOUGH * len(texts):
+                    return msgspec.structs.replace(row, verdict="too slow to tell")
                 if alike < self._bar:
                     return msgspec.structs.replace(row, verdict="answers too differently")
                 alone = await trial.language(place, 1)
@@ -203,8 +207,8 @@ class _Bench:
                     if alike < self._bar:
                         rows.append(msgspec.structs.replace(row, verdict="answers too differently"))
                         continue
-                    alone = await trial.rows(place, path, examples, 1, seconds=1.5)
-                    together = await trial.rows(place, path, examples, CALLERS)
+                    alone = await trial.rows(place, path, examples, 1, seconds=self._seconds / 2)
+                    together = await trial.rows(place, path, examples, CALLERS, seconds=self._seconds)
             except TollwayError as error:
                 _log.warning("a candidate failed", candidate=str(one), why=error.message)
                 rows.append(msgspec.structs.replace(row, verdict=_FAILED))

@@ -124,7 +124,7 @@ async def language(place: Place, callers: int, tokens: int = 64, limit_s: float 
 
 
 async def writes(place: Place, limit_s: float = 3 * LIMIT_S) -> list[str]:
-    """What it writes greedily after each of the prompts; fewer when its time is over."""
+    """What it writes greedily after each of the prompts; "" for those that its time was not enough for."""
     places = asyncio.Semaphore(_SIDE_BY_SIDE)
 
     async def one(prompt: str) -> str:
@@ -141,8 +141,9 @@ async def writes(place: Place, limit_s: float = 3 * LIMIT_S) -> list[str]:
 
 
 def agreement(texts: Sequence[str], reference: Sequence[str]) -> float:
-    """The share of each reference text that the other begins with, on average."""
-    shares = [_common(text, wanted) / len(wanted) for text, wanted in zip(texts, reference, strict=True) if wanted]
+    """The share of each reference text that the other begins with, on average over those that were written."""
+    pairs = [(text, wanted) for text, wanted in zip(texts, reference, strict=True) if wanted and text]
+    shares = [_common(text, wanted) / len(wanted) for text, wanted in pairs]
     return sum(shares) / len(shares) if shares else 0.0
 
 

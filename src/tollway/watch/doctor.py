@@ -8,6 +8,7 @@ stumbles over is a finding.
 import contextlib
 import hashlib
 import importlib
+import importlib.metadata
 import os
 import platform
 import resource
@@ -101,6 +102,22 @@ def engine(_settings: Settings) -> Check:
     said = (run.stderr.strip().splitlines() or [f"it ended with code {run.returncode}"])[-1]
     why = "This CPU lacks instructions the engine needs." if run.returncode == -4 else "Models cannot be loaded."
     return Check("engine", "fail", said[:200], why, "pip install --force-reinstall xllamacpp")
+
+
+def more_engines(_settings: Settings) -> Check:
+    """Which of the other engines are installed; two that stand on one library must be of one version."""
+    found = {}
+    for name in ("onnxruntime", "openvino", "openvino-genai", "ai-edge-litert", "ctranslate2"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    shown = ", ".join(f"{name} {version}" for name, version in found.items())
+    base, above = (found.get(name, "").split(".")[:3] for name in ("openvino", "openvino-genai"))
+    if above != [""] and base != above:
+        return Check(
+            "more engines", "fail", shown, "Language models tuned to OpenVINO cannot be loaded.",
+            f"pip install openvino=={'.'.join(above)}",
+        )  # fmt: skip
+    return Check("more engines", "ok", shown)
 
 
 def home(settings: Settings) -> Check:
@@ -262,5 +279,5 @@ def _guarded(look: Examination, settings: Settings) -> Check:
 
 
 _CHECKS: Final[tuple[Examination, ...]] = (
-    python_version, packages, engine, home, key_files, database, disk, port, open_files, clock,
+    python_version, packages, engine, more_engines, home, key_files, database, disk, port, open_files, clock,
 )  # fmt: skip

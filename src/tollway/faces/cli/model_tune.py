@@ -22,7 +22,7 @@ def tune(
     agreement: Annotated[
         float | None,
         typer.Option(
-            "--agreement", help="Least agreement with the float model, 0 to 1.", show_default="0.5; rows 0.98"
+            "--agreement", help="Least agreement with the float model, 0 to 1.", show_default="0.4; rows 0.98"
         ),
     ] = None,
     first_token_ms: Annotated[

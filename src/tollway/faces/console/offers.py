@@ -4,7 +4,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tollway.faces.console import charts, deployments, queries, ranges
+from tollway.faces.console import charts, deployments, queries, ranges, tuned
 from tollway.faces.console.visit import Visit
 from tollway.kit.errors import NotFound
 from tollway.sell import catalog, rating
@@ -46,7 +46,8 @@ def model(visit: Visit) -> Response:
     chart = charts.chart(
         visit, "model-usage", visit.t("chart.tokens"), starts, True, _token_series(visit, days, starts)
     )
-    return visit.page("model.html", row=row, chart=chart, latency=latency, card=_card(visit, found), panel=panel)
+    return visit.page("model.html", row=row, chart=chart, latency=latency, card=_card(visit, found), panel=panel,
+                      tuned=tuned.panel(visit, found))
 
 
 def _row(visit: Visit, found: dict[str, Any], used: dict[str, int] | None, prices: Any, live: Any) -> dict[str, Any]:

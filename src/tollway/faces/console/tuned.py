@@ -1,0 +1,19 @@
+"""What tuning measured of a model, on its page: every way of serving it that was tried, and which one serves."""
+
+from typing import Any
+
+from tollway.faces.console.visit import Visit
+from tollway.flows import tune
+from tollway.kit.errors import TollwayError
+
+
+def panel(visit: Visit, found: dict[str, Any]) -> dict[str, Any]:
+    """The stored table of the version on offer; {} for what was never tuned or is served elsewhere."""
+    if found["engine"] == "upstream" or found["base"] or getattr(visit.shop, "store", None) is None:
+        return {}
+    try:
+        table = tune.measured(visit.shop, found["name"], found["version"])
+    except TollwayError:
+        return {}
+    rows = table.get("tried")
+    return {"tuned": table["tuned"], "rows": rows} if rows and "tuned" in table else {}

@@ -1,0 +1,50 @@
+"""What tuning measured stands on the model's page, in both languages, and is not there where nothing was measured."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.faces.console import seed
+from tests.faces.console.test_browser import faults, opened
+from tests.serve import tiny_models
+from tollway.artifacts import tuning
+from tollway.flows import release
+
+ROWS = [
+    {"engine": "openvino_genai", "format": "openvino-int8", "options": "precision=int8", "threads": 2, "agreement": 0.46,
+     "per_second_1": 80.0, "per_second": 393.1, "first_ms": 234.0, "memory_bytes": 604_000_000, "cost_micros": 44_050,
+     "verdict": "chosen", "own": False},
+    {"engine": "llama_cpp", "format": "gguf-q4_0", "options": "", "threads": 1, "agreement": 0.11, "per_second_1": 0.0,
+     "per_second": 0.0, "first_ms": 0.0, "memory_bytes": 0, "cost_micros": 0, "verdict": "answers too differently",
+     "own": False},
+]  # fmt: skip
+TUNED = {"at_ms": 1_767_225_600_000, "unit": "tokens", "currency": "USD", "agreement": 0.4, "first_token_ms": 0.0,
+         "gain": 2.85, "callers": 8}  # fmt: skip
+
+
+@pytest.fixture
+def mood(shop, tmp_path: Path):
+    tiny_models.shelve(shop.store, "mood", tmp_path / "mood")
+    release.deploy(shop, "mood")
+    return shop
+
+
+def test_the_table_is_on_the_page_once_there_is_one(operator, mood):
+    assert "Measured on this machine" not in operator.get("/console/models/mood").text
+    tuning.write(mood.store.get("mood"), {"tuned": TUNED, "tried": ROWS})
+    page = operator.get("/console/models/mood").text
+    for shown in ("Measured on this machine", "openvino_genai openvino-int8 precision=int8", "393.1", "46%", "Chosen",
+                  "234 ms", "Answers too differently", "8 callers"):  # fmt: skip
+        assert shown in page, shown
+    tuning.forget(mood.store.get("mood"))
+    assert "Measured on this machine" not in operator.get("/console/models/mood").text
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("look", ["light", "dark"])
+def test_it_can_be_read_by_everybody(chromium, site, mood, axe, look):
+    tuning.write(mood.store.get("mood"), {"tuned": TUNED, "tried": ROWS})
+    with opened(chromium, site, seed.OPERATOR, color_scheme=look) as page:
+        page.goto(f"{site.url}/console/models/mood?lang=zh")
+        assert faults(page, axe) == []
+        assert page.get_by_text("本机实测").count() == 1
