@@ -76,6 +76,7 @@ def a_fleet() -> list[ReplicaView]:
 def test_the_fleet_is_shown_as_it_was_last_seen() -> None:
     metrics = Metrics()
     metrics.fleet, metrics.overloads = a_fleet(), {("m", "late"): 5}
+    metrics.lanes = {("m", "3", "1"): {"rows": 40, "batches": 5, "tokens": 900, "padded_tokens": 1000}}
     found, one = samples(metrics), {"model": "m", "version": "3", "replica": "1"}
     for name, value in (
         ("running", 3), ("slots", 8), ("fill_ratio", 0.5), ("busy_ratio", 0.9), ("calls_per_second", 2.5),
@@ -84,6 +85,8 @@ def test_the_fleet_is_shown_as_it_was_last_seen() -> None:
         assert of(found, f"maas_replica_{name}", **one) == value
     assert of(found, "maas_replica_ejections", **one | {"replica": "2"}) == 2
     assert of(found, "maas_replica_state", **one | {"replica": "2"}, state="ejected") == 1
+    assert of(found, "maas_rows_total", **one) / of(found, "maas_rows_batches_total", **one) == 8  # type: ignore[operator]
+    assert of(found, "maas_rows_padded_tokens_total", **one) == 1000
     assert of(found, "maas_overload_refused_total", model="m", reason="late") == 5
     assert not [key for key in found if ("model", "asleep") in key[1]], "what is not loaded has no figures"
 

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 
+import msgspec
 import sqlalchemy as sa
 
 from tollway.flows.adaptations import Adaptations
@@ -34,6 +35,7 @@ from tollway.serve.fleet import Fleet
 from tollway.serve.models import Model, list_models
 from tollway.serve.replica import Replica, State
 from tollway.serve.served import Served
+from tollway.serve.wire import WireError
 from tollway.shop import Shop
 from tollway.watch import tracing
 from tollway.watch.metrics import Metrics
@@ -43,6 +45,7 @@ _log = log.get("flows.gateway")
 _NOTE_EVERY_S = 10
 _CALLS_NOTED_AFTER_S = 1.0
 _PLACE_EVERY_S = 1.0
+_LANES_WITHIN_S = 0.5
 
 
 class Gateway:
@@ -200,6 +203,7 @@ class Gateway:
         for served in self.desk.fleet.all():
             metrics.queue_depth.labels(served.name).set(served.line.waiting)
         metrics.fleet = self.desk.fleet.snapshot()
+        metrics.lanes = await self._lanes()
         metrics.overloads = {
             (served.name, reason): count
             for served in self.desk.fleet.all()
@@ -210,6 +214,25 @@ class Gateway:
         with suppress(sa.exc.SQLAlchemyError):  # a database that is away has no balance to show; the rest goes on
             metrics.ledger_imbalance.set(await asyncio.to_thread(self._imbalance_micros))
 
+    async def _lanes(self) -> dict[tuple[str, str, str], dict[str, float]]:
+        """What the engines that batch rows did so far, as they tell with their pulse; one that does not answer is left out."""
+        asked = [
+            ((served.name, seat.version, str(number)), seat)
+            for served in self.desk.fleet.all()
+            if served.caps.turns
+            for number, seat in enumerate(served.line.seats, start=1)
+            if seat.ready
+        ]
+        found = {}
+        for place, seat in asked:
+            with suppress(WireError, TimeoutError, msgspec.DecodeError):
+                async with asyncio.timeout(_LANES_WITHIN_S):
+                    told = msgspec.json.decode((await seat.pool.get("/health")).body)
+                found[place] = {
+                    name: told[name] for name in ("rows", "batches", "tokens", "padded_tokens") if name in told
+                }
+        return found
+
     def _imbalance_micros(self) -> int:
         with self.shop.db.read() as conn:
             return sum(leg.amount_micros for leg in ledger.balances(conn))
@@ -217,7 +240,11 @@ class Gateway:
 
 def _note_replica(metrics: Metrics, served: Served, replica: Replica, state: State) -> None:
     up = sum(one.state is State.READY for one in served.replicas)
-    metrics.replica_up.labels(served.name, served.model.version).set(up)
+    if served.resting and not up:
+        with suppress(KeyError):
+            metrics.replica_up.remove(served.name, served.model.version)  # it rests: nothing is down
+    else:
+        metrics.replica_up.labels(served.name, served.model.version).set(up)
     if state is State.READY:
         metrics.model_load.labels(served.name).set(replica.load_seconds)
     elif state is State.STARTING and replica.restarts:

@@ -126,6 +126,13 @@ _REPLICA_GAUGES: Final = (  # name, what it is, the field of the fleet's view
     ("maas_replica_cost_micros_per_second", "Of the machine, as far as it is this replica's.", "cost_micros_per_s"),
 )
 
+_LANES: Final = (  # of engines that answer rows: rows / batches is how full they are, tokens / padded_tokens what was useful
+    ("maas_rows", "Rows answered.", "rows"),
+    ("maas_rows_batches", "Batches they were answered in.", "batches"),
+    ("maas_rows_tokens", "Tokens of these rows.", "tokens"),
+    ("maas_rows_padded_tokens", "The same with what they were filled up with.", "padded_tokens"),
+)
+
 
 class _Fleet:
     """The replicas as they were when somebody last asked; nothing of them moves on the hot path."""
@@ -143,6 +150,12 @@ class _Fleet:
         states = GaugeMetricFamily("maas_replica_state", "1 for the state it is in.", labels=(*_REPLICA, "state"))
         for view in views:
             states.add_metric((view.model, view.version, str(view.number), view.state), 1)
+        for name, text, field in _LANES:
+            counter = CounterMetricFamily(name, text, labels=_REPLICA)
+            for place, figures in sorted(self._metrics.lanes.items()):
+                if field in figures:
+                    counter.add_metric(place, figures[field])
+            yield counter
         refused = CounterMetricFamily("maas_overload_refused", "Refused by the line.", labels=("model", "reason"))
         for (model, reason), count in sorted(self._metrics.overloads.items()):
             refused.add_metric((model, reason), count)
@@ -157,6 +170,7 @@ class Metrics:
         self._hot = _Hot()
         registry.register(self._hot)
         self.fleet: Sequence[Any] = ()  # serve.replicas.ReplicaView, as of the last look
+        self.lanes: Mapping[tuple[str, str, str], Mapping[str, float]] = {}
         self.overloads: Mapping[tuple[str, str], int] = {}
         registry.register(_Fleet(self))
         self.inflight = 0
