@@ -54,12 +54,12 @@ def _model(kind: str, seconds: float) -> tuple[float, float]:
     for lanes, threads in sorted({(cores, 1), (1, cores)}):
         if (threads, False) not in built:
             built[threads, False] = [build(threads, False)]
-        for budget in BUDGETS:
+        for budget in BUDGETS if seconds >= 1 else BUDGETS[1::2]:
             point = _point(chosen, lanes, threads, budget)
             points[lanes, threads, budget] = _rate(point, built, rows, seconds)
     finalists = sorted(points, key=lambda point: -points[point])[:2]
     mine, best = 0.0, dict.fromkeys(finalists, 0.0)
-    for _ in range(3):  # in turns: what disturbs, disturbs all
+    for _ in range(2):  # in turns: what disturbs, disturbs all
         mine = max(mine, _rate(chosen, built, rows, seconds))
         for point in finalists:
             best[point] = max(best[point], _rate(_point(chosen, *point), built, rows, seconds))

@@ -10,7 +10,7 @@ from bench.rig.processes import Child, Rig, http_status, talk
 from bench.rig.store import Missing
 from bench.serving import loads, peers
 from bench.serving.limit import Limit
-from bench.serving.loads import Target
+from bench.serving.loads import Seen, Target
 from bench.serving.ours import Ours
 
 BUSY = 64
@@ -29,7 +29,7 @@ class Pace:
 
 
 FULL = Pace(5, 6.0, 6.0, 12.0, 1.5)
-QUICK = Pace(2, 4.0, 3.5, 7.0, 0.5)
+QUICK = Pace(2, 4.0, 3.0, 7.0, 0.4)
 
 
 class Check(Exception):
@@ -67,30 +67,21 @@ def against_peers(rig: Rig, ours: Ours, limit: Limit, pace: Pace, names: Sequenc
     usual: dict[str, float] = {}
     tuned: dict[str, float] = {}
     for name in names:
+        mine = [loads.closed(ours.target, limit.texts, BUSY, pace.peer_seconds, warmup=0.7)]
         for is_tuned, found in ((False, usual), (True, tuned)):
             if name == "naive" and is_tuned:
                 continue
             try:
-                target, child = peers.start(rig, name, tuned=is_tuned)
+                seen = _peer(rig, name, limit, pace, tuned=is_tuned)
             except (Missing, RuntimeError) as wrong:
-                talk(f"  {name} is left out: {str(wrong).splitlines()[0][:200]}")
-                talk(str(wrong)[-600:])
+                talk(f"  {name} is left out: {str(wrong)[-600:]}")
                 break
-            try:
-                near = loads.cosine(loads.vector_of(loads.ask(target, limit.texts[3])), limit.vector(limit.texts[3]))
-                if near < NEAR_LEAST:
-                    raise Check(f"{name} answers something else (cosine {near:.4f})")
-                first = loads.closed(ours.target, limit.texts, BUSY, pace.peer_seconds / 2, warmup=0.7)
-                seen = loads.closed(target, limit.texts, BUSY, pace.peer_seconds)
-                second = loads.closed(ours.target, limit.texts, BUSY, pace.peer_seconds / 2, warmup=0.7)
-            finally:
-                rig.stop(child)
-            if not seen.times:
-                talk(f"  {name} answered nothing in {pace.peer_seconds:g} s")
-                continue
-            mine = (first.rate + second.rate) / 2
-            found[name] = mine / max(seen.rate, 1e-9)
-            talk(f"  {name} {'tuned' if is_tuned else 'usual'}: {seen.row()}; ours {mine:.1f}/s: {found[name]:.2f}x")
+            mine.append(loads.closed(ours.target, limit.texts, BUSY, pace.peer_seconds, warmup=0.7))
+            rate = (mine[-2].rate + mine[-1].rate) / 2
+            if seen.times:
+                found[name] = rate / seen.rate
+            talk(f"  {name} {'tuned' if is_tuned else 'usual'}: {seen.row()}; ours {rate:.1f}/s, cpu {mine[-1].cpu_ms:.1f}: "
+                 f"{found.get(name, float('inf')):.2f}x")  # fmt: skip
     figures = []
     batching = {name: value for name, value in usual.items() if name != "naive"}
     if tuned:
@@ -108,6 +99,18 @@ def against_peers(rig: Rig, ours: Ours, limit: Limit, pace: Pace, names: Sequenc
             Figure("classifier_vs_naive_64", [usual["naive"]], "ratio", None, "a thread pool behind FastAPI")
         )
     return figures
+
+
+def _peer(rig: Rig, name: str, limit: Limit, pace: Pace, *, tuned: bool) -> Seen:
+    """A peer at 64 connections; it must answer what the engine answers."""
+    target, child = peers.start(rig, name, tuned=tuned)
+    try:
+        near = loads.cosine(loads.vector_of(loads.ask(target, limit.texts[3])), limit.vector(limit.texts[3]))
+        if near < NEAR_LEAST:
+            raise Check(f"{name} answers something else (cosine {near:.4f})")
+        return loads.closed(target, limit.texts, BUSY, pace.peer_seconds)
+    finally:
+        rig.stop(child)
 
 
 def overload(ours: Ours, limit: Limit, pace: Pace) -> list[Figure]:

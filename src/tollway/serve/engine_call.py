@@ -99,11 +99,23 @@ async def once(seat: Seat, work: Work, tally: Tally) -> bytes:
     if reply.status != 200:
         raise refusal_of(reply.status, reply.body)
     try:
-        tally.usage = _decode_usage(reply.body).usage
+        # an engine of our own writes what can be read; an upstream's answer is looked through
+        tally.usage = _usage_of(reply.body) if seat.time is not None else _decode_usage(reply.body).usage
     except msgspec.DecodeError as error:
         raise Unavailable("The engine gave an answer that is not valid.", code="engine_failed") from error
     tally.pieces = 1
     return reply.body
+
+
+def _usage_of(body: bytes) -> _Usage | None:
+    """The usage of a whole answer. It stands at the end of most: a long list of numbers before it need not be read."""
+    at = body.rfind(b',"usage":{')
+    if at > 0:
+        try:
+            return _decode_usage(b"{" + body[at + 1 :]).usage
+        except msgspec.DecodeError:
+            pass  # it does not end there
+    return _decode_usage(body).usage
 
 
 async def _events(answer: Answer) -> AsyncIterator[list[bytes]]:

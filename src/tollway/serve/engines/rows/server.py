@@ -91,14 +91,18 @@ class _Connection(asyncio.Protocol):
         self._running = asyncio.ensure_future(self._run(method, self._path.decode("latin-1"), body, keep, too_large))
 
     async def _run(self, method: str, path: str, body: bytes, keep: bool, too_large: bool) -> None:
-        status, kind, shown = 413, JSON, _error(TooLarge("The body is too large.", code="request_too_large"))
+        status, kind = 200, JSON
         try:
-            if not too_large:
-                reply = await self._answer(method, path, body)
-                if isinstance(reply, AsyncIterator):
-                    await self._stream(reply, keep)
-                    return
-                status, (kind, shown) = 200, reply if isinstance(reply, tuple) else (JSON, reply)
+            if too_large:
+                raise TooLarge("The body is too large.", code="request_too_large")
+            reply = await self._answer(method, path, body)
+            if isinstance(reply, bytes):
+                shown = reply
+            elif isinstance(reply, tuple):
+                kind, shown = reply
+            else:
+                await self._stream(reply, keep)
+                return
         except Exception as error:  # noqa: BLE001 - its text may quote a prompt: only the kind is told
             status, shown = error.status if isinstance(error, TollwayError) else 500, _error(error)
             kind = JSON
