@@ -20,6 +20,7 @@ from tollway.serve.line import Seat
 from tollway.serve.models import Model
 from tollway.serve.requests import ChatRequest, EmbeddingRequest, Message, Request
 from tollway.serve.served import Served, Size
+from tollway.watch.metrics import Metrics
 
 
 class Engine:
@@ -62,8 +63,7 @@ class Books:
 
 
 def a_call(request: Request, caps: Caps, engine: Engine, books: Books, timeout_s: float = 5.0) -> Call:
-    metrics = SimpleNamespace(call=lambda *_: None, retries=None)
-    desk = Desk(SystemClock(), books, books, None, metrics, timeout_s)  # type: ignore[arg-type]
+    desk = Desk(SystemClock(), books, books, None, Metrics(), timeout_s)  # type: ignore[arg-type]
     model = Model("m", "chat", "M", "llama_cpp", "1", None, 0)
     settings = Settings(Path("/nonexistent"), environment={})
     served = Served(model, [UpstreamServer("http://localhost/v1", "m", caps=caps)], {}, settings, lambda *_: None)

@@ -150,7 +150,9 @@ class Scaler:
         """The fewest that keep the promise; all there may be when even they do not."""
         load = self.rate * service.mean_s
         for replicas in range(min(self.policy.least, most), most + 1):
-            if (load <= replicas * service.slots * utilisation and self._wait(replicas, service) <= wait_s) or load == 0:
+            if (
+                load <= replicas * service.slots * utilisation and self._wait(replicas, service) <= wait_s
+            ) or load == 0:
                 return replicas
         return most
 
