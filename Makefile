@@ -2,7 +2,7 @@
 # Everything is installed into .venv/ and run from there; the shop's data lives in .tollway/.
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-factory speech samples setup-test test check lint types contracts docs bench bench-gateway bench-llm bench-factory bench-endurance recipes clean
+.PHONY: help run setup setup-factory speech samples setup-test test check lint types contracts docs bench bench-gateway bench-llm bench-factory bench-serving bench-endurance recipes clean
 
 HOME_DIR ?= .tollway
 ARGS ?=
@@ -57,7 +57,7 @@ docs: $(VENV)/.installed ## write the generated pages: docs/cli.md, docs/setting
 	$(BIN)/python -m tollway.faces.cli.reference settings > docs/settings.md
 	$(BIN)/python -m tollway.faces.cli.reference recipes > docs/recipes.md
 
-bench: bench-gateway bench-llm bench-factory ## every figure we promise, as JSON lines with its bar
+bench: bench-gateway bench-llm bench-factory bench-serving ## every figure we promise, as JSON lines with its bar
 
 bench-gateway: $(VENV)/.installed ## the gateway against nginx and LiteLLM over one mock engine
 	@$(BIN)/python -m bench.gateway $(ARGS)
@@ -67,6 +67,9 @@ bench-llm: $(VENV)/.installed ## the whole path with the real model against the 
 
 bench-factory: $(VENV)/.installed-test ## training, conversion and the cache against the trainers people use today
 	@$(BIN)/python -m bench.factory $(ARGS)
+
+bench-serving: $(VENV)/.installed-test ## an encoder through the whole shop: beside five servers, overloaded, beside a flood, calibration
+	@$(BIN)/python -m bench.serving $(ARGS)
 
 bench-endurance: $(VENV)/.installed ## 1,500 slow clients, and ten minutes of load on the starter models (ARGS="--minutes 60")
 	@$(BIN)/python -m bench.endurance $(ARGS)
