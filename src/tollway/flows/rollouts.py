@@ -1,4 +1,4 @@
-"""The gateway's eye on versions in service: what each did since its rollout began, judged every second, acted on at once.
+"""The gateway's eye on versions in service: what each did since its rollout began, judged four times a second, acted on at once.
 
     rollouts.adopt(records)      what the database says is in service
     await rollouts.look()        measure, judge, write: promote, roll back, or note how far it is
@@ -34,7 +34,8 @@ from tollway.serve.replica import State
 from tollway.serve.served import Served
 
 _log = log.get("flows.rollouts")
-_EVERY_S: Final = 1.0
+_EVERY_S: Final = 0.25
+_IDLE_EVERY_S: Final = 1.0
 _NOTE_EVERY_MS: Final = 2_000
 _SOLD_EVERY_S: Final = 10.0
 _SOLD_REST: Final = 50  # times as long as the last look took
@@ -70,8 +71,8 @@ class Rollouts:
     async def work(self) -> None:
         """Look, every second, until cancelled."""
         while True:
-            loading = any(one.ready_ms is None for one in self._stable.values())
-            await asyncio.sleep(_EVERY_S / 4 if loading else _EVERY_S)
+            going_on = bool(self._watched) or any(one.ready_ms is None for one in self._stable.values())
+            await asyncio.sleep(_EVERY_S if going_on else _IDLE_EVERY_S)
             try:
                 await self.look()
             except Exception as error:  # noqa: BLE001 - logged; if this ended, a bad version would stay
