@@ -79,7 +79,7 @@ def _as_input(row: dict[str, Any]) -> Any:
 def _languages(settings: Settings, package: ModelPackage, scratch: Path, *, quick: bool, tell: Tell) -> list[Candidate]:
     name, cores = package.manifest.name, cpu_cores()
     usual = settings.replica_threads or cpu_threads()
-    counts = [usual, *(one for one in (1, cores) if one != usual)]
+    counts = [usual, *(one for one in (1, cores) if one != usual and not settings.replica_threads)]
     found: list[Candidate] = []
 
     def gguf(folder: str, form: str, weights: Path, *, own: bool = False) -> None:

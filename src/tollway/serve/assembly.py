@@ -21,7 +21,7 @@ def engine(model: Model, package: ModelPackage, settings: Settings, adapters: Se
         return rows(model, package, settings, tuned)
     if model.engine == "speech":
         return speech(model, package, settings)
-    if tuned is not None and tuned.engine == "openvino_genai" and not adapters:
+    if tuned is not None and tuned.engine == "openvino_genai" and not adapters and _as_measured(settings, tuned):
         return openvino_genai(model, package, settings, tuned)
     return llama_cpp(model, package, settings, adapters, tuned)
 
@@ -62,9 +62,14 @@ def openvino_genai(model: Model, package: ModelPackage, settings: Settings, tune
         has_chat_template=manifest.has_chat_template,
         slots=settings.replica_slots,
         context_tokens=settings.replica_context_tokens,
-        threads=settings.replica_threads or tuned.threads,
+        threads=tuned.threads,
         precision=str(tuned.options.get("precision", "f32")),
     )
+
+
+def _as_measured(settings: Settings, tuned: Choice) -> bool:
+    """Whether it would run with the threads that it was measured with: with others it may not even start."""
+    return settings.replica_threads in (0, tuned.threads)
 
 
 def _tuned_weights(package: ModelPackage, tuned: Choice) -> Path | None:

@@ -1,0 +1,56 @@
+"""The formats that a row-by-row replica loads besides ONNX: the same contract, the same answers."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+from tests.serve import tiny_models
+from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, running
+from tollway.forge.convert import openvino
+from tollway.kit.clock import SystemClock
+from tollway.serve.engines import Rows
+from tollway.serve.engines.rows import SLOTS
+from tollway.serve.replica import Replica
+
+TEXTS = [*tiny_models.GOOD, *tiny_models.BAD, "a film"]
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run[Any]]:
+    yield from running()
+
+
+@pytest.fixture(scope="module")
+def replicas(run: Run[Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Replica]]:
+    folder = tmp_path_factory.mktemp("mood")
+    tiny_models.text_classifier(folder)
+    openvino.export(folder / "model.onnx", folder / "model.xml")
+    openvino.export(folder / "model.onnx", folder / "model.bf16.xml", precision="bf16")
+    made = {}
+    for form in ("onnx", "openvino", "openvino-bf16"):
+        made[form] = Replica(Rows(folder, form, format=form, context_tokens=64, threads=2), SystemClock())
+        run(made[form].start())
+    yield made
+    for replica in made.values():
+        run(replica.stop())
+
+
+class TestOpenVino(AnyEngine, OwnProcess):
+    path = "/classify"
+    ask: ClassVar[dict[str, Any]] = {"input": ["a lovely film"]}
+    calls = SLOTS * 2
+
+    @pytest.fixture(params=["openvino", "openvino-bf16"])
+    def served(self, request: pytest.FixtureRequest, replicas: dict[str, Replica], run: Run[Any]) -> Iterator[Served]:
+        served = Served(replicas[request.param], run)
+        yield served
+        served.pool.close()
+
+    def test_it_answers_as_onnx_does(self, served: Served, replicas: dict[str, Replica]) -> None:
+        other = Served(replicas["onnx"], served.run)
+        ours, theirs = (one.post("/classify", {"input": TEXTS})[1]["data"] for one in (served, other))
+        assert [one["label"] for one in ours] == [one["label"] for one in theirs]
+        assert all(a["score"] == pytest.approx(b["score"], abs=0.02) for a, b in zip(ours, theirs, strict=True))
+        assert served.replica.engine.name == "openvino"
+        other.pool.close()
