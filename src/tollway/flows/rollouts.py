@@ -69,7 +69,7 @@ class Rollouts:
         self._opened_ms = clock.now_ms()
 
     async def work(self) -> None:
-        """Look, every second, until cancelled."""
+        """Look, again and again, until cancelled."""
         while True:
             going_on = bool(self._watched) or any(one.ready_ms is None for one in self._stable.values())
             await asyncio.sleep(_EVERY_S if going_on else _IDLE_EVERY_S)
