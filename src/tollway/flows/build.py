@@ -286,6 +286,7 @@ def register(shop: Shop, recipe: Recipe, run: Run, files: Path, text: str) -> No
             kind=KINDS[recipe.recipe.task],
             input=INPUTS.get(recipe.recipe.task, "text"),
             serves=_served(run),
+            embedding_dimensions=int(run.figures("convert").get("embedding_dimensions", 0)),
             title=recipe.package.title or recipe.recipe.name,
             description=recipe.package.description,
             licence=recipe.package.licence,

@@ -157,7 +157,9 @@ def sample_call(shop: Shop, model: models.Model) -> tuple[str, dict[str, Any]]:
     if model.kind == "speech":
         return "/v1/audio/speech", {"model": model.name, "input": "A toll road for models", "voice": "default"}
     if model.kind == "image-generation":
-        return "/v1/images/generations", {"model": model.name, "n": 1}
+        return "/v1/images/generations", {"model": model.name, "n": 1} | _class_to_draw(shop, model)
+    if model.kind == "recommendation" and model.engine in ROWS:
+        return "/v1/recommendations", {"model": model.name, "user": "…", "top_n": 5}
     example: Any = "A toll road for models"
     if model.engine in ROWS:
         from tollway import inference  # lazy: reads with numpy and tokenizers
@@ -168,6 +170,16 @@ def sample_call(shop: Shop, model: models.Model) -> tuple[str, dict[str, Any]]:
         elif set(example) == {"text"}:
             example = example["text"]
     return "/v1/classify", {"model": model.name, "input": example}
+
+
+def _class_to_draw(shop: Shop, model: models.Model) -> dict[str, str]:
+    """The prompt of a model that draws the class it is asked for; nothing for one that draws whatever comes."""
+    if model.engine not in ROWS:
+        return {"prompt": "A toll road for models"}
+    from tollway import inference  # lazy: reads with numpy and tokenizers
+
+    labels = inference.load_features(shop.store.get(model.package_name, model.version).folder).labels
+    return {"prompt": labels[0]} if labels else {}
 
 
 def lineage(shop: Shop, name: str, version: str | None = None) -> dict[str, Any]:

@@ -96,9 +96,9 @@ class SequenceFeatures(TextFeatures):
     def _remembering(self, run: Run, arrays: Arrays) -> tuple[Run, Arrays]:
         """Read the sources once; then a model that only writes, and what it goes by."""
         one = np.ones((1, 1), dtype=np.int64)
-        read = {"input_ids": one * self.pad_id, "attention_mask": one}
+        read: Arrays = {"input_ids": one * self.pad_id, "attention_mask": one}
         memory = np.zeros((1, 1, int(self.options["memory"])), dtype=np.float32)
-        written = {"memory": memory, "memory_mask": one, "decoder_input_ids": one * self.start_id}
+        written: Arrays = {"memory": memory, "memory_mask": one, "decoder_input_ids": one * self.start_id}
         encoded = run({**arrays, **written})["encoded"].astype(np.float32)
         return lambda asked: run({**read, **asked}), {"memory": encoded, "memory_mask": arrays["attention_mask"]}
 

@@ -263,3 +263,23 @@ def test_a_browser_shows_it_without_asking_for_anything(finished, scheme, lang, 
     assert said == [] and [one for one in asked if not one.startswith(("data:", "file:"))] == []
     assert width <= 390, "the page is wider than a phone"
     assert (dark == "rgb(231, 234, 236)") == (scheme == "dark")
+
+
+@pytest.mark.parametrize(
+    ("task", "example", "labels", "door", "body"),
+    [
+        ("image-generation", {}, ["Bag", "Coat"], "images/generations", {"model": "m", "n": 1, "prompt": "Bag"}),
+        ("image-generation", {}, [], "images/generations", {"model": "m", "n": 1}),
+        ("recommendation", {"user": "u7", "item": "i1"}, [], "recommendations", {"model": "m", "user": "u7", "top_n": 5}),
+        ("text-classification", {"text": "a film"}, ["a", "b"], "classify", {"model": "m", "input": "a film"}),
+    ],
+)
+def test_the_call_that_is_shown_is_one_that_is_answered(task, example, labels, door, body):
+    from types import SimpleNamespace
+
+    from tollway.forge.report import opening
+
+    scores = SimpleNamespace(examples={"best": [{"input": example}]}, labels=labels)
+    story = SimpleNamespace(record=SimpleNamespace(task=task), scores=scores)
+    found, text = opening._call(story, "m")
+    assert (found, json.loads(text)) == (door, body)

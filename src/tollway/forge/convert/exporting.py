@@ -94,6 +94,7 @@ def export(part: Any, folder: Path, prepared: Any, desk: Any) -> dict[str, Any]:
     plan.check(part, prepared.task)
     rest = [name for name in part.formats if name not in ("gguf", "safetensors")]
     figures: dict[str, Any] = {}
+    figures_more: dict[str, Any] = {}
     if "safetensors" in part.formats:
         figures["safetensors"] = _copy_source(folder, Path(desk.out))
     if "gguf" in part.formats:
@@ -106,8 +107,10 @@ def export(part: Any, folder: Path, prepared: Any, desk: Any) -> dict[str, Any]:
             _MAKERS[format](bench)
         desk.progress(len(rest), len(rest), unit="formats")
         rows = bench.found
+        if bench.wanted and "embedding" in bench.wanted[0]:
+            figures_more = {"embedding_dimensions": int(bench.wanted[0]["embedding"].shape[-1])}
     _carry(folder, Path(desk.out))
-    return _write_down(part, rows, figures, Path(desk.out))
+    return _write_down(part, rows, figures, Path(desk.out)) | figures_more
 
 
 def _bench(part: Any, folder: Path, prepared: Any, desk: Any) -> Bench:

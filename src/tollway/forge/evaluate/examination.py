@@ -64,6 +64,8 @@ def examine(
         metrics=figures(case.measures.values(), draws), notes=_notes(case, rows),
     )  # fmt: skip
     _detail(scores, case, task, predictor, rows, known)
+    if "class_as_asked" in case.measures:
+        scores.labels = list(known.labels)
     _say(desk, 2, "the baselines")
     scores.comparisons = compare(task, case, rows, known, draws, baseline=wishes.baseline, parent=parent, base=base)
     _say(desk, 3, "the slices")

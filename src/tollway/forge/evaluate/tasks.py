@@ -185,9 +185,10 @@ def _share(name: str, above: Sequence[float], below: Sequence[float]) -> Measure
 
 
 def text_in(row: Row) -> str:
-    """All the text of a row of a language task."""
+    """All the text of a row that a language model is asked to predict: of a conversation, what the assistant says."""
     if row.get("messages") is not None:
-        return "\n".join(str(message.get("content") or "") for message in row["messages"])
+        said = [message for message in row["messages"] if message.get("role") == "assistant"] or row["messages"]
+        return "\n".join(str(message.get("content") or "") for message in said)
     return str(row.get("text") or "")
 
 

@@ -100,6 +100,7 @@ def word_vectors(features: Features, width: int, options: dict[str, object]) -> 
         nn.init.normal_(embedding.weight, std=spread)
         with torch.no_grad():
             embedding.weight[torch.from_numpy(found.places)] = torch.from_numpy(found.rows)
+        embedding.missing_share = found.missing_share  # type: ignore[assignment]  # told in the run's notes
         if options.get("freeze_vectors"):
             embedding.weight.requires_grad_(False)
     with torch.no_grad():

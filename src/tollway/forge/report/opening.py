@@ -182,7 +182,20 @@ def _call(story: Story, name: str) -> tuple[str, str]:
         return "chat/completions", json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello"}]})
     if task == "sentence-embedding":
         return "embeddings", json.dumps({"model": name, "input": "a text"})
+    if task == "image-generation":
+        asked = _label(story)
+        return "images/generations", json.dumps({"model": name, "n": 1} | ({"prompt": asked} if asked else {}), ensure_ascii=False)
+    if task == "recommendation":
+        listed = [one for rows in (story.scores.examples if story.scores else {}).values() for one in rows]
+        user = str(listed[0]["input"].get("user", "…")) if listed else "…"
+        return "recommendations", json.dumps({"model": name, "user": user, "top_n": 5}, ensure_ascii=False)
     return "classify", json.dumps({"model": name, "input": _example(story)}, ensure_ascii=False).replace("'", "’")
+
+
+def _label(story: Story) -> str:
+    """A class that the model draws when it is asked for; "" where it draws whatever comes."""
+    labels = story.scores.labels if story.scores is not None else []
+    return labels[0] if labels else ""
 
 
 def _example(story: Story) -> object:
@@ -191,8 +204,6 @@ def _example(story: Story) -> object:
     found = dict(listed[0]["input"]) if listed else {}
     if "image" in found or story.record.task.startswith("image-classification"):
         return {"image": "data:image/png;base64,…"}
-    if story.record.task == "recommendation":
-        return {"user": str(found.get("user", "…")), "top": 5}
     if set(found) == {"text"}:
         return str(found["text"])[:60]
     return dict(list(found.items())[:6]) or "…"

@@ -19,11 +19,16 @@ def train_one(case: Any, plan: Plan, desk: Any, *, net_seed: int | None = None, 
         place = next(net.parameters()).device
     else:
         place = device.choose(plan.device)
-    counts = {
+    counts: dict[str, Any] = {
         "parameters": sum(each.numel() for each in net.parameters()),
         "trained_parameters": sum(each.numel() for each in net.parameters() if each.requires_grad),
         "rows": len(case.material),
     }
+    table: Any = net.embeddings() if hasattr(net, "embeddings") else None
+    if hasattr(table, "missing_share"):
+        counts["vectors_missing_share"] = round(table.missing_share, 4)
+        lacks = f"{table.missing_share:.1%} of the {table.num_embeddings:,} words"
+        desk.note(f"The file of word vectors lacks {lacks}; theirs are learnt afresh.")
     if plan.method == "none":
         desk.note("method = 'none': the model is kept as it is.")
         return net.eval(), {**counts, "steps": 0, "tokens": 0, "seconds": 0.0}
