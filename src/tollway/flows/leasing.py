@@ -67,9 +67,9 @@ class Leasing:
         """Give everything back. The recorder has written all calls' events."""
         for task in (*self._asking.values(), *self._giving):
             task.cancel()
-        me = self.me
+        me, idle = self.me, self._access.rates_idle()
         try:
-            await self._recorder.run(lambda conn: leases.retire(conn, self._clock.now_ms(), me))
+            await self._recorder.run(lambda conn: leases.retire(conn, self._clock.now_ms(), me, idle))
         except TollwayError as error:  # the others take it back when its time is over
             _log.warning("slices not given back", error=error.message)
         if self._ear is not None:

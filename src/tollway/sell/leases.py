@@ -94,8 +94,12 @@ def beat(conn: sa.Connection, now_ms: int, me: Presence) -> tuple[bool, bool]:
     return alive, conn.execute(oldest.limit(1)).scalar() == me.id
 
 
-def retire(conn: sa.Connection, now_ms: int, me: Presence) -> None:
-    """A gateway that stops in order gives everything back at once; what it called in this minute still counts."""
+def retire(conn: sa.Connection, now_ms: int, me: Presence, idle: Mapping[tuple[str, str, str], int]) -> None:
+    """A gateway that stops in order gives everything back at once; what of a rate it used in this minute still counts.
+    `idle`: what it did not use of rates, by (organization, kind, scope)."""
+    for place, amount in sorted(idle.items()):
+        left = sa.func.greatest(_lease.c.amount - amount, 0)
+        conn.execute(_lease.update().where(*_place(me.id, *place)).values(amount=left))
     conn.execute(_gateway.update().where(_gateway.c.id == me.id).values(seen_ms=now_ms, reclaimed=True))
     _return_all(conn, me.id)
     tell(conn, {"returned": "*"})

@@ -244,6 +244,18 @@ class SharedAccess(Access):
             return max(0, (spending.terms.limits.monthly_tokens or 0) - spending.tokens - spending.held_tokens)
         return max(0, self._gate_of(account, scope).idle(kind, self._clock.monotonic()))
 
+    def rates_idle(self) -> dict[Place, int]:
+        """What of all rates was not used in the last minute."""
+        now, gates = self._clock.monotonic(), [(one.org_id, "", one.gate) for one in self._accounts.values()]
+        gates += [(one.key.org_id, one.key.id, one.gate) for one in self._by_digest.values() if one.gate is not None]
+        return {
+            (org_id, kind, holder): idle
+            for org_id, holder, gate in gates
+            if isinstance(gate, SharedGate)
+            for kind in gate.windows()
+            if (idle := gate.idle(kind, now)) > 0
+        }
+
     def unknown(self, org_id: str, kind: str, scope: str, amount: int) -> int:
         """How much of a slice in the database this memory knows nothing of: of last month, the last plan, a lower limit."""
         account = self._accounts.get(org_id)
