@@ -1,0 +1,135 @@
+"""The rows engine in its other formats: OpenVINO and LiteRT packages are put on sale and answer like the ONNX one."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+
+from tests.serve import tiny_models
+from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, running
+from tollway import inference
+from tollway.artifacts.store import About
+from tollway.flows import release
+from tollway.kit.clock import SystemClock
+from tollway.kit.errors import Conflict
+from tollway.kit.formats import FORMATS, of_file
+from tollway.kit.settings import Settings
+from tollway.serve.engines import Rows
+from tollway.serve.engines.rows import SLOTS
+from tollway.serve.replica import Replica
+from tollway.shop import Shop
+
+WORDS = " ".join(tiny_models.GOOD + tiny_models.BAD).split()
+
+
+def to_openvino(folder: Path) -> None:
+    import openvino
+
+    openvino.save_model(openvino.convert_model(folder / "model.onnx"), folder / "model.xml", compress_to_fp16=False)
+
+
+def to_litert(folder: Path) -> inference.Predictor:
+    """A small net of a table, untrained: what it answers in torch is what it must answer here."""
+    import pyarrow as pa
+    import torch
+
+    from tollway.forge import models, recipe
+    from tollway.forge.convert import flat, litert
+
+    torch.manual_seed(1)
+    chance = random.Random(1)
+    table = pa.table({"x": [chance.random() for _ in range(50)], "y": [chance.random() for _ in range(50)],
+                      "label": ["good", "bad"] * 25})  # fmt: skip
+    part = recipe.Model(architecture="tabular")
+    features = models.fit_features(part, "tabular-classification", table)
+    net = models.create(part, "tabular-classification", features, 1)
+    litert.export(flat.source_of(net), folder / "model.tflite")
+    features.save(folder)
+    return models.TorchPredictor(net)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run[Any]]:
+    yield from running()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("mood")
+    tiny_models.text_classifier(made)
+    to_openvino(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def replica(run: Run[Any], folder: Path) -> Iterator[Replica]:
+    made = Replica(Rows(folder, "mood", format="openvino", context_tokens=64, threads=2), SystemClock())
+    run(made.start())
+    yield made
+    run(made.stop())
+
+
+@pytest.fixture
+def served(replica: Replica, run: Run[Any]) -> Iterator[Served]:
+    served = Served(replica, run)
+    yield served
+    served.pool.close()
+
+
+class TestOpenVino(AnyEngine, OwnProcess):
+    path = "/classify"
+    ask: ClassVar[dict[str, Any]] = {"input": ["a lovely film"]}
+    calls = SLOTS * 2
+
+
+def test_openvino_answers_as_onnx_does(served: Served, folder: Path) -> None:
+    chance = random.Random(3)
+    texts = [" ".join(chance.choices(WORDS, k=chance.randint(1, 60))) for _ in range(60)]
+    status, answer = served.post("/classify", {"input": texts})
+    wanted = inference.load(folder).predict([{"text": text} for text in texts])
+    assert status == 200
+    assert [one["label"] for one in answer["data"]] == [one["label"] for one in wanted]
+    assert [one["score"] for one in answer["data"]] == pytest.approx([one["score"] for one in wanted], abs=1e-4)
+
+
+def test_litert_answers_as_its_source_does(run: Run[Any], tmp_path: Path) -> None:
+    source = to_litert(tmp_path)
+    rows = [{"x": n / 20, "y": 1 - n / 20} for n in range(20)]
+    replica = Replica(Rows(tmp_path, "table", input="row", format="litert", threads=2), SystemClock())
+    run(replica.start())
+    try:
+        served = Served(replica, run)
+        status, answer = served.post("/classify", {"input": rows})
+        served.pool.close()
+    finally:
+        run(replica.stop())
+    assert status == 200
+    wanted = source.predict(rows)
+    assert [one["score"] for one in answer["data"]] == pytest.approx([one["score"] for one in wanted], abs=1e-4)
+
+
+def test_a_package_is_put_on_sale_by_what_its_weights_need(folder: Path, tmp_path: Path) -> None:
+    shop = Shop.open(Settings(tmp_path / "home", environment={}))
+    try:
+        told = About(kind="classification", task="text-classification", input="text", serves="openvino")
+        package = shop.store.add_package("mood", folder, told)
+        offered = release.deploy(shop, "mood")
+        assert (package.manifest.engine, offered.engine) == ("openvino", "openvino")
+        only_torch = tmp_path / "torch"
+        only_torch.mkdir()
+        (only_torch / "model.safetensors").write_bytes(b"\0" * 16)
+        (only_torch / "features.json").write_bytes((folder / "features.json").read_bytes())
+        shop.store.add_package("float", only_torch, msgspec.structs.replace(told, serves=""))
+        with pytest.raises(Conflict, match="cannot be served by itself"):
+            release.deploy(shop, "float")
+    finally:
+        shop.close()
+
+
+def test_every_format_is_known_by_its_file() -> None:
+    for name, form in FORMATS.items():
+        assert of_file(PurePosixPath(f"some/where/{form.file}")) == name
+    assert of_file(PurePosixPath("card.md")) is None
