@@ -1,6 +1,6 @@
 """Which models are on offer: the name a buyer calls, and the package version or upstream that answers it."""
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 import sqlalchemy as sa
@@ -10,6 +10,10 @@ from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.serve import deployments, tables
 
 EngineName = Literal["llama_cpp", "openvino_genai", "onnx", "openvino", "litert", "speech", "upstream"]
+
+
+UPSTREAM_KINDS: Final = ("chat", "embedding", "classification", "rerank", "moderation", "image-generation")
+"""What somebody else's server can answer for us."""
 
 
 class Upstream(msgspec.Struct, frozen=True):

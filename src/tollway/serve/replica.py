@@ -259,7 +259,8 @@ class Replica:
         """Ready means that a real inference was answered."""
         probe = self.engine.probe
         try:
-            reply = await pool.post(address.prefix + probe.path, msgspec.json.encode(probe.body))
+            path = address.prefix + probe.path
+            reply = await (pool.post(path, msgspec.json.encode(probe.body)) if probe.body else pool.get(path))
         except WireError as error:
             raise Failed(f"its first inference failed: {error}") from None
         if reply.status != 200:

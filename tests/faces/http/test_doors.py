@@ -16,8 +16,10 @@ from tests.serve import tiny_doors, tiny_models
 from tollway.flows import release
 from tollway.kit.settings import Settings
 from tollway.sell import catalog, usage
+from tollway.serve import models
 from tollway.shop import Shop
 
+FAR: dict[str, models.Kind] = {"pairs": "rerank", "judge": "moderation", "painter": "image-generation"}
 METERS = ("input_tokens", "images", "rows")
 TERMS = catalog.Terms(
     overage="wallet", charges=tuple(catalog.Charge(meter=meter, price_micros=1_000_000) for meter in METERS)
@@ -31,7 +33,12 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
         for name, maker in {**tiny_doors.MAKERS, "words": tiny_models.text_encoder}.items():
             tiny_models.shelve(shop.store, name, tmp_path_factory.mktemp(name), maker)
             release.deploy(shop, name)
-    made = start_gateway(home, starter=False)
+    own = make_customer(home, TERMS, 1_000_000, name="the-shop-itself")
+    made = start_gateway(home, starter=False, env={"UPSTREAM_KEY": own.key})
+    with Shop.open(Settings(home, environment={})) as shop:  # its own upstream: another shop, as far as it knows
+        for name, kind in FAR.items():
+            far = models.Upstream(f"{made.url}/v1", name, "UPSTREAM_KEY")
+            release.add_upstream(shop, f"far-{name}", kind, far)
     yield made
     made.stop()
 
@@ -167,3 +174,20 @@ def test_models_say_what_they_can_be_asked(buyer: Buyer) -> None:
     assert "rerank" in said["pairs"] and "moderations" not in said["pairs"]
     assert {"classify", "moderations"} <= said["judge"]
     assert "images" in said["painter"] and "recommendations" in said["taste"]
+
+
+def test_an_upstreams_doors_are_answered_counted_and_paid_like_our_own(buyer: Buyer) -> None:
+    ready: set[str] = set()
+    while len(ready) < len(FAR):  # an upstream is offered once it has answered
+        ready = {one["id"] for one in buyer.http.get("/v1/models").json()["data"] if one["id"].startswith("far-")}
+    ask: dict[str, Any] = {"query": "the best whole year", "documents": DOCUMENTS}
+    own, far = (buyer.ask("/v1/rerank", model=model, **ask) for model in ("pairs", "far-pairs"))
+    assert far["results"] == own["results"] and far["usage"] == own["usage"] and far["model"] == "far-pairs"
+    own, far = (buyer.ask("/v1/moderations", model=model, input="a dull film") for model in ("judge", "far-judge"))
+    assert far["results"] == own["results"] and far["model"] == "far-judge"
+    drawn = {"n": 2, "seed": 3}
+    own, far = (buyer.ask("/v1/images/generations", model=model, **drawn) for model in ("painter", "far-painter"))
+    assert [one["b64_json"] for one in far["data"]] == [one["b64_json"] for one in own["data"]]
+    totals = buyer.totals()
+    assert (totals.images, totals.requests) == (4, 6)
+    assert buyer.refused("/v1/images/generations", model="far-painter", prompt="a cat") == "prompt"  # says the upstream

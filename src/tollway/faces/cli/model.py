@@ -53,12 +53,15 @@ def add(
     upstream_key_env: Annotated[
         str, typer.Option("--upstream-key-env", help="Variable that holds the key for it.")
     ] = "",
-    kind: Annotated[str, typer.Option("--kind", help="chat or embedding.")] = "chat",
+    kind: Annotated[str, typer.Option("--kind", help=f"One of {', '.join(models.UPSTREAM_KINDS)}.")] = "chat",
     title: Title = "",
 ) -> None:
     """Offer a model that another server runs (vLLM, another Tollway, a provider), metered and priced by us."""
-    if kind not in ("chat", "embedding"):
-        raise BadRequest(f"{kind!r} is not a kind of model.", hint="Use --kind chat or --kind embedding.")
+    if kind not in models.UPSTREAM_KINDS:
+        raise BadRequest(
+            f"{kind!r} is not a kind of upstream.{nearest(kind, models.UPSTREAM_KINDS)}",
+            hint=f"Use --kind with one of {', '.join(models.UPSTREAM_KINDS)}.",
+        )
     first, *more = [url.rstrip("/") for url in upstream]
     there = models.Upstream(first, upstream_model or name, upstream_key_env, tuple(dict.fromkeys(more)))
     offered = release.add_upstream(desk.shop, name, kind, there, title)  # type: ignore[arg-type]

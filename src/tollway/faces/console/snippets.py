@@ -8,7 +8,58 @@ PLACEHOLDER = "$TOLLWAY_KEY"
 
 def samples(url: str, secret: str, model: dict[str, Any]) -> list[tuple[str, str]]:
     """(language, code) for the quick start; without a secret the code reads it from the environment."""
-    return _embedding(url, secret, model["name"]) if model["kind"] == "embedding" else _chat(url, secret, model["name"])
+    name, kind = model["name"], model["kind"]
+    if kind == "chat":
+        return _chat(url, secret, name)
+    if kind == "embedding":
+        return _embedding(url, secret, name)
+    if kind == "transcription":
+        return _transcription(url, secret, name)
+    path, body = _PLAIN.get(kind, _CLASSIFY)
+    return _plain(url, secret, path, {"model": name, **body})
+
+
+_CLASSIFY: tuple[str, dict[str, Any]] = ("/classify", {"input": "A toll road for models"})
+_PLAIN: dict[str, tuple[str, dict[str, Any]]] = {
+    "rerank": ("/rerank", {"query": "Who pays?", "documents": ["The driver pays the toll.", "It rained all day."]}),
+    "moderation": ("/moderations", {"input": "A toll road for models"}),
+    "image-generation": ("/images/generations", {"n": 1}),
+    "recommendation": ("/recommendations", {"user": "1", "top_n": 5}),
+    "image-classification": ("/classify", {"input": {"image": "data:image/png;base64,..."}}),
+    "question-answering": ("/classify", {"input": {"context": "The driver pays the toll.", "question": "Who pays?"}}),
+    "speech": ("/audio/speech", {"input": "A toll road for models", "voice": "default"}),
+}
+
+
+def _plain(url: str, secret: str, path: str, body: dict[str, Any]) -> list[tuple[str, str]]:
+    """A door that takes JSON: with curl, and with the OpenAI client's own way to reach any door."""
+    shown = json.dumps(body, indent=2)
+    asked = curl(f"{url}/v1{path}", secret, shown)
+    if path == "/audio/speech":
+        asked = asked.rstrip("\n") + " \\\n  --output speech.wav\n"
+        call = f'client.audio.speech.create(**{json.dumps(body)}, response_format="wav").write_to_file("speech.wav")'
+    else:
+        call = f"answer = client.post({json.dumps(path)}, body={json.dumps(body)}, cast_to=object)\nprint(answer)"
+    python = f"""{_python_import(secret)}from openai import OpenAI
+
+client = OpenAI(base_url="{url}/v1", api_key={_python_key(secret)})
+{call}
+"""
+    return [("curl", asked), ("Python", python)]
+
+
+def _transcription(url: str, secret: str, model: str) -> list[tuple[str, str]]:
+    asked = f"""curl {url}/v1/audio/transcriptions \\
+  -H "Authorization: Bearer {secret or PLACEHOLDER}" \\
+  -F model={model} -F file=@recording.wav
+"""
+    python = f"""{_python_import(secret)}from openai import OpenAI
+
+client = OpenAI(base_url="{url}/v1", api_key={_python_key(secret)})
+with open("recording.wav", "rb") as file:
+    print(client.audio.transcriptions.create(model={json.dumps(model)}, file=file).text)
+"""
+    return [("curl", asked), ("Python", python)]
 
 
 def _chat(url: str, secret: str, model: str) -> list[tuple[str, str]]:

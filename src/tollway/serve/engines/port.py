@@ -58,7 +58,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
-    """A real, tiny inference: POST `body` to `path` (no prefix) and get 200."""
+    """A real, tiny inference: POST `body` to `path` (no prefix) and get 200. Without a body, where an inference costs money
+    at somebody else's: GET `path`."""
 
     path: str
     body: dict[str, Any]

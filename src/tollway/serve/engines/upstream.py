@@ -85,7 +85,7 @@ def _probe_of(kind: str, model: str) -> Probe:
     if kind == "rerank":
         return Probe(path="/rerank", body={"model": model, "query": ".", "documents": ["."]})
     if kind == "image-generation":
-        return Probe(path="/images/generations", body={"model": model, "prompt": "A dot.", "n": 1})
+        return Probe(path="/models", body={})  # a picture at each start would cost money
     if kind != "chat":
         return Probe(path=f"/{_OWN_DOORS.get(kind, 'classify')}", body={"model": model, "input": ["."]})
     messages = [{"role": "user", "content": "."}]

@@ -59,7 +59,7 @@ class Whisper:
         self._clock = self._id("<|notimestamps|>") + 1
         self._end = self._id("<|endoftext|>")
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self.languages = tuple(config.get("lang_ids") and self._languages() or ("en",))
+        self.languages = tuple((config.get("lang_ids") and self._languages()) or ("en",))
 
     def transcribe(self, sound: np.ndarray, prompt: str, temperature: float, stopped: Stopped) -> list[Segment]:
         """The pieces of a recording (float32, 16 kHz)."""
