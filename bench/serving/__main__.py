@@ -9,18 +9,18 @@ import time
 from bench.rig.figures import Figure, publish
 from bench.rig.processes import Overtime, Rig, talk
 from bench.rig.store import Missing
-from bench.serving import grid, measures, models, ours
+from bench.serving import grid, losses, measures, models, ours
 from bench.serving.limit import Limit
 
-LIMIT_S, QUICK_LIMIT_S = 2400, 600
-PARTS = ("throughput", "overload", "fairness", "calibration", "peers", "ray")
+LIMIT_S, QUICK_LIMIT_S = 2400, 720
+PARTS = ("throughput", "overload", "fairness", "calibration", "losses", "peers", "ray")
 BATCHING = ("mosec", "litserve", "bentoml", "mlserver", "ray")
 
 
 def bench(rig: Rig, pace: measures.Pace, parts: tuple[str, ...], quick: bool) -> list[Figure]:
     """The parts one after the other on one shop; what is published so far is not lost when a later part fails."""
     found: list[Figure] = []
-    if set(parts) - {"calibration", "ray"}:
+    if set(parts) - {"calibration", "losses", "ray"}:
         limit = Limit(models.texts(600))
         talk(f"the limit's best plan: {limit.best} (lanes, threads, budget)")
         served = ours.start(rig)
@@ -39,6 +39,9 @@ def bench(rig: Rig, pace: measures.Pace, parts: tuple[str, ...], quick: bool) ->
     if "calibration" in parts:
         talk("\ncalibration")
         found += _attempt("calibration", lambda: grid.calibration(pace))
+    if "losses" in parts:
+        talk("\nlosses")
+        found += _attempt("losses", lambda: losses.figures(rig, quick))
     if "ray" in parts:
         found += _attempt("ray", lambda: _ray(rig, quick))
     return found
