@@ -139,6 +139,8 @@ async def test_a_version_that_fails_is_taken_back_within_seconds(stage: Stage) -
     assert ended.ended_ms is not None and ended.ready_ms is not None and ended.ended_ms - ended.ready_ms < 5000
     stage.require_honest_bills()
     failed = sum(answer.status != 200 for answer in answers)
+    metrics = (await stage.gateway.get("/metrics")).body.decode()
+    assert 'maas_rollouts_total{model="mood",outcome="roll back"}' in metrics
     assert 0 < failed <= ended.figures["canary"]["stats"]["errors"] + 20  # nobody failed but on the canary
     await asyncio.sleep(0.4)
     assert {(await stage.call()).headers["x-tollway-model-version"] for _ in range(10)} == {"1"}

@@ -96,6 +96,7 @@ class Gateway:
             await recorder.run(leases.forget)
         copies = Copies(fleet, settings.call_timeout_s)
         self.rollouts = Rollouts(fleet, copies, recorder, shop.db, shop.clock, settings)
+        self.rollouts.on_decided = lambda model, outcome: metrics.rollouts.labels(model, outcome).inc()
         self.desk = Desk(shop.clock, access, recorder, fleet, metrics, settings.call_timeout_s, copies, leasing)
         await self._refresh()
         self.fine_tuning, self.batches = FineTuning(shop, self.desk), Batches(shop, self.desk)

@@ -9,7 +9,7 @@ back without waiting for calls.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, Final
 
@@ -62,6 +62,7 @@ class Rollouts:
     ) -> None:
         self._fleet, self._copies, self._recorder = fleet, copies, recorder
         self._db, self._clock, self._settings = db, clock, settings
+        self.on_decided: Callable[[str, str], None] = lambda model, outcome: None
         self._watched: dict[str, _Watched] = {}
         self._stable: dict[str, Record] = {}
         self._warm: list[Record] = []
@@ -228,6 +229,7 @@ class Rollouts:
 
         await self._recorder.run(work)
         self._watched.pop(record.id, None)
+        self.on_decided(record.model, verdict.decision)
         _log.warning("rollout decided", model=record.model, version=record.version, role=record.role,
                      decision=verdict.decision, why=verdict.why)  # fmt: skip
 

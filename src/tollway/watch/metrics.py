@@ -184,6 +184,12 @@ class Metrics:
         self.replica_restarts = Counter(
             "maas_replica_restarts_total", "Replicas started again.", ("model",), registry=registry
         )
+        self.rollouts = Counter(
+            "maas_rollouts_total",
+            "Rollouts that ended by the gateway's own decision.",
+            ("model", "outcome"),
+            registry=registry,
+        )
         self.model_load = Gauge("maas_model_load_seconds", "Time the last load took.", ("model",), registry=registry)
         self.billing_waiting = Gauge("maas_billing_waiting", "Events not yet durable.", registry=registry)
         self.db_wal_bytes = Gauge("maas_db_wal_bytes", "Size of SQLite's write-ahead log.", registry=registry)
