@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from playwright.sync_api import expect
 
@@ -13,6 +14,7 @@ from tests.faces.console.test_browser import LOOKS, faults
 from tests.faces.console.test_browser import opened as browsing
 from tollway.flows import adaptations
 from tollway.kit import jobs
+from tollway.sell import catalog
 
 OPERATOR_PAGES = [
     "/fleet",
@@ -157,3 +159,23 @@ def test_what_is_anothers_is_not_there(operator: Client, buyer: Client, shop: se
     assert content.headers["content-disposition"].startswith("attachment")
     assert "Lotus" not in buyer.get("/console/jobs").text
     assert "Lotus" in operator.get("/console/jobs").text
+
+
+def test_revising_a_plan_keeps_how_its_calls_are_served(operator: Client, shop: seed.SeededShop) -> None:
+    with shop.db.write() as conn:
+        old = catalog.get_plan(conn, "team").terms
+        mine = {"batch_percent": 30, "weight": 4, "priority": "priority", "timeout_ms": 9000}
+        catalog.revise_plan(conn, seed.NOW_MS, "team", msgspec.structs.replace(old, **mine))
+    page = operator.get("/console/plans/team/revise").text
+    assert all(f'name="{name}" value="{value}"' in page for name, value in mine.items() if name != "priority")
+    typed = {"flat_fee": "59", "overage": "invoice", "aborted": "bill", "models": "*", "batch_percent": "25"}
+    served = {"weight": "4", "priority": "priority", "timeout_ms": "9000", "step": "publish", "base_version": "2"}
+    answer = operator.post_form("/console/plans/team/revise", **typed, **served)
+    assert answer.status_code == 303, answer.text
+    with shop.db.read() as conn:
+        new = catalog.get_plan(conn, "team").terms
+    assert (new.batch_percent, new.weight, new.priority, new.timeout_ms) == (25, 4, "priority", 9000)
+    typed["batch_percent"] = "many"
+    assert (
+        operator.post_form("/console/plans/team/revise", **typed, **served | {"base_version": "3"}).status_code == 400
+    )

@@ -35,6 +35,7 @@ Priority = Annotated[
 Timeout = Annotated[
     int | None, typer.Option("--timeout-ms", help="What calls may take that do not say; 0: what the shop allows.")
 ]
+Batch = Annotated[int | None, typer.Option("--batch-percent", help="What batches pay of each price; 50 by default.")]
 File = Annotated[Path | None, typer.Option("--file", help="Whole terms as JSON, instead of the options above.")]
 
 
@@ -43,7 +44,7 @@ def create(
     desk: Desk, name: Name, title: Title = None, currency: Currency = None, flat_fee: Flat = None, price: Price = None,
     included: Included = None, overage: Overage = None, aborted: Aborted = None, model: Model = None, rpm: Rpm = None,
     tpm: Tpm = None, concurrency: AtOnce = None, monthly_tokens: Monthly = None, weight: Weight = None, priority: Priority = None,
-    timeout_ms: Timeout = None, file: File = None,
+    timeout_ms: Timeout = None, batch_percent: Batch = None, file: File = None,
 ) -> None:  # fmt: skip
     """Make a plan, version 1."""
     base = {
@@ -55,7 +56,7 @@ def create(
     }
     given = _changes(
         currency, flat_fee, price, included, overage, aborted, model, rpm, tpm, concurrency, monthly_tokens, base
-    ) | _service(weight, priority, timeout_ms)
+    ) | _service(weight, priority, timeout_ms, batch_percent)
     terms = read_terms(file) if file else catalog.parse_terms(base | given)
     with desk.write() as conn:
         made = catalog.create_plan(conn, desk.now_ms, name, title or name, terms)
@@ -68,14 +69,14 @@ def revise(
     desk: Desk, name: Name, currency: Currency = None, flat_fee: Flat = None, price: Price = None,
     included: Included = None, overage: Overage = None, aborted: Aborted = None, model: Model = None, rpm: Rpm = None,
     tpm: Tpm = None, concurrency: AtOnce = None, monthly_tokens: Monthly = None, weight: Weight = None, priority: Priority = None,
-    timeout_ms: Timeout = None, file: File = None,
+    timeout_ms: Timeout = None, batch_percent: Batch = None, file: File = None,
 ) -> None:  # fmt: skip
     """Write the next version: what you name changes, the rest stays. Running subscriptions keep their version."""
     with desk.write() as conn:
         base: dict[str, Any] = msgspec.to_builtins(find.plan(conn, name).terms)
         given = _changes(
             currency, flat_fee, price, included, overage, aborted, model, rpm, tpm, concurrency, monthly_tokens, base
-        ) | _service(weight, priority, timeout_ms)
+        ) | _service(weight, priority, timeout_ms, batch_percent)
         made = catalog.revise_plan(
             conn, desk.now_ms, name, read_terms(file) if file else catalog.parse_terms(base | given)
         )
@@ -201,9 +202,11 @@ def _changes(
     }
 
 
-def _service(weight: int | None, priority: str | None, timeout_ms: int | None) -> dict[str, Any]:
+def _service(
+    weight: int | None, priority: str | None, timeout_ms: int | None, batch_percent: int | None
+) -> dict[str, Any]:
     """How its calls are served, as far as it was said."""
-    named = {"weight": weight, "priority": priority, "timeout_ms": timeout_ms}
+    named = {"weight": weight, "priority": priority, "timeout_ms": timeout_ms, "batch_percent": batch_percent}
     return {name: value for name, value in named.items() if value is not None}
 
 

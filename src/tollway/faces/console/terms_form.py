@@ -8,6 +8,7 @@ from tollway.kit.money import parse_micros, to_decimal
 from tollway.sell import catalog
 
 LIMITS = ("rpm", "tpm", "concurrency", "monthly_tokens")
+SERVICE = ("batch_percent", "weight", "timeout_ms")  # numbers that say how calls are served
 CHARGES_MAX = 60
 
 
@@ -19,6 +20,10 @@ class FormTerms:
     flat_fee: str = "0"
     overage: str = "wallet"
     aborted: str = "bill"
+    priority: str = "standard"
+    service: dict[str, str] = field(
+        default_factory=lambda: {name: str(getattr(catalog.Terms(), name)) for name in SERVICE}
+    )
     models: str = "*"
     limits: dict[str, str] = field(default_factory=lambda: dict.fromkeys(LIMITS, ""))
     charges: list[dict[str, str]] = field(default_factory=list)
@@ -39,6 +44,8 @@ def written_terms(terms: catalog.Terms) -> FormTerms:
         flat_fee=_plain(terms.flat_fee_micros),
         overage=terms.overage,
         aborted=terms.aborted,
+        priority=terms.priority,
+        service={name: str(getattr(terms, name)) for name in SERVICE},
         models=", ".join(terms.models),
         limits={name: _blank(getattr(terms.limits, name)) for name in LIMITS},
         charges=[
@@ -55,12 +62,15 @@ def read_terms(visit: Visit, currency: str) -> tuple[FormTerms, catalog.Terms | 
         flat_fee=visit.field("flat_fee"),
         overage=visit.field("overage"),
         aborted=visit.field("aborted"),
+        priority=visit.field("priority") or "standard",
+        service={name: visit.field(name) for name in SERVICE},
         models=visit.field("models"),
         limits={name: visit.field(name) for name in LIMITS},
         charges=_typed_charges(visit),
     )
     problems: list[str] = []
     limits = {name: _whole(visit, text, visit.t(f"plan.{name}"), problems) for name, text in form.limits.items()}
+    service = {name: _whole(visit, text, visit.t(f"plan.{name}"), problems) for name, text in form.service.items()}
     charges = [_charge(visit, row, place, problems) for place, row in enumerate(form.charges, start=1)]
     plain = {
         "currency": currency,
@@ -70,6 +80,8 @@ def read_terms(visit: Visit, currency: str) -> tuple[FormTerms, catalog.Terms | 
         "models": [name.strip() for name in form.models.replace("，", ",").split(",") if name.strip()],
         "limits": limits,
         "charges": charges,
+        "priority": form.priority,
+        **{name: value for name, value in service.items() if value is not None},
     }
     if problems:
         return form, None, problems
@@ -97,6 +109,8 @@ def _lines(visit: Visit, terms: catalog.Terms) -> dict[str, str]:
         t("plan.flat_fee"): t("plan.a_month", price=fmt.exact(terms.flat_fee_micros, terms.currency)),
         t("plan.overage"): t(f"overage.{terms.overage}"),
         t("plan.aborted"): t(f"aborted.{terms.aborted}"),
+        t("plan.priority"): t(f"priority.{terms.priority}"),
+        **{t(f"plan.{name}"): fmt.number(getattr(terms, name)) for name in SERVICE},
         t("plan.models"): t("plan.all_models") if terms.models == ("*",) else ", ".join(terms.models),
     }
     for name in LIMITS:
