@@ -8,7 +8,18 @@ import msgspec
 
 from tollway.faces.http.files import parts_of
 from tollway.faces.http.policy import Door
-from tollway.faces.http.wire import Departure, Headers, Receive, Scope, Send, decode, header, read_body, send_json
+from tollway.faces.http.wire import (
+    Departure,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    decode,
+    header,
+    read_body,
+    send_json,
+    timeout_of,
+)
 from tollway.flows.answer import answer_whole, open_call
 from tollway.flows.call import Call
 from tollway.flows.gateway import Gateway
@@ -62,7 +73,7 @@ class Audio:
                 raise TooLarge(f"A recording may have {limit:,} bytes.", param="file", hint="Cut or compress it.")
             request = _transcription(fields, recording)
             async with Departure(receive, self._departures) as departure:
-                call = await open_call(self._desk, caller, request, call_id)
+                call = await open_call(self._desk, caller, request, call_id, timeout_s=timeout_of(scope))
                 headers += self._told(call, caller)
                 told = msgspec.json.decode(await answer_whole(call))
                 content_type, shown = rendered(told, request.response_format)
@@ -76,7 +87,7 @@ class Audio:
         """POST /v1/audio/speech: JSON in, a file of sound out."""
         body = await read_body(scope, receive, self._settings.body_bytes_max)
         request: SpeechRequest = decode(self._decoder, body)
-        call = await open_call(self._desk, caller, request, call_id)
+        call = await open_call(self._desk, caller, request, call_id, timeout_s=timeout_of(scope))
         headers += self._told(call, caller)
         async with Departure(receive, self._departures) as departure:
             told = msgspec.json.decode(await answer_whole(call))

@@ -8,7 +8,18 @@ import msgspec
 from tollway.faces.http import response_words as words
 from tollway.faces.http.policy import Door
 from tollway.faces.http.response_words import ResponsesRequest
-from tollway.faces.http.wire import EVENTS, Departure, Headers, Receive, Scope, Send, decode, read_body, send_json
+from tollway.faces.http.wire import (
+    EVENTS,
+    Departure,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    decode,
+    read_body,
+    send_json,
+    timeout_of,
+)
 from tollway.flows.answer import answer_stream, answer_whole, open_call
 from tollway.flows.call import Call
 from tollway.flows.gateway import Gateway
@@ -42,7 +53,7 @@ class Responses:
         request = words.as_chat(asked)
         if asked.stream:
             request.stream_options = StreamOptions(include_usage=True)
-        call = await open_call(self._desk, caller, request, call_id)
+        call = await open_call(self._desk, caller, request, call_id, timeout_s=timeout_of(scope))
         headers += self._desk.access.rate_headers(caller)
         headers.append((b"x-tollway-model-version", call.served.model.version.encode()))
         async with Departure(receive, self._departures) as departure:
