@@ -25,7 +25,7 @@ from tollway.serve.served import Served
 _log = log.get("serve.keeper")
 _DECIDE_EVERY = 2  # seconds
 _GROWTH_EVERY = 10
-_GROWTH_LEAST_BYTES = 256 * 1024 * 1024
+_GROWTH_LEAST_BYTES = 512 * 1024 * 1024  # caches of prompts and arenas of batches grow to this in good health
 _RENEWED_AGAIN_S = 900.0
 _MEASURED_S = 120.0
 
