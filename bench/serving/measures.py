@@ -26,10 +26,11 @@ class Pace:
     peer_seconds: float
     overload_seconds: float
     grid_seconds: float
+    limit_texts: int
 
 
-FULL = Pace(5, 6.0, 6.0, 12.0, 1.5)
-QUICK = Pace(2, 4.0, 3.0, 7.0, 0.4)
+FULL = Pace(5, 6.0, 6.0, 12.0, 1.5, 600)
+QUICK = Pace(2, 4.0, 3.0, 7.0, 0.4, 400)
 
 
 class Check(Exception):
@@ -41,9 +42,9 @@ def throughput(rig: Rig, ours: Ours, limit: Limit, pace: Pace) -> list[Figure]:
     shares, alone = [], []
     naive = _naive(rig, limit)
     for number in range(pace.rounds):
-        before = limit.rate()
+        before = limit.rate(pace.limit_texts)
         busy = loads.closed(ours.target, limit.texts, BUSY, pace.seconds)
-        after = limit.rate()
+        after = limit.rate(pace.limit_texts)
         shares.append(busy.rate / ((before + after) / 2))
         talk(f"  round {number + 1}: limit {before:.0f} and {after:.0f}/s ({limit.best}); ours at {BUSY} {busy.row()}")
         if naive is not None:

@@ -22,7 +22,7 @@ async def open_call(
     refuse_suspect(served, caller, request)
     turn = turn_of(desk, caller, timeout_s, tier)
     size = served.size_at_once(request)
-    served.line.require(size.tokens_each if size else request.input_bytes() // 4, turn)
+    served.line.require(size.tokens_each if size else served.rough_size(request), turn)
     if size is None:
         desk.access.look(caller, request.model, tier)  # the engine counts for nobody who may not call
         size = await served.size(request)

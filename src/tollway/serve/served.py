@@ -286,6 +286,14 @@ class Served:
             )
         return self._sized(request, await self._count(request))
 
+    def rough_size(self, request: Request) -> int:
+        """About as many tokens as `size` will find, without asking the engine: enough to see that there is no time for it."""
+        if isinstance(request, TranscriptionRequest):
+            return 1  # its length is not known before it was decoded
+        output = request.output_max if isinstance(request, ChatRequest | CompletionRequest) else None
+        longest = self.caps.context_tokens or self._output_default
+        return request.input_bytes() // 4 + min(output or self._output_default, longest)
+
     def size_at_once(self, request: Request) -> Size | None:
         """The same where the engine need not be asked; None where it must."""
         if not isinstance(request, ChatRequest | CompletionRequest):
@@ -315,7 +323,7 @@ class Served:
         """Tokens of texts are bounded by their bytes and by what the model reads of each; the rest is counted."""
         meter, units = request.counted(self.caps)
         if meter:
-            return Size(0, 0, 1, 1, meter, units)
+            return Size(0, 0, 1, max(1, units), meter, units)
         bound = request.input_bytes()
         if self.model.engine in ROWS and self.caps.context_tokens:
             bound = min(bound, request.count * self.caps.context_tokens)  # it cuts what is longer
