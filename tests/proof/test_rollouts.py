@@ -278,6 +278,15 @@ async def test_the_command_line_says_how_it_goes_and_the_way_back(stage: Stage) 
     with pytest.raises(RuntimeError, match="did not come up"):
         await asyncio.to_thread(run_cli, stage.home, "deploy", "mood", "--version", "6")
     assert run_cli(stage.home, "deploy", "status", "mood")["stable"] == "2"
+    with pytest.raises(RuntimeError, match="was taken back: its replica"):
+        await asyncio.to_thread(run_cli, stage.home, "deploy", "mood@6", "--canary", "5%")
+    with shop_of(stage.home) as shop:
+        tiny_versions.shelve(shop.store, stage.home / "broken", "unloadable", "gloom")
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="gloom@1 does not come up"):
+        await asyncio.to_thread(run_cli, stage.home, "deploy", "gloom")
+    assert time.monotonic() - began < 30
+    run_cli(stage.home, "model", "retire", "gloom", "--yes")
 
 
 def _answered_by(stage: Stage, version: str) -> bool:

@@ -255,10 +255,10 @@ class Rollouts:
             return
 
         def work(conn: sa.Connection) -> bool:
-            if (
-                not deployments.get(conn, stable.id, to_change=True).running
-                or deployments.version_before(conn, stable.model) is None
-            ):
+            if not deployments.get(conn, stable.id, to_change=True).running:
+                return False
+            if deployments.version_before(conn, stable.model) is None:
+                deployments.note_figures(conn, stable.id, {}, trouble)  # for whoever waits for it
                 return False
             versions.back_in(conn, now_ms, models.get_model(conn, stable.model), trouble)
             return True

@@ -91,7 +91,7 @@ def end(conn: sa.Connection, now_ms: int, one: Record, state: State, why: str) -
 
 def note_ready(conn: sa.Connection, now_ms: int, id_: str) -> None:
     """It can answer."""
-    _set(conn, id_, ready_ms=now_ms)
+    _set(conn, id_, ready_ms=now_ms, why="")
 
 
 def note_figures(conn: sa.Connection, id_: str, figures: Mapping[str, Any], why: str) -> None:

@@ -179,6 +179,13 @@ def _beside(
         raise
     deploy_view.until_ready(desk, name)
     found = deploy_view.follow(desk, name) if watch else versions.status(desk.shop, name)
+    ended = next(one for one in found.history if one.id == made.id)
+    if ended.state == "rolled_back" and not watch:
+        raise Conflict(
+            f"{name}@{made.version} was taken back: {ended.why}.",
+            code="taken_back",
+            hint=f"{name} is answered by version {found.stable} as before.",
+        )
     of = "of the calls are answered by" if role == "canary" else "of the calls are copied to"
     lines = [f"{share} % {of} {name}@{made.version}, the rest by {found.stable}."]
     desk.answer(found, lambda: deploy_view.drawn(found) if watch else "\n".join(lines))

@@ -11,6 +11,7 @@ from tollway.faces.cli import tables
 from tollway.faces.cli.desk import Desk
 from tollway.flows import versions
 from tollway.flows.versions import Status
+from tollway.kit.errors import Conflict
 from tollway.serve.deployments import Record
 
 _LOOK_EVERY_S: Final = 0.25
@@ -19,7 +20,8 @@ _STATES: Final = {"good": "[green]good[/]", "bad": "[red]bad[/]", "open": "[yell
 
 
 def until_ready(desk: Desk, name: str) -> None:
-    """Wait until a running gateway has loaded what was put into service; without one there is nothing to wait for."""
+    """Wait until a running gateway has loaded what was put into service; without one there is nothing to wait for. Raises
+    Conflict when it does not come up and there is no version to go back to."""
     from tollway.watch import doctor
 
     if doctor.running_pid(desk.home) is None:
@@ -32,6 +34,12 @@ def until_ready(desk: Desk, name: str) -> None:
             ]
             if not coming:
                 return
+            if coming[0].role == "stable" and coming[0].why:
+                raise Conflict(
+                    f"{name}@{coming[0].version} does not come up: {coming[0].why}.",
+                    code="not_up",
+                    hint=f"It is tried again and again. Another version: tollway deploy {name}@VERSION.",
+                )
             line.say(f"{name}@{coming[0].version} ({coming[0].role}): loading, {time.monotonic() - began:.0f} s")
             time.sleep(_LOOK_EVERY_S)
 
