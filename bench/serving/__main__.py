@@ -51,8 +51,10 @@ def _attempt(part: str, work: object) -> list[Figure]:
     """A part that fails is told and leaves the others alone."""
     try:
         return list(work())  # type: ignore[operator]
-    except (RuntimeError, OSError, subprocess.SubprocessError, Missing, measures.Check) as wrong:
-        talk(f"  {part} FAILED: {wrong}")
+    except (Overtime, KeyboardInterrupt):
+        raise
+    except Exception as wrong:  # noqa: BLE001 - told; what else was measured must not be lost
+        talk(f"  {part} FAILED: {type(wrong).__name__}: {wrong}")
         return []
 
 

@@ -10,9 +10,11 @@ for the size of batches is `cost.py`'s business, and goes on while serving.
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import os
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -21,10 +23,11 @@ import msgspec
 
 from tollway.inference import Encoded, Features, Predictor
 from tollway.serve.engines.rows.cost import Cost, Point
-from tollway.serve.engines.rows.lanes import Plan
+from tollway.serve.engines.rows.lanes import Lanes, Plan
 from tollway.serve.engines.rows.lone import Lone
+from tollway.serve.engines.rows.rack import Order, Row, Turn
 
-VERSION: Final = 2  # of what is measured: raise it and all machines measure again
+VERSION: Final = 3  # of what is measured: raise it and all machines measure again
 LIMIT_S: Final = 10.0
 _LENGTHS: Final = (8, 32, 128, 384)
 _ROWS: Final = (1, 4, 16, 64)
@@ -32,11 +35,15 @@ _TOKENS_MAX: Final = 1100
 _EACH_S: Final = 0.02  # a point is measured for as long, and twice at least
 _GAIN: Final = 1.1  # what fewer wider lanes, or a wide path, must bring
 _STRANGE: Final = 1.25
+_STREAM_ROWS: Final = 64
+_STREAM_LEAST_S, _STREAM_MOST_S = 0.15, 0.8
 _LONGEST_WORDS: Final = 400
 
 Build = Callable[[int, bool], Predictor]
 """(threads, spinning) -> the model on an engine of its own."""
 Built = dict[tuple[int, bool], list[Predictor]]
+Rows = dict[int, tuple[Row, Encoded]]
+"""A row by its length."""
 
 
 class Kept(msgspec.Struct):
@@ -77,24 +84,36 @@ def measured(build: Build, cores: int, end: float, built: Built) -> Plan:
     """Try what there is to try until `end` (monotonic) and say what was best."""
     single = _built(build, 1, False, cores, built)
     rows = _rows_by_length(single[0].features)
-    plan = Plan(lanes=cores, cost=_cost(single, cores, rows, end))
-    rate = _rate(single, cores, rows)
-    for threads in sorted({2, 4, cores}):
-        if threads > cores or cores % threads or time.monotonic() > end:
-            continue
-        count = cores // threads
-        lanes = _built(build, threads, False, count, built)
-        found = _rate(lanes, count, rows)
-        if found > _GAIN * rate and _rate(lanes, count, rows) > _GAIN * _rate(
-            single, cores, rows
-        ):  # twice: it is for long
-            cost = _cost(lanes, count, rows, end)
-            plan, rate = Plan(lanes=count, threads=threads, cost=cost), found
+    plan = _shaped(Plan(lanes=cores, cost=_cost(single, cores, rows, end)), rows)
+    seconds = min(_STREAM_MOST_S, max(_STREAM_LEAST_S, _STREAM_ROWS * plan.cost.seconds(1, _middle(rows)) / cores))
+    for threads, lanes in _layouts(cores):
+        if time.monotonic() + 4 * seconds > end:
+            break
+        predictors = _built(build, threads, False, lanes, built)
+        other = msgspec.structs.replace(plan, lanes=lanes, threads=threads)
+        if all(  # twice: it is for long
+            _stream(other, predictors, rows, seconds) > _GAIN * _stream(plan, built[plan.threads, False], rows, seconds)
+            for _ in range(2)
+        ):
+            plan = _shaped(msgspec.structs.replace(other, cost=_cost(predictors, lanes, rows, end)), rows)
     lone, spinning = Lone(), False
     if plan.lanes > 1:
         lone, spinning = _wide(build, plan, cores, rows, end, built)
-    shape = plan.cost.shape(_usual(rows), plan.shape)
-    return msgspec.structs.replace(plan, shape=shape, lone=lone, wide_spins=spinning)
+    return msgspec.structs.replace(plan, lone=lone, wide_spins=spinning)
+
+
+def _layouts(cores: int) -> list[tuple[int, int]]:
+    """(threads, lanes) to try besides one lane of one thread for each core: fewer wider ones; a single one, for models so
+    small that lanes would only wait for each other."""
+    return [
+        (threads, cores // threads)
+        for threads in sorted({2, 4, cores})
+        if 1 < threads <= cores and cores % threads == 0
+    ] + ([(1, 1)] if cores > 1 else [])
+
+
+def _shaped(plan: Plan, rows: Rows) -> Plan:
+    return msgspec.structs.replace(plan, shape=plan.cost.shape(_usual(rows), plan.shape))
 
 
 def fingerprint(format: str, cores: int, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -154,33 +173,33 @@ def _kept(place: Path) -> Kept:
 # -- measuring ----------------------------------------------------------------------------------------------------------
 
 
-def _rows_by_length(features: Features) -> dict[int, Encoded]:
+def _rows_by_length(features: Features) -> Rows:
     """A row of each length, as far as the features know lengths: their example, its texts repeated."""
     example = features.example(1)[0]
     plain = features.encode([example])[0]
-    found = {max(1, features.length(plain)): plain}
+    found: Rows = {max(1, features.length(plain)): (example, plain)}
     texts = [
         name for name, value in example.items() if isinstance(value, str) and features.fields().get(name) == "text"
     ]
     if not texts:
         return found
     for wanted in _LENGTHS:
-        best: tuple[int, Encoded] | None = None
+        best: tuple[int, Row, Encoded] | None = None
         for times in range(1, _LONGEST_WORDS):
             words = {name: " ".join((f"{example[name]} " * times).split()[: max(1, wanted - 2)]) for name in texts}
             made = features.encode([example | words])[0]
             length = max(1, features.length(made))
             if best is not None and length <= best[0]:
                 break  # as long as it gets
-            best = (length, made)
+            best = (length, example | words, made)
             if length >= wanted - 2:
                 break
         if best is not None:
-            found[best[0]] = best[1]
+            found[best[0]] = best[1:]
     return dict(sorted(found.items()))
 
 
-def _points(lanes: Sequence[Predictor], count: int, rows: dict[int, Encoded], end: float) -> Iterator[Point]:
+def _points(lanes: Sequence[Predictor], count: int, rows: Rows, end: float) -> Iterator[Point]:
     """What batches take while every lane runs one of the same size; the small ones first."""
     sizes = sorted(
         ((n, length) for length in rows for n in _ROWS if n == 1 or n * length <= _TOKENS_MAX),
@@ -189,30 +208,46 @@ def _points(lanes: Sequence[Predictor], count: int, rows: dict[int, Encoded], en
     for n, length in sizes:
         if time.monotonic() > end:
             return
-        yield n, length, _timed(lanes, count, [rows[length]] * n)
+        yield n, length, _timed(lanes, count, [rows[length][1]] * n)
 
 
-def _cost(lanes: Sequence[Predictor], count: int, rows: dict[int, Encoded], end: float) -> Cost:
+def _cost(lanes: Sequence[Predictor], count: int, rows: Rows, end: float) -> Cost:
     """The fitted cost. What does not fit is measured once more: something may have disturbed it."""
     points = list(_points(lanes, count, rows, end))
     cost = Cost.fitted(points)
     for number, (n, length, seconds) in enumerate(points):
         if seconds > _STRANGE * cost.plain(n, length) and time.monotonic() < end:
-            points[number] = (n, length, min(seconds, _timed(lanes, count, [rows[length]] * n)))
+            points[number] = (n, length, min(seconds, _timed(lanes, count, [rows[length][1]] * n)))
     return Cost.fitted(points)
 
 
-def _rate(lanes: Sequence[Predictor], count: int, rows: dict[int, Encoded]) -> float:
-    """Rows per second of all lanes together, on a few batches."""
-    lengths = list(rows)
-    middle = rows[lengths[len(lengths) // 2]]
-    spent = _timed(lanes, count, [middle]) + _timed(lanes, count, [middle] * 8) / 8
-    return count / max(spent, 1e-9)
+def _stream(plan: Plan, predictors: Sequence[Predictor], rows: Rows, seconds: float) -> float:
+    """Rows per second of real lanes with calls of one row waiting all the time, in lengths as texts have them."""
+    lanes = Lanes(predictors, None, msgspec.structs.replace(plan, lone=Lone(), cost=Cost()))
+    known = sorted(rows)
+    mix = itertools.cycle([rows[known[min(bisect_left(known, length), len(known) - 1)]] for length in _usual(rows)])
+    done, end = 0, time.monotonic() + seconds
+
+    def again() -> None:
+        nonlocal done
+        if time.monotonic() < end:
+            done += 1
+            ask()
+
+    def ask() -> None:
+        row, encoded = next(mix)
+        order = Order([row], Turn(), time.monotonic())
+        order.told = again
+        lanes.put(order, [encoded])
+
+    for _ in range(_STREAM_ROWS):
+        ask()
+    time.sleep(seconds)
+    lanes.close()
+    return done / seconds
 
 
-def _wide(
-    build: Build, plan: Plan, cores: int, rows: dict[int, Encoded], end: float, built: Built
-) -> tuple[Lone, bool]:
+def _wide(build: Build, plan: Plan, cores: int, rows: Rows, end: float, built: Built) -> tuple[Lone, bool]:
     """What a lone row takes in one lane and on all cores, and whether the threads of the wide one had better spin."""
     lane, lone = built[plan.threads, False], Lone()
     found: dict[bool, dict[int, float]] = {}
@@ -221,12 +256,12 @@ def _wide(
         found[spinning] = {}
         for length, one in rows.items():
             if time.monotonic() < end:
-                found[spinning][length] = _timed(wide, 1, [one])
+                found[spinning][length] = _timed(wide, 1, [one[1]])
     both = set(found[False]) & set(found[True])
     spins = sum(found[True][length] for length in both) * _GAIN < sum(found[False][length] for length in both)
     for length, seconds in found[spins].items():
         lone.wide[length.bit_length()] = seconds
-        lone.narrow[length.bit_length()] = _timed(lane, 1, [rows[length]])
+        lone.narrow[length.bit_length()] = _timed(lane, 1, [rows[length][1]])
     return lone, spins
 
 
@@ -263,7 +298,11 @@ def _timed(lanes: Sequence[Predictor], count: int, encoded: list[Encoded]) -> fl
     return sum(best) / count
 
 
-def _usual(rows: dict[int, Encoded]) -> list[int]:
+def _middle(rows: Rows) -> int:
+    return sorted(_usual(rows))[len(_usual(rows)) // 2]
+
+
+def _usual(rows: Rows) -> list[int]:
     """Lengths as texts have them until it is seen what comes: many short ones, few long."""
     import numpy as np
 

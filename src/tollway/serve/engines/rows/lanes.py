@@ -101,7 +101,7 @@ class Lanes:
         order.told = told
         if call:
             self._called[call] = order
-        self._put(order, encoded)
+        self.put(order, encoded)
         try:
             await future
         except asyncio.CancelledError:
@@ -134,7 +134,7 @@ class Lanes:
         done = threading.Event()
         order = Order(rows, turn, self._clock())
         order.told = done.set
-        self._put(order, self.features.encode(rows))
+        self.put(order, self.features.encode(rows))
         done.wait()
         return _taken(order)
 
@@ -168,7 +168,8 @@ class Lanes:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _put(self, order: Order, encoded: Sequence[Encoded]) -> None:
+    def put(self, order: Order, encoded: Sequence[Encoded]) -> None:
+        """Rows of a call, encoded; its `told` is called when it is over."""
         if not encoded:
             assert order.told is not None
             order.told()
