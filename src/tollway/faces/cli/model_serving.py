@@ -52,7 +52,7 @@ def serving(
     served = release.serve(desk.shop, name, wanted)
     desk.settle()
     desk.answer(msgspec.to_builtins(served), lambda: _serving_card(desk, served))
-    desk.then("tollway status", "shows the replicas")
+    desk.then("tollway status", "says whether it is ready")
 
 
 def _replicas(text: str) -> tuple[int, int]:
