@@ -46,8 +46,11 @@ class RayPlace:
         return None
 
     async def ended(self) -> str:
+        # Who waits may leave; Ray does not like its own future to be cancelled.
+        waiting = asyncio.ensure_future(_told(self.actor.ended.remote()))
+        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            return str(await self.actor.ended.remote())
+            return str(await asyncio.shield(waiting))
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever Ray says of it: the host is gone, and why is told
@@ -151,6 +154,8 @@ def opened(address: str, packages: Path) -> Runtime:
     if where.split(":")[0] in ("local", "127.0.0.1", "localhost"):
         # Its name notwithstanding, this keeps Ray on the loopback: it would listen on the machine's address else.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    if where != "local" and _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # heads ask for it, and who joins does not show it by itself
     try:
         import ray
     except ImportError as error:
@@ -167,11 +172,21 @@ def opened(address: str, packages: Path) -> Runtime:
         ray.init(address=address if port == str(_CLIENT_PORT) else where, **quiet)
     except Exception as error:
         raise Unavailable(
-            f"The Ray cluster at {where} cannot be reached: {str(error).splitlines()[0][:200]}",
+            f"The Ray cluster at {where} cannot be reached ({str(error).splitlines()[0][:200]}).",
             code="ray_unavailable",
             hint="Its version must be ours; RAY_AUTH_MODE and the token file the same here and there (docs/scale-out.md).",
         ) from error
     return RayRuntime(ray, packages)
+
+
+async def _told(ref: Any) -> Any:
+    return await ref
+
+
+def _has_token() -> bool:
+    """Whether there is a token to show, in one of the places where Ray looks."""
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(named) or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def _texts(told: Any) -> Iterator[str]:
