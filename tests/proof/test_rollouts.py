@@ -177,15 +177,19 @@ async def test_a_shadow_answers_nobody_and_ends_by_itself(stage: Stage) -> None:
     ended = stage.record(made.id)
     assert ended.state == "ended" and "answers as the stable version's (100 %)" in ended.why
     assert {answer.headers["x-tollway-model-version"] for answer in answers} == {"1"}
-    assert ended.figures["agreement"]["compared"] >= 20
+    assert ended.figures["agreement"]["compared"] >= 10
 
 
 async def test_a_version_that_does_not_come_up_is_taken_back_before_it_got_a_call(stage: Stage) -> None:
     made = stage.start("6")
     answers = await stage.load(stage.decided(made), clients=1)
     assert "does not come up" in stage.record(made.id).why
-    stage.act(release.deploy, "6")  # outright: the version before goes on, and stays
-    answers += await stage.load(lambda: stage.act(versions.status).stable == "1", clients=1)
+    outright = asyncio.to_thread(run_cli, stage.home, "deploy", "mood", "--version", "6")
+    told = asyncio.create_task(outright)
+    answers += await stage.load(told.done, clients=1)
+    with pytest.raises(RuntimeError, match="did not come up"):
+        await told
+    assert stage.act(versions.status).stable == "1"
     assert {(answer.status, answer.headers["x-tollway-model-version"]) for answer in answers} == {(200, "1")}
     assert stage.act(versions.status).history[1].state == "rolled_back"
 
@@ -275,9 +279,6 @@ async def test_the_command_line_says_how_it_goes_and_the_way_back(stage: Stage) 
     assert said["version"] == "2" and said["way_back"] == "1"
     assert {one.role for one in stage.act(versions.status).in_service} == {"stable", "warm"}
     await _until(lambda: {one.role for one in stage.act(versions.status).in_service} == {"stable"})
-    with pytest.raises(RuntimeError, match="did not come up"):
-        await asyncio.to_thread(run_cli, stage.home, "deploy", "mood", "--version", "6")
-    assert run_cli(stage.home, "deploy", "status", "mood")["stable"] == "2"
     with pytest.raises(RuntimeError, match="was taken back: its replica"):
         await asyncio.to_thread(run_cli, stage.home, "deploy", "mood@6", "--canary", "5%")
     with shop_of(stage.home) as shop:
