@@ -12,14 +12,13 @@ from bench.rig.store import Missing
 from bench.serving import grid, losses, measures, models, ours
 from bench.serving.limit import Limit
 
-LIMIT_S, QUICK_LIMIT_S = 2400, 720
+LIMIT_S, QUICK_LIMIT_S = 3600, 1200
 PARTS = ("throughput", "overload", "fairness", "calibration", "losses", "peers", "ray")
 BATCHING = ("mosec", "litserve", "bentoml", "mlserver", "ray")
 
 
-def bench(rig: Rig, pace: measures.Pace, parts: tuple[str, ...], quick: bool) -> list[Figure]:
-    """The parts one after the other on one shop; what is published so far is not lost when a later part fails."""
-    found: list[Figure] = []
+def bench(rig: Rig, pace: measures.Pace, parts: tuple[str, ...], quick: bool, found: list[Figure]) -> None:
+    """The parts one after the other on one shop; what was found so far is not lost when a later part fails."""
     if set(parts) - {"calibration", "losses", "ray"}:
         limit = Limit(models.texts(600))
         talk(f"the limit's best plan: {limit.best} (lanes, threads, budget)")
@@ -44,7 +43,6 @@ def bench(rig: Rig, pace: measures.Pace, parts: tuple[str, ...], quick: bool) ->
         found += _attempt("losses", lambda: losses.figures(rig, quick))
     if "ray" in parts:
         found += _attempt("ray", lambda: _ray(rig, quick))
-    return found
 
 
 def _attempt(part: str, work: object) -> list[Figure]:
@@ -81,7 +79,7 @@ def main() -> int:
     began, found = time.monotonic(), list[Figure]()
     try:
         with Rig(QUICK_LIMIT_S if asked.quick else LIMIT_S) as rig:
-            found = bench(rig, measures.QUICK if asked.quick else measures.FULL, parts, asked.quick)
+            bench(rig, measures.QUICK if asked.quick else measures.FULL, parts, asked.quick, found)
     except Missing as missing:
         talk(f"bench: {missing}")
         return 2
@@ -90,6 +88,7 @@ def main() -> int:
         return 3
     except Overtime as overtime:
         talk(f"bench: {overtime}")
+        publish(found)
         return 4
     except KeyboardInterrupt:
         talk("bench: stopped")
