@@ -10,7 +10,7 @@ from tollway.faces.console.visit import Visit
 
 _TONES = {
     "ready": "good", "trial": "info", "starting": "info", "draining": "warn", "leaving": "warn", "ejected": "warn",
-    "dead": "bad", "resting": "",
+    "failed": "bad", "dead": "bad", "resting": "",
 }  # fmt: skip
 
 
