@@ -400,6 +400,18 @@ def test_nothing_pickled_comes_in(name: str, shelf: store.Store, tmp_path: Path)
     assert not [path for path in shelf.root.glob("*") if not path.name.startswith(".")]
 
 
+def test_numbers_that_look_pickled_by_their_name_come_in_as_what_they_are(shelf: store.Store, tmp_path: Path) -> None:
+    """CTranslate2 calls its weights model.bin, with the vocabulary beside them; its engine unpickles nothing."""
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "model.bin").write_bytes(b"\x06\0\0\0\x0c\0WhisperSpec\0")
+    with pytest.raises(BadRequest, match="may run code"):
+        shelf.add_package("ears", folder, store.About(kind="transcription"))
+    (folder / "vocabulary.txt").write_text("a\n")
+    package = shelf.add_package("ears", folder, store.About(kind="transcription", labels=("en",)))
+    assert (package.manifest.weights.format, package.manifest.engine) == ("ctranslate2", "speech")
+
+
 def test_what_is_no_package_is_refused_whole(shelf: store.Store, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -335,3 +335,21 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(owner: Owner, tmp
     assert "not the file that was signed" in owner.run("verify", expect=7)
     assert (owner.folder / "device.json").stat().st_mode & 0o077 == 0
     assert made.size_bytes < 2_000_000
+
+
+def test_the_operator_exports_lists_and_revokes_by_command(owner: Owner) -> None:
+    def cli(*words: str) -> Any:
+        command = [sys.executable, "-m", "tollway", *words, "--home", str(owner.gateway.home), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    made = cli("export", "edge", "mood", "--org", owner.org_id, "--out", str(owner.folder))
+    owner.run("classify", "a joy")
+    owner.run("sync", "--url", owner.gateway.url)
+    listed = cli("device", "list", "--org", owner.org_id)
+    assert [(one["id"], one["model"], one["head_n"], one["revoked_ms"]) for one in listed] == [
+        (made["device"], "mood", 1, None)
+    ]
+    assert cli("device", "revoke", made["device"], "--yes")["revoked_ms"]
+    assert owner.send(made["device"], owner.lines()).json()["error"]["code"] == "device_revoked"
