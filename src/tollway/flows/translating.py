@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tollway.forge.data.augment import Opener, Translate, reached
+from tollway.forge.data import augment
 from tollway.kit.errors import BadRequest, NotFound
 from tollway.serve import models
 from tollway.shop import Shop
@@ -16,13 +16,13 @@ _KEY: Final = "TOLLWAY_KEY"
 _ROWS: Final = 64
 
 
-def opener(shop: Shop) -> Opener:
+def opener(shop: Shop) -> augment.Opener:
     """From a step's options to its translator; raises BadRequest or NotFound with what to do."""
 
-    def opened(options: Mapping[str, str]) -> Translate:
+    def opened(options: Mapping[str, str]) -> augment.Translate:
         if options.get("there"):
             return _there_and_back(shop, options)
-        return reached(options if options.get("url") else {**options, **_own(shop, options)})
+        return augment.reached(options if options.get("url") else {**options, **_own(shop, options)})
 
     return opened
 
@@ -42,7 +42,7 @@ def _own(shop: Shop, options: Mapping[str, str]) -> dict[str, str]:
     return {"url": f"{url.rstrip('/')}/v1", "key_env": options.get("key_env") or _KEY}
 
 
-def _there_and_back(shop: Shop, options: Mapping[str, str]) -> Translate:
+def _there_and_back(shop: Shop, options: Mapping[str, str]) -> augment.Translate:
     ways = {way: _translation_model(shop, options[way]) for way in ("there", "back")}
 
     def translate(texts: Sequence[str], language: str) -> list[str]:
