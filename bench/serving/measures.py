@@ -155,7 +155,7 @@ def fairness(ours: Ours, limit: Limit, pace: Pace) -> list[Figure]:
     talk(f"  quiet alone {alone.row()}")
     before, times, costs = loads.closed(target, limit.texts, BUSY, pace.seconds).rate, list[float](), list[float]()
     for number in range(max(2, pace.rounds)):
-        both = loads.run(target, [flood, quiet], seconds / 2, 1.0, seed=number)
+        both = loads.run(target, [flood, quiet], seconds / 2, 1.5, seed=number)
         after = loads.closed(target, limit.texts, BUSY, pace.seconds).rate
         times += both[1].times
         costs.append(1 - (both[0].rate + both[1].rate) / ((before + after) / 2))
