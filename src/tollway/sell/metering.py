@@ -26,7 +26,7 @@ from tollway.kit import log
 from tollway.kit.clock import Clock, day_of
 from tollway.kit.crash import crashpoint
 from tollway.kit.db import BulkInsert, Database, Prepared, adds
-from tollway.kit.errors import Unavailable
+from tollway.kit.errors import TollwayError, Unavailable
 from tollway.kit.money import PICOS_PER_MICRO
 from tollway.sell import ledger, tables
 
@@ -252,6 +252,8 @@ class Recorder:
         except sa.exc.SQLAlchemyError as error:
             self._log.warning("job failed", error=type(error).__name__)
             self._loop.call_soon_threadsafe(_finish, [job], None, _cannot_record())
+        except TollwayError as error:  # an answer: there is no such thing, it is not in that state
+            self._loop.call_soon_threadsafe(_finish, [job], None, error)
         except Exception as error:  # noqa: BLE001 - the caller awaits it and sees it there; the thread must live on
             self._loop.call_soon_threadsafe(_finish, [job], None, error)
             self._log.error("job failed", error=repr(error))

@@ -128,7 +128,7 @@ async def test_wrong_keys_open_no_api_door(town: Town) -> None:
 
 async def test_the_right_key_opens_each_api_door(town: Town) -> None:
     async with town.client() as client:
-        for door in town.house.doors:
+        for door in sorted(town.house.doors, key=lambda door: door.method == "DELETE"):  # one of them revokes the key
             if door.policy in API or door.path.startswith("/admin"):
                 key = {"key": "usage", "operator": "admin"}.get(door.policy, door.policy)
                 answer = await _enter(client, door, town.a, _bearer(town.a.keys[key]))
