@@ -44,7 +44,7 @@ async def _serve(spec: Spec, began: float) -> None:
 
     steps = Steps(spec)
     words = Words(Path(spec.folder), steps.template)
-    await server.listen(spec.socket, Doors(spec, words, steps))
+    listening = await server.listen(spec.socket, Doors(spec, words, steps))
     os.chmod(spec.socket, 0o600)  # noqa: PTH101 - at once, on the loop: nobody is served yet
     threading.Thread(target=_end_with_the_parent, args=(spec.socket,), daemon=True).start()
     child.say_last(
@@ -52,8 +52,9 @@ async def _serve(spec: Spec, began: float) -> None:
     )
     try:
         await steps.run()
-    except Exception:  # noqa: BLE001 - its text may quote a prompt
-        os._exit(4)  # after a failed step the engine answers nobody any more: the supervisor starts it afresh
+    finally:  # after a failed step the engine answers nobody any more: the supervisor starts it afresh
+        listening.close()
+        os._exit(4)
 
 
 def _end_with_the_parent(socket: str) -> None:
