@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from tollway import inference
-from tollway.inference import sequence
+from tollway.inference import answers, sequence
 
 ROWS = pa.table({"source": ["the dog", "a cat", "我爱狗"] * 3, "target": ["el perro", "un gato", "amo los perros"] * 3})
 START, END, WORDS = 0, 1, 5
@@ -89,3 +89,19 @@ def test_targets_end_with_the_end_and_can_be_read_back(features):
         tokens = [int(one) for one in row if one != inference.IGNORE]
         assert tokens[-1] == features.end_id
         assert features.tokenizer.decode(tokens[:-1]) == text
+
+
+def test_what_is_written_is_counted_with_its_end_mark(features):
+    def run(arrays):
+        logits = np.zeros((*arrays["decoder_input_ids"].shape, features.vocabulary_size))
+        done = arrays["decoder_input_ids"].shape[1] > 3
+        logits[..., features.end_id if done else features.vocabulary_size - 1] = 9
+        return {"logits": logits}
+
+    predictor = inference.Predictor(features, run)
+    rows = [{"source": "the dog"}, {"source": "a cat"}]
+    found = predictor.predict(rows)
+    assert [one["tokens"] for one in found] == [4, 4]
+    read = sum(predictor.tokens(rows))
+    usage = answers.usage_of(features, features.encode(rows), "text", found)
+    assert usage == {"prompt_tokens": read, "completion_tokens": 8, "total_tokens": read + 8}

@@ -65,9 +65,12 @@ def embedded(index: int, answer: Mapping[str, Any], form: str = "float") -> dict
     return {"object": "embedding", "index": index, "embedding": shown}
 
 
-def usage_of(features: Features, encoded: Sequence[Encoded], kind: str) -> dict[str, int]:
-    """What a call used: tokens of texts; the rest is counted by the piece."""
+def usage_of(
+    features: Features, encoded: Sequence[Encoded], kind: str, answers: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, int]:
+    """What a call used: tokens of texts, and of what was written where the answer is one; the rest is counted by the piece."""
     if kind == "text":
         tokens = sum(features.length(one) for one in encoded)
-        return {"prompt_tokens": tokens, "total_tokens": tokens}
+        written = sum(int(one.get("tokens", 0)) for one in answers)
+        return {"prompt_tokens": tokens, "total_tokens": tokens + written} | ({"completion_tokens": written} if written else {})
     return {"prompt_tokens": 0, "total_tokens": 0, "images" if kind == "image" else "rows": len(encoded)}

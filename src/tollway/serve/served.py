@@ -327,6 +327,9 @@ class Served:
         bound = request.input_bytes()
         if self.model.engine in ROWS and self.caps.context_tokens:
             bound = min(bound, request.count * self.caps.context_tokens)  # it cuts what is longer
+        if self.model.kind == "translation":  # it writes at most twice what it read, and a few tokens more
+            written = min(2 * bound + 16 * request.count, request.count * self.caps.context_tokens or bound)
+            return Size(bound, written, 1, bound + written)
         return Size(bound, 0, 1, bound)
 
     async def _count(self, request: ChatRequest | CompletionRequest) -> list[int] | None:

@@ -98,7 +98,8 @@ class Counter:
         rows, encoded = await self._read(ask, size)
         found = await self._lanes.answer(rows, encoded, ask.turn, ask.call)
         data = [answers.classified(index, answer, ask.top_k) for index, answer in enumerate(found)]
-        return {"object": "list", "data": data, "model": self._spec.model, "usage": self._usage(encoded)}
+        usage = answers.usage_of(self._features, encoded, self._spec.input, found)
+        return {"object": "list", "data": data, "model": self._spec.model, "usage": usage}
 
     async def _embed(self, ask: _Ask, size: int) -> dict[str, Any]:
         rows, encoded = await self._read(ask, size)
