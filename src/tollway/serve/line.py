@@ -150,8 +150,8 @@ class Line:
         priority: str = "standard",
         weight: float = 1.0,
     ) -> Seat:
-        """A seat for a call of at most `tokens`; give it back with `leave`. `deadline`: monotonic seconds. Raises
-        Unavailable when there is none in time: at once, where that can be foreseen."""
+        """A seat for a call of at most `tokens`; give it back with `leave`, in the name of the same turn. `deadline`: monotonic
+        seconds. Raises Unavailable when there is none in time: at once, where that can be foreseen."""
         turn = Turn(org_id, math.inf if deadline is None else deadline, TIERS.index(priority), weight)
         self.require(tokens, turn)
         return await self.take_turn(tokens, turn)

@@ -63,7 +63,7 @@ class Ready(msgspec.Struct):
 def ready(folder: Path, format: str, cores: int, build: Build, *, limit_s: float = LIMIT_S) -> Ready:
     """The model loaded as it runs best here: as found before, else as found now."""
     place = folder.parent / f"{folder.name}.rows.json"
-    machine = fingerprint(format, cores)
+    machine = fingerprint(folder, format, cores)
     with _alone(folder):
         plan = _kept(place).plans.get(machine)
         if plan is not None:
@@ -116,8 +116,8 @@ def _shaped(plan: Plan, rows: Rows) -> Plan:
     return msgspec.structs.replace(plan, shape=plan.cost.shape(_usual(rows), plan.shape))
 
 
-def fingerprint(format: str, cores: int, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Of the machine, as far as speed depends on it, and of the engine."""
+def fingerprint(folder: Path, format: str, cores: int, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Of the machine, as far as speed depends on it, of the engine, and of what is in the package."""
     import importlib.metadata as metadata
 
     names = ("model name", "cache size", "Hardware")
@@ -127,7 +127,9 @@ def fingerprint(format: str, cores: int, cpuinfo: Path = Path("/proc/cpuinfo")) 
     engine = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai-edge-litert"}.get(format.split("-")[0], "")
     with contextlib.suppress(metadata.PackageNotFoundError):
         engine += " " + metadata.version(engine)
-    told = "\n".join([*sorted(lines), f"{os.uname().machine} {cores} {engine} {format} {VERSION}"])
+    manifest = folder / "manifest.toml"
+    package = hashlib.sha256(manifest.read_bytes() if manifest.is_file() else b"").hexdigest()
+    told = "\n".join([*sorted(lines), package, f"{os.uname().machine} {cores} {engine} {format} {VERSION}"])
     return hashlib.sha256(told.encode()).hexdigest()[:24]
 
 
