@@ -142,14 +142,14 @@ def _settings(wanted: Wanted) -> Object:
     return _object(wanted, "v1", "ConfigMap", "tollway", labels=_GATEWAY) | {"data": data}
 
 
-def _gateway(wanted: Wanted) -> Object:
+def _gateway_container(wanted: Wanted) -> Object:
     environment = [_from_secret("TOLLWAY_DATABASE_URL", "tollway-database", "url")]
     if wanted.ray:
         environment.append(_from_secret("RAY_AUTH_TOKEN", "tollway-ray-token", "auth_token"))
     environment += [_from_secret(_key_of(name), "tollway-vllm", "key") for name in wanted.vllm]
     small = {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
     large = {"requests": {"cpu": "4", "memory": "8Gi"}, "limits": {"memory": "16Gi"}}
-    container = {
+    return {
         "name": "gateway",
         "image": wanted.image,
         "args": ["up", "--home", _HOME, "--no-starter"],
@@ -168,6 +168,9 @@ def _gateway(wanted: Wanted) -> Object:
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of its own
         ],
     }
+
+
+def _gateway(wanted: Wanted) -> Object:
     pod = {
         "serviceAccountName": "tollway",
         "automountServiceAccountToken": False,
@@ -195,7 +198,7 @@ def _gateway(wanted: Wanted) -> Object:
                 ],
             }
         ],
-        "containers": [container],
+        "containers": [_gateway_container(wanted)],
         "volumes": [
             {"name": "home", "persistentVolumeClaim": {"claimName": "tollway-home"}},
             {"name": "secret", "secret": {"secretName": "tollway-keys"}},
