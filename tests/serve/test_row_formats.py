@@ -1,12 +1,14 @@
 """The formats that a row-by-row replica loads besides ONNX: the same contract, the same answers."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from tests.serve import tiny_models
-from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, running
+from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, connections, running
 from tollway.forge.convert import openvino
 from tollway.kit.clock import SystemClock
 from tollway.serve.engines import Rows
@@ -46,6 +48,12 @@ class TestOpenVino(AnyEngine, OwnProcess):
         served = Served(replicas[request.param], run)
         yield served
         served.pool.close()
+
+    @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+    def test_it_calls_nobody(self, served: Served, tmp_path: Path) -> None:
+        """OpenVINO would report its import to an analytics service, from a child process."""
+        calls = connections(served.replica.engine, tmp_path)
+        assert not [line for line in calls if "AF_INET" in line], "\n".join(calls)
 
     def test_it_answers_as_onnx_does(self, served: Served, replicas: dict[str, Replica]) -> None:
         other = Served(replicas["onnx"], served.run)

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 
 from tollway.inference.encoding import Arrays
+from tollway.kit import quiet
 from tollway.kit.errors import BadRequest
+
+quiet.no_telemetry()
+import openvino  # noqa: E402 - it reports its own import
 
 PRECISION = "tollway_precision"
 

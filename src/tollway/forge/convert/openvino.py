@@ -7,6 +7,7 @@ from typing import Any, Final
 from tollway.forge.convert.onnx import last_line, quiet
 from tollway.inference import Arrays
 from tollway.kit.errors import Conflict
+from tollway.kit.quiet import no_telemetry
 
 PRECISION: Final = "tollway_precision"  # read by inference.openvino
 
@@ -15,6 +16,7 @@ _FLOAT: Final = ("Add", "Subtract", "Multiply", "Divide", "ReduceMax", "ReduceMe
 
 def export(onnx_file: Path, path: Path, *, precision: str = "f32", calibration: Sequence[Arrays] = ()) -> Path:
     """Write `path` (.xml) and its .bin. `precision`: f32, bf16, or int8 (then `calibration` rows are needed)."""
+    no_telemetry()
     import openvino
 
     with quiet():

@@ -14,6 +14,7 @@ from tollway.forge.convert import gguf_variants
 from tollway.forge.convert.onnx import last_line, quiet
 from tollway.forge.data import sandbox
 from tollway.kit.errors import BadRequest, Conflict
+from tollway.kit.quiet import no_telemetry
 
 PRECISIONS: Final = ("int8", "int4", "f16")
 _GIB: Final = 1 << 30
@@ -53,13 +54,12 @@ def write_all(source: Path, outs: dict[str, Path]) -> dict[str, Path]:
 
 def written(source: str, outs: dict[str, str]) -> dict[str, Any]:
     """The whole of it, in this process."""
-    import os
     import shutil
     import tempfile
 
     from tollway.forge.models import lm_gguf_import
 
-    os.environ["OPENVINO_TELEMETRY"] = "0"
+    no_telemetry()
     folders = {precision: Path(folder) for precision, folder in outs.items()}
     first = next(iter(folders.values()))
     scratch = first / ".scratch"

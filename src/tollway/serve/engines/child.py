@@ -14,25 +14,19 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from tollway.kit import quiet
+
 NOISE: Final = 8 * 1024
-QUIET: Final = {
-    "ORT_DISABLE_TELEMETRY": "1",
-    "OPENVINO_TELEMETRY": "0",
-    "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "DO_NOT_TRACK": "1",
-}
+QUIET: Final = {**quiet.VARIABLES, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """What every engine is told before it starts: libraries that count their users have nothing to tell here, and what is served
 is on the shelf already."""
 _PR_SET_PDEATHSIG: Final = 1
 
 
 def settle(parent: int) -> None:
-    """Die with the parent, never write prompts to a core file, be the first to go when memory runs out."""
+    """Die with the parent, never write prompts to a core file, be the first to go when memory runs out, tell nobody of it."""
     os.umask(0o077)
+    quiet.no_telemetry()
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         with contextlib.suppress(OSError):
