@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.proof.house import make_customer
-from tests.serve.test_row_formats import to_litert
+from tests.serve.test_rows_formats import to_litert
 from tollway.artifacts.store import About
 from tollway.flows import export_edge
 from tollway.kit.settings import Settings
