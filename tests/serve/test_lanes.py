@@ -74,8 +74,8 @@ def test_answers_are_as_alone(
 
     for (rows, _), answers in zip(asked, asyncio.run(together()), strict=True):
         alone = [predictor.predict([row])[0] for row in rows]
-        assert [one["label"] for one in answers] == [one["label"] for one in alone]
-        assert [one["score"] for one in answers] == pytest.approx([one["score"] for one in alone], abs=2e-6)
+        wanted = [one["scores"]["good"] for one in alone]  # not the label: it may hang on the last digit
+        assert [one["scores"]["good"] for one in answers] == pytest.approx(wanted, abs=2e-6)
 
 
 class Slow:
@@ -140,7 +140,7 @@ def test_weights_hold_in_the_real_lanes() -> None:
             while time.monotonic() < end:
                 lengths = [chance.randint(14, 40)]
                 await ask(lanes, lengths, Turn(who, float(who)))
-                served[who] += sum(lengths)
+                served[who] += sum(lengths) * (time.monotonic() < end)
 
         await asyncio.gather(*(caller(who, seed) for who in (1, 2, 4) for seed in range(24)))
 
