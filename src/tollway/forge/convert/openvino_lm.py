@@ -68,9 +68,7 @@ def written(source: str, outs: dict[str, str]) -> dict[str, Any]:
     try:
         lm_gguf_import.convert(Path(source), first, weights=False)
     except lm_gguf_import.Refused as refused:
-        raise BadRequest(
-            f"This model cannot be brought to OpenVINO: {refused}.", code="unsupported_model"
-        ) from None
+        raise BadRequest(f"This model cannot be brought to OpenVINO: {refused}.", code="unsupported_model") from None
     wide = scratch / "float16.gguf"
     gguf_variants.written(source, str(wide), "f16")
     with quiet():
