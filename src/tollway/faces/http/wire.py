@@ -53,7 +53,7 @@ def timeout_of(scope: Scope) -> float | None:
         elif key == b"x-stainless-read-timeout":
             seconds = str(value.decode("latin-1")).strip()
     if ours:
-        if not (ours.isascii() and ours.isdigit() and 0 < int(ours) <= _TIMEOUT_MS_MAX):
+        if not (ours.isascii() and ours.isdigit() and len(ours) < 12 and 0 < int(ours) <= _TIMEOUT_MS_MAX):
             raise BadRequest(
                 f"x-tollway-timeout-ms must be a whole number of milliseconds from 1 to {_TIMEOUT_MS_MAX}.",
                 code="invalid_value",
