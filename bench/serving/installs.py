@@ -14,7 +14,7 @@ PEERS: Final[dict[str, tuple[str, ...]]] = {
     "mosec": ("mosec==0.9.8",),
     "litserve": ("litserve==0.2.19",),
     "bentoml": ("bentoml==1.4.39",),
-    "mlserver": ("mlserver==1.7.1", "uvloop<0.23"),  # it does not start with a newer one
+    "mlserver": ("mlserver==1.7.1", "uvloop<0.22"),  # its workers do not start with a newer one
     "ray": ("ray[serve]>=2.50",),
 }
 
