@@ -65,6 +65,16 @@ def test_a_stream_says_what_the_whole_answer_says(client: OpenAI, alone: None) -
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason
 
 
+def test_a_stream_with_continuous_usage_counts_on_every_chunk(client: OpenAI) -> None:
+    asked = {"model": CHAT, "messages": [{"role": "user", "content": "Count to five."}], "max_tokens": 8}
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options=options))  # type: ignore[call-overload]
+    counts = [chunk.usage.completion_tokens for chunk in chunks]
+    assert counts == sorted(counts)
+    assert counts[-1] == chunks[-2].usage.completion_tokens == 8
+    assert chunks[0].usage.prompt_tokens == chunks[-1].usage.prompt_tokens > 0
+
+
 def test_a_stream_without_include_usage_has_none(client: OpenAI) -> None:
     chunks = list(client.chat.completions.create(model=CHAT, messages=HELLO, max_tokens=5, stream=True))
     assert all(chunk.usage is None and chunk.choices for chunk in chunks)

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -24,7 +24,7 @@ from tollway.kit.errors import BadRequest, Unavailable
 from tollway.serve import fold
 from tollway.serve.engine_call import Tally, once, relay
 from tollway.serve.line import Seat, Turn
-from tollway.serve.requests import ChatRequest, CompletionRequest, Request
+from tollway.serve.requests import ChatRequest, CompletionRequest, Request, StreamOptions
 from tollway.serve.requests.parts import Work
 from tollway.serve.retries import TRIES_MAX, Patience
 from tollway.serve.served import Served, Size
@@ -72,9 +72,18 @@ class Run:
             return self._corrected(await self._whole(0))
         return fold.whole(request, await self._all_folded(), self.id, self.at_ms // 1000, self.usage())
 
-    def events(self) -> AsyncIterator[list[bytes]]:
+    def events(self) -> AsyncGenerator[list[bytes]]:
         """The events of a streamed answer as they come, all but `last_events`."""
-        return self._relayed(0) if len(self.work) == 1 and self.request.operation == "chat" else self._woven()
+        events = self._relayed(0) if len(self.work) == 1 and self.request.operation == "chat" else self._woven()
+        options = self._stream_options()
+        return self._counting(events) if options is not None and options.continuous_usage_stats else events
+
+    async def _counting(self, events: AsyncGenerator[list[bytes]]) -> AsyncGenerator[list[bytes]]:
+        """The same events, each with the usage so far."""
+        async with contextlib.aclosing(events):
+            async for group in events:
+                usage = msgspec.json.encode(self.usage())
+                yield [b'%b,"usage":%b}' % (event[:-1], usage) for event in group]
 
     async def _whole(self, index: int) -> bytes:
         """Run one engine call that answers in one piece. Tried again if the engine fails."""
@@ -130,7 +139,7 @@ class Run:
                 self._stand(index, seat, done=done)
         raise AssertionError("unreachable")
 
-    async def _relayed(self, index: int) -> AsyncIterator[list[bytes]]:
+    async def _relayed(self, index: int) -> AsyncGenerator[list[bytes]]:
         """Run one streamed engine call and pass its events on. Tried again only until the first event."""
         seat: Seat | None = None
         started = False
@@ -152,7 +161,7 @@ class Run:
         events = relay(seat, self.work[index], self.tallies[index])
         return events if patience_s is None else _begun_within(events, patience_s)
 
-    async def _woven(self) -> AsyncIterator[list[bytes]]:
+    async def _woven(self) -> AsyncGenerator[list[bytes]]:
         """Run all engine calls of a streamed answer at once, each event with its choice's index."""
         assert isinstance(self.request, ChatRequest | CompletionRequest)
         arrived = asyncio.Queue[tuple[int, list[bytes]] | BaseException | None]()
@@ -373,7 +382,7 @@ class Run:
 
     def last_events(self) -> list[bytes]:
         """What ends a stream: usage, if it was asked for, and [DONE]."""
-        options = self.request.stream_options if isinstance(self.request, ChatRequest | CompletionRequest) else None
+        options = self._stream_options()
         if options is None or not options.include_usage:
             return [b"[DONE]"]
         chat = isinstance(self.request, ChatRequest)
@@ -388,6 +397,9 @@ class Run:
         if chat and len(self.work) == 1:
             usage |= self._head  # its events were passed on as they came
         return [msgspec.json.encode(usage), b"[DONE]"]
+
+    def _stream_options(self) -> StreamOptions | None:
+        return self.request.stream_options if isinstance(self.request, ChatRequest | CompletionRequest) else None
 
     def renamed(self, answer: bytes) -> bytes:
         """The answer under the name the caller used."""

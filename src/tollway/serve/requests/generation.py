@@ -63,6 +63,7 @@ class StreamOptions(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=Tr
 
     include_usage: bool = False
     include_obfuscation: bool = False
+    continuous_usage_stats: bool = False  # vLLM's word, which load clients use: the usage so far on every chunk
 
 
 class Generation(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
