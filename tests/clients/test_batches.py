@@ -12,7 +12,7 @@ import pytest
 from tests.clients.open_shop import CHAT, EMBED, OpenShop
 from tests.proof.house import Customer
 from tollway.kit.settings import Settings
-from tollway.sell import catalog, usage
+from tollway.sell import api_keys, catalog, usage
 from tollway.shop import Shop
 
 CHEAP = catalog.Terms(
@@ -128,6 +128,24 @@ def test_chats_in_a_batch(buyer: Buyer) -> None:
         body = one["response"]["body"]
         assert body["choices"][0]["message"]["content"] and body["model"] == CHAT
         assert 0 < body["usage"]["completion_tokens"] <= 4
+
+
+def test_a_key_that_is_revoked_ends_what_its_batch_may_spend(buyer: Buyer) -> None:
+    ask = [{"role": "user", "content": "Say ten words."}]
+    rows = [row(n, "/v1/chat/completions", model=CHAT, messages=ask, max_tokens=24) for n in range(100)]
+    made = buyer.begin(rows, "/v1/chat/completions")
+    with Shop.open(Settings(buyer.shop.home, environment={})) as shop, shop.db.write() as conn:
+        pepper, org_id = shop.secrets.pepper, buyer.customer.org_id
+        own = api_keys.list_keys(conn, org_id)[0]
+        other = api_keys.issue_key(conn, shop.clock.now_ms(), pepper, org_id, "another").secret
+        api_keys.revoke_key(conn, shop.clock.now_ms(), own.id)
+    buyer.shop.wait_for_key(other)
+    buyer.client = openai.OpenAI(base_url=buyer.shop.base_url, api_key=other, max_retries=0)
+    done = buyer.ended(made.id)
+    assert done.request_counts.failed > 50, done
+    refused = buyer.read(done.error_file_id)
+    assert {one["response"]["body"]["error"]["code"] for one in refused} == {"key_revoked"}
+    assert buyer.totals().requests == done.request_counts.completed
 
 
 @pytest.mark.parametrize(

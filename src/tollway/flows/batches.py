@@ -207,7 +207,8 @@ class Batches:
 
     async def _ask(self, caller: Caller, order: Order, call_id: str, number: int, line: Line, journal: Journal) -> None:
         request: Request = decode(self._decoders[order.endpoint], line.body)
-        current = self._desk.access.caller_of(caller.key.id) or caller  # a plan may have changed since
+        current = self._desk.access.caller_of(caller.key.id) or caller  # a plan may have changed since, or the key
+        self._desk.access.require_valid(current.key)
         call = await open_call(self._desk, current, request, call_id, catalog.BATCH)
         async with call:
             body = shown(call, await call.run.answer())

@@ -143,7 +143,12 @@ class Access:
             raise self._refuse(
                 Unauthorized("This API key is unknown.", hint="Create one in the console under API keys.")
             )
-        key = caller.key
+        self.require_valid(caller.key)
+        self._require_active(caller.account)
+        return caller
+
+    def require_valid(self, key: ApiKey) -> None:
+        """Raise Unauthorized for a key that was revoked or has expired: also in the midst of work that was taken under it."""
         if key.revoked_ms is not None:
             raise self._refuse(
                 Unauthorized("This API key was revoked.", code="key_revoked", hint="Create a new one in the console.")
@@ -152,8 +157,6 @@ class Access:
             raise self._refuse(
                 Unauthorized("This API key has expired.", code="key_expired", hint="Create a new one in the console.")
             )
-        self._require_active(caller.account)
-        return caller
 
     def require(self, caller: Caller, scope: str) -> None:
         """Raise Forbidden unless the key carries `scope`."""
