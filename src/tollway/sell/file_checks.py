@@ -13,6 +13,7 @@ from tollway.kit.errors import BadRequest
 
 LINES_MAX: Final = 20_000  # to learn from
 BATCH_LINES_MAX: Final = 50_000
+LINE_BYTES_MAX: Final = 4 * 1024 * 1024  # as objects a line takes twenty times that, and the time of every other call
 ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/classify")
 _SHOWN: Final = 20
 _ROLES: Final = ("system", "developer", "user", "assistant")
@@ -96,6 +97,8 @@ def _checked(
 
 
 def _line_problems(line: bytes, problems_of: Callable[[dict[str, Any]], list[str]]) -> list[str]:
+    if len(line) > LINE_BYTES_MAX:
+        return [f"it has more than {LINE_BYTES_MAX:,} bytes"]
     try:
         row: Any = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
