@@ -148,3 +148,33 @@ async def test_a_wallet_that_is_too_small_goes_below_zero_and_the_next_call_is_r
     caller = await world.caller()
     with pytest.raises(PaymentRequired):
         world.gateway.desk.access.admit(caller, "mood", 10, 0)
+
+
+async def test_with_several_gateways_what_a_device_used_leaves_the_slices(postgres_url: str, tmp_path: Path) -> None:
+    """Else the free units that it took would be free once more as soon as a gateway gives its slices back."""
+    clock = ManualClock(datetime(2026, 3, 10, tzinfo=UTC))
+    environment = {"TOLLWAY_DATABASE_URL": postgres_url, "TOLLWAY_GATEWAYS": "many"}
+    settings = Settings(tmp_path, environment=environment)
+    gateway = Gateway(Shop.open(settings, clock))
+    await gateway.open()
+    try:
+        world = World(gateway, clock)
+        caller = await world.caller()
+        access = gateway.desk.access
+        access.release(await gateway.desk.admit(caller, "mood", 50, 0))  # its gateway has slices now
+        last_month = world.made(40)
+        world.to(2026, 4, 2)
+        caller = await world.caller()
+        access.release(await gateway.desk.admit(caller, "mood", 50, 0))
+        await world.send(last_month + world.made(70, 50))
+        assert world.booked() == [(MARCH, 40, 0), (APRIL, 70, 0), (APRIL, 50, 20)]
+        with world.db.read() as conn:
+            lease = tables.lease.c
+            april = lease.scope.contains(f":{APRIL}:")
+            free = conn.execute(sa.select(sa.func.sum(lease.amount)).where(lease.kind == "units", april)).scalar()
+            money = conn.execute(sa.select(sa.func.sum(lease.amount)).where(lease.kind == "wallet")).scalar() or 0
+            left = ledger.wallet_micros(conn, world.org.id, "USD")
+        assert free == 0
+        assert money <= left * 1_000_000
+    finally:
+        await gateway.close()

@@ -10,7 +10,9 @@ a month whose invoice is final cannot be added to that invoice: it is billed in 
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -20,7 +22,7 @@ from tollway.edge import chain
 from tollway.flows.call import Desk
 from tollway.kit.clock import month_of
 from tollway.kit.crash import crashpoint
-from tollway.kit.errors import Conflict, PaymentRequired
+from tollway.kit.errors import Conflict, PaymentRequired, TollwayError
 from tollway.sell import billing, book, catalog, edge_devices
 from tollway.sell.access import Caller, Grant, Spending
 from tollway.sell.edge_devices import EdgeDevice
@@ -93,6 +95,8 @@ class EdgeUsage:
             return edge_devices.in_the_books(conn, ids), _thens(conn, device.org_id, times, now_ms)
 
         there, thens = await recorder.run(look)
+        running = [entry for entry, one, then in zip(fresh, ids, thens, strict=True) if one not in there and _now(then)]
+        await self._lease(caller, device, running)
         kept, moved = [], 0
         for entry, at_ms, one, then in zip(fresh, times, ids, thens, strict=True):
             moved += then is None
@@ -105,6 +109,17 @@ class EdgeUsage:
             lambda conn: edge_devices.advance(conn, now_ms, device.id, last["n"], last["seal"], times[-1])
         )
         return moved
+
+    async def _lease(self, caller: Caller, device: EdgeDevice, entries: list[dict[str, Any]]) -> None:
+        """With several gateways: have the free units here that these entries take, wherever they lie now."""
+        if self._desk.leasing is None or not entries:
+            return
+        used: Counter[str] = Counter()
+        for entry in entries:
+            used[entry["meter"]] += entry["units"]
+        tokens = used.pop("input_tokens", 0)
+        with suppress(TollwayError):  # it was used whether or not it could be paid for now
+            self._desk.access.release(await self._desk.admit(caller, device.model, tokens, 0, used))
 
     def _record(
         self, caller: Caller, device: EdgeDevice, entry: dict[str, Any], at_ms: int, then: _Then | None, one: str
@@ -144,7 +159,7 @@ class EdgeUsage:
         currency = grant.plan.terms.currency if grant.wallet else None
         held = grant
         return self._desk.recorder.record(
-            event, currency, lambda: access.unsettle(held, event.quantities(), event.price_picos)
+            event, currency, lambda: access.unsettle(held, event.quantities(), event.price_picos), _draws(grant, then)
         )
 
 
@@ -211,8 +226,21 @@ def _then(conn: sa.Connection, subscription: catalog.Subscription, month: str, n
     return _Then(subscription, plan, Spending(month, plan.terms, *used))
 
 
+def _now(then: _Then | None) -> bool:
+    """Whether it falls under what runs now."""
+    return then is None or then.spending is None
+
+
 def _grant(caller: Caller, device: EdgeDevice, then: _Then) -> Grant:
     """A grant under an earlier month or plan: nothing is held, it happened already."""
     assert then.spending is not None
     wallet = then.plan.terms.overage == "wallet"
-    return Grant(caller, then.plan, then.subscription.id, device.model, then.spending, {}, 0, [], wallet)
+    return Grant(caller, then.plan, then.subscription.id, device.model, then.spending, {}, 0, [], wallet, owed=True)
+
+
+def _draws(grant: Grant, then: _Then | None) -> dict[tuple[str, str], int] | None:
+    """What an entry takes of this gateway's slices, where there are several. Of an earlier month or plan none has free
+    units or a cap any more: only money."""
+    if grant.draws is None or _now(then):
+        return grant.draws
+    return {place: amount for place, amount in grant.draws.items() if place[0] == "wallet"}
