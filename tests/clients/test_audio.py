@@ -1,8 +1,10 @@
 """Speech and hearing through the unmodified OpenAI client: what is spoken is heard again, and paid. Real models, real files."""
 
 import asyncio
+import contextlib
 import io
 import math
+import socket
 import struct
 import uuid
 import wave
@@ -170,6 +172,24 @@ def test_who_cannot_pay_the_whole_recording_is_not_heard(gateway: GatewayProcess
     assert poor.totals().audio_seconds == 2
     poor.http.close()
     poor.openai.close()
+
+
+def test_who_sends_many_recordings_slowly_leaves_places_to_the_others(gateway: GatewayProcess, buyer: Buyer) -> None:
+    slow, port = Buyer(gateway), httpx.URL(gateway.url).port
+    head = (
+        f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {slow.key}\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 9000\r\n\r\n--b"
+    ).encode()
+    with contextlib.ExitStack() as open_now:
+        for _ in range(20):
+            one = open_now.enter_context(socket.create_connection(("127.0.0.1", port)))
+            one.sendall(head)
+        refused = slow.post(tone(1))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_recordings")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert buyer.post(tone(1)).status_code == 200
+    slow.http.close()
+    slow.openai.close()
 
 
 async def test_a_recording_is_decoded_within_bounds(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 import asyncio
 import base64
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -25,12 +28,13 @@ from tollway.flows.call import Call
 from tollway.flows.gateway import Gateway
 from tollway.kit.crash import crashpoint
 from tollway.kit.delays import Delays
-from tollway.kit.errors import BadRequest, TooLarge, Unavailable
+from tollway.kit.errors import BadRequest, RateLimited, TooLarge, Unavailable
 from tollway.sell.access import Caller
 from tollway.serve.requests import SpeechRequest, TranscriptionRequest
 
 _AROUND = 64 * 1024  # the form's own bytes around the recording's
 _AT_ONCE = 16  # recordings in memory at the same time
+_AT_ONCE_EACH = 8  # of one organization: whoever sends many, or slowly, leaves as many places to the others
 _TEXT = "text/plain; charset=utf-8"
 _LISTS = {"timestamp_granularities[]": "timestamp_granularities", "timestamp_granularities": "timestamp_granularities"}
 
@@ -49,7 +53,7 @@ class Audio:
 
     def __init__(self, gateway: Gateway) -> None:
         self._desk, self._settings = gateway.desk, gateway.shop.settings
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._hearing: Counter[str] = Counter()  # recordings of each organization
         self._departures = Delays(Departure.AFTER_S)
         self._decoder = msgspec.json.Decoder(SpeechRequest)
 
@@ -61,9 +65,7 @@ class Audio:
         if not kind.lower().startswith("multipart/form-data"):
             raise BadRequest("Send the recording as multipart/form-data.", param="file", code="invalid_content_type")
         limit = self._settings.audio_bytes_max
-        if self._places.locked():
-            raise Unavailable("Many recordings are being heard already.", code="overloaded", retry_after_s=2)
-        async with self._places:
+        async with self._place_of(caller.account.org_id):
             body = await read_body(scope, receive, limit + _AROUND)
             fields, _, recording = await asyncio.to_thread(parts_of, kind, body)
             del body
@@ -94,6 +96,26 @@ class Audio:
             await _send(send, told["content_type"], base64.b64decode(told["audio"]), headers)
             crashpoint("answer.after_last_byte")
         return 499 if departure.gone else 200
+
+    @asynccontextmanager
+    async def _place_of(self, org_id: str) -> AsyncIterator[None]:
+        """A place to send a recording from. Raises Unavailable, RateLimited."""
+        if self._hearing.total() >= _AT_ONCE:
+            raise Unavailable("Many recordings are being heard already.", code="overloaded", retry_after_s=2)
+        if self._hearing[org_id] >= _AT_ONCE_EACH:
+            raise RateLimited(
+                f"{_AT_ONCE_EACH} recordings of this organization are being heard already.",
+                code="too_many_recordings",
+                hint="Send fewer at the same time.",
+                retry_after_s=2,
+            )
+        self._hearing[org_id] += 1
+        try:
+            yield
+        finally:
+            self._hearing[org_id] -= 1
+            if not self._hearing[org_id]:
+                del self._hearing[org_id]
 
     def _told(self, call: Call, caller: Caller) -> Headers:
         version = (b"x-tollway-model-version", call.served.model.version.encode())
