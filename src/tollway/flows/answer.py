@@ -30,7 +30,11 @@ async def open_call(
     counted = {size.meter: size.units} if size.meter else None
     grant = await desk.admit(caller, request.model, size.input_tokens, size.output_tokens, counted, tier)
     crashpoint("answer.after_hold")
-    return Call(desk, served, request, size, grant, call_id, tier, turn)
+    try:
+        return Call(desk, served, request, size, grant, call_id, tier, turn)
+    except BaseException:
+        desk.access.release(grant)
+        raise
 
 
 async def answer_whole(call: Call) -> bytes:

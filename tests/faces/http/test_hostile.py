@@ -108,6 +108,27 @@ def test_broken_bodies(client: httpx.Client, kind: str, path: str) -> None:
     refused(post(client, BROKEN[kind], path), 400)
 
 
+@pytest.mark.parametrize("depth", [300, 700, *range(760, 800, 4), *range(900, 1000, 8)])
+def test_depth_is_read_and_written_again_or_refused(client: httpx.Client, depth: int) -> None:
+    """What is decoded at the limit of the stack must not break where it is encoded, deeper inside."""
+    deep = '{"a":' * depth + "1" + "}" * depth
+    ask = f'"model": "{CHAT}", "messages": [{{"role": "user", "content": "Hi"}}], "max_tokens": 1'
+    said = f'"model": "{CHAT}", "input": "Hi", "max_output_tokens": 1'
+    for path, body in (
+        ("/v1/chat/completions", f'{{{ask}, "tools": [{{"type": "function", "function": {deep}}}]}}'),
+        ("/v1/responses", f'{{{said}, "text": {{"format": {{"type": "json_schema", "schema": {deep}}}}}}}'),
+        ("/v1/responses", f'{{{said}, "metadata": {deep}}}'),
+        ("/v1/responses", f'{{{said}, "metadata": {deep}, "stream": true}}'),
+        ("/v1/feedback", f'{{"id": "req_none", "input": {deep}, "correction": "x"}}'),
+        ("/v1/edge/usage", f'{{"device": "dev_1", "sent_at_ms": 1, "entries": [{deep}]}}'),
+    ):
+        reply = client.post(path, content=body, headers={"content-type": "application/json"})
+        assert reply.status_code in (200, 400, 404), (path, depth, reply.text[:300])
+        assert reply.status_code != 200 or '"error": {' not in reply.text
+        if depth > 900:
+            assert reply.status_code == 400 and "nested too deeply" in reply.text
+
+
 @pytest.mark.parametrize("kind", BROKEN)
 def test_broken_bodies_at_the_operators_counter(operator: httpx.Client, kind: str) -> None:
     refused(post(operator, BROKEN[kind], "/admin/organizations"), 400)

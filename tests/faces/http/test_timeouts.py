@@ -28,7 +28,7 @@ def test_what_is_said_is_understood(headers: dict[str, str], seconds: float | No
     assert timeout_of(scope(**headers)) == seconds
 
 
-@pytest.mark.parametrize("given", ["0", "-5", "1.5", "soon", "1" * 30, "٣", "1 000"])
+@pytest.mark.parametrize("given", ["0", "-5", "1.5", "soon", "1" * 30, "9" * 5000, "٣", "1 000"])
 def test_what_makes_no_sense_is_refused(given: str) -> None:
     with pytest.raises(BadRequest) as refused:
         timeout_of({"headers": [(b"x-tollway-timeout-ms", given.encode("utf-8"))]})

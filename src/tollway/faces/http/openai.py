@@ -121,6 +121,9 @@ class Api:
             await send_error(send, error, headers)
         except ClientGone:
             status = 499
+        except RecursionError:
+            status = 400
+            await send_error(send, BadRequest("The body is nested too deeply.", code="invalid_json"), headers)
         except Exception as error:  # noqa: BLE001 - the last wall: logged, and answered without its inside
             status = 500
             _log.error("unexpected", route=route, request_id=f"req_{call_id}", exc_info=error)
