@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -155,3 +156,18 @@ async def test_a_caller_who_left_is_recorded_all_the_same(db: Database, clock: M
     left.cancel()
     await recorder.record(event(2, clock), None)
     assert len(rows(db, tables.usage_event)) == 2
+
+
+async def test_what_another_gateway_has_recorded_speaks_for_itself_alone(
+    db: Database, clock: ManualClock, recorder: Recorder
+) -> None:
+    """A job's event that is in the books already shares a commit with a call's: the call is billed all the same."""
+    await recorder.record(event(1, clock, picos=5 * MILLION), None)
+    held = threading.Event()
+    waiting = asyncio.ensure_future(recorder.run(lambda conn: held.wait(5)))
+    await asyncio.sleep(0.01)
+    both = [recorder.record(event(number, clock, picos=5 * MILLION), None) for number in (1, 2)]
+    held.set()
+    await asyncio.gather(waiting, *both)
+    assert sorted(row.id[-1] for row in rows(db, tables.usage_event)) == ["1", "2"]
+    assert sum(row.requests for row in rows(db, tables.usage_daily)) == 2

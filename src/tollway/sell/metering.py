@@ -45,6 +45,10 @@ _BATCH_MAX = 1000
 _SIBLINGS = 4
 _GATHER_S = 0.0005
 _GIVE_UP_S = 5.0
+_OF_ONE = (
+    sa.exc.DataError,
+    sa.exc.IntegrityError,
+)  # one event's own: no database holds it, or it is in the books already
 T = TypeVar("T")
 
 
@@ -217,10 +221,10 @@ class Recorder:
                     crashpoint("recorder.before_commit")
                 crashpoint("recorder.after_commit")
                 break
-            except sa.exc.DataError as error:
-                self._keep_apart(batch, error)
-                return
             except sa.exc.SQLAlchemyError as error:
+                if isinstance(error, _OF_ONE) and (len(batch) > 1 or isinstance(error, sa.exc.DataError)):
+                    self._keep_apart(batch, error)
+                    return
                 self._log.warning("commit failed", error=type(error).__name__, events=len(batch))
                 if time.monotonic() > deadline:
                     self._tell(batch, error=_cannot_record())
@@ -236,7 +240,8 @@ class Recorder:
         self._tell(batch, wallets=wallets)
 
     def _keep_apart(self, batch: list[_Job], error: Exception) -> None:
-        """One event that no database holds (a number beyond 64 bits) fails alone, and the thread lives on."""
+        """One event that no database holds (a number beyond 64 bits) fails alone, one that another gateway has recorded is
+        found alone, and the thread lives on."""
         self._log.error("event cannot be kept", error=repr(error)[:300], events=len(batch))
         if len(batch) == 1:
             self._tell(batch, error=_cannot_record())
@@ -275,7 +280,8 @@ class Recorder:
         self._loop.call_soon_threadsafe(on_loop)
 
     def _already_there(self, conn: sa.Connection, batch: list[_Job]) -> bool:
-        """Whether an earlier try was committed after all: a batch is one transaction, so one event speaks for all."""
+        """Whether an earlier try was committed after all: a batch is one transaction, so one event speaks for all. What
+        was there before the first try showed then, and was set apart."""
         event = batch[0].event
         assert event is not None
         return self._sql.find_event.value(conn, {"event_id": event.id}) is not None
