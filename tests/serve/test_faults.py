@@ -18,7 +18,7 @@ from tollway.kit.settings import Settings
 from tollway.serve.line import Turn
 from tollway.serve.models import Model
 from tollway.serve.outliers import IN_A_ROW, Health, stands_out
-from tollway.serve.quarantine import Quarantine
+from tollway.serve.quarantine import Quarantine, digest
 from tollway.serve.replica import Limits, Pace, Replica, State
 from tollway.serve.requests import ClassifyRequest
 from tollway.serve.retries import Budget, Patience
@@ -274,3 +274,41 @@ async def test_more_memory_than_its_limit_is_not_had(tmp_path: Path) -> None:
                 await replica.start()
         finally:
             await replica.stop()
+
+
+def test_copies_of_a_request_that_stops_the_engine_do_not_go_in_one_after_the_other() -> None:
+    """They wait for their turn while the first is inside; when that one has shown what it is, none of them goes in."""
+
+    async def story() -> None:
+        quarantine = Quarantine()
+        for life in (1, 2):
+            quarantine.lost(b"die", (1, life), now=0)
+            quarantine.lost(f"beside {life}".encode(), (1, life), now=0)
+        quarantine.marks[digest(b"die")].refused = False  # doubted, not proven
+        first = await quarantine.enter(b"die", 1)
+        assert first is not None and first.alone
+        first.life = (1, 3)
+        copies = [asyncio.ensure_future(quarantine.enter(b"die", 1)) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert quarantine.lost(b"die", (1, 3), now=1) is not None
+        quarantine.leave(first, answered=False)
+        assert all(isinstance(one, BadRequest) for one in await asyncio.gather(*copies, return_exceptions=True))
+
+    asyncio.run(story())
+
+
+def test_copies_of_an_innocent_request_go_in_freely_once_the_first_was_answered() -> None:
+    async def story() -> None:
+        quarantine = Quarantine()
+        for life in (1, 2):
+            quarantine.lost(b"hello", (1, life), now=0)
+        quarantine.marks[digest(b"hello")].refused = False
+        first = await quarantine.enter(b"hello", 1)
+        assert first is not None and first.alone
+        copies = [asyncio.ensure_future(quarantine.enter(b"hello", 1)) for _ in range(3)]
+        await asyncio.sleep(0)
+        quarantine.leave(first, answered=True)
+        async with asyncio.timeout(1):
+            assert await asyncio.gather(*copies) == [None, None, None]
+
+    asyncio.run(story())

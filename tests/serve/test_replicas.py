@@ -5,7 +5,10 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.serve.rows_fleet import rows_fleet
+from tollway.serve import replicas
 from tollway.serve.replica import State
 
 
@@ -91,3 +94,19 @@ async def test_a_hung_replica_is_found_by_its_callers_and_replaced(tmp_path: Pat
         assert town.failures == []
         assert town.retries <= 0.1 * town.calls + 10
         print(f"ejected after {ejected_s:.2f} s, back {back_s:.2f} s after it was ended")
+
+
+async def test_one_that_is_ready_too_late_to_be_wanted_gets_no_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for, let go while it was loading, ready all the same: it ends without having been given a seat."""
+    async with rows_fleet(tmp_path, replicas_max=2) as town:
+        town.fleet.offer([town.model()])
+        await town.until(lambda: town.fleet.ready)
+        monkeypatch.setattr(replicas, "_QUIET_LOOKS", 1_000)  # it is ready before it is stopped
+        more = asyncio.create_task(town.served.scale(2))
+        await town.until(lambda: len(town.served.replicas) == 2)
+        await town.served.scale(1)
+        await more
+        await town.until(lambda: ("mood/1", State.READY) in town.turns)
+        assert len(town.served.line.seats) == 1

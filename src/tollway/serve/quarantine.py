@@ -55,16 +55,30 @@ class Quarantine:
         """A request wants to go in; None for one without a mark. Waits while another doubtful one is inside. Raises
         BadRequest for one that stops the engine."""
         self._forget(now)
-        mark = self.marks.get(digest(body))
+        print_ = digest(body)
+        mark = self._admitted(print_)
         if mark is None:
             return None
-        if mark.refused:
-            raise refusal(mark.losses)
-        guest = Guest(digest(body), mark.losses >= 2)
+        guest = Guest(print_, mark.losses >= 2)
         if guest.alone:
             await self._one_at_a_time.acquire()
+            try:
+                mark = self._admitted(print_)  # the one before may have been the same request, and shown what it is
+            except BadRequest:
+                self._one_at_a_time.release()
+                raise
+            if mark is None:
+                self._one_at_a_time.release()
+                return None
         self._guests.append(guest)
         return guest
+
+    def _admitted(self, print_: bytes) -> _Mark | None:
+        """A request's mark, if it has one. Raises BadRequest for one that is refused."""
+        mark = self.marks.get(print_)
+        if mark is not None and mark.refused:
+            raise refusal(mark.losses)
+        return mark
 
     def leave(self, guest: Guest, *, answered: bool) -> None:
         """A marked request is out again."""

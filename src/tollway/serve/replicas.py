@@ -215,7 +215,7 @@ class Replicas:
         """Start another one beside it and let it go once the other one answers. False when the other one would not start:
         then all is as before."""
         fresh = self._add()
-        if not await self._start(fresh) or post not in self.posts:
+        if not await self._start(fresh) or fresh.leaving or post not in self.posts:
             await self._end(fresh)
             return False
         self._dismiss(post)
@@ -346,7 +346,9 @@ class Replicas:
     def _turned(self, post: Post, state: State) -> None:
         """The supervisor's word: seat or unseat."""
         now = self._clock.monotonic()
-        if state is State.READY:
+        if state is State.READY and not (
+            post.leaving and post.seat is None
+        ):  # who was not wanted any more gets no seat
             post.loaded_bytes = post.replica.rss_bytes
             if post.seat is None:
                 post.seat = self._seat_for(post, now)
