@@ -62,7 +62,12 @@ class Held:
 
 async def settle_once(desk: Desk, grant: Grant, event: UsageEvent) -> None:
     """Record an event against its grant, unless it is in the books already; durable when it returns."""
-    if await desk.recorder.run(lambda conn: _there(conn, event.id)):
+    try:
+        there = await desk.recorder.run(lambda conn: _there(conn, event.id))
+    except BaseException:  # nothing was billed; who tries again holds again
+        desk.access.release(grant)
+        raise
+    if there:
         desk.access.release(grant)
         return
     event.price_picos = desk.access.settle(grant, event.quantities())

@@ -216,9 +216,9 @@ class Rollouts:
         watched.figures.verdict = verdict
         now_ms = self._clock.now_ms()
 
-        def work(conn: sa.Connection) -> None:
+        def work(conn: sa.Connection) -> bool:
             if not deployments.get(conn, record.id, to_change=True).running:
-                return  # somebody was faster
+                return False  # somebody was faster
             self._note(conn, watched)
             if verdict.decision == "roll back":
                 versions.roll_back_in(conn, now_ms, record, verdict.why)
@@ -226,9 +226,12 @@ class Rollouts:
                 versions.promote_in(conn, now_ms, record, verdict.why)
             else:
                 versions.end_in(conn, now_ms, record, verdict.why)
+            return True
 
-        await self._recorder.run(work)
+        decided = await self._recorder.run(work)
         self._watched.pop(record.id, None)
+        if not decided:
+            return  # whoever was faster has said it
         self.on_decided(record.model, verdict.decision)
         _log.warning("rollout decided", model=record.model, version=record.version, role=record.role,
                      decision=verdict.decision, why=verdict.why)  # fmt: skip
