@@ -1,4 +1,4 @@
-"""Durable jobs: work that takes longer than a request and outlives the process that took it. For fine-tuning and batches.
+"""Durable jobs: work that takes longer than a request and outlives the process that took it: fine-tuning, batches, adaptations.
 
     queued -> running -> succeeded | failed | cancelled | expired
 
@@ -26,7 +26,7 @@ job = sa.Table(
     "job",
     metadata,
     sa.Column("id", sa.String(40), primary_key=True),
-    sa.Column("kind", sa.String(20), nullable=False),  # fine_tuning | batch
+    sa.Column("kind", sa.String(20), nullable=False),  # fine_tuning | batch | adaptation
     sa.Column("org_id", sa.String(40), nullable=False, index=True),
     sa.Column("status", sa.String(20), nullable=False),
     sa.Column("cancelling", sa.Boolean, nullable=False, server_default=sa.false()),
@@ -172,7 +172,7 @@ def change(conn: sa.Connection, job_id: str, **values: Any) -> Job:
 
 def further(conn: sa.Connection, job_id: str, **made: Any) -> Job:
     """It got further: note what it has made, and that its worker did not die of it."""
-    before = conn.execute(sa.select(job.c.made).where(job.c.id == job_id)).scalar_one()
+    before = conn.execute(sa.select(job.c.made).where(job.c.id == job_id).with_for_update()).scalar_one()
     return change(conn, job_id, made={**before, **made}, tries=0)
 
 

@@ -47,7 +47,7 @@ class State(StrEnum):
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
-    FAILED = "failed"  # it ended again and again; somebody has to look
+    FAILED = "failed"  # it ended again and again; it is tried again every five minutes
     DEAD = "dead"
 
 

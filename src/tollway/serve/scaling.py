@@ -1,8 +1,8 @@
 """How many replicas a version needs: from what was measured, by a queueing model, within limits of number and cost.
 
     scaler = Scaler(Policy(least=1, most=4, wait_s=0.5))
-    scaler.observe(Second(arrived=12, waiting=3))           every second
-    decision = scaler.decide(now, replicas=2, service)      Decision(replicas=3, why="…")
+    scaler.observe(12)                                      every second: how many calls came
+    decision = scaler.decide(now, 2, service, waiting=3)    Decision(replicas=3, why="…")
 
 The model: replicas are servers, calls arrive at random, a call takes its own share of a replica's time (what `EngineTime`
 measures, so that calls that run beside each other in one replica are not counted twice). A replica that writes several
