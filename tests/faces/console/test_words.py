@@ -6,7 +6,10 @@ from string import Formatter
 
 import pytest
 
+from tollway.artifacts import manifest
 from tollway.faces.console import words
+from tollway.sell import catalog
+from tollway.serve import models
 
 ROOT = Path(words.__file__).parent
 TEMPLATES = sorted((ROOT / "templates").rglob("*.html"))
@@ -46,6 +49,13 @@ def test_every_word_asked_for_exists():
     names = words.dictionary("en").keys()
     assert whole - names == set()
     assert {start for start in begun if not any(name.startswith(start) for name in names)} == set()
+
+
+def test_every_kind_of_model_and_every_meter_has_a_name():
+    names = words.dictionary("en").keys()
+    kinds = {*manifest.KINDS, *models.UPSTREAM_KINDS}
+    assert {kind for kind in kinds if f"model.kinds.{kind}" not in names} == set()
+    assert {meter for meter in catalog.METERS if f"meter.{meter}" not in names} == set()
 
 
 def test_no_word_is_left_over():

@@ -11,6 +11,15 @@ from tollway.sell import catalog, rating
 
 _NOTHING = dict.fromkeys(("digest", "licence", "size_bytes", "parameters", "context_tokens", "signed_by"))
 _DAY = ranges.RANGES["24h"]
+_METERS = {
+    "chat": ("output_tokens",),
+    "embedding": ("input_tokens",),
+    "rerank": ("input_tokens",),
+    "transcription": ("audio_seconds",),
+    "speech": ("characters",),
+    "image-generation": ("images",),
+}
+"""What a model of a kind is priced by, the first that a plan has; else rows, or the tokens of texts."""
 
 
 def models(visit: Visit) -> Response:
@@ -46,8 +55,15 @@ def model(visit: Visit) -> Response:
     chart = charts.chart(
         visit, "model-usage", visit.t("chart.tokens"), starts, True, _token_series(visit, days, starts)
     )
-    return visit.page("model.html", row=row, chart=chart, latency=latency, card=_card(visit, found), panel=panel,
-                      tuned=tuned.panel(visit, found))
+    return visit.page(
+        "model.html",
+        row=row,
+        chart=chart,
+        latency=latency,
+        card=_card(visit, found),
+        panel=panel,
+        tuned=tuned.panel(visit, found),
+    )
 
 
 def _row(visit: Visit, found: dict[str, Any], used: dict[str, int] | None, prices: Any, live: Any) -> dict[str, Any]:
@@ -60,7 +76,7 @@ def _row(visit: Visit, found: dict[str, Any], used: dict[str, int] | None, price
         "state": "retired" if found["retired_ms"] else _state(replicas, found["engine"]),
         "used": used,
         "tokens_per_s": used["output_tokens"] * 1_000_000 // decode_us if used and decode_us else None,
-        "prices": _prices_of(prices, found["name"], "output_tokens" if found["kind"] == "chat" else "input_tokens"),
+        "prices": _prices_of(prices, found["name"], _METERS.get(found["kind"], ("rows", "input_tokens"))),
         "licence": _card(visit, found)["licence"] or "",
     }
 
@@ -74,12 +90,13 @@ def _state(replicas: list[dict[str, Any]], engine: str) -> str:
     return "upstream" if engine == "upstream" else "unknown"
 
 
-def _prices_of(plans: list[Any], model: str, meter: str) -> list[tuple[Any, Any]]:
+def _prices_of(plans: list[Any], model: str, meters: tuple[str, ...]) -> list[tuple[Any, Any]]:
     """(plan version, charge) for every plan that sells the model."""
     found = []
     for plan in plans:
         if "*" in plan.terms.models or model in plan.terms.models:
-            charge = rating.charge_for(plan.terms, meter, model)
+            charges = (rating.charge_for(plan.terms, meter, model) for meter in meters)
+            charge = next((one for one in charges if one is not None), None)
             if charge is not None:
                 found.append((plan, charge[1]))
     return sorted(found, key=lambda one: one[1].price_micros)
