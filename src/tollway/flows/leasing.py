@@ -52,7 +52,6 @@ class Leasing:
         self._beginning: asyncio.Task[None] | None = None
         self.me = leases.presence(clock.now_ms())
         self.asked = 0  # transactions that asked for more
-        self.leads = False  # the oldest of the gateways: what one alone should do is its
 
     def draw(self, conn: sa.Connection, draws: Mapping[tuple[str, str, str], int]) -> None:
         """For the recorder: what a commit spends leaves the slices."""
@@ -65,7 +64,7 @@ class Leasing:
 
     async def close(self) -> None:
         """Give everything back. The recorder has written all calls' events."""
-        for task in (*self._asking.values(), *self._giving):
+        for task in (*self._asking.values(), *self._giving, *([self._beginning] if self._beginning else [])):
             task.cancel()
         me, idle = self.me, self._access.rates_idle()
         try:
@@ -193,7 +192,7 @@ class Leasing:
     async def beat(self) -> None:
         """One sign of life, and what goes with it."""
         me, now_ms = self.me, self._clock.now_ms()
-        alive, self.leads = await self._recorder.run(lambda conn: leases.beat(conn, now_ms, me))
+        alive = await self._recorder.run(lambda conn: leases.beat(conn, now_ms, me))
         if not alive:
             await self._begin_again()
             return
@@ -233,10 +232,12 @@ class Leasing:
     async def _begin(self, listen: bool) -> None:
         me, now_ms = self.me, self._clock.now_ms()
         before = self._ear
-        if listen:
-            self._ear = Ear(self._db, leases.CHANNEL, me.lock, self.hear)
-            await asyncio.to_thread(self._ear.open)
-        if before is not None:
-            await asyncio.to_thread(before.close)
+        try:
+            if listen:
+                self._ear = Ear(self._db, leases.CHANNEL, me.lock, self.hear)
+                await asyncio.to_thread(self._ear.open)
+        finally:
+            if before is not None:  # two would hear everything twice
+                await asyncio.to_thread(before.close)
         label = f"{socket.gethostname()}:{os.getpid()}"
         await self._recorder.run(lambda conn: leases.register(conn, now_ms, me, label))

@@ -85,13 +85,10 @@ def register(conn: sa.Connection, now_ms: int, me: Presence, label: str) -> None
     conn.execute(_gateway.insert().values(**row, reclaimed=False))
 
 
-def beat(conn: sa.Connection, now_ms: int, me: Presence) -> tuple[bool, bool]:
-    """Say that it is still there. Whether it is (it may have been taken for dead, and has nothing any more), and whether it
-    is the oldest one."""
+def beat(conn: sa.Connection, now_ms: int, me: Presence) -> bool:
+    """Say that it is still there. Whether it is: it may have been taken for dead, and has nothing any more."""
     mine = sa.and_(_gateway.c.id == me.id, ~_gateway.c.reclaimed)
-    alive = conn.execute(_gateway.update().where(mine).values(seen_ms=now_ms)).rowcount == 1
-    oldest = sa.select(_gateway.c.id).where(~_gateway.c.reclaimed).order_by(_gateway.c.started_ms, _gateway.c.id)
-    return alive, conn.execute(oldest.limit(1)).scalar() == me.id
+    return conn.execute(_gateway.update().where(mine).values(seen_ms=now_ms)).rowcount == 1
 
 
 def retire(conn: sa.Connection, now_ms: int, me: Presence, idle: Mapping[tuple[str, str, str], int]) -> None:

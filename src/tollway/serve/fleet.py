@@ -64,7 +64,6 @@ class Offered:
         self.canary: Served | None = None
         self.shadow: Served | None = None
         self.share = 0  # percent of the calls that go to the canary; 0 without one that is ready
-        self.shadow_share = 0  # percent of the calls that are copied to the shadow
         self.shares: dict[Role, int] = {}
 
     def role_of(self, served: Served) -> str:
@@ -82,7 +81,6 @@ class Offered:
         self.canary = canary if canary is not self.stable else None
         self.shadow = shadow if shadow is not self.stable else None
         self.share = self.shares.get("canary", 0) if self.canary is not None and self.canary.available else 0
-        self.shadow_share = self.shares.get("shadow", 0) if self.shadow is not None and self.shadow.ready else 0
         kept = {id(one) for one in (self.stable, *self.wanted.values())}
         gone = [one for one in self.live if id(one) not in kept]
         self.live = [one for one in self.live if id(one) in kept]

@@ -36,9 +36,8 @@ _SCHEME: Final = "ray://"
 class RayPlace:
     """A replica's host on some node."""
 
-    def __init__(self, actor: Any, address: Address, pid: int, node: str) -> None:
+    def __init__(self, actor: Any, address: Address, node: str) -> None:
         self.actor, self.address, self.node = actor, address, node
-        self._pid = pid
 
     @property
     def pid(self) -> int | None:
@@ -96,7 +95,7 @@ class RayRuntime:
             raise Failed(str(told["why"]))
         node = str(told["ip"])
         address = Address(url=f"http://{node}:{told['port']}", prefix=engine.address(folder / "x").prefix, key=key)
-        return RayPlace(actor, address, int(told["pid"]), node)
+        return RayPlace(actor, address, node)
 
     async def stop(self, place: Place, within_s: float) -> None:
         assert isinstance(place, RayPlace)
@@ -125,8 +124,9 @@ class RayRuntime:
         digest, files = self._contents[seen]
         if await actor.has.remote(str(folder), digest):
             return
-        for name, offset, data in parcel.pieces(folder, files):
-            await actor.add.remote(str(folder), name, offset, data)
+        pieces = parcel.pieces(folder, files)
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:  # calls go on while it is read
+            await actor.add.remote(str(folder), *piece)
         await actor.keep.remote(str(folder), files)
 
     def _folders(self, orders: Any) -> list[Path]:
