@@ -3,8 +3,9 @@
 `Access` is the gateway's picture of keys, plans, quotas and wallets. A call is *admitted* by setting aside (holding) the
 most it can cost in money, included units and rate limits, in one uninterrupted step; it is *settled* to what it truly
 cost, or *released* when nothing was delivered. So however many calls arrive at once, the sum of what is held and what is
-spent never passes what there is. One gateway process owns these numbers (see shop.own_the_shop), and the database row
-of every settled call is durable before its answer ends (see metering).
+spent never passes what there is. One gateway process owns these numbers (see shop.own_the_shop; of several gateways each
+owns its slices, see shared_access), and the database row of every settled call is durable before its answer ends (see
+metering).
 
 402 means that paying or waiting for the next month helps, 429 that trying again later does.
 """
