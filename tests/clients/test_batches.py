@@ -194,6 +194,9 @@ def test_what_cannot_be_a_batch_is_said_at_once(buyer: Buyer, other: Buyer) -> N
         assert says in str(refused.value)
     with pytest.raises(openai.BadRequestError):
         create(input_file_id=mine.id, endpoint="/v1/embeddings", completion_window="1h")  # type: ignore[arg-type]
+    for metadata in ({"k" * 65: "x"}, {"": "x"}, {"k": "v" * 513}, {str(n): "x" for n in range(17)}):
+        with pytest.raises(openai.BadRequestError):
+            create(input_file_id=mine.id, endpoint="/v1/embeddings", completion_window="24h", metadata=metadata)
     assert not list(buyer.client.batches.list())
 
 

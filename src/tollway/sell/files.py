@@ -18,6 +18,7 @@ from tollway.kit.ids import new_id
 from tollway.sell import tables
 from tollway.sell.file_checks import CHECKS
 
+FILES_MAX = 10_000  # of one organization: small ones take an inode and a row all the same
 _ASIDE = ".aside"
 
 
@@ -54,7 +55,15 @@ def keep(conn: sa.Connection, root: Path, made: StoredFile, aside: Path, quota_b
     """Keep an upload that lies aside. Raises TooLarge when the organization's quota is used up."""
     conn.execute(sa.select(tables.organization.c.id).where(tables.organization.c.id == made.org_id).with_for_update())
     table = tables.stored_file
-    used = conn.execute(sa.select(sa.func.sum(table.c.size_bytes)).where(table.c.org_id == made.org_id)).scalar() or 0
+    query = sa.select(sa.func.sum(table.c.size_bytes), sa.func.count()).where(table.c.org_id == made.org_id)
+    used, count = conn.execute(query).one()
+    if count >= FILES_MAX:
+        raise TooLarge(
+            f"This organization has {count:,} files; {FILES_MAX:,} are the most.",
+            code="file_quota_exceeded",
+            hint="Delete files that are no longer needed.",
+        )
+    used = used or 0
     if int(used) + made.size_bytes > quota_bytes:
         raise TooLarge(
             f"This organization's files may have {quota_bytes:,} bytes together; {int(used):,} are used.",

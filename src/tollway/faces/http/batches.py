@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from tollway.faces.http import templates
-from tollway.faces.http.listing import listing, page_of, query_of, reading
+from tollway.faces.http.listing import Metadata, listing, page_of, query_of, reading
 from tollway.faces.http.policy import Door
 from tollway.faces.http.wire import Headers, Receive, Scope, Send, decode, read_body, send_json
 from tollway.flows.gateway import Gateway
@@ -25,7 +25,7 @@ class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     input_file_id: Annotated[str, Meta(min_length=1, max_length=60)]
     endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/classify"]
     completion_window: Literal["24h"]
-    metadata: Annotated[dict[str, Annotated[str, Meta(max_length=512)]], Meta(max_length=16)] | None = None
+    metadata: Metadata | None = None
 
 
 def doors(gateway: Gateway) -> list[Door]:

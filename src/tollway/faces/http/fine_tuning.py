@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from tollway.faces.http import templates
-from tollway.faces.http.listing import listing, page_of, query_of, reading
+from tollway.faces.http.listing import Metadata, listing, page_of, query_of, reading
 from tollway.faces.http.policy import Door
 from tollway.faces.http.wire import Headers, Receive, Scope, Send, decode, read_body, send_json
 from tollway.flows.fine_tuning import Wish
@@ -51,7 +51,7 @@ class FineTuningRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     hyperparameters: Hyperparameters | None = None
     method: Method | None = None
-    metadata: Annotated[dict[str, Annotated[str, Meta(max_length=512)]], Meta(max_length=16)] | None = None
+    metadata: Metadata | None = None
     integrations: None = None
 
 

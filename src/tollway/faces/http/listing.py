@@ -2,17 +2,21 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
 import sqlalchemy as sa
+from msgspec import Meta
 
 from tollway.faces.http.wire import Scope
 from tollway.kit.errors import BadRequest
 from tollway.shop import Shop
 
 _PAGE_MOST = 100
+_Word = Annotated[str, Meta(min_length=1, max_length=64)]
+Metadata = Annotated[dict[_Word, Annotated[str, Meta(max_length=512)]], Meta(max_length=16)]
+"""What a buyer notes at a job: kept with it, shown with it."""
 T = TypeVar("T")
 
 
