@@ -272,3 +272,26 @@ def test_a_lone_row_follows_what_is_faster() -> None:
     for _ in range(40):
         lone.learn(20, wide=True, seconds=0.020)
     assert sum(lone.goes_wide(20) for _ in range(320)) == 10
+
+
+def test_a_call_that_is_recalled_twice_and_then_left_is_counted_once_and_its_end_is_true() -> None:
+    model, lanes = slow_lanes()
+
+    async def load() -> None:
+        model.go.clear()
+        first = asyncio.ensure_future(ask(lanes, [60]))
+        await asyncio.sleep(0.02)
+        call = asyncio.ensure_future(ask(lanes, [61] * 5, call="c"))
+        other = asyncio.ensure_future(ask(lanes, [62] * 5, call="d"))
+        await asyncio.sleep(0.02)
+        assert lanes.recall("c") and lanes.recall("c")
+        lanes.recall("d")
+        other.cancel()
+        model.go.set()
+        assert await first == [60]
+        with pytest.raises(Recalled):
+            await call
+
+    asyncio.run(load())
+    lanes.close()
+    assert lanes.figures.left_rows == 10

@@ -119,6 +119,8 @@ class Lanes:
         if order is None:
             return False
         with self._free:
+            if order.recalled:
+                return True  # said twice
             order.recalled = True
             dropped = len(order.rows) - order.begun
             order.left -= dropped
@@ -141,7 +143,8 @@ class Lanes:
     def leave(self, order: Order) -> None:
         """Nobody waits for this call any more: what has not begun never will."""
         with self._free:
-            self.figures.left_rows += len(order.rows) - order.begun
+            if not order.recalled:  # else they were counted then
+                self.figures.left_rows += len(order.rows) - order.begun
             self._racks.drop(order)
 
     def close(self) -> None:
