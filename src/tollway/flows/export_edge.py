@@ -51,13 +51,17 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     version: str
     format: str
+    kind: str
+    input: str
     organization: str
     folder: str
     size_bytes: int
     needs: tuple[str, ...]
 
 
-def export(shop: Shop, model: str, org_id: str, out: Path, *, form: str = "", name: str = "") -> Exported:
+def export(
+    shop: Shop, model: str, org_id: str, out: Path, *, form: str = "", name: str = "", url: str = ""
+) -> Exported:
     """Write the folder and register the device. Raises BadRequest and Conflict for what cannot run on a device."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Conflict(f"{out} is not an empty folder.", hint="Give the path of a new folder with --out.")
@@ -99,7 +103,7 @@ def export(shop: Shop, model: str, org_id: str, out: Path, *, form: str = "", na
         "kind": manifest.kind,
         "input": device.input,
         "format": chosen,
-        "url": shop.settings.url,
+        "url": url or shop.settings.url,
         "created_ms": now_ms,
         "key": key,
     }
@@ -111,6 +115,8 @@ def export(shop: Shop, model: str, org_id: str, out: Path, *, form: str = "", na
         model=wanted,
         version=manifest.version,
         format=chosen,
+        kind=manifest.kind,
+        input=device.input,
         organization=organization.id,
         folder=str(out),
         size_bytes=sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),

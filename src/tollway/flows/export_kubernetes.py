@@ -17,6 +17,7 @@ from tollway.kit import yaml
 from tollway.kit.errors import BadRequest, Conflict
 
 _PORT: Final = 8080
+_OPERATOR: Final = "helm install kuberay-operator kuberay-operator --repo https://ray-project.github.io/kuberay-helm/"
 _VLLM_PORT: Final = 8000
 _RAY_CLIENT: Final = 10001
 _HOME: Final = "/var/lib/tollway"
@@ -475,7 +476,7 @@ def _readme(wanted: Wanted, files: Mapping[str, Sequence[Object]]) -> str:
         f"docker build -t {wanted.image} . && docker push {wanted.image}",
         "kubectl apply -f 00-namespace.yaml",
         *secrets,
-        *(["helm install kuberay-operator kuberay/kuberay-operator"] if wanted.ray else []),
+        *([_OPERATOR] if wanted.ray else []),
         "kubectl apply -f .",
         f"kubectl {space} rollout status deployment/tollway",
         *[f"kubectl {space} exec deploy/tollway -c gateway -- {line} --home {_HOME}" for line in offers],

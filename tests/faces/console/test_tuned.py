@@ -40,6 +40,15 @@ def test_the_table_is_on_the_page_once_there_is_one(operator, mood):
     assert "Measured on this machine" not in operator.get("/console/models/mood").text
 
 
+def test_the_page_names_the_engine_that_serves_it_here(operator, mood):
+    package = mood.store.get("mood")
+    own = operator.get("/console/models").text
+    assert package.manifest.engine in own and "openvino_genai" not in own
+    tuning.keep(mood.store, package, tuning.Choice(engine="openvino_genai", format="openvino-int8"))
+    for page in ("/console/models", "/console/models/mood"):
+        assert "openvino_genai" in operator.get(page).text, page
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("look", ["light", "dark"])
 def test_it_can_be_read_by_everybody(chromium, site, mood, axe, look):

@@ -216,7 +216,7 @@ def _outright(
             hint=f"{name} is answered by version {found.stable} as before.",
         )
     path, body = release.sample_call(desk.shop, offered)
-    curl = _curl(desk.settings.url + path, body)
+    curl = _curl(desk.url + path, body)
     data = msgspec.to_builtins(offered) | {"curl": curl, "path": path, "plan": sold and msgspec.to_builtins(sold)}
     data |= {"moved": moved, "way_back": found.way_back}
     lines = [f"{name} is answered by version {offered.version}."]

@@ -28,14 +28,18 @@ def edge(
 
     with desk.shop.db.read() as conn:
         org_id = find.organization(conn, org).id
-    made = export_edge.export(desk.shop, model, org_id, out, form=format_, name=name)
+    made = export_edge.export(desk.shop, model, org_id, out, form=format_, name=name, url=desk.url)
     lines = [
         f"{made.model}@{made.version} ({made.format}) is in {made.folder}: {made.size_bytes / 1e6:.1f} MB, device {made.device}.",
         f"It needs Python 3.11 and {', '.join(made.needs)}. device.json holds its key: copy the folder, do not publish it.",
     ]
+    if not desk.settings.public_url:
+        lines.append(f"It sends its log to {desk.url}; elsewhere it needs the shop's address: set public_url first.")
     desk.answer(made, lambda: "\n".join(lines))
+    verb = "embed" if made.kind == "embedding" else "classify"
+    given = {"row": """'{"COLUMN": VALUE}'""", "image": "@PICTURE"}.get(made.input, '"…"')
     desk.then(
-        f'python {made.folder}/edge.py classify "…"', f"and later: TOLLWAY_KEY=… python {made.folder}/edge.py sync"
+        f"python {made.folder}/edge.py {verb} {given}", f"and later: TOLLWAY_KEY=… python {made.folder}/edge.py sync"
     )
 
 

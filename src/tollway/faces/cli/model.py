@@ -92,7 +92,13 @@ def packaged_(
     data = {"name": name, "version": package.manifest.version, "offered": offered is not None,
             "package": msgspec.to_builtins(package.manifest), "path": str(package.folder)}  # fmt: skip
     desk.answer(data, lambda: _card(package.manifest, package.folder))
-    desk.then(f"tollway deploy {name}" if no_deploy else f"tollway model show {name}")
+    meter = {"transcription": "audio_seconds", "speech": "characters"}.get(package.manifest.kind)
+    if no_deploy:
+        desk.then(f"tollway deploy {name}")
+    elif meter:
+        desk.then(f"tollway price set PLAN {meter} PRICE --model {name}", "per million; without a price it is free")
+    else:
+        desk.then(f"tollway model show {name}")
 
 
 @command(app, "list")
@@ -294,7 +300,7 @@ def _card(manifest: Any, folder: Path) -> Any:
             "model": f"{manifest.name}, version {manifest.version} ({manifest.kind})",
             "title": manifest.title,
             "licence": manifest.licence,
-            "weights": f"{weights.format} {weights.quantisation}, {weights.size_bytes / 1e6:,.1f} MB",
+            "weights": f"{f'{weights.format} {weights.quantisation}'.strip()}, {weights.size_bytes / 1e6:,.1f} MB",
             "parameters": manifest.parameters,
             "context": f"{manifest.context_tokens:,} tokens" if manifest.context_tokens else None,
             "task": manifest.task or None,

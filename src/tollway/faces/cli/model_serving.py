@@ -82,7 +82,11 @@ def _serving_card(desk: Desk, model: models.Model) -> Any:
             "unloaded after": f"{settings.replica_idle_s if own.idle_s is None else own.idle_s:g} s"
             if not least
             else "never",
-            "gives way to others": "no" if own.pinned or not settings.memory_bytes_max else "when memory is short",
+            "gives way to others": "no, pinned"
+            if own.pinned
+            else "when memory is short"
+            if settings.memory_bytes_max
+            else "no, memory_bytes_max is not set",
             "may cost an hour": f"{limit / 1e6:g} {settings.currency}" if limit else "any",
         }
     )

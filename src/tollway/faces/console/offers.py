@@ -19,7 +19,7 @@ _METERS = {
     "speech": ("characters",),
     "image-generation": ("images",),
 }
-"""What a model of a kind is priced by, the first that a plan has; else rows, or the tokens of texts."""
+"""What a model of a kind is priced by; others by rows where a plan does, else by the tokens of their texts."""
 
 
 def models(visit: Visit) -> Response:
@@ -73,6 +73,7 @@ def _row(visit: Visit, found: dict[str, Any], used: dict[str, int] | None, price
     return {
         **found,
         "replicas": replicas,
+        "engine": tuned.engine(visit, found),
         "state": "retired" if found["retired_ms"] else _state(replicas, found["engine"]),
         "used": used,
         "tokens_per_s": used["output_tokens"] * 1_000_000 // decode_us if used and decode_us else None,
@@ -91,15 +92,13 @@ def _state(replicas: list[dict[str, Any]], engine: str) -> str:
 
 
 def _prices_of(plans: list[Any], model: str, meters: tuple[str, ...]) -> list[tuple[Any, Any]]:
-    """(plan version, charge) for every plan that sells the model."""
-    found = []
-    for plan in plans:
-        if "*" in plan.terms.models or model in plan.terms.models:
-            charges = (rating.charge_for(plan.terms, meter, model) for meter in meters)
-            charge = next((one for one in charges if one is not None), None)
-            if charge is not None:
-                found.append((plan, charge[1]))
-    return sorted(found, key=lambda one: one[1].price_micros)
+    """(plan version, charge) for every plan that sells the model, all by the first of the meters that any of them uses."""
+    selling = [plan for plan in plans if "*" in plan.terms.models or model in plan.terms.models]
+    for meter in meters:
+        charges = [(plan, rating.charge_for(plan.terms, meter, model)) for plan in selling]
+        if found := [(plan, charge[1]) for plan, charge in charges if charge is not None]:
+            return sorted(found, key=lambda one: one[1].price_micros)
+    return []
 
 
 def _prices(conn: Any) -> list[Any]:

@@ -2,9 +2,21 @@
 
 from typing import Any
 
+from tollway.artifacts import tuning
 from tollway.faces.console.visit import Visit
 from tollway.flows import tune
 from tollway.kit.errors import TollwayError
+
+
+def engine(visit: Visit, found: dict[str, Any]) -> str:
+    """What serves the model on this machine: the engine that tuning chose, else its package's own."""
+    if found["engine"] == "upstream" or found["base"] or getattr(visit.shop, "store", None) is None:
+        return str(found["engine"])
+    try:
+        chosen = tuning.choice(visit.shop.store.get(found["name"], found["version"]))
+    except TollwayError:
+        chosen = None
+    return chosen.engine if chosen else str(found["engine"])
 
 
 def panel(visit: Visit, found: dict[str, Any]) -> dict[str, Any]:
