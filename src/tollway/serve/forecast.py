@@ -29,10 +29,6 @@ class Forecast:
         """What a call for which so many tokens are held will cost."""
         return max(1.0, tokens * self.share)
 
-    def seconds(self, cost: float) -> float:
-        """How long so much work takes; 0 while nothing is known."""
-        return cost / self.rate if self.rate > 0 else 0.0
-
     def learn(self, tokens: int, cost: float) -> None:
         """A call is over: this is what it cost."""
         if tokens > 0:
