@@ -279,3 +279,13 @@ def test_a_refusal_costs_microseconds() -> None:
         return spent
 
     assert run(main) < 0.001
+
+
+def test_who_gives_a_call_no_time_makes_it_tight_for_nobody() -> None:
+    """Refused calls cost nothing: a flood of them must not have others' calls refused that would be in time."""
+    line = Line("m", 256, 60.0, clock=lambda: 1000.0)
+    line.forecast.rate = 300.0
+    for _ in range(20):
+        with pytest.raises(Unavailable):
+            line.require(8192, Turn("flood", 1000.001))
+    line.require(150, Turn("other", 1001.0))

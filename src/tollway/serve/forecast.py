@@ -25,7 +25,7 @@ class Forecast:
         self._done = 0.0  # cost since then
         self._offered, self._offered_at = 0.0, -math.inf  # cost that came, fading
 
-    def cost_of(self, tokens: int) -> float:
+    def cost_of(self, tokens: float) -> float:
         """What a call for which so many tokens are held will cost."""
         return max(1.0, tokens * self.share)
 
@@ -36,7 +36,7 @@ class Forecast:
             self.share = self.share + _SHARE_LEARNS * (found - self.share) if self._known else found
             self._known = True
 
-    def offered(self, now: float, tokens: int) -> bool:
+    def offered(self, now: float, tokens: float) -> bool:
         """A call has come, whatever becomes of it. Whether more has come lately than can be served."""
         self._offered = self._offered * math.exp(min(0.0, self._offered_at - now) / _MEMORY_S) + self.cost_of(tokens)
         self._offered_at = now

@@ -120,10 +120,12 @@ class Line:
         """Raises Unavailable when a call of about so many tokens could not be answered in time: before anything is spent
         on it. Cheap; once for each call, for it is counted as what comes."""
         now, rate = self._now(), self.forecast.rate
-        crowded = self.forecast.offered(now, tokens)
+        left_s = turn.deadline - now
+        # No call asks for more than everything in the time that it has: who has none makes it tight for nobody.
+        most = max(0.0, left_s) * rate / self.forecast.share if rate > 0 and self.forecast.share > 0 else tokens
+        crowded = self.forecast.offered(now, min(tokens, most))
         if rate <= 0:
             return
-        left_s = turn.deadline - now
         member = self._members[turn.tier].get(turn.org_id)
         own = tokens + (member.running + member.queued if member else 0)
         needed_s = own * self.forecast.share / rate
