@@ -12,6 +12,7 @@ from tollway.artifacts.store import Store
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import NotFound, Unavailable
 from tollway.kit.settings import Settings
+from tollway.serve.deployments import Deployment
 from tollway.serve.fleet import Fleet
 from tollway.serve.models import Model, Upstream
 from tollway.serve.replica import Replica, State
@@ -151,3 +152,15 @@ async def test_an_upstream_that_is_down_does_not_close_the_shop(town: Town) -> N
     assert town.fleet.ready
     assert [served.name for served in town.fleet.all() if not served.ready] == ["other"]
     await asyncio.wait_for(town.fleet.wait_ready(), 1)
+
+
+async def test_nothing_is_made_beside_a_stable_version_that_is_not_there(town: Town, tmp_path: Path) -> None:
+    package = town.store.import_gguf(tiny(tmp_path / "tiny.gguf"), "m")
+    gone = Model("m", "chat", "M", "llama_cpp", "gone", None, 0)
+    canary = Deployment("m", package.manifest.version, "canary", share=10, began_ms=0)
+    for _ in range(3):
+        town.fleet.offer([gone], [canary])
+        await asyncio.sleep(0)
+    assert not town.fleet._alive and not town.fleet.versions()
+    with pytest.raises(Unavailable):
+        town.fleet.find("m")

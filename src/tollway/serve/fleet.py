@@ -257,6 +257,8 @@ class Fleet:
             served = self._found(offered, version) or self._made(offered, version)
             if served is not None:
                 wanted[role] = served
+            elif role == "stable" and model.name not in self._offered:
+                return  # there is nothing to be beside
         if "stable" not in wanted and offered.wanted.get("stable") in offered.live:
             wanted["stable"] = offered.wanted["stable"]  # what runs goes on
         offered.wanted = wanted
