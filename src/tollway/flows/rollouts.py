@@ -9,7 +9,7 @@ back without waiting for calls.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from fractions import Fraction
 from typing import Any, Final
 
@@ -102,15 +102,18 @@ class Rollouts:
         """Everything that is due now."""
         for stable in [*self._stable.values()]:
             if stable.ready_ms is None:
-                await self._came_up(stable)
+                await _alone(stable, self._came_up(stable))
         now_ms = self._clock.now_ms()
         for warm in self._warm:
-            now = self._stable.get(warm.model)
-            since_ms = warm.began_ms if now is None else now.ready_ms  # from when the other one answers
-            if since_ms is not None and now_ms - since_ms >= 1000 * int(warm.policy.get("grace_s", 0)):
-                await self._end(warm, "its grace time is over")
+            await _alone(warm, self._keep_warm(warm, now_ms))
         for watched in [*self._watched.values()]:
-            await self._watch(watched, now_ms)
+            await _alone(watched.record, self._watch(watched, now_ms))
+
+    async def _keep_warm(self, warm: Record, now_ms: int) -> None:
+        now = self._stable.get(warm.model)
+        since_ms = warm.began_ms if now is None else now.ready_ms  # from when the other one answers
+        if since_ms is not None and now_ms - since_ms >= 1000 * int(warm.policy.get("grace_s", 0)):
+            await self._end(warm, "its grace time is over")
 
     # -- one version beside the stable one -----------------------------------------------------------------------------
 
@@ -296,6 +299,14 @@ class Rollouts:
             if not served.ready and replica.last_failure and replica.state is not State.READY and replica.restarts >= 2:
                 return f"its replica does not come up: {replica.last_failure}"[:400]
         return ""
+
+
+async def _alone(record: Record, work: Awaitable[None]) -> None:
+    """One record that cannot be looked at must not keep those after it from being judged."""
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001 - logged; it is looked at again
+        _log.error("a version not looked at", model=record.model, version=record.version, error=repr(error)[:300])
 
 
 def _may(record: Record, policy: Policy) -> bool:
