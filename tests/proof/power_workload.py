@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from tollway.kit.clock import SystemClock
 from tollway.kit.db import Database
-from tollway.sell import catalog, rating, tables
+from tollway.sell import catalog, ledger, rating, tables
 from tollway.sell.metering import Recorder, UsageEvent
 
 WORKERS = 4
@@ -64,15 +64,22 @@ def _set_rollup(conn: Any, rows: list[dict[str, Any]]) -> None:
 class WalletApart(Recorder):
     """Planted: the wallet pays in a transaction of its own."""
 
-    def _charge_wallet(self, conn: Any, *args: Any, **more: Any) -> None:
-        self._later.append((args, more))
-
     def _keep(self, batch: Any) -> None:
-        self._later: list[Any] = []
-        super()._keep(batch)
+        later: list[Any] = []
+        charge = ledger.charge_wallet
+
+        def put_off(_conn: Any, *args: Any) -> int:
+            later.append(args)
+            return 0
+
+        ledger.charge_wallet = put_off
+        try:
+            super()._keep(batch)
+        finally:
+            ledger.charge_wallet = charge
         with self._db.write() as conn:
-            for args, more in self._later:
-                super()._charge_wallet(conn, *args, **more)
+            for args in later:
+                charge(conn, *args)
 
 
 def _recorder(planted: str) -> type[Recorder]:

@@ -68,7 +68,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GatewayProc
         recipe = home / f"{name}.toml"
         recipe.write_text(RECIPE.format(name=name, **line))
         runs[name] = cli(home, "run", "start", str(recipe))
-        cli(home, "deploy", name, "--plan", "made-here", "--price", f"{line['meter']}={line['price']}", "--move-subscribers")
+        cli(
+            home,
+            "deploy",
+            name,
+            "--plan",
+            "made-here",
+            "--price",
+            f"{line['meter']}={line['price']}",
+            "--move-subscribers",
+        )
     cli(home, "org", "create", "buyer")
     cli(home, "subscription", "start", "buyer", "made-here")
     cli(home, "wallet", "top-up", "buyer", "5")
@@ -102,7 +111,9 @@ def test_from_recipe_to_margin(made: tuple[GatewayProcess, dict[str, Any]], name
     # a paid call
     key = cli(home, "key", "create", "buyer", "--name", name)["key"]
     before = cli(home, "wallet", "show", "buyer")
-    with httpx.Client(base_url=gateway.url, headers={"authorization": f"Bearer {key}"}, timeout=60, trust_env=False) as http:
+    with httpx.Client(
+        base_url=gateway.url, headers={"authorization": f"Bearer {key}"}, timeout=60, trust_env=False
+    ) as http:
         reply = answer_of(http, name, examples(home, line))
     answer = reply.json()
     assert reply.status_code == 200, answer

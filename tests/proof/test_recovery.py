@@ -103,7 +103,7 @@ async def test_the_log_is_json_on_stderr_and_stdout_says_only_that_it_is_ready(t
         os.set_blocking(gateway.process.stdout.fileno(), False)
         assert gateway.process.stdout.read() is None
         lines = [json.loads(line) for line in gateway.log().splitlines() if line.startswith("{")]
-    assert any(line["event"] == "engine went away" and line["level"] == "warning" for line in lines), gateway.log()
+    assert any(line["event"] == "engine failed" and line["level"] == "warning" for line in lines), gateway.log()
     assert secret not in gateway.log()
     assert customer.key not in gateway.log()
 
