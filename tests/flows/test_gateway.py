@@ -54,18 +54,19 @@ async def test_replicas_are_stopped_even_if_the_last_hours_cannot_be_written(
 ) -> None:
     gateway = Gateway(Shop.open(Settings(tmp_path, environment={}), clock))
     await gateway.open()
-    closed = []
+    done = []
 
     async def refuse() -> None:
+        done.append("hours")
         raise Unavailable("The database is away.")
 
     close = gateway.desk.fleet.close
 
     async def note() -> None:
-        closed.append(True)
+        done.append("closed")
         await close()
 
     monkeypatch.setattr(gateway, "_note", refuse)
     monkeypatch.setattr(gateway.desk.fleet, "close", note)
     await gateway.close()
-    assert closed
+    assert done == ["hours", "closed", "hours"], "what the replicas did up to their end counts too"

@@ -132,3 +132,19 @@ async def test_calls_go_on_and_nothing_is_left_behind(tmp_path: Path, seed: int)
     assert "last" in story.versions
     assert story.calls > 50
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+async def test_hours_of_a_version_that_is_closed_on_its_way_out_are_not_lost(tmp_path: Path) -> None:
+    fleet = Story(tmp_path, 1).fleet
+    try:
+        fleet.offer([MODEL])
+        await asyncio.wait_for(fleet.wait_ready(), 10)
+        await fleet.find("m").line.take("org", 1)  # a call that does not end
+        fleet.offer([msgspec.structs.replace(MODEL, version="2")])
+        await asyncio.wait_for(fleet.wait_ready(), 10)
+        fleet.take_hours(0)
+        await asyncio.sleep(0.05)
+    finally:
+        await fleet.close()
+    worked = {hour.version: sum(msgspec.structs.astuple(hour.totals)) for hour in fleet.take_hours(0)}
+    assert set(worked) == {"1", "2"} and min(worked.values()) > 0

@@ -114,11 +114,9 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.desk.copies is not None:
             await self.desk.copies.close()
-        try:
-            await self._note()
-        except TollwayError as error:  # the replicas are ours to stop, whatever the database says
-            _log.warning("machine hours not written", error=error.message)
+        await self._try_to_note()  # the replicas are ours to stop, whatever the database says
         await self.desk.fleet.close()
+        await self._try_to_note()  # what they did up to their end
         if self._runtime is not None:
             await self._runtime.close()
         if self.desk.leasing is not None:
@@ -180,6 +178,12 @@ class Gateway:
             self.desk.fleet.put_back(rows)
             raise
 
+    async def _try_to_note(self) -> None:
+        try:
+            await self._note()
+        except TollwayError as error:
+            _log.warning("machine hours not written", error=error.message)
+
     async def _keep_notes(self) -> None:
         seconds = 0
         while True:
@@ -188,10 +192,7 @@ class Gateway:
             if not self._called and seconds < _NOTE_EVERY_S:
                 continue
             seconds, self._called = 0, False
-            try:
-                await self._note()
-            except TollwayError as error:
-                _log.warning("machine hours not written", error=error.message)
+            await self._try_to_note()
 
     async def measure(self) -> None:
         """Bring the figures up to date that are read when asked for."""

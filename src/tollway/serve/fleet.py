@@ -214,9 +214,9 @@ class Fleet:
     # -- machine hours -----------------------------------------------------------------------------------------------
 
     def take_hours(self, now_ms: int) -> list[Hour]:
-        """What the replicas did since the last time."""
+        """What the replicas did since the last time, also those on their way out."""
         rows, self._left = self._left, []
-        for served in self.versions():
+        for served in sorted(self._alive, key=lambda one: (one.name, one.model.version)):  # gateways lock in one order
             rows += _hour_of(served, now_ms)
         return rows
 
