@@ -24,7 +24,7 @@ from tollway.flows import fine_tuning_worker
 from tollway.flows.call import Desk
 from tollway.flows.held import Held
 from tollway.insight import economics
-from tollway.kit import jobs
+from tollway.kit import jobs, log
 from tollway.kit.crew import Crew
 from tollway.kit.errors import BadRequest, NotFound, PaymentRequired, TollwayError, Unavailable
 from tollway.kit.ids import new_id
@@ -38,12 +38,14 @@ from tollway.serve.engines import cpu_threads
 from tollway.serve.served import Served
 from tollway.shop import Shop
 
+_log = log.get("flows.fine_tuning")
 EXAMPLES_MIN: Final = 10
 TOKENS_PER_EXAMPLE_MAX: Final = 2048
 _RATE: Final = 2e-4
 _LOADED_WITHIN_S: Final = 120.0
 _AT_ONCE: Final = 8
 _LOOK_S: Final = 5.0
+_LATE_MS: Final = 30_000  # after its end, a bill that is still being written is written or lost
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,19 +160,30 @@ class FineTuning:
         await self._take_over()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._crew.work())
-            group.create_task(self._keep_releasing())
+            group.create_task(self._keep_clearing())
 
-    async def _keep_releasing(self) -> None:
-        """A job that was cancelled elsewhere (in the console) holds nothing any more."""
+    async def _keep_clearing(self) -> None:
+        """A job that was cancelled elsewhere (in the console) holds nothing any more; one whose bill could not be written at
+        its end is billed."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            names = self._held.names
             try:
-                ended = await self._desk.recorder.run(lambda conn: jobs.ended_of(conn, names)) if names else []  # noqa: B023
-            except TollwayError:
-                continue  # the database is away for a moment
-            for job_id in ended:
-                self._held.release(job_id)
+                await self._release_ended()
+                await self._bill_late()
+            except TollwayError as error:  # the database is away for a moment
+                _log.warning("jobs not cleared", error=error.message)
+
+    async def _release_ended(self) -> None:
+        names = self._held.names
+        for job_id in await self._desk.recorder.run(lambda conn: jobs.ended_of(conn, names)) if names else []:
+            self._held.release(job_id)
+
+    async def _bill_late(self) -> None:
+        before_ms = self._shop.clock.now_ms() - _LATE_MS
+        for job in await self._desk.recorder.run(lambda conn: jobs.list_of(conn, KIND, unsettled=True)):
+            if job.finished_ms is not None and job.finished_ms < before_ms:
+                self._hold(job)
+                await self._bill(job)
 
     async def _take_over(self) -> None:
         """Hold again what open jobs may cost; bill what ended and was not billed."""

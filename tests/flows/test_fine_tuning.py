@@ -1,0 +1,77 @@
+"""Fine-tuning jobs that ended while the books were away: billed once they are back, without a new start."""
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.sell.test_access import Shop as Customer
+from tests.sell.test_access import terms
+from tollway.flows import fine_tuning as flow
+from tollway.flows.gateway import Gateway
+from tollway.kit import jobs
+from tollway.kit.clock import ManualClock
+from tollway.kit.errors import NotFound
+from tollway.kit.jobs import Job
+from tollway.kit.settings import Settings
+from tollway.sell import fine_tuning, usage
+from tollway.shop import Shop
+
+
+def ended(shop: Shop, customer: Customer, name: str, ago_s: int) -> Job:
+    """A job that has trained, ended, and was not billed."""
+    now_ms = shop.clock.now_ms() - ago_s * 1000
+    order = fine_tuning.Order(
+        key_id=customer.key.id, base="m", base_version="1", training_file="file_1", validation_file=None, suffix="",
+        hyperparameters={}, seed=1, metadata={}, tokens_max=900, subscription_id="sub", plan_version_id=customer.plan.id,
+    )  # fmt: skip
+    job = Job(
+        id=name,
+        kind=fine_tuning.KIND,
+        org_id=customer.org.id,
+        asked=msgspec.to_builtins(order),
+        created_ms=now_ms,
+    )
+    with shop.db.write() as conn:
+        jobs.create(conn, job, 10)
+        return jobs.end(conn, now_ms, name, "succeeded", "Done.", settled=False, trained_tokens=700)
+
+
+async def test_a_bill_that_could_not_be_written_is_written_while_the_gateway_runs(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "_LOOK_S", 0.02)
+    shop = Shop.open(Settings(tmp_path, environment={}), clock)
+    customer = Customer(shop.db, clock, shop.secrets.pepper, terms(), wallet_micros=10_000_000)
+    left = ended(shop, customer, "ftjob_left", 1)
+    gateway = Gateway(shop)
+    await gateway.open()
+
+    def units(job: Job) -> int:
+        with shop.db.read() as conn:
+            try:
+                return usage.find_event(conn, fine_tuning.event_of(job.id)).units
+            except NotFound:
+                return 0
+
+    def settled(job: Job) -> bool:
+        with shop.db.read() as conn:
+            return jobs.get(conn, fine_tuning.KIND, job.id).settled
+
+    async def until_settled(job: Job) -> None:
+        async with asyncio.timeout(5):
+            while not settled(job):
+                await asyncio.sleep(0.02)
+
+    try:
+        await until_settled(left)  # what an earlier gateway left is billed at once
+        late, fresh = ended(shop, customer, "ftjob_late", 31), ended(shop, customer, "ftjob_fresh", 1)
+        await until_settled(late)
+        assert units(late) == 700
+        assert not settled(fresh) and not units(fresh), "whoever ended it may be writing its bill"
+        clock.advance(seconds=30)
+        await until_settled(fresh)
+        assert units(fresh) == 700
+    finally:
+        await gateway.close()
