@@ -9,6 +9,7 @@ import pytest
 from tests.sell.test_access import Shop as Customer
 from tests.sell.test_access import terms
 from tollway.flows import fine_tuning as flow
+from tollway.flows.fine_tuning_worker import Worker
 from tollway.flows.gateway import Gateway
 from tollway.kit import jobs
 from tollway.kit.clock import ManualClock
@@ -36,6 +37,13 @@ def ended(shop: Shop, customer: Customer, name: str, ago_s: int) -> Job:
     with shop.db.write() as conn:
         jobs.create(conn, job, 10)
         return jobs.end(conn, now_ms, name, "succeeded", "Done.", settled=False, trained_tokens=700)
+
+
+def test_time_that_could_not_be_written_is_told_again_once() -> None:
+    worker = Worker()
+    worker.put_back("ftjob_a", 5)
+    worker.put_back("ftjob_a", 6)
+    assert [worker.busy_us(name) for name in ("ftjob_b", "ftjob_a", "ftjob_a")] == [0, 11, 0]
 
 
 async def test_a_bill_that_could_not_be_written_is_written_while_the_gateway_runs(

@@ -135,6 +135,23 @@ class Work:
     def busy_us(self, job_id: str) -> int:
         return 0
 
+    def put_back(self, job_id: str, busy_us: int) -> None:
+        assert not busy_us, "there was none"
+
+
+class Timed(Work):
+    """Its process worked for five milliseconds, and none since."""
+
+    owed, back = 5000, 0
+
+    def busy_us(self, job_id: str) -> int:
+        taken, self.owed = self.owed, 0
+        return taken
+
+    def put_back(self, job_id: str, busy_us: int) -> None:
+        self.owed += busy_us
+        self.back += 1
+
 
 class Yard:
     """A database, and crews that work on it."""
@@ -183,12 +200,10 @@ async def test_a_crew_works_off_what_waits_so_many_at_a_time(yard: Yard) -> None
     assert sorted(work.seen) == ["job_0", "job_1", "job_2"] and most == 2
 
 
-async def test_what_cannot_go_on_now_is_tried_again_and_what_never_does_ends(yard: Yard) -> None:
+async def test_what_cannot_go_on_now_is_tried_again_as_often_as_it_takes(yard: Yard) -> None:
     async def act(job: Job, stop: asyncio.Event) -> None:
-        if job.id == "job_0" and work.seen.count(job.id) < 3:
+        if job.id == "job_0" and work.seen.count(job.id) < crew.TRIES_MAX + 3:
             raise Unavailable("Not now.")
-        if job.id == "job_1":
-            raise Unavailable("Never.")
         if job.id == "job_2":
             raise BadRequest("No.", code="wrong")
 
@@ -196,8 +211,50 @@ async def test_what_cannot_go_on_now_is_tried_again_and_what_never_does_ends(yar
     task = asyncio.create_task(crew.Crew("batch", work, yard.clock, yard.write).work())
     await yard.until(lambda: all(yard.status(f"job_{n}") in ("succeeded", "failed") for n in range(3)))
     task.cancel()
-    assert (yard.status("job_0"), work.failed) == ("succeeded", {"job_1": "job_broken_off", "job_2": "wrong"})
-    assert work.seen.count("job_1") == crew.TRIES_MAX
+    assert (yard.status("job_0"), work.failed) == ("succeeded", {"job_2": "wrong"})
+    assert work.seen.count("job_0") == crew.TRIES_MAX + 3
+
+
+async def test_what_its_workers_die_of_ends(yard: Yard) -> None:
+    """Each try ends without a word, as it does when the process is killed."""
+
+    async def hang(job: Job, stop: asyncio.Event) -> None:
+        await asyncio.sleep(60)
+
+    work, victim = Work(yard.write, hang), ""
+    for tries in range(crew.TRIES_MAX + 1):
+        task = asyncio.create_task(crew.Crew("batch", work, yard.clock, yard.write).work())
+        await yard.until(lambda: len(work.seen) > tries or bool(work.failed))  # noqa: B023
+        victim = victim or work.seen[0]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert work.failed == {victim: "job_broken_off"} and work.seen.count(victim) == crew.TRIES_MAX
+
+
+async def test_time_that_could_not_be_written_comes_again(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "LOOK_S", 60)  # nothing but beats writes
+    away = True
+
+    async def hang(job: Job, stop: asyncio.Event) -> None:
+        await asyncio.sleep(60)
+
+    async def write(work: Callable[[sa.Connection], Any]) -> Any:
+        if timed.seen and timed.owed == 0 and away:
+            raise Unavailable("The database is away.")
+        return await yard.write(work)
+
+    def worked_us() -> int:
+        with yard.db.read() as conn:
+            return jobs.worked_us(conn, timed.seen[0])
+
+    timed = Timed(yard.write, hang)
+    task = asyncio.create_task(crew.Crew("batch", timed, yard.clock, write).work())
+    await yard.until(lambda: timed.back > 2)
+    assert worked_us() == 0
+    away = False
+    await yard.until(lambda: worked_us() > 0)
+    task.cancel()
+    assert worked_us() == 5000
 
 
 async def test_a_mistake_of_ours_ends_the_job_and_not_the_crew(yard: Yard) -> None:

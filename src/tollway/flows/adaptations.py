@@ -41,6 +41,9 @@ class Adaptations:
         """A run's cost is its package's."""
         return 0
 
+    def put_back(self, job_id: str, busy_us: int) -> None:
+        """There is none."""
+
     async def run(self, job: Job, stop: asyncio.Event) -> None:
         """One adaptation, in a process of its own."""
         orders = Orders(

@@ -131,6 +131,9 @@ class Batches:
         """Replicas do the work."""
         return 0
 
+    def put_back(self, job_id: str, busy_us: int) -> None:
+        """There is none."""
+
     async def fail(self, job: Job, error: TollwayError) -> None:
         """End a batch that cannot be worked on."""
         now_ms, told = self._shop.clock.now_ms(), {"code": error.code, "message": error.message}

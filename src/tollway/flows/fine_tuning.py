@@ -233,6 +233,10 @@ class FineTuning:
         """The training process's time."""
         return self._worker.busy_us(job_id)
 
+    def put_back(self, job_id: str, busy_us: int) -> None:
+        """It could not be written down."""
+        self._worker.put_back(job_id, busy_us)
+
     async def _train(self, job: Job, folder: Path, stop: asyncio.Event) -> dict[str, Any]:
         """Run the worker to its end; its last word, and how many tokens it had trained."""
         outcome: dict[str, Any] = {"why": "The training process ended without a word.", "code": "training_failed"}
@@ -362,8 +366,13 @@ class FineTuning:
     async def _note_time(self, job_id: str) -> None:
         """What the process worked since the last sign of life."""
         busy_us, now_ms = self._worker.busy_us(job_id), self._shop.clock.now_ms()
-        if busy_us:
+        if not busy_us:
+            return
+        try:
             await self._desk.recorder.run(lambda conn: jobs.worked(conn, now_ms, job_id, busy_us))
+        except TollwayError:
+            self._worker.put_back(job_id, busy_us)
+            raise
 
     async def _bill(self, job: Job) -> None:
         """Settle a job that trained; its event has an id of its own, so twice is once."""

@@ -27,6 +27,7 @@ class Worker:
         self._process: asyncio.subprocess.Process | None = None
         self._job_id = ""
         self._since = 0.0
+        self._owed: dict[str, int] = {}  # microseconds that could not be written down
 
     async def words(self, job_id: str, orders: Any, stop: asyncio.Event) -> AsyncGenerator[dict[str, Any]]:
         """Start it and yield what it says, up to its end. Setting `stop` ends it after its next step."""
@@ -54,11 +55,16 @@ class Worker:
 
     def busy_us(self, job_id: str) -> int:
         """How long it has run for this job since that was asked last; the rest of it after its end."""
+        owed_us = self._owed.pop(job_id, 0)
         if job_id != self._job_id or not self._since:
-            return 0
+            return owed_us
         now = time.monotonic()
         took, self._since = now - self._since, now if self._process is not None else 0.0
-        return round(took * 1e6)
+        return owed_us + round(took * 1e6)
+
+    def put_back(self, job_id: str, busy_us: int) -> None:
+        """That could not be written down: it comes again with the next."""
+        self._owed[job_id] = self._owed.get(job_id, 0) + busy_us
 
 
 def keep(folder: Path, made: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Who works off the jobs of `kit/jobs.py`: claims them, runs them, gives a sign of life for each while it runs.
 
 A crew lives in a gateway. What it does with a job is a `Work`; a job that cannot go on now (Unavailable) is taken up again
-later, one that was broken off too often without getting further is what its workers die of, and ends.
+later, however often; one that was broken off without a word too often, and did not get further, is what its workers die
+of, and ends.
 """
 
 import asyncio
@@ -36,6 +37,9 @@ class Work(Protocol):
     def busy_us(self, job_id: str) -> int:
         """How long a process of its own worked on it since this was asked last; 0 for work that replicas do."""
 
+    def put_back(self, job_id: str, busy_us: int) -> None:
+        """That could not be written down: it comes again with the next."""
+
 
 class Crew:
     """Works the jobs of one kind off, `at_once` of them at a time. `write` runs a function in a write transaction."""
@@ -57,6 +61,7 @@ class Crew:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._stops: dict[str, asyncio.Event] = {}
         self._resting: dict[str, float] = {}  # left alone until then
+        self._excused: set[str] = set()  # said why they could not go on: taken up again, that is not one try more
 
     def wake(self) -> None:
         """There is something new."""
@@ -91,10 +96,13 @@ class Crew:
         self._resting = {job_id: until for job_id, until in self._resting.items() if until > now}
         but = [*self._running, *self._resting]
         found: Job | None = await self._write(
-            lambda conn: jobs.claim(conn, now_ms, self._kind, self._owner, alone=self._alone, but=but)
+            lambda conn: jobs.claim(
+                conn, now_ms, self._kind, self._owner, alone=self._alone, but=but, excused=self._excused
+            )
         )
         if found is None:
             return False
+        self._excused.discard(found.id)
         self._stops[found.id] = asyncio.Event()
         if found.cancelling:
             self._stops[found.id].set()
@@ -109,7 +117,7 @@ class Crew:
                 await self._work.run(found, self._stops[found.id])
             except Unavailable as error:
                 _log.warning("job waits", job=found.id, error=error.message)
-                self._resting[found.id] = time.monotonic() + LOOK_S
+                self._rest(found)
             except TollwayError as error:
                 await self._work.fail(found, error)
             except Exception as error:  # noqa: BLE001 - logged; the job is told that it was us, and the crew goes on
@@ -117,10 +125,14 @@ class Crew:
                 await self._work.fail(found, TollwayError("Something went wrong on our side."))
         except TollwayError as error:
             _log.warning("job could not be ended", job=found.id, error=error.message)
-            self._resting[found.id] = time.monotonic() + LOOK_S
+            self._rest(found)
         finally:
             del self._running[found.id], self._stops[found.id]
             self._news.set()
+
+    def _rest(self, job: Job) -> None:
+        self._resting[job.id] = time.monotonic() + LOOK_S
+        self._excused.add(job.id)
 
     async def _keep_beating(self) -> None:
         while True:
@@ -140,6 +152,7 @@ class Crew:
             return
         except TollwayError as error:
             _log.warning("no sign of life from a job", job=job_id, error=error.message)
+            self._work.put_back(job_id, busy_us)
             return
         if found.cancelling:
             self.stop(job_id)

@@ -8,7 +8,7 @@ one, who goes on where the job's own files say it was. `settled` is False while 
 that a crash between its end and its bill is made good by whoever comes next. `kit/crew.py` does the claiming and beating.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -36,7 +36,7 @@ job = sa.Table(
     sa.Column("settled", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.Column("owner", sa.String(40), nullable=False, server_default=""),  # who works on it
     sa.Column("beat_ms", sa.BigInteger, nullable=False, server_default="0"),  # the owner's last sign of life
-    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),  # claims since it last got further
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),  # claims since it last got further, but those after a try that said why
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("started_ms", sa.BigInteger),
     sa.Column("finished_ms", sa.BigInteger),
@@ -208,10 +208,18 @@ def ask_to_cancel(conn: sa.Connection, now_ms: int, kind: str, org_id: str, job_
 
 
 def claim(
-    conn: sa.Connection, now_ms: int, kind: str, owner: str, *, alone: bool, but: Sequence[str] = ()
+    conn: sa.Connection,
+    now_ms: int,
+    kind: str,
+    owner: str,
+    *,
+    alone: bool,
+    but: Sequence[str] = (),
+    excused: Collection[str] = (),
 ) -> Job | None:
     """The next job that nobody works on becomes `owner`'s: those that were begun first, then the oldest, one of each
-    organization before a second one. `alone`: no other process works here, so every claim but ours is a dead one's."""
+    organization before a second one. `alone`: no other process works here, so every claim but ours is a dead one's.
+    `excused`: whose last try said why it could not go on; taking them up again is not one try more."""
     free = sa.true() if alone else sa.or_(job.c.owner.in_(("", owner)), job.c.beat_ms < now_ms - LEASE_MS)
     query = sa.select(job).where(job.c.kind == kind, job.c.status.in_(OPEN), job.c.id.not_in(list(but)), free)
     rows = [Job(**row._mapping) for row in conn.execute(query)]
@@ -219,7 +227,7 @@ def claim(
     busy = {row.org_id for row in conn.execute(orgs)} if but else set()
     for found in sorted(rows, key=lambda one: (one.org_id in busy, one.status == "queued", one.id)):
         same = (job.c.id == found.id, job.c.owner == found.owner, job.c.beat_ms == found.beat_ms)
-        claimed = {"owner": owner, "beat_ms": now_ms, "tries": found.tries + 1}
+        claimed = {"owner": owner, "beat_ms": now_ms, "tries": found.tries + (found.id not in excused)}
         if conn.execute(job.update().where(*same, job.c.status.in_(OPEN)).values(claimed)).rowcount:
             begun = found.status == "running"
             tell(conn, now_ms, found.id, "The work goes on." if begun else "The work begins.")
