@@ -5,13 +5,14 @@ before its usage event is recorded, and the event's id follows from batch and li
 every line is answered and billed once.
 
     completed   every line has an answer or an error      expired     after 24 hours; what was answered is kept and billed
-    cancelled   the buyer ended it; the same              failed      it could not be worked on at all; costs nothing
+    cancelled   the buyer ended it; the same              failed      it could not be worked on any more; the same
 """
 
 import asyncio
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -135,10 +136,16 @@ class Batches:
         """There is none."""
 
     async def fail(self, job: Job, error: TollwayError) -> None:
-        """End a batch that cannot be worked on."""
-        now_ms, told = self._shop.clock.now_ms(), {"code": error.code, "message": error.message}
-        await self._desk.recorder.run(lambda conn: jobs.end(conn, now_ms, job.id, "failed", error.message, error=told))
-        await asyncio.to_thread(shutil.rmtree, self._root / job.id, ignore_errors=True)
+        """End a batch that cannot be worked on any more; what was answered is kept and billed."""
+        journal = Journal(self._root / job.id)
+        with _room():
+            await asyncio.to_thread(journal.open)
+        try:
+            await self._settle(job, journal)
+        finally:
+            await journal.close()
+        told = {"code": error.code, "message": error.message}
+        await self._close(job, journal, "failed", error.message, error=told)
 
     async def run(self, job: Job, stop: asyncio.Event) -> None:
         """One batch, from where it was to its end."""
@@ -149,7 +156,8 @@ class Batches:
         with self._shop.db.read() as conn:
             path = files.path_of(self._files, files.get(conn, job.org_id, order.input_file_id))
         journal = Journal(self._root / job.id)
-        await asyncio.to_thread(journal.open)
+        with _room():
+            await asyncio.to_thread(journal.open)
         try:
             await self._settle(job, journal)
             await self._answer(job, order, caller, path, journal, stop)
@@ -200,12 +208,14 @@ class Batches:
                     raise
                 tries += error.code in ("engine_lost", "timeout")
                 if tries >= _TRIES:
-                    await journal.keep(number, False, _refused(call_id, line, error), None)
+                    with _room():
+                        await journal.keep(number, False, _refused(call_id, line, error), None)
                     return
                 with_pause = asyncio.wait_for(stop.wait(), min(_PAUSE_MOST_S, error.retry_after_s or 1.0))
                 await asyncio.gather(with_pause, return_exceptions=True)
             except TollwayError as error:
-                await journal.keep(number, False, _refused(call_id, line, error), None)
+                with _room():
+                    await journal.keep(number, False, _refused(call_id, line, error), None)
                 return
 
     async def _ask(self, caller: Caller, order: Order, call_id: str, number: int, line: Line, journal: Journal) -> None:
@@ -218,10 +228,8 @@ class Batches:
             row = _row(call_id, line, 200, msgspec.Raw(body))
 
             async def keep(event: UsageEvent) -> None:
-                try:
+                with _room():
                     await journal.keep(number, True, row, event)
-                except OSError as error:
-                    raise Unavailable("An answer could not be kept.", code="recording_failed") from error
 
             call.keep = keep
 
@@ -270,12 +278,31 @@ class Batches:
     # -- how it ends -------------------------------------------------------------------------------------------------
 
     async def _end(self, job: Job, order: Order, path: Path, journal: Journal, stop: asyncio.Event) -> None:
-        """Answers and errors become files of the buyer's, and the batch ends, in one transaction."""
-        missing = len(journal.lines) < order.lines
-        status = "succeeded" if not missing else "cancelled" if stop.is_set() else "expired"
-        written = await asyncio.to_thread(self._write, job, path, journal, expired=status == "expired")
+        """Every line is answered, or nobody waits any more."""
+        if len(journal.lines) >= order.lines:
+            await self._close(job, journal, "succeeded", "The batch is done.")
+        elif stop.is_set():
+            await self._close(job, journal, "cancelled", "The batch was cancelled.")
+        else:
+            await self._close(job, journal, "expired", "The batch was not done in 24 hours.", expired=path)
+
+    async def _close(
+        self,
+        job: Job,
+        journal: Journal,
+        status: str,
+        message: str,
+        *,
+        error: dict[str, Any] | None = None,
+        expired: Path | None = None,
+    ) -> None:
+        """Answers and errors become files of the buyer's, and the batch ends, in one transaction. `expired`: the calls,
+        where each that has no answer gets an error."""
+        order = batches.order_of(job)
+        with _room():
+            written = await asyncio.to_thread(self._write, job, journal, expired)
         price = await asyncio.to_thread(self._price, job, order)
-        now_ms, bad = self._shop.clock.now_ms(), order.lines - journal.good if status == "expired" else journal.bad
+        now_ms, bad = self._shop.clock.now_ms(), order.lines - journal.good if expired else journal.bad
 
         def end(conn: sa.Connection) -> None:
             made: dict[str, Any] = {"completed": journal.good, "failed": bad, "price_picos": price}
@@ -284,12 +311,7 @@ class Batches:
                 title = f"{job.id}_{name}.jsonl"
                 files.keep_made(conn, self._files, now_ms, file_id, job.org_id, order.key_id, title, lines, at)
                 made[f"{name}_file_id"] = file_id
-            words = {
-                "succeeded": "The batch is done.",
-                "cancelled": "The batch was cancelled.",
-                "expired": "The batch was not done in 24 hours.",
-            }
-            jobs.end(conn, now_ms, job.id, status, words[status], **made)
+            jobs.end(conn, now_ms, job.id, status, message, error=error, **made)
 
         await self._desk.recorder.run(end)
         await asyncio.to_thread(shutil.rmtree, self._root / job.id, ignore_errors=True)
@@ -304,7 +326,7 @@ class Batches:
                 total += int(conn.execute(query).scalar() or 0)
         return total
 
-    def _write(self, job: Job, path: Path, journal: Journal, *, expired: bool) -> dict[str, tuple[Path, int]]:
+    def _write(self, job: Job, journal: Journal, expired: Path | None) -> dict[str, tuple[Path, int]]:
         """The output and error files, durable beside the journal; only those that have lines."""
         folder, counts = self._root / job.id, {"output": 0, "error": 0}
         open_files = {name: (folder / f"{name}.jsonl").open("wb") for name in counts}
@@ -316,8 +338,8 @@ class Batches:
 
             for entry in _once(journal):
                 put("output" if entry.good else "error", bytes(entry.row))
-            if expired:
-                for number, line in _lines(path):
+            if expired is not None:
+                for number, line in _lines(expired):
                     if number not in journal.lines:
                         put("error", msgspec.json.encode(_expired(code_of(job.id, str(number)), line)))
             for file in open_files.values():
@@ -353,6 +375,15 @@ def _once(journal: Journal) -> Iterator[Entry]:
         if entry.line not in seen:
             seen.add(entry.line)
             yield entry
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """A disk that is full has room later."""
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable("An answer could not be kept.", code="recording_failed") from error
 
 
 def _row(call_id: str, line: Line, status: int, body: Any) -> dict[str, Any]:

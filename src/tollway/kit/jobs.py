@@ -36,7 +36,7 @@ job = sa.Table(
     sa.Column("settled", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.Column("owner", sa.String(40), nullable=False, server_default=""),  # who works on it
     sa.Column("beat_ms", sa.BigInteger, nullable=False, server_default="0"),  # the owner's last sign of life
-    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),  # claims since it last got further, but those after a try that said why
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),  # claims since it last got further; see `claim`
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("started_ms", sa.BigInteger),
     sa.Column("finished_ms", sa.BigInteger),
@@ -230,7 +230,8 @@ def claim(
         claimed = {"owner": owner, "beat_ms": now_ms, "tries": found.tries + (found.id not in excused)}
         if conn.execute(job.update().where(*same, job.c.status.in_(OPEN)).values(claimed)).rowcount:
             begun = found.status == "running"
-            tell(conn, now_ms, found.id, "The work goes on." if begun else "The work begins.")
+            if found.id not in excused:  # which may be for long, every few seconds
+                tell(conn, now_ms, found.id, "The work goes on." if begun else "The work begins.")
             return change(conn, found.id, status="running", started_ms=found.started_ms or now_ms)
     return None
 
