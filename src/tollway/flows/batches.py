@@ -219,7 +219,7 @@ class Batches:
                 return
 
     async def _ask(self, caller: Caller, order: Order, call_id: str, number: int, line: Line, journal: Journal) -> None:
-        request: Request = decode(self._decoders[order.endpoint], line.body)
+        request: Request = decode(self._decoders[order.endpoint], bytes(line.body))
         current = self._desk.access.caller_of(caller.key.id) or caller  # a plan may have changed since, or the key
         self._desk.access.require_valid(current.key)
         call = await open_call(self._desk, current, request, call_id, catalog.BATCH)
