@@ -20,6 +20,7 @@ class Forecast:
     def __init__(self) -> None:
         self.rate = 0.0  # cost per second; 0: not known yet
         self.share = 1.0  # cost per token held
+        self.usual = 0.0  # cost of a call
         self._known = False
         self._since = math.inf  # when the seats began to be full
         self._done = 0.0  # cost since then
@@ -29,11 +30,16 @@ class Forecast:
         """What a call for which so many tokens are held will cost."""
         return max(1.0, tokens * self.share)
 
+    def seconds(self, cost: float) -> float:
+        """How long so much work takes; 0 while nothing is known."""
+        return cost / self.rate if self.rate > 0 else 0.0
+
     def learn(self, tokens: int, cost: float) -> None:
         """A call is over: this is what it cost."""
         if tokens > 0:
             found = cost / tokens
             self.share = self.share + _SHARE_LEARNS * (found - self.share) if self._known else found
+            self.usual = self.usual + _SHARE_LEARNS * (cost - self.usual) if self._known else cost
             self._known = True
 
     def offered(self, now: float, tokens: float) -> bool:

@@ -26,7 +26,7 @@ from tollway.serve.wire import Pool
 
 TIERS = ("priority", "standard", "batch")
 _IN_TIME = 0.65  # a call must be expected to end within this part of the time it has: what is expected can be wrong
-_STANDING = 0.3  # the same while more comes than can be served: a queue that stands adds nothing but waiting
+_STANDING = 0.12  # the same while more comes than can be served: a queue that stands adds nothing but waiting
 _LOWER_TIER_EVERY = 8  # seats: a flood of priority calls leaves the standard ones this share
 _GONE_MAX = 4096
 _WAIT_LEAST_S = 0.05
@@ -131,9 +131,16 @@ class Line:
         needed_s = own * self.forecast.share / rate
         if needed_s <= left_s * _IN_TIME:
             needed_s += self._others(own, turn) * self.forecast.share / rate
-        bound_s = min(left_s * (_STANDING if crowded else _IN_TIME), self._timeout_s)
+        bound_s = min(left_s * _IN_TIME, self._timeout_s)
+        if crowded and needed_s > left_s * _STANDING:
+            bound_s = min(bound_s, max(left_s * _STANDING, self._enough_s()))
         if needed_s > bound_s:
             raise self._refusal("late", "cannot answer this call in the time that it has", needed_s - bound_s)
+
+    def _enough_s(self) -> float:
+        """How much work, in seconds, keeps all seats at full speed: twice the calls that they need for that."""
+        calls = sum(pressed_at(seat.slots) for seat in self.seats if seat.ready)
+        return 2 * self.forecast.seconds(calls * self.forecast.usual)
 
     def take_at_once(self, tokens: int, avoid: Seat | None = None, turn: Turn = ANYBODY) -> Seat | None:
         """A seat for a call of at most `tokens`, if one is free and nobody waits for it; give it back with `leave`.
