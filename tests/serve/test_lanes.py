@@ -232,7 +232,7 @@ def test_a_plan_is_measured_once_and_then_read(tmp_path: Path) -> None:
     assert msgspec.json.encode(again.plan) == msgspec.json.encode(first.plan)
     assert len(built) - measured <= 2, "only what runs"
     assert (tmp_path / "1.rows.json").is_file()
-    assert first.plan.lanes * first.plan.threads == 2 and first.plan.shape.budget >= 1
+    assert first.plan.lanes * first.plan.threads in (1, 2) and first.plan.shape.budget >= 1
     (tmp_path / "1.rows.json").write_text("{")
     assert calibration.ready(folder, "onnx", 2, build, limit_s=5).plan.lanes >= 1
 
