@@ -115,5 +115,9 @@ def test_the_pages_are_accessible_and_whole(chromium, site, axe, tmp_path, local
                 details.evaluate("one => one.open = true")
             assert faults(page, axe) == [], name
             page.set_viewport_size({"width": 390, "height": 844})
-            page.wait_for_function("document.documentElement.scrollWidth <= 390")  # the new width takes a moment
+            for _ in range(50):  # the new width takes a moment
+                if (width := page.evaluate("document.documentElement.scrollWidth")) <= 390:
+                    break
+                page.wait_for_timeout(100)
+            assert width <= 390, name
             page.set_viewport_size({"width": 1280, "height": 800})
