@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,3 +54,16 @@ def wait_for_the_end() -> None:
     """Until standard input ends: the order to stop. Nothing more is expected there."""
     while os.read(0, 4096):
         pass
+
+
+def end_with_the_parent(socket: str) -> None:
+    """From here on a thread waits for the order to stop; then the socket goes and so does the process, at once: work under
+    way would keep an orderly exit waiting."""
+    threading.Thread(target=_end, args=(socket,), daemon=True).start()
+
+
+def _end(socket: str) -> None:
+    wait_for_the_end()
+    with contextlib.suppress(OSError):
+        Path(socket).unlink()
+    os._exit(0)

@@ -35,7 +35,9 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     cancel: bool = False  # leaving a stream stops the generation
     tokenize: bool = False  # exact prompt counts: POST /apply-template and /tokenize, without prefix
     token_timings: bool = False  # `timings_per_token` puts the engine's own counts on every chunk
-    turns: bool = False  # it reads `turn` in a body (whose call, how urgent), and POST /recall takes back what has not begun
+    turns: bool = (
+        False  # it reads `turn` in a body (whose call, how urgent), and POST /recall takes back what has not begun
+    )
     slots: int = 1  # calls it works on at the same time; more wait inside, unseen: never send more
     context_tokens: int = 0  # the longest prompt + answer of one call; 0: not known
     cache_tokens: int = 0  # tokens all running calls together may hold; 0: not known

@@ -5,12 +5,10 @@ that a hostile input ends in an error here and not in the machine's.
 """
 
 import asyncio
-import contextlib
 import gc
 import os
 import resource
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -65,16 +63,9 @@ async def _serve(spec: Spec, began: float) -> None:
     child.say_last(
         {"event": "ready", "load_seconds": round(time.monotonic() - began, 3), "address": f"unix:{spec.socket}"}
     )
-    threading.Thread(target=_end_with_the_parent, args=(spec.socket,), daemon=True).start()
+    child.end_with_the_parent(spec.socket)
     await asyncio.Event().wait()
     listening.close()
-
-
-def _end_with_the_parent(socket: str) -> None:
-    child.wait_for_the_end()
-    with contextlib.suppress(OSError):
-        Path(socket).unlink()
-    os._exit(0)  # lanes in the middle of a batch would keep an orderly exit waiting
 
 
 if __name__ == "__main__":

@@ -4,11 +4,9 @@ See `engines.child` for what it owes its parent. Memory is limited; recordings a
 """
 
 import asyncio
-import contextlib
 import os
 import resource
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -47,15 +45,8 @@ async def _serve(spec: Spec, began: float) -> None:
     child.say_last(
         {"event": "ready", "load_seconds": round(time.monotonic() - began, 3), "address": f"unix:{spec.socket}"}
     )
-    threading.Thread(target=_end_with_the_parent, args=(spec.socket,), daemon=True).start()
+    child.end_with_the_parent(spec.socket)
     await asyncio.Event().wait()
-
-
-def _end_with_the_parent(socket: str) -> None:
-    child.wait_for_the_end()
-    with contextlib.suppress(OSError):
-        Path(socket).unlink()
-    os._exit(0)  # an engine in the middle of a recording would keep an orderly exit waiting
 
 
 if __name__ == "__main__":
