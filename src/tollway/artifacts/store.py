@@ -34,6 +34,7 @@ from tollway.artifacts import contents, disk, gguf
 from tollway.artifacts import manifest as manifests
 from tollway.artifacts.manifest import Figure, File, Generation, Lineage, Manifest, Source
 from tollway.artifacts.signing import Signer
+from tollway.kit import durable
 from tollway.kit.clock import Clock
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 
@@ -257,10 +258,10 @@ class Store:
             created = datetime.fromtimestamp(self._clock.now_ms() // 1000, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             manifest = msgspec.structs.replace(manifest, version=version, created=created, files=files)
             manifest = self._write(aside, manifest, card)
-            disk.sync_tree(aside)
+            durable.sync_tree(aside)
             final.mkdir(parents=True, exist_ok=True, mode=0o755)
             aside.rename(final / version)
-            disk.sync_folder(final)
+            durable.sync(final)
             self._note_version(manifest.name, version)
         package = ModelPackage(final / version, manifest)
         present, _ = disk.walk(package.folder)

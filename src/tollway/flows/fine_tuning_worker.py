@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import msgspec
 
+from tollway.kit import durable
+
 _MADE: Final = "made.json"
 _LINE_MAX: Final = 1 << 20
 
@@ -69,12 +71,7 @@ class Worker:
 
 def keep(folder: Path, made: dict[str, Any]) -> None:
     """Write its last word down, durably."""
-    aside = folder / f"{_MADE}.new"
-    with aside.open("w", encoding="utf-8") as file:
-        json.dump(made, file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(folder / _MADE)
+    durable.write(folder / _MADE, json.dumps(made))
 
 
 def kept(folder: Path) -> dict[str, Any] | None:

@@ -29,6 +29,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from tollway.kit import durable
 from tollway.kit.clock import Clock
 from tollway.kit.errors import Conflict, NotFound, TollwayError
 from tollway.kit.ids import new_id
@@ -224,12 +225,12 @@ class Run:
             desk.close()
         row = {"seconds": round(time.monotonic() - began, 3), "cpu_seconds": round(_cpu_seconds() - cpu, 3),
                "figures": figures, "made_ms": self.runs.clock.now_ms(), "run": self.id}  # fmt: skip
-        _sync_tree(making)
+        durable.sync_tree(making)
         shutil.rmtree(folder, ignore_errors=True)
         making.rename(folder)
         # What is told of a step lies beside its output: the output of equal work is equal, byte for byte.
-        _write(folder.with_suffix(".json"), json.dumps(row, ensure_ascii=False, default=str, indent=1))
-        _sync(self.runs.steps)
+        durable.write(folder.with_suffix(".json"), json.dumps(row, ensure_ascii=False, default=str, indent=1))
+        durable.sync(self.runs.steps)
         shutil.rmtree(keep, ignore_errors=True)
         return row
 
@@ -258,7 +259,7 @@ class Run:
 
     def save(self) -> None:
         """Bring `run.json` up to date."""
-        _write(self.folder / "run.json", msgspec.json.format(msgspec.json.encode(self.record), indent=1).decode())
+        durable.write(self.folder / "run.json", msgspec.json.format(msgspec.json.encode(self.record), indent=1).decode())
 
     def figures(self, step: str) -> dict[str, Any]:
         """What a step of this run reported; empty before it is done."""
@@ -288,7 +289,7 @@ class Runs:
         folder = self.root / run_id
         folder.mkdir(parents=True)
         self.steps.mkdir(exist_ok=True)
-        _write(folder / "recipe.toml", recipe_text)
+        durable.write(folder / "recipe.toml", recipe_text)
         record = Record(id=run_id, recipe=name, task=task, pid=os.getpid(), started_ms=self.clock.now_ms())
         record.currency = cost.currency
         run = Run(self, record, cost, sink=sink)
@@ -387,28 +388,3 @@ def _cpu_seconds() -> float:
     """Of this process and the children it has waited for."""
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            _sync(path)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tollway.kit import durable
 from tollway.kit.errors import Unavailable
 
 _BYTES: Final = 32
@@ -62,11 +63,7 @@ def _create(path: Path, content: bytes) -> None:
         os.link(aside, path)
     finally:
         aside.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    durable.sync(path.parent)
 
 
 def _read(path: Path) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from tollway.kit import jobs
+from tollway.kit import durable, jobs
 from tollway.kit.errors import Conflict, NotFound, TooLarge
 from tollway.kit.ids import new_id
 from tollway.sell import tables
@@ -166,8 +166,4 @@ def _move(path: Path, to: Path) -> None:
     """A durable file gets its place."""
     to.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.replace(to)
-    folder = os.open(to.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    durable.sync(to.parent)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tollway.forge.data import digest as digests
 from tollway.forge.data.schema import Column, columns_of, settle
+from tollway.kit import durable
 from tollway.kit.clock import Clock, from_ms
 from tollway.kit.errors import BadRequest, NotFound
 
@@ -238,11 +239,9 @@ class Shelf:
 
     def _next(self, folder: Path, keep: bool = False) -> int:
         """The next number; `.last` remembers the highest one ever given, also when its version was removed."""
-        last, aside = folder / ".last", folder / ".last.new"
+        last = folder / ".last"
         highest: int = max([int(last.read_text()) if last.exists() else 0, *self._numbers(folder.name)])
-        aside.write_text(str(highest if keep else highest + 1))
-        _sync(aside)
-        aside.rename(last)  # whole or not at all: a half-written number would end the dataset
+        durable.write(last, str(highest if keep else highest + 1))  # a half-written number would end the dataset
         return highest + 1
 
     def _write(self, folder: Path, about: dict[str, Any], tables: Mapping[str, "pa.Table"], card: str) -> Version:
@@ -258,10 +257,10 @@ class Shelf:
             (aside / FILE).write_text(to_toml(about), encoding="utf-8")
             (aside / CARD).write_text(card or default_card(about), encoding="utf-8")
             for path in aside.iterdir():
-                _sync(path)
+                durable.sync(path)
             final = folder / str(about["version"])
             aside.rename(final)
-            _sync(folder)
+            durable.sync(folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         return self._open(final)
@@ -348,11 +347,3 @@ def to_toml(fields: Mapping[str, Any]) -> str:
         elif value is not None:
             lines.append(f"{key} = {literal(value)}")
     return "\n".join([*lines, *tables, ""])
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,7 +5,6 @@ the position and figures into course.json. Written aside, flushed to disk, renam
 """
 
 import json
-import os
 import random
 import shutil
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tollway.forge.train import device
+from tollway.kit import durable
 from tollway.kit.errors import Conflict
 
 KEPT = 2
@@ -79,13 +79,13 @@ class Shelf:
             _take_optimiser(optimiser, f"optimiser/{name}", tensors, plain)
         _take_random(tensors, plain, _place(net))
         _write_tensors(aside / f"rank-{self.rank}.safetensors", tensors)
-        _write(aside / f"rank-{self.rank}.json", json.dumps(plain).encode())
+        durable.write(aside / f"rank-{self.rank}.json", json.dumps(plain))
         self.barrier()
         if self.rank == 0:
-            _write(aside / "course.json", json.dumps(course, ensure_ascii=False).encode())
+            durable.write(aside / "course.json", json.dumps(course, ensure_ascii=False))
             shutil.rmtree(goal, ignore_errors=True)
             aside.replace(goal)
-            _flush_folder(self.folder)
+            durable.sync(self.folder)
             for old in sorted(self.folder.glob("step-*"))[:-KEPT]:
                 shutil.rmtree(old, ignore_errors=True)
         self.barrier()
@@ -180,8 +180,7 @@ def _give_random(tensors: Mapping[str, torch.Tensor], plain: Mapping[str, Any], 
 
 def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     save_file({name: tensor.contiguous() for name, tensor in _apart(tensors).items()}, file)
-    with file.open("rb") as handle:
-        os.fsync(handle.fileno())
+    durable.sync(file)
 
 
 def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -193,18 +192,3 @@ def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         result[name] = tensor.clone() if place in seen else tensor
         seen.add(place)
     return result
-
-
-def _write(file: Path, content: bytes) -> None:
-    with file.open("wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
