@@ -40,3 +40,16 @@ def test_importing_the_package_loads_nothing_heavy():
     script = "import tollway, sys; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert not {name.split(".")[0] for name in run.stdout.split()} & set(HEAVY)
+
+
+def test_a_gateway_loads_none_of_the_libraries_of_models():
+    """They take hundreds of megabytes, and belong into the processes that use them."""
+    script = (
+        "import sys\n"
+        "from tollway.faces.http import app, console, server\n"
+        "import tollway.flows.gateway\n"
+        "print('LOADED', *sorted({name.split('.')[0] for name in sys.modules}))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    loaded = set(run.stdout.split("LOADED")[-1].split())
+    assert not loaded & {"numpy", "torch", "onnx", "onnxruntime", "openvino", "pandas", "ray", "transformers", "gguf"}

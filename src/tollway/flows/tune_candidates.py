@@ -11,7 +11,6 @@ import msgspec
 
 from tollway.artifacts.store import ModelPackage
 from tollway.artifacts.tuning import Choice
-from tollway.forge.convert import gguf_variants, openvino_lm
 from tollway.kit import log
 from tollway.kit.errors import Conflict, TollwayError
 from tollway.kit.formats import FORMATS, ROWS
@@ -88,6 +87,8 @@ def _languages(settings: Settings, package: ModelPackage, scratch: Path, *, quic
             engine = _llama(settings, package, weights, threads)
             found.append(Candidate(choice=choice, engine=engine, own=own and threads == usual, first=threads == usual))
 
+    from tollway.forge.convert import gguf_variants  # numpy and more, which a gateway has no use for
+
     tell("writing the float reference")
     reference = gguf_variants.write(package.weights_path, _in(scratch, "reference") / "weights.gguf", "f16")
     choice = Choice(engine="llama_cpp", format="gguf-f16", threads=usual)
@@ -117,6 +118,8 @@ def _languages(settings: Settings, package: ModelPackage, scratch: Path, *, quic
 
 def _openvino(package: ModelPackage, scratch: Path, *, quick: bool, tell: Tell) -> dict[str, Path]:
     """Folders in OpenVINO's format, by the format's name; none where its libraries are missing or do not know the model."""
+    from tollway.forge.convert import openvino_lm  # torch, likewise
+
     if openvino_lm.missing():
         tell(f"without OpenVINO ({', '.join(openvino_lm.missing())} not installed)")
         return {}
