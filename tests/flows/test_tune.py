@@ -16,9 +16,9 @@ from tollway.flows.tune import Row
 from tollway.forge import models as nets
 from tollway.forge import recipe
 from tollway.forge.convert import gguf_decoder, openvino_lm
-from tollway.kit.errors import Conflict
+from tollway.kit.errors import BadRequest, Conflict
 from tollway.kit.settings import Settings
-from tollway.serve import models
+from tollway.serve import assembly, models
 from tollway.serve.engines import LlamaCpp
 from tollway.serve.fleet import Fleet
 from tollway.shop import Shop
@@ -67,6 +67,42 @@ def test_looking_changes_nothing(shop: Shop, tmp_path: Path) -> None:
     made = tune.tune(shop, "mood", keep=False, quick=True)
     assert made.rows[0].verdict == "chosen" and made.choice is None
     assert tune.measured(shop, "mood") == {}
+
+
+def test_torch_is_what_the_others_are_held_against_where_it_can_be(shop: Shop, tmp_path: Path) -> None:
+    about = tiny_models.text_classifier(tmp_path / "mood")
+    tiny_models.in_torch(tmp_path / "mood")
+    shop.store.add_package("mood", tmp_path / "mood", about)
+    release.deploy(shop, "mood")
+    said: list[str] = []
+    made = tune.tune(shop, "mood", keep=False, quick=True, tell=lambda what, done, total: said.append(what))
+    assert [what.split(" ")[0] for what in said] == ["torch", "onnx"]
+    assert {row.engine: row.agreement for row in made.rows} == {"torch": 1.0, "onnx": 1.0}
+
+
+def test_an_engine_is_chosen_by_its_name_and_the_choice_taken_back(shop: Shop, tmp_path: Path) -> None:
+    about = tiny_models.text_classifier(tmp_path / "mood")
+    tiny_models.in_torch(tmp_path / "mood")
+    shop.store.add_package("mood", tmp_path / "mood", about)
+    model = release.deploy(shop, "mood")
+    package = shop.store.get("mood")
+    assert assembly.engine(model, package, shop.settings).name == "onnx", "the reference is not served unless asked for"
+    assert tune.choose(shop, "mood", "torch").format == "pt2"
+    assert assembly.engine(model, package, shop.settings).name == "torch"
+    tuning.require_sound(shop.store, package)
+    with pytest.raises(BadRequest, match="cannot be served on 'openvino': its formats are for onnx, torch"):
+        tune.choose(shop, "mood", "openvino")
+    assert tune.undo(shop, "mood")
+    assert assembly.engine(model, package, shop.settings).name == "onnx"
+
+
+@pytest.mark.parametrize("form", ["safetensors", "torchscript"])
+def test_a_package_of_what_only_the_factory_may_read_is_not_served(form: str, shop: Shop, tmp_path: Path) -> None:
+    about = tiny_models.text_classifier(tmp_path / "mood")
+    (tmp_path / "mood" / "model.onnx").rename(tmp_path / "mood" / f"model.{form}")
+    shop.store.add_package("mood", tmp_path / "mood", about)
+    with pytest.raises(Conflict, match=f"has only {form}"):
+        release.deploy(shop, "mood")
 
 
 def test_where_there_is_one_way_only_it_says_so(shop: Shop, tmp_path: Path) -> None:
@@ -138,7 +174,7 @@ def test_a_language_model_without_openvino_and_what_the_gateway_makes_of_the_cho
     assert next(one for one in made.rows if one.own).agreement > 0.8
 
     async def served() -> None:
-        fleet = Fleet(shop.store, shop.settings, lambda served, replica, state: None)
+        fleet = Fleet(shop.store, shop.settings, shop.clock, lambda served, replica, state: None)
         tuning.forget(package)
         fleet.offer([offered])
         await fleet.wait_ready()
@@ -157,7 +193,7 @@ def test_a_language_model_without_openvino_and_what_the_gateway_makes_of_the_cho
         await fleet.close()
         with (folder / "weights.gguf").open("ab") as file:
             file.write(b"!")
-        other = Fleet(shop.store, shop.settings, lambda served, replica, state: None)
+        other = Fleet(shop.store, shop.settings, shop.clock, lambda served, replica, state: None)
         other.offer([offered])
         async with asyncio.timeout(10):
             while "tiny" not in other.broken:

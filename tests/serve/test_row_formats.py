@@ -29,8 +29,9 @@ def replicas(run: Run[Any], tmp_path_factory: pytest.TempPathFactory) -> Iterato
     tiny_models.text_classifier(folder)
     openvino.export(folder / "model.onnx", folder / "model.xml")
     openvino.export(folder / "model.onnx", folder / "model.bf16.xml", precision="bf16")
+    tiny_models.in_torch(folder)
     made = {}
-    for form in ("onnx", "openvino", "openvino-bf16"):
+    for form in ("onnx", "openvino", "openvino-bf16", "pt2"):
         made[form] = Replica(Rows(folder, form, format=form, context_tokens=64, threads=2), SystemClock())
         run(made[form].start())
     yield made
@@ -38,16 +39,14 @@ def replicas(run: Run[Any], tmp_path_factory: pytest.TempPathFactory) -> Iterato
         run(replica.stop())
 
 
-class TestOpenVino(AnyEngine, OwnProcess):
+class OtherFormat(AnyEngine, OwnProcess):
+    """What a replica owes in any format. Subclasses give `served`, and how near to ONNX it answers."""
+
     path = "/classify"
     ask: ClassVar[dict[str, Any]] = {"input": ["a lovely film"]}
     calls = SLOTS * 2
-
-    @pytest.fixture(params=["openvino", "openvino-bf16"])
-    def served(self, request: pytest.FixtureRequest, replicas: dict[str, Replica], run: Run[Any]) -> Iterator[Served]:
-        served = Served(replicas[request.param], run)
-        yield served
-        served.pool.close()
+    engine: ClassVar[str]
+    apart: ClassVar[float]
 
     @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
     def test_it_calls_nobody(self, served: Served, tmp_path: Path) -> None:
@@ -59,6 +58,28 @@ class TestOpenVino(AnyEngine, OwnProcess):
         other = Served(replicas["onnx"], served.run)
         ours, theirs = (one.post("/classify", {"input": TEXTS})[1]["data"] for one in (served, other))
         assert [one["label"] for one in ours] == [one["label"] for one in theirs]
-        assert all(a["score"] == pytest.approx(b["score"], abs=0.02) for a, b in zip(ours, theirs, strict=True))
-        assert served.replica.engine.name == "openvino"
+        assert all(a["score"] == pytest.approx(b["score"], abs=self.apart) for a, b in zip(ours, theirs, strict=True))
+        assert served.replica.engine.name == self.engine
         other.pool.close()
+
+
+class TestOpenVino(OtherFormat):
+    engine, apart = "openvino", 0.02
+
+    @pytest.fixture(params=["openvino", "openvino-bf16"])
+    def served(self, request: pytest.FixtureRequest, replicas: dict[str, Replica], run: Run[Any]) -> Iterator[Served]:
+        served = Served(replicas[request.param], run)
+        yield served
+        served.pool.close()
+
+
+class TestTorch(OtherFormat):
+    """The reference: the same arithmetic in full, so the same answers up to the last digits of a float."""
+
+    engine, apart = "torch", 1e-6
+
+    @pytest.fixture
+    def served(self, replicas: dict[str, Replica], run: Run[Any]) -> Iterator[Served]:
+        served = Served(replicas["pt2"], run)
+        yield served
+        served.pool.close()

@@ -117,6 +117,29 @@ def shelve(store: Store, name: str, folder: Path, maker: Any = None) -> ModelPac
     return store.add_package(name, folder, (maker or MAKERS[name])(folder))
 
 
+def in_torch(folder: Path) -> Path:
+    """The `.pt2` of the text classifier that lies in `folder` as ONNX."""
+    import torch
+
+    from tollway.forge.convert import torch_export
+    from tollway.forge.convert.flat import Flat, Source
+
+    class Mood(torch.nn.Module):
+        def __init__(self, weights: torch.Tensor) -> None:
+            super().__init__()
+            self.words = torch.nn.Embedding.from_pretrained(weights)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"logits": (self.words(input_ids) * attention_mask.unsqueeze(2).float()).sum(1)}
+
+    (held,) = [one for one in onnx.load(str(folder / "model.onnx")).graph.initializer if one.name == "weights"]
+    names, axes = ("input_ids", "attention_mask"), {0: "rows", 1: "length"}
+    example = (torch.ones(2, 5, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64))
+    net = Flat(Mood(torch.from_numpy(numpy_helper.to_array(held).copy())), names, ("logits",)).eval()
+    source = Source(net, example, names, ("logits",), dict.fromkeys(names, axes))
+    return torch_export.export(source, folder / "model.pt2")
+
+
 def digits(count: int) -> tuple[list[bytes], list[str]]:
     """PNG pictures of handwritten digits and what they show."""
     from sklearn.datasets import load_digits

@@ -152,11 +152,11 @@ def _genai(settings: Settings, package: ModelPackage, folder: Path, threads: int
 
 
 def _rows(settings: Settings, package: ModelPackage) -> list[Candidate]:
-    """Every format that the package holds, float ones first."""
+    """Every format that the package holds: torch's own first, where it is there, then the other float ones."""
     manifest = package.manifest
-    forms = [form for form in manifest.formats if FORMATS[form].engine in ROWS]
+    forms = [form for form in manifest.formats if FORMATS[form].served and FORMATS[form].engine in ROWS]
     found = []
-    for form in sorted(forms, key=lambda form: bool(FORMATS[form].rounding)):
+    for form in sorted(forms, key=lambda form: (bool(FORMATS[form].rounding), FORMATS[form].engine != "torch")):
         engine = Rows(
             package.folder, manifest.name, version=manifest.version, kind=manifest.kind, input=manifest.input, format=form,
             context_tokens=manifest.context_tokens, embedding_dimensions=manifest.embedding_dimensions,

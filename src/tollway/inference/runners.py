@@ -23,7 +23,7 @@ class Runner(Protocol):
 
 # format -> (module of this package, file below the folder)
 FORMATS: Final[dict[str, tuple[str, str]]] = {
-    name: (one.engine, one.file) for name, one in formats.FORMATS.items() if one.engine in formats.ROWS
+    name: (one.engine, one.file) for name, one in formats.FORMATS.items() if one.served and one.engine in formats.ROWS
 }
 
 

@@ -40,12 +40,12 @@ FORMATS: Final[dict[str, Format]] = {
     "litert-int8": Format("litert", "model.int8.tflite"),
     "litert": Format("litert", "model.tflite"),
     "ctranslate2": Format("speech", "model.bin"),
-    # building a net from these takes the factory; loading a .pt2 evaluates formulas that stand in it; a .torchscript unpickles
+    "pt2": Format("torch", "model.pt2"),
+    # building a net from the first takes the factory's code; reading the second unpickles
     "safetensors": Format("torch", "model.safetensors", served=False),
-    "pt2": Format("torch", "model.pt2", served=False),
     "torchscript": Format("torch", "model.torchscript", served=False),
 }
-ROWS: Final = ("onnx", "openvino", "litert")
+ROWS: Final = ("onnx", "openvino", "litert", "torch")
 """The engines that answer row by row, all in the same kind of replica."""
 SERVED: Final = ("llama_cpp", *ROWS, "speech")
 """The engines that replicas have."""

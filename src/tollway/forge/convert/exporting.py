@@ -267,8 +267,8 @@ def _litert(bench: Bench) -> None:
 def _pt2(bench: Bench) -> None:
     from tollway.forge.convert import torch_export
 
-    path = torch_export.export(bench.source, bench.path("pt2"), longest=bench.longest)
-    run = torch_export.run(path, bench.source)
+    torch_export.export(bench.source, bench.path("pt2"), longest=bench.longest)
+    run = _open(bench, "pt2")
     bench.keep(bench.hold("pt2", run), run)
 
 

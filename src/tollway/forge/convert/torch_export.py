@@ -1,18 +1,19 @@
 """Torch to .pt2 (torch.export): the graph as JSON, the weights as raw bytes, and nothing in it that needs unpickling.
 
-The example inputs, which torch would pickle into the archive, are left out. A .pt2 file is only ever loaded here, right
-after it was written, for its parity check: even without a pickle its shape formulas are evaluated as Python when loading.
+The example inputs, which torch would pickle into the archive, are left out. torch's own reader is never used: even without
+a pickle it evaluates shape formulas of the file as Python. `inference/torch.py` reads the file as data, for the parity check
+as for serving; the names of inputs and outputs lie in the archive beside the graph.
 """
 
+import json
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tollway.forge.convert.flat import Source, dimensions
 from tollway.forge.convert.onnx import last_line, quiet
-from tollway.inference import Arrays
+from tollway.inference.torch import ABOUT
 from tollway.kit.errors import Conflict
 
 
@@ -32,7 +33,8 @@ def export(source: Source, path: Path, *, longest: int = 0) -> Path:
                 hint="Recurrent models do this. Leave pt2 out of [convert] formats; onnx can do it.",
             ) from error
         program._example_inputs = None
-        torch.export.save(program, str(path))
+        about = {"inputs": source.inputs, "outputs": source.outputs}
+        torch.export.save(program, str(path), extra_files={ABOUT: json.dumps(about)})
     refuse_pickles(path)
     return path
 
@@ -46,17 +48,3 @@ def refuse_pickles(path: Path) -> None:
                 raise Conflict(f"{path.name} holds a pickle ({name}); it is not kept.", code="pickle_refused")
             if name.endswith("_config.json") and b'"use_pickle": true' in archive.read(name).replace(b'":true', b'": true'):
                 raise Conflict(f"{path.name} holds pickled tensors ({name}); it is not kept.", code="pickle_refused")
-
-
-def run(path: Path, source: Source) -> Any:
-    """The program just written, as a function from arrays to arrays. For files of our own making only."""
-    refuse_pickles(path)
-    with quiet():
-        module = torch.export.load(str(path)).module()
-
-    def call(arrays: Arrays) -> Arrays:
-        with torch.inference_mode():
-            made = module(*(torch.from_numpy(arrays[name]) for name in source.inputs))
-        return {name: one.numpy() for name, one in zip(source.outputs, made, strict=True)}
-
-    return call

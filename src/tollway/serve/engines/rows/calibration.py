@@ -124,7 +124,9 @@ def fingerprint(folder: Path, format: str, cores: int, cpuinfo: Path = Path("/pr
     lines: set[str] = set()
     with contextlib.suppress(OSError):
         lines = {line.strip() for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith(names)}
-    engine = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai-edge-litert"}.get(format.split("-")[0], "")
+    engine = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai-edge-litert", "pt2": "torch"}.get(
+        format.split("-")[0], ""
+    )
     with contextlib.suppress(metadata.PackageNotFoundError):
         engine += " " + metadata.version(engine)
     manifest = folder / "manifest.toml"
