@@ -23,6 +23,7 @@ from tollway.forge import data, recipe
 from tollway.forge.data import tasks
 from tollway.forge.steps import Run, Runs, Sink
 from tollway.kit.errors import BadRequest, Conflict, NotFound
+from tollway.kit.said import Said, say
 from tollway.sell import feedback
 from tollway.sell.feedback import Feedback
 from tollway.serve import models
@@ -101,10 +102,14 @@ def collect(
             left_out.append(f"{one.id}: {error.message}")
     if len(rows) < least:
         raise Conflict(
-            f"There are {len(rows)} corrections that can be learned; at least {least} are needed.",
+            say(
+                "adaptation.too_few",
+                "There are {count} corrections that can be learned; at least {least} are needed.",
+                count=len(rows),
+                least=least,
+            ),
             code="too_little_feedback",
-            hint="Buyers send them with POST /v1/feedback: input and correction."
-            + (f" Left out: {'; '.join(left_out[:5])}." if left_out else ""),
+            hint=_how(left_out),
         )
     pa: Any = importlib.import_module("pyarrow")
     more = pa.Table.from_pylist(rows, schema=tables["train"].schema)
@@ -136,8 +141,8 @@ def _recipe_of(shop: Shop, offered: models.Model) -> recipe.Recipe:
     path = Runs(shop.settings.home, shop.clock).root / made.run / "recipe.toml" if made.run else None
     if path is None or not path.is_file():
         raise NotFound(
-            f"{offered.name} was not made by a run of this home.",
-            hint="Only models of the factory can be adapted here.",
+            say("adaptation.not_made_here", "{name} was not made by a run of this home.", name=offered.name),
+            hint=say("adaptation.factory_only", "Only models of the factory can be adapted here."),
         )
     return recipe.parse(path.read_text(encoding="utf-8"), str(path))
 
@@ -161,6 +166,14 @@ def _row(task: str, roles: Mapping[str, str], one: Feedback, known: set[str]) ->
         turns = [{"role": str(turn.get("role")), "content": str(turn.get("content"))} for turn in asked]
         return {roles["messages"]: [*turns, {"role": "assistant", "content": str(one.correction)}]}
     raise BadRequest(f"corrections of {task} cannot be learned yet")
+
+
+def _how(left_out: list[str]) -> Said:
+    """Where corrections come from, and which were of no use."""
+    how = say("adaptation.send", "Buyers send them with POST /v1/feedback: input and correction.")
+    if not left_out:
+        return how
+    return say("adaptation.send_left_out", "{how} Left out: {left_out}.", how=how, left_out=left_out[:5])
 
 
 def _answer(task: str, roles: Mapping[str, str], correction: Any, known: set[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from tollway.kit.errors import TollwayError
+from tollway.kit.said import coded
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +39,7 @@ def main() -> int:
         with contextlib.redirect_stdout(sys.stderr), Shop.open(Settings(Path(orders.home))) as shop:
             made = adapt.adapt(shop, orders.model, share=orders.share)
     except TollwayError as error:
-        _say({"code": error.code, "why": str(error)})
+        _say({"code": error.code, "why": str(error), "said": coded(error.said)})
         return 1
     _say({"package": made.run.record.package, "run": made.run.id, "dataset": made.dataset, "taken": made.taken})
     return 0

@@ -19,6 +19,7 @@ from tollway.kit.crew import Crew
 from tollway.kit.errors import Conflict, TollwayError
 from tollway.kit.ids import new_id
 from tollway.kit.jobs import Job
+from tollway.kit.said import said, say
 from tollway.shop import Shop
 
 KIND: Final = "adaptation"
@@ -55,23 +56,33 @@ class Adaptations:
         )  # fmt: skip
         stopping = asyncio.create_task(_kill_when(stop, process))
         try:
-            said, _ = await process.communicate(msgspec.json.encode(orders) + b"\n")
+            heard, _ = await process.communicate(msgspec.json.encode(orders) + b"\n")
         finally:
             stopping.cancel()
             if process.returncode is None:
                 process.kill()
-        word: dict[str, Any] = msgspec.json.decode(said) if said.strip() else {"why": "It ended without a word."}
+        silent = say("adaptation.silent", "The adaptation ended without a word.")
+        nothing = {"why": silent, "said": silent.coded()}
+        word: dict[str, Any] = msgspec.json.decode(heard) if heard.strip() else nothing
         if "package" in word:
-            await self._end(job, "succeeded", f"{word['package']} learned {word['taken']} corrections.", word)
+            learned = say(
+                "adaptation.learned",
+                "{package} learned {taken} corrections.",
+                package=word["package"],
+                taken=word["taken"],
+            )
+            await self._end(job, "succeeded", learned, word)
         elif stop.is_set():
-            await self._end(job, "cancelled", "The adaptation was cancelled.", {})
+            await self._end(job, "cancelled", say("adaptation.cancelled", "The adaptation was cancelled."), {})
         else:
-            raise Conflict(str(word["why"]), code=str(word.get("code", "adaptation_failed")))
+            why = said(word.get("said"), str(word["why"]))
+            raise Conflict(why, code=str(word.get("code", "adaptation_failed")))
 
     async def fail(self, job: Job, error: TollwayError) -> None:
         """Nothing came of it, and why."""
         now_ms, told = self._shop.clock.now_ms(), {"code": error.code, "message": str(error)}
-        await self._desk.recorder.run(lambda conn: jobs.end(conn, now_ms, job.id, "failed", str(error), error=told))
+        words = error.said if not error.hint else say("pair", "{said} {hint}", said=error.said, hint=error.said_hint)
+        await self._desk.recorder.run(lambda conn: jobs.end(conn, now_ms, job.id, "failed", words, error=told))
 
     async def _end(self, job: Job, status: str, message: str, made: dict[str, Any]) -> None:
         now_ms = self._shop.clock.now_ms()
@@ -82,7 +93,10 @@ def ask(conn: sa.Connection, now_ms: int, model: str, by: str) -> Job:
     """Have a model adapted by the gateway's next free moment. Raises Conflict while that is being done already."""
     for job in jobs.list_of(conn, KIND, open_only=True):
         if job.asked["model"] == model:
-            raise Conflict(f"The model {model!r} is being adapted already.", code="already_adapting")
+            raise Conflict(
+                say("adaptation.already", "The model {model!r} is being adapted already.", model=model),
+                code="already_adapting",
+            )
     asked = {"model": model, "by": by}
     made = Job(id=new_id("adapt", now_ms), kind=KIND, org_id="", asked=asked, created_ms=now_ms)
     return jobs.create(conn, made, _OPEN_MAX)

@@ -29,6 +29,7 @@ from tollway.kit.decoding import decode
 from tollway.kit.errors import BadRequest, Conflict, RateLimited, TollwayError, Unavailable
 from tollway.kit.ids import new_id
 from tollway.kit.jobs import Job
+from tollway.kit.said import say
 from tollway.sell import batches, catalog, files, tables
 from tollway.sell.access import Caller
 from tollway.sell.batches import KIND, Order, code_of
@@ -145,14 +146,14 @@ class Batches:
         finally:
             await journal.close()
         told = {"code": error.code, "message": error.message}
-        await self._close(job, journal, "failed", error.message, error=told)
+        await self._close(job, journal, "failed", error.said, error=told)
 
     async def run(self, job: Job, stop: asyncio.Event) -> None:
         """One batch, from where it was to its end."""
         order = batches.order_of(job)
         caller = self._desk.access.caller_of(order.key_id)
         if caller is None:
-            raise Conflict("The key of this batch is gone.", code="key_gone")
+            raise Conflict(say("batch.key_gone", "The key of this batch is gone."), code="key_gone")
         with self._shop.db.read() as conn:
             path = files.path_of(self._files, files.get(conn, job.org_id, order.input_file_id))
         journal = Journal(self._root / job.id)
@@ -280,11 +281,12 @@ class Batches:
     async def _end(self, job: Job, order: Order, path: Path, journal: Journal, stop: asyncio.Event) -> None:
         """Every line is answered, or nobody waits any more."""
         if len(journal.lines) >= order.lines:
-            await self._close(job, journal, "succeeded", "The batch is done.")
+            await self._close(job, journal, "succeeded", say("batch.done", "The batch is done."))
         elif stop.is_set():
-            await self._close(job, journal, "cancelled", "The batch was cancelled.")
+            await self._close(job, journal, "cancelled", say("batch.cancelled", "The batch was cancelled."))
         else:
-            await self._close(job, journal, "expired", "The batch was not done in 24 hours.", expired=path)
+            late = say("batch.expired", "The batch was not done in 24 hours.")
+            await self._close(job, journal, "expired", late, expired=path)
 
     async def _close(
         self,
@@ -383,7 +385,7 @@ def _room() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Unavailable("An answer could not be kept.", code="recording_failed") from error
+        raise Unavailable(say("batch.not_kept", "An answer could not be kept."), code="recording_failed") from error
 
 
 def _row(call_id: str, line: Line, status: int, body: Any) -> dict[str, Any]:

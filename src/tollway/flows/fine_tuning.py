@@ -29,6 +29,7 @@ from tollway.kit.crew import Crew
 from tollway.kit.errors import BadRequest, NotFound, PaymentRequired, TollwayError, Unavailable
 from tollway.kit.ids import new_id
 from tollway.kit.jobs import Job
+from tollway.kit.said import coded, said, say
 from tollway.sell import files, fine_tuning, revision
 from tollway.sell.access import Caller, Grant
 from tollway.sell.fine_tuning import KIND, Order
@@ -206,16 +207,19 @@ class FineTuning:
         """One job, from its claim to its bill."""
         order = fine_tuning.order_of(job)
         if not self._hold(job):
-            raise PaymentRequired("The organization has no subscription any more.", code="no_subscription")
+            raise PaymentRequired(
+                say("job.no_subscription", "The organization has no subscription any more."), code="no_subscription"
+            )
         folder = Path(self._shop.settings.home) / "fine_tuning" / job.id
         made = await asyncio.to_thread(fine_tuning_worker.kept, folder)
         if made is None:
-            outcome = {"stopped": True} if stop.is_set() and job.tries < 2 else await self._train(job, folder, stop)
+            outcome: dict[str, Any] = {"stopped": True} if stop.is_set() and job.tries < 2 else await self._train(job, folder, stop)
             if outcome.get("stopped"):
                 await self._ended(job, "cancelled", int(outcome.get("trained", 0)))
                 return
             if outcome.get("kind") != "made":
-                raise BadRequest(str(outcome["why"]), code=str(outcome["code"]) or "training_failed")
+                why = said(outcome.get("said"), str(outcome["why"]))
+                raise BadRequest(why, code=str(outcome["code"]) or "training_failed")
             made = outcome
             await asyncio.to_thread(fine_tuning_worker.keep, folder, made)
         await self._publish(job, order, made)
@@ -224,9 +228,8 @@ class FineTuning:
         """End a job that cannot be done; it costs nothing."""
         now_ms, told = self._shop.clock.now_ms(), {"code": error.code, "message": error.message, "param": None}
         await self._note_time(job.id)
-        await self._desk.recorder.run(
-            lambda conn: jobs.end(conn, now_ms, job.id, "failed", f"{error.message} It costs nothing.", error=told)
-        )
+        words = say("job.failed_free", "{why} It costs nothing.", why=error.said)
+        await self._desk.recorder.run(lambda conn: jobs.end(conn, now_ms, job.id, "failed", words, error=told))
         self._held.release(job.id)
 
     def busy_us(self, job_id: str) -> int:
@@ -239,7 +242,8 @@ class FineTuning:
 
     async def _train(self, job: Job, folder: Path, stop: asyncio.Event) -> dict[str, Any]:
         """Run the worker to its end; its last word, and how many tokens it had trained."""
-        outcome: dict[str, Any] = {"why": "The training process ended without a word.", "code": "training_failed"}
+        silent = say("tuning.silent", "The training process ended without a word.")
+        outcome: dict[str, Any] = {"why": silent, "said": coded(silent), "code": "training_failed"}
         orders, share = await asyncio.to_thread(self._orders, job, folder), 0.0
         async with contextlib.aclosing(self._worker.words(job.id, orders, stop)) as words:
             async for word in words:
@@ -277,10 +281,15 @@ class FineTuning:
         """A worker's word as an event that the buyer can list; a step more is a sign that it gets further."""
         now_ms = self._shop.clock.now_ms()
         if word["kind"] == "note":
-            await self._desk.recorder.run(lambda conn: jobs.tell(conn, now_ms, job.id, str(word["text"])))
+            text = said(word.get("said"), str(word["text"]))
+            await self._desk.recorder.run(lambda conn: jobs.tell(conn, now_ms, job.id, text))
         elif word["kind"] == "progress":
             step, total, loss = int(word["done"]), int(word["total"]), word.get("loss")
-            text = f"Step {step}/{total}: training loss={loss if loss is not None else '-'}"
+            shown = loss if loss is not None else "-"
+            text = said(
+                {"code": "tuning.step", "figures": {"step": step, "total": total, "loss": str(shown)}},
+                f"Step {step}/{total}: training loss={shown}",
+            )
 
             def note(conn: sa.Connection) -> None:
                 data = {"step": step, "total_steps": total, "train_loss": loss}
@@ -304,7 +313,7 @@ class FineTuning:
             version = package.manifest.version
             models.offer_adapter(conn, now_ms, name, order.base, package.manifest.name, version, job.org_id)
             revision.touch(conn)
-            jobs.tell(conn, now_ms, job.id, "The model is being loaded.")
+            jobs.tell(conn, now_ms, job.id, say("tuning.loading", "The model is being loaded."))
             return jobs.further(conn, job.id, model=name, trained_tokens=order.tokens_max)
 
         await self._desk.recorder.run(offer)
@@ -319,7 +328,7 @@ class FineTuning:
                 if self._desk.fleet.find(name, org_id).ready:
                     return
             await asyncio.sleep(0.1)
-        raise BadRequest("The trained model could not be loaded.", code="model_not_loaded")
+        raise BadRequest(say("tuning.not_loaded", "The trained model could not be loaded."), code="model_not_loaded")
 
     def _shelve(self, job: Job, order: Order, made: dict[str, Any], name: str) -> store.ModelPackage:
         folder = Path(self._shop.settings.home) / "fine_tuning" / job.id / "package"
@@ -351,7 +360,10 @@ class FineTuning:
 
     async def _ended(self, job: Job, status: str, trained: int) -> None:
         now_ms = self._shop.clock.now_ms()
-        words = {"succeeded": "The job is done.", "cancelled": f"The job was cancelled after {trained:,} tokens."}
+        words = {
+            "succeeded": say("job.done", "The job is done."),
+            "cancelled": say("job.cancelled_after", "The job was cancelled after {tokens} tokens.", tokens=trained),
+        }
         await self._note_time(job.id)
         ended = await self._desk.recorder.run(
             lambda conn: jobs.end(

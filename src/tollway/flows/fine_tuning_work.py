@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from tollway.kit import said
 from tollway.kit.errors import TollwayError
 
 CHECKPOINT_EVERY_S = 15
@@ -49,14 +50,27 @@ def main() -> int:
         with contextlib.redirect_stdout(sys.stderr):  # libraries print; our lines go to the real one
             made = work(orders, stop.is_set, _say)
     except TollwayError as error:
-        _say({"kind": "failed", "code": error.code, "why": error.message, "stopped": stop.is_set()})
+        told = {"code": error.code, "why": error.message, "said": said.coded(error.said)}
+        _say({"kind": "failed", **told, "stopped": stop.is_set()})
         return 1
     except Exception as error:  # only its kind is told: its text may quote an example
-        _say({"kind": "failed", "code": "training_failed", "why": f"The training failed ({type(error).__name__}).",
-              "stopped": stop.is_set()})  # fmt: skip
+        why = said.say("tuning.failed", "The training failed ({name}).", name=type(error).__name__)
+        _say(
+            {
+                "kind": "failed",
+                "code": "training_failed",
+                "why": str(why),
+                "said": why.coded(),
+                "stopped": stop.is_set(),
+            }
+        )
         raise
     _say({"kind": "made", **made})
     return 0
+
+
+def _note(tell: Any, words: said.Said) -> None:
+    tell({"kind": "note", "text": str(words), "said": words.coded()})
 
 
 def work(orders: Orders, stopped: Any, say: Any) -> dict[str, Any]:
@@ -68,7 +82,7 @@ def work(orders: Orders, stopped: Any, say: Any) -> dict[str, Any]:
 
     home, clock = Path(orders.folder), SystemClock()
     weights = Path(orders.base_weights)
-    say({"kind": "note", "text": "Preparing the base and the examples."})
+    _note(say, said.say("tuning.preparing", "Preparing the base and the examples."))
     base = Path(orders.bases) / f"{weights.parent.parent.name}-{weights.parent.name}"
     if not (base / "model.safetensors").is_file():
         lm_base.import_gguf(weights, base)
@@ -90,7 +104,7 @@ def work(orders: Orders, stopped: Any, say: Any) -> dict[str, Any]:
 
     prepared = run.step("prepare", {"data": plan.data, "dataset": version.digest}, ("forge/data",), prepare)
     trained = run.step("train", {"train": plan.train, "after": prepared.name}, ("forge/train", "forge/models"), fit)
-    say({"kind": "note", "text": "Writing the adapter and holding it against the trained model."})
+    _note(say, said.say("tuning.writing", "Writing the adapter and holding it against the trained model."))
     adapter = home / "adapter.gguf"
     figures = gguf_export.adapter(trained, adapter, weights, prompts_of=_Examples(data.Prepared(prepared)))
     run.finish("done")

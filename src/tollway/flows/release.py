@@ -14,6 +14,7 @@ from tollway.artifacts import store
 from tollway.artifacts.manifest import Manifest
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.formats import ROWS, SERVED
+from tollway.kit.said import Said, say
 from tollway.sell import catalog, revision
 from tollway.serve import deployments, models
 from tollway.serve.deployments import Record
@@ -35,11 +36,23 @@ def servable(shop: Shop, name: str, version: str | None = None) -> Manifest:
     shop.store.verify(package).require()
     manifest = package.manifest
     if manifest.kind == "adapter" or manifest.engine not in SERVED:
-        what = "is an adapter" if manifest.kind == "adapter" else f"has only {', '.join(manifest.formats)}"
+        only = ", ".join(manifest.formats)
+        why = say(
+            "release.formats",
+            "The package {ref} has only {only}: it cannot be served by itself.",
+            ref=package.ref,
+            only=only,
+        )
+        if manifest.kind == "adapter":
+            why = say(
+                "release.adapter", "The package {ref} is an adapter: it cannot be served by itself.", ref=package.ref
+            )
         raise Conflict(
-            f"The package {name}@{manifest.version} {what}: it cannot be served by itself.",
+            why,
             code="not_servable",
-            hint='Add "onnx" (or "gguf" for language models) to [convert] formats of its recipe.',
+            hint=say(
+                "release.add_format", 'Add "onnx" (or "gguf" for language models) to [convert] formats of its recipe.'
+            ),
         )
     return manifest
 
@@ -67,12 +80,18 @@ def _leave(
     """What a deployment ends: what was measured against the version before means nothing any more."""
     for one in beside:
         if one.version != version:
-            deployments.end(conn, now_ms, one, "ended", f"version {version} was deployed")
+            words = say("rollout.other_deployed", "version {version} was deployed", version=version)
+            deployments.end(conn, now_ms, one, "ended", words)
     if grace_s and before.engine != "upstream":
         deployments.begin(
             conn, now_ms, before.model, before.version, "warm", policy={"grace_s": grace_s}, engine=before.engine,
-            why=f"kept loaded for {grace_s:,} s",
+            why=kept_loaded(grace_s),
         )  # fmt: skip
+
+
+def kept_loaded(grace_s: int) -> Said:
+    """Why the version before is still there."""
+    return say("rollout.kept_loaded", "kept loaded for {grace_s}", grace_s=grace_s)
 
 
 def add_upstream(shop: Shop, name: str, kind: models.Kind, upstream: models.Upstream, title: str = "") -> models.Model:

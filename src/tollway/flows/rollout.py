@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from tollway.kit.errors import BadRequest
+from tollway.kit.said import Said, coded, listed, say
 from tollway.kit.sequential import bounds
 from tollway.serve.stats import BOUNDS_MS, Histogram, Stats
 
@@ -103,6 +104,12 @@ class Finding(msgspec.Struct, frozen=True):
     limit: float | None
     trials: int
     words: str
+    said: dict[str, Any] | None = None  # the words as code and figures
+
+    @property
+    def sentence(self) -> Said:
+        """The words, with what they were made of."""
+        return Said(self.words, **(self.said or {}))
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -111,6 +118,17 @@ class Verdict(msgspec.Struct, frozen=True):
     decision: Decision
     why: str
     findings: tuple[Finding, ...] = ()
+    said: dict[str, Any] | None = None  # why, as code and figures
+
+    @property
+    def reason(self) -> Said:
+        """Why, with what it was made of."""
+        return Said(self.why, **(self.said or {}))
+
+
+def verdict(decision: Decision, why: str, findings: tuple[Finding, ...] = ()) -> Verdict:
+    """A decision with its reason, which keeps its code and figures."""
+    return Verdict(decision, str(why), findings, coded(why))
 
 
 def judge(policy: Policy, canary: Side, stable: Side, agreement: Agreement, elapsed_s: float) -> Verdict:
@@ -135,13 +153,16 @@ def judge(policy: Policy, canary: Side, stable: Side, agreement: Agreement, elap
     calls = max(canary.tried, agreement.compared)
     bad = [one for one in findings if one.state == "bad" and one.name not in ("cost", "margin")]
     if bad:
-        return Verdict("roll back", "; ".join(one.words for one in bad), findings)
+        return verdict("roll back", listed([one.sentence for one in bad]), findings)
     if calls >= policy.min_calls and elapsed_s >= policy.promote_after_s:
         return _due(policy, calls, canary, findings, elapsed_s)
     if elapsed_s >= policy.max_time_s and policy.automatic:
-        what = f"only {calls:,} of {policy.min_calls:,} calls in {_span(elapsed_s)}: too few to tell"
-        return Verdict("roll back", what, findings)
-    return Verdict("go on", _so_far(policy, calls, elapsed_s), findings)
+        what = say(
+            "rollout.too_few", "only {calls} of {asked} calls in {elapsed_s}: too few to tell", calls=calls,
+            asked=policy.min_calls, elapsed_s=elapsed_s,
+        )  # fmt: skip
+        return verdict("roll back", what, findings)
+    return verdict("go on", _so_far(policy, calls, elapsed_s), findings)
 
 
 def _due(policy: Policy, calls: int, canary: Side, findings: tuple[Finding, ...], elapsed_s: float) -> Verdict:
@@ -149,23 +170,33 @@ def _due(policy: Policy, calls: int, canary: Side, findings: tuple[Finding, ...]
     against = [one for one in findings if one.state in ("open", "bad")]
     dear = [one for one in against if one.state == "bad"]
     if dear:
-        return Verdict("roll back", "; ".join(one.words for one in dear), findings)
+        return verdict("roll back", listed([one.sentence for one in dear]), findings)
     if against:
-        said = "; ".join(one.words for one in against)
+        found = [one.sentence for one in against]
         if elapsed_s >= policy.max_time_s and policy.automatic:
-            return Verdict("roll back", f"after {_span(elapsed_s)} still {said}", findings)
-        return Verdict("go on", f"{said}; not beyond doubt, so it goes on", findings)
+            late = say("rollout.still", "after {elapsed_s} still {found}", elapsed_s=elapsed_s, found=found)
+            return verdict("roll back", late, findings)
+        return verdict("go on", say("rollout.doubt", "{found}; not beyond doubt, so it goes on", found=found), findings)
     hidden = bounds(canary.stats.errors, canary.tried, policy.chance)[1]
-    good = "; ".join(one.words for one in findings if one.state == "good")
-    why = f"{calls:,} calls in {_span(elapsed_s)}: {good}. An error rate above {_percent(hidden)} would have shown"
-    return Verdict("promote", why, findings)
+    why = say(
+        "rollout.due",
+        "{calls} calls in {elapsed_s}: {good}. An error rate above {hidden_share} would have shown",
+        calls=calls,
+        elapsed_s=elapsed_s,
+        good=[one.sentence for one in findings if one.state == "good"],
+        hidden_share=hidden,
+    )
+    return verdict("promote", why, findings)
 
 
-def _so_far(policy: Policy, calls: int, elapsed_s: float) -> str:
-    parts = [f"{calls:,} of {policy.min_calls:,} calls"]
-    if elapsed_s < policy.promote_after_s:
-        parts.append(f"{_span(elapsed_s)} of {_span(policy.promote_after_s)}")
-    return ", ".join(parts)
+def _so_far(policy: Policy, calls: int, elapsed_s: float) -> Said:
+    asked, wanted_s = policy.min_calls, policy.promote_after_s
+    if elapsed_s >= wanted_s:
+        return say("rollout.calls_so_far", "{calls} of {asked} calls", calls=calls, asked=asked)
+    return say(
+        "rollout.so_far", "{calls} of {asked} calls, {elapsed_s} of {wanted_s}", calls=calls, asked=asked,
+        elapsed_s=elapsed_s, wanted_s=wanted_s,
+    )  # fmt: skip
 
 
 # -- the measures ------------------------------------------------------------------------------------------------------
@@ -178,13 +209,14 @@ def _errors(policy: Policy, canary: Side, stable: Side, chance: float) -> Findin
     most = bounds(stable.stats.errors, stable.tried, chance / 2)[1] if stable.tried >= _COMPARABLE else 0.0
     limit = (usual or 0.0) + policy.max_error
     state = _state(seen, worse=low > most + policy.max_error, within=seen is not None and seen <= limit)
-    against = (
-        f"{_percent(usual)} of the stable version's" if usual is not None else "none of the stable version's to compare"
-    )
-    words = (
-        f"{failed:,} of {tried:,} calls failed ({_percent(seen)}) against {against}, at most {_percent(limit)} allowed"
-    )
-    return Finding("errors", "share", state, seen, usual, limit, tried, words)
+    against = say("rollout.usual_errors", "{usual_share} of the stable version's", usual_share=usual)
+    if usual is None:
+        against = say("rollout.usual_none", "none of the stable version's to compare")
+    words = say(
+        "rollout.errors", "{failed} of {tried} calls failed ({seen_share}) against {against}, at most {limit_share} allowed",
+        failed=failed, tried=tried, seen_share=seen, against=against, limit_share=limit,
+    )  # fmt: skip
+    return _finding("errors", "share", state, seen, usual, limit, tried, words)
 
 
 def _refusals(policy: Policy, canary: Side, stable: Side, chance: float) -> Finding | None:
@@ -197,8 +229,11 @@ def _refusals(policy: Policy, canary: Side, stable: Side, chance: float) -> Find
     low, most = bounds(mine, asked, chance / 2)[0], bounds(usual, asked_usually, chance / 2)[1]
     limit = before + policy.max_error
     state = _state(seen, worse=low > most + policy.max_error, within=seen <= limit)
-    words = f"{mine:,} of {asked:,} requests refused ({_percent(seen)}) against {_percent(before)}"
-    return Finding("refused", "share", state, seen, before, limit, asked, words)
+    words = say(
+        "rollout.refused", "{refused} of {asked} requests refused ({seen_share}) against {usual_share}", refused=mine,
+        asked=asked, seen_share=seen, usual_share=before,
+    )  # fmt: skip
+    return _finding("refused", "share", state, seen, before, limit, asked, words)
 
 
 def _slower(name: str, ratio: float, canary: Histogram, stable: Histogram, chance: float) -> Finding | None:
@@ -214,9 +249,17 @@ def _slower(name: str, ratio: float, canary: Histogram, stable: Histogram, chanc
     slow, slow_usually = sum(canary.buckets[beyond + 1 :]), sum(stable.buckets[at + 1 :])
     low, most = bounds(slow, canary.count, chance / 2)[0], bounds(slow_usually, stable.count, chance / 2)[1]
     state = _state(seen_ms, worse=low > most and seen_ms > limit_ms, within=seen_ms <= limit_ms)
-    what = "answers" if name == "latency" else "first tokens"
-    words = f"{what} within {_ms(seen_ms)} (95 of 100) against {_ms(usual_ms)}, at most {_ms(limit_ms)} allowed"
-    return Finding(name, "ms", state, seen_ms, usual_ms, limit_ms, canary.count, words)
+    figures = {"seen_ms": seen_ms, "usual_ms": usual_ms, "limit_ms": limit_ms}
+    if name == "latency":
+        words = say(
+            "rollout.latency", "answers within {seen_ms} (95 of 100) against {usual_ms}, at most {limit_ms} allowed", **figures
+        )  # fmt: skip
+    else:
+        words = say(
+            "rollout.first_token", "first tokens within {seen_ms} (95 of 100) against {usual_ms}, at most {limit_ms} allowed",
+            **figures,
+        )  # fmt: skip
+    return _finding(name, "ms", state, seen_ms, usual_ms, limit_ms, canary.count, words)
 
 
 def _ratings(policy: Policy, canary: Side, stable: Side, chance: float) -> Finding | None:
@@ -228,8 +271,11 @@ def _ratings(policy: Policy, canary: Side, stable: Side, chance: float) -> Findi
     worse = bounds(canary.bad, canary.rated, chance / 2)[0] > most + policy.max_bad
     # a handful of ratings proves nothing either way: they stand in the way only when they are beyond doubt
     state: State = "bad" if worse else "good" if seen <= limit else "unknown"
-    words = f"{canary.bad:,} of {canary.rated:,} ratings bad ({_percent(seen)}) against {_percent(usual)}"
-    return Finding("ratings", "share", state, seen, usual, limit, canary.rated, words)
+    words = say(
+        "rollout.ratings", "{bad} of {rated} ratings bad ({seen_share}) against {usual_share}", bad=canary.bad,
+        rated=canary.rated, seen_share=seen, usual_share=usual,
+    )  # fmt: skip
+    return _finding("ratings", "share", state, seen, usual, limit, canary.rated, words)
 
 
 def _agreement(policy: Policy, agreement: Agreement, chance: float) -> Finding | None:
@@ -242,9 +288,13 @@ def _agreement(policy: Policy, agreement: Agreement, chance: float) -> Finding |
     state: State = _state(seen, worse=most < asked, within=within) if asked else "good"
     if seen is None:
         state = "open"
-    wanted = f", at least {_percent(asked)} asked" if asked else ""
-    words = f"{agreement.agreed:,} of {agreement.compared:,} answers as the stable version's ({_percent(seen)}){wanted}"
-    return Finding("agreement", "share", state, seen, None, asked or None, agreement.compared, words)
+    words = say(
+        "rollout.agreement", "{agreed} of {compared} answers as the stable version's ({seen_share})",
+        agreed=agreement.agreed, compared=agreement.compared, seen_share=seen,
+    )  # fmt: skip
+    if asked:
+        words = say("rollout.agreement_asked", "{found}, at least {asked_share} asked", found=words, asked_share=asked)
+    return _finding("agreement", "share", state, seen, None, asked or None, agreement.compared, words)
 
 
 def _cost(policy: Policy, canary: Side, stable: Side) -> Finding | None:
@@ -255,8 +305,11 @@ def _cost(policy: Policy, canary: Side, stable: Side) -> Finding | None:
     state: State = "good"
     if policy.max_cost_ratio is not None:
         state = "good" if ratio <= policy.max_cost_ratio else "bad"
-    words = f"a call takes {_ms(mine / canary.tried / 1e3)} of the engine, {ratio:.2f} times the stable version's"
-    return Finding("cost", "ratio", state, ratio, 1.0, policy.max_cost_ratio, canary.tried, words)
+    words = say(
+        "rollout.cost", "a call takes {took_ms} of the engine, {ratio} times the stable version's",
+        took_ms=mine / canary.tried / 1e3, ratio=ratio,
+    )  # fmt: skip
+    return _finding("cost", "ratio", state, ratio, 1.0, policy.max_cost_ratio, canary.tried, words)
 
 
 def _margin(policy: Policy, canary: Side, stable: Side) -> Finding | None:
@@ -266,8 +319,12 @@ def _margin(policy: Policy, canary: Side, stable: Side) -> Finding | None:
     state: State = "good"
     if policy.min_margin is not None:
         state = "good" if mine >= policy.min_margin else "bad"
-    words = f"margin {_percent(mine)} of the price" + (f" against {_percent(usual)}" if usual is not None else "")
-    return Finding("margin", "share", state, mine, usual, policy.min_margin, canary.sold, words)
+    words = say("rollout.margin", "margin {seen_share} of the price", seen_share=mine)
+    if usual is not None:
+        words = say(
+            "rollout.margin_against", "margin {seen_share} of the price against {usual_share}", seen_share=mine, usual_share=usual
+        )  # fmt: skip
+    return _finding("margin", "share", state, mine, usual, policy.min_margin, canary.sold, words)
 
 
 def _margin_of(side: Side) -> float | None:
@@ -275,6 +332,13 @@ def _margin_of(side: Side) -> float | None:
 
 
 # -- small parts -------------------------------------------------------------------------------------------------------
+
+
+def _finding(
+    name: str, unit: str, state: State, canary: float | None, stable: float | None, limit: float | None, trials: int,
+    words: Said,
+) -> Finding:  # fmt: skip
+    return Finding(name, unit, state, canary, stable, limit, trials, str(words), words.coded())
 
 
 def _state(seen: float | None, *, worse: bool, within: bool) -> State:
@@ -290,29 +354,6 @@ def _bucket(took_ms: float) -> int:
 
 def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _percent(share: float | None) -> str:
-    if share is None:
-        return "none"
-    return f"{share * 100:.{0 if share in (0, 1) else 1 if abs(share) >= 0.001 else 2}f} %"
-
-
-def _ms(took_ms: float) -> str:
-    return (
-        f"{took_ms / 1e3:,.1f} s"
-        if took_ms >= 10_000
-        else f"{took_ms:,.0f} ms"
-        if took_ms >= 10
-        else f"{took_ms:.1f} ms"
-    )
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def policy_of(given: dict[str, Any]) -> Policy:

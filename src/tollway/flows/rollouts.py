@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from tollway.flows import versions
 from tollway.flows.copies import Copies, Target
-from tollway.flows.rollout import Policy, Verdict, judge, policy_of
+from tollway.flows.rollout import Policy, Verdict, judge, policy_of, verdict
 from tollway.flows.rollout_figures import Figures, Growth, Part, figures_of, read
 from tollway.insight import economics, versions_sold
 from tollway.kit import log
@@ -26,6 +26,7 @@ from tollway.kit.clock import Clock
 from tollway.kit.db import Database
 from tollway.kit.errors import TollwayError
 from tollway.kit.ids import new_id
+from tollway.kit.said import say
 from tollway.sell.metering import Recorder
 from tollway.serve import deployments, models
 from tollway.serve.deployments import Record
@@ -113,7 +114,7 @@ class Rollouts:
         now = self._stable.get(warm.model)
         since_ms = warm.began_ms if now is None else now.ready_ms  # from when the other one answers
         if since_ms is not None and now_ms - since_ms >= 1000 * int(warm.policy.get("grace_s", 0)):
-            await self._end(warm, "its grace time is over")
+            await self._end(warm, say("rollout.grace_over", "its grace time is over"))
 
     # -- one version beside the stable one -----------------------------------------------------------------------------
 
@@ -122,7 +123,7 @@ class Rollouts:
         served = self._served(record)
         trouble = self._trouble(record, served)
         if trouble:
-            await self._decide(watched, Verdict("roll back", trouble, figures.verdict.findings))
+            await self._decide(watched, verdict("roll back", trouble, figures.verdict.findings))
             return
         if record.ready_ms is None:
             if served is not None and served.available:
@@ -130,23 +131,23 @@ class Rollouts:
                 await self._recorder.run(lambda conn: deployments.note_ready(conn, now_ms, record.id))
                 watched.record = msgspec.structs.replace(record, ready_ms=now_ms)
             elif now_ms - record.began_ms > 1000 * _READY_WITHIN_S:
-                why = f"it was not ready within {_READY_WITHIN_S // 60} minutes"
-                await self._decide(watched, Verdict("roll back", why))
+                why = say("rollout.not_ready", "it was not ready within {limit_s}", limit_s=_READY_WITHIN_S)
+                await self._decide(watched, verdict("roll back", why))
             return
         self._measure(watched, served)
         policy, elapsed_s = policy_of(record.policy), (now_ms - record.ready_ms) / 1000
-        verdict = judge(policy, figures.canary, figures.stable, figures.agreement, elapsed_s)
-        due = verdict.decision == "promote" and _may(record, policy)
+        found = judge(policy, figures.canary, figures.stable, figures.agreement, elapsed_s)
+        due = found.decision == "promote" and _may(record, policy)
         if due or self._clock.monotonic() >= watched.sold_again_at:
             await self._read_sold(watched)
-            verdict = judge(policy, figures.canary, figures.stable, figures.agreement, elapsed_s)
-        watched.changed = watched.changed or verdict.why != figures.verdict.why
-        figures.verdict = verdict
-        if verdict.decision == "roll back" or (verdict.decision == "promote" and _may(record, policy)):
-            await self._decide(watched, verdict)
+            found = judge(policy, figures.canary, figures.stable, figures.agreement, elapsed_s)
+        watched.changed = watched.changed or found.why != figures.verdict.why
+        figures.verdict = found
+        if found.decision == "roll back" or (found.decision == "promote" and _may(record, policy)):
+            await self._decide(watched, found)
         elif watched.changed and now_ms - watched.noted_ms >= _NOTE_EVERY_MS:
             watched.noted_ms, watched.changed = now_ms, False
-            await self._recorder.run(lambda conn: self._note(conn, watched), lambda found: _adopt(watched, found))
+            await self._recorder.run(lambda conn: self._note(conn, watched), lambda noted: _adopt(watched, noted))
 
     def _measure(self, watched: _Watched, served: Served | None) -> None:
         """Add what happened since the last look."""
@@ -189,7 +190,7 @@ class Rollouts:
             figures.canary, figures.stable, figures.agreement, figures.verdict, others | {self._me: watched.own}
         )
         found.add_up()
-        deployments.note_figures(conn, id_, msgspec.to_builtins(found), figures.verdict.why)
+        deployments.note_figures(conn, id_, msgspec.to_builtins(found), figures.verdict.reason)
         return found
 
     async def _read_sold(self, watched: _Watched) -> None:
@@ -213,31 +214,31 @@ class Rollouts:
 
     # -- acting ---------------------------------------------------------------------------------------------------------
 
-    async def _decide(self, watched: _Watched, verdict: Verdict) -> None:
+    async def _decide(self, watched: _Watched, found: Verdict) -> None:
         """Write the outcome, with the figures it rests on; the gateway's next look at the database carries it out."""
         record = watched.record
-        watched.figures.verdict = verdict
+        watched.figures.verdict = found
         now_ms = self._clock.now_ms()
 
         def work(conn: sa.Connection) -> bool:
             if not deployments.get(conn, record.id, to_change=True).running:
                 return False  # somebody was faster
             self._note(conn, watched)
-            if verdict.decision == "roll back":
-                versions.roll_back_in(conn, now_ms, record, verdict.why)
+            if found.decision == "roll back":
+                versions.roll_back_in(conn, now_ms, record, found.reason)
             elif record.role == "canary":
-                versions.promote_in(conn, now_ms, record, verdict.why)
+                versions.promote_in(conn, now_ms, record, found.reason)
             else:
-                versions.end_in(conn, now_ms, record, verdict.why)
+                versions.end_in(conn, now_ms, record, found.reason)
             return True
 
         decided = await self._recorder.run(work)
         self._watched.pop(record.id, None)
         if not decided:
             return  # whoever was faster has said it
-        self.on_decided(record.model, verdict.decision)
+        self.on_decided(record.model, found.decision)
         _log.warning("rollout decided", model=record.model, version=record.version, role=record.role,
-                     decision=verdict.decision, why=verdict.why)  # fmt: skip
+                     decision=found.decision, why=found.why)  # fmt: skip
 
     async def _end(self, record: Record, why: str) -> None:
         def work(conn: sa.Connection) -> None:
@@ -290,14 +291,19 @@ class Rollouts:
         """Why this version cannot work, in words; "" while it may."""
         broken = self._fleet.broken_version(record.model, record.version)
         if broken is not None and served is None:
-            return f"it cannot be served: {broken.message}"
+            return say("rollout.broken", "it cannot be served: {failure}", failure=broken.said)
         if served is None or served.passes_through:
             return ""
         for replica in served.replicas:
             if replica.restarts >= _LIVES:
-                return f"its replica keeps dying ({replica.restarts} times): {replica.last_failure}"[:400]
+                return say(
+                    "rollout.keeps_dying", "its replica keeps dying ({times} times): {failure}", times=replica.restarts,
+                    failure=_short(replica.last_failure),
+                )  # fmt: skip
             if not served.ready and replica.last_failure and replica.state is not State.READY and replica.restarts >= 2:
-                return f"its replica does not come up: {replica.last_failure}"[:400]
+                return say(
+                    "rollout.not_up", "its replica does not come up: {failure}", failure=_short(replica.last_failure)
+                )  # fmt: skip
         return ""
 
 
@@ -307,6 +313,11 @@ async def _alone(record: Record, work: Awaitable[None]) -> None:
         await work
     except Exception as error:  # noqa: BLE001 - logged; it is looked at again
         _log.error("a version not looked at", model=record.model, version=record.version, error=repr(error)[:300])
+
+
+def _short(failure: str) -> str:
+    """What a replica said last, at a length for a reason."""
+    return failure if len(failure) <= 340 else failure[:340]
 
 
 def _may(record: Record, policy: Policy) -> bool:

@@ -9,7 +9,7 @@ Each is one transaction, with the reason kept; running gateways follow within a 
 end in `_in` work inside a transaction that is already open: the gateway's own, when it decides by itself.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -17,10 +17,15 @@ import sqlalchemy as sa
 from tollway.flows import release
 from tollway.flows.rollout import Policy
 from tollway.kit.errors import BadRequest, Conflict, NotFound
+from tollway.kit.said import say
 from tollway.sell import revision
 from tollway.serve import deployments, models
 from tollway.serve.deployments import Record, Role
 from tollway.shop import Shop
+
+_PROMOTED: Final = say("rollout.by_hand_promoted", "promoted by hand")
+_TAKEN_BACK: Final = say("rollout.by_hand_back", "taken back by hand")
+_ENDED: Final = say("rollout.by_hand_ended", "ended by hand")
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -37,18 +42,40 @@ def start(shop: Shop, name: str, version: str | None, role: Role, share: int, po
     """Put a version into service beside the stable one, as canary or shadow. The same version again gets the new share and
     policy, and what was measured of it stays. Raises Conflict for models that have no versions of their own."""
     if not 1 <= share <= 100:
-        raise BadRequest(f"A share is 1 to 100 percent, not {share}.", param="share", hint="For example --canary 10%.")
+        raise BadRequest(
+            say("versions.share", "A share is 1 to 100 percent, not {share}.", share=share),
+            param="share",
+            hint=say("versions.share_hint", "For example --canary 10%."),
+        )
     rules = msgspec.to_builtins(policy or Policy())
     manifest = release.servable(shop, name, version)
     with shop.db.write() as conn:
         model = _with_versions(conn, name)
         if model.kind != manifest.kind:
-            raise Conflict(f"{name} is on offer as {model.kind}, version {manifest.version} is {manifest.kind}.")
+            raise Conflict(
+                say(
+                    "versions.kind",
+                    "{name} is on offer as {kind}, version {version} is {other}.",
+                    name=name,
+                    kind=model.kind,
+                    version=manifest.version,
+                    other=manifest.kind,
+                )
+            )
         if model.version == manifest.version:
             raise Conflict(
-                f"Version {manifest.version} answers all calls to {name} already.",
+                say(
+                    "versions.already",
+                    "Version {version} answers all calls to {name} already.",
+                    version=manifest.version,
+                    name=name,
+                ),
                 code="already_stable",
-                hint=f"Name another one: tollway deploy {name}@VERSION. `tollway model list --all` shows them.",
+                hint=say(
+                    "versions.another",
+                    "Name another one: tollway deploy {name}@VERSION. `tollway model list --all` shows them.",
+                    name=name,
+                ),
             )
         now_ms, now = shop.clock.now_ms(), deployments.running(conn, name)
         mine = now.get(role)
@@ -57,7 +84,9 @@ def start(shop: Shop, name: str, version: str | None, role: Role, share: int, po
         else:
             for other, one in now.items():
                 if one.version == manifest.version and other != role:
-                    deployments.end(conn, now_ms, one, "ended", f"it became the {role}")
+                    deployments.end(
+                        conn, now_ms, one, "ended", say("rollout.became", "it became the {role}", role=role)
+                    )
             made = deployments.begin(
                 conn, now_ms, name, manifest.version, role, share=share, policy=rules, engine=manifest.engine
             )
@@ -65,7 +94,7 @@ def start(shop: Shop, name: str, version: str | None, role: Role, share: int, po
     return made
 
 
-def promote(shop: Shop, name: str, why: str = "promoted by hand") -> Record:
+def promote(shop: Shop, name: str, why: str = _PROMOTED) -> Record:
     """The canary answers all calls. Raises NotFound when there is none."""
     with shop.db.write() as conn:
         canary = deployments.running(conn, name).get("canary")
@@ -93,7 +122,7 @@ def move_in(
     before = deployments.running(conn, model.name).get("stable")
     models.offer_package(conn, now_ms, model.name, model.kind, version, model.title, engine)
     if before is not None and before.version != version and grace_s and before.engine != "upstream":
-        why = f"kept loaded for {grace_s:,} s"
+        why = release.kept_loaded(grace_s)
         rules = {"grace_s": grace_s}
         deployments.begin(conn, now_ms, model.name, before.version, "warm", policy=rules, engine=before.engine, why=why)
     revision.touch(conn)
@@ -112,7 +141,7 @@ def end_in(conn: sa.Connection, now_ms: int, one: Record, why: str) -> None:
     revision.touch(conn)
 
 
-def back(shop: Shop, name: str, why: str = "taken back by hand") -> Record:
+def back(shop: Shop, name: str, why: str = _TAKEN_BACK) -> Record:
     """The way back from the last step: a canary that runs is taken back; without one, the version before answers again, at
     once while it is warm. Raises Conflict when there is nothing to go back to."""
     with shop.db.write() as conn:
@@ -129,12 +158,19 @@ def back_in(conn: sa.Connection, now_ms: int, model: models.Model, why: str, che
     """The version before answers again."""
     before = deployments.version_before(conn, model.name)
     if before is None or before.engine == "upstream":
-        there = before is not None
+        there, before_it = before is not None, {"version": model.version, "name": model.name}
         raise Conflict(
-            f"Before version {model.version}, {model.name} was answered "
-            + ("by an upstream." if there else "by nothing: there is no version to go back to."),
+            say("versions.was_upstream", "Before version {version}, {name} was answered by an upstream.", **before_it)
+            if there
+            else say(
+                "versions.was_nothing",
+                "Before version {version}, {name} was answered by nothing: there is no version to go back to.",
+                **before_it,
+            ),
             code="no_way_back",
-            hint="`tollway model add` offers an upstream." if there else "`tollway model list --all` shows the shelf.",
+            hint=say("versions.add_upstream", "`tollway model add` offers an upstream.")
+            if there
+            else say("versions.shelf", "`tollway model list --all` shows the shelf."),
         )
     if check is not None:
         check(before.version)
@@ -145,7 +181,7 @@ def back_in(conn: sa.Connection, now_ms: int, model: models.Model, why: str, che
     return move_in(conn, now_ms, model, before.version, engine)
 
 
-def stop(shop: Shop, name: str, why: str = "ended by hand") -> list[Record]:
+def stop(shop: Shop, name: str, why: str = _ENDED) -> list[Record]:
     """End the canary, the shadow and what is kept warm. Raises NotFound when there is none of them."""
     with shop.db.write() as conn:
         beside = [one for role, one in deployments.running(conn, name).items() if role != "stable"]
@@ -173,15 +209,24 @@ def _with_versions(conn: sa.Connection, name: str) -> models.Model:
     model = models.get_model(conn, name)
     if model.base:
         raise Conflict(
-            f"{name} is an adapter on {model.base}: it has no replicas of its own to share calls with.",
+            say(
+                "versions.adapter",
+                "{name} is an adapter on {base}: it has no replicas of its own to share calls with.",
+                name=name,
+                base=model.base,
+            ),
             code="adapter",
-            hint=f"A new version of the adapter takes over when {model.base} has loaded it; calls are not shared out.",
+            hint=say(
+                "versions.adapter_hint",
+                "A new version of the adapter takes over when {base} has loaded it; calls are not shared out.",
+                base=model.base,
+            ),
         )
     if model.engine == "upstream":
         raise Conflict(
-            f"{name} is answered by an upstream: its versions are not ours.",
+            say("versions.upstream", "{name} is answered by an upstream: its versions are not ours.", name=name),
             code="upstream",
-            hint="Offer the package under a name of its own, or deploy it without a canary.",
+            hint=say("versions.own_name", "Offer the package under a name of its own, or deploy it without a canary."),
         )
     return model
 

@@ -10,6 +10,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from tollway.kit.errors import BadRequest
+from tollway.kit.said import say
 
 SHORTEST: Final = 10
 LONGEST: Final = 200
@@ -28,10 +29,10 @@ def hash_password(password: str) -> str:
     """The text to store. Raises BadRequest for a password outside 10 to 200 characters."""
     if not SHORTEST <= len(password) <= LONGEST:
         raise BadRequest(
-            f"A password needs {SHORTEST} to {LONGEST} characters.",
+            say("password.length", "A password needs {least} to {most} characters.", least=SHORTEST, most=LONGEST),
             code="invalid_password",
             param="password",
-            hint="Three or four unrelated words make a good one.",
+            hint=say("password.words", "Three or four unrelated words make a good one."),
         )
     return _hasher.hash(password)
 

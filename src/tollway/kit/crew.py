@@ -18,6 +18,7 @@ from tollway.kit.clock import Clock
 from tollway.kit.errors import Conflict, TollwayError, Unavailable
 from tollway.kit.ids import new_id
 from tollway.kit.jobs import Job
+from tollway.kit.said import say
 
 BEAT_S: Final = 3.0
 LOOK_S: Final = 5.0
@@ -113,7 +114,7 @@ class Crew:
         try:
             try:
                 if found.tries > TRIES_MAX:
-                    raise Conflict("The work was broken off too often.", code="job_broken_off")
+                    raise Conflict(say("job.broken_off", "The work was broken off too often."), code="job_broken_off")
                 await self._work.run(found, self._stops[found.id])
             except Unavailable as error:
                 _log.warning("job waits", job=found.id, error=error.message)
@@ -122,7 +123,7 @@ class Crew:
                 await self._work.fail(found, error)
             except Exception as error:  # noqa: BLE001 - logged; the job is told that it was us, and the crew goes on
                 _log.error("job broke", job=found.id, exc_info=error)
-                await self._work.fail(found, TollwayError("Something went wrong on our side."))
+                await self._work.fail(found, TollwayError(say("job.our_side", "Something went wrong on our side.")))
         except TollwayError as error:
             _log.warning("job could not be ended", job=found.id, error=error.message)
             self._rest(found)

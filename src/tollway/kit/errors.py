@@ -12,6 +12,7 @@
     +-- Unavailable            503 / 9   we cannot serve it now; nothing was billed
 
 A message says what happened and why; `hint` says what to do next. Messages never carry prompts, keys or stack traces.
+Both may be made by `kit/said.py: say`: then the console says them in the reader's language.
 """
 
 
@@ -32,10 +33,12 @@ class TollwayError(Exception):
         hint: str = "",
         retry_after_s: float | None = None,
     ) -> None:
-        self.message = message or (type(self).__doc__ or "").strip()
+        self.said = message or (type(self).__doc__ or "").strip()  # the words as given: see kit/said.py
+        self.said_hint = hint
+        self.message = str(self.said)
         self.code = code or type(self).code
         self.param = param
-        self.hint = hint
+        self.hint = str(hint)
         self.retry_after_s = retry_after_s
         super().__init__(self.message)
 

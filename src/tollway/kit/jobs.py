@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from tollway.kit.db import metadata
 from tollway.kit.errors import Conflict, NotFound
 from tollway.kit.ids import new_id
+from tollway.kit.said import coded, say
 
 OPEN: Final = ("queued", "running")
 LEASE_MS: Final = 30_000
@@ -54,6 +55,7 @@ job_event = sa.Table(
     sa.Column("kind", sa.String(10), nullable=False),  # message | metrics
     sa.Column("message", sa.String(400), nullable=False),
     sa.Column("data", sa.JSON, nullable=False),
+    sa.Column("said", sa.JSON),  # the message as code and figures (kit/said.py)
 )
 
 # How long this machine worked on a job in each UTC hour, in a process that is no replica: for the cost books.
@@ -101,6 +103,7 @@ class JobEvent(msgspec.Struct, frozen=True):
     kind: str
     message: str
     data: dict[str, Any]
+    said: dict[str, Any] | None = None
 
 
 # -- the rows ----------------------------------------------------------------------------------------------------------
@@ -113,12 +116,12 @@ def create(conn: sa.Connection, made: Job, open_max: int) -> Job:
     )
     if conn.execute(waiting).scalar_one() >= open_max:
         raise Conflict(
-            f"{open_max} jobs of this organization are waiting or running.",
+            say("job.too_many", "{count} jobs of this organization are waiting or running.", count=open_max),
             code="too_many_jobs",
-            hint="Wait for one of them, or cancel one.",
+            hint=say("job.too_many_hint", "Wait for one of them, or cancel one."),
         )
     conn.execute(job.insert().values(**msgspec.structs.asdict(made)))
-    tell(conn, made.created_ms, made.id, "The job is waiting for its turn.")
+    tell(conn, made.created_ms, made.id, say("job.waits", "The job is waiting for its turn."))
     return made
 
 
@@ -201,9 +204,12 @@ def ask_to_cancel(conn: sa.Connection, now_ms: int, kind: str, org_id: str, job_
     """Ask for the end of a job; one that waits is cancelled at once. Raises Conflict for one that has ended."""
     found = get(conn, kind, job_id, org_id)
     if not found.open:
-        raise Conflict(f"The job has {found.status} already.", code="job_ended")
+        raise Conflict(
+            say("job.ended_already", "The job has ended already: {state}.", state=found.status), code="job_ended"
+        )
     if found.status == "queued":
-        end(conn, now_ms, job_id, "cancelled", "The job was cancelled before it began; it costs nothing.")
+        words = say("job.cancelled_waiting", "The job was cancelled before it began; it costs nothing.")
+        end(conn, now_ms, job_id, "cancelled", words)
     return change(conn, job_id, cancelling=True)
 
 
@@ -231,7 +237,8 @@ def claim(
         if conn.execute(job.update().where(*same, job.c.status.in_(OPEN)).values(claimed)).rowcount:
             begun = found.status == "running"
             if found.id not in excused:  # which may be for long, every few seconds
-                tell(conn, now_ms, found.id, "The work goes on." if begun else "The work begins.")
+                goes_on, begins = say("job.goes_on", "The work goes on."), say("job.begins", "The work begins.")
+                tell(conn, now_ms, found.id, goes_on if begun else begins)
             return change(conn, found.id, status="running", started_ms=found.started_ms or now_ms)
     return None
 
@@ -271,10 +278,11 @@ def tell(
     level: str = "info",
     data: dict[str, Any] | None = None,
 ) -> None:
-    """Write an event down; with `data` it is one of metrics."""
+    """Write an event down; with `data` it is one of metrics. The message may be `Said`: then it is kept as code and figures too."""
     kind = "metrics" if data else "message"
     row = {"id": new_id("jobevent", now_ms), "job_id": job_id, "at_ms": now_ms, "level": level, "kind": kind}
-    conn.execute(job_event.insert().values(**row, message=message[:400], data=data or {}))
+    words = str(message)[:400]
+    conn.execute(job_event.insert().values(**row, message=words, data=data or {}, said=coded(message)))
 
 
 def events(

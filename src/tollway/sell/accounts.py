@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from tollway.guard import keys, passwords
 from tollway.kit.errors import BadRequest, Conflict, NotFound, Unauthorized
 from tollway.kit.ids import new_id
+from tollway.kit.said import say
 from tollway.sell import revision, tables
 
 Role = Literal["operator", "owner", "member"]
@@ -54,11 +55,17 @@ def create_organization(conn: sa.Connection, now_ms: int, name: str, billing_ema
     """A new organization; its name is unique. Raises BadRequest or Conflict."""
     name = name.strip()
     if not 0 < len(name) <= 200 or not name.isprintable():
-        raise BadRequest("The name of an organization has 1 to 200 printable characters.", param="name")
+        raise BadRequest(
+            say("org.name", "The name of an organization has 1 to 200 printable characters."), param="name"
+        )
     if billing_email:
         billing_email = _checked_email(billing_email)
     if conn.execute(sa.select(tables.organization.c.id).where(tables.organization.c.name == name)).first():
-        raise Conflict(f"There is already an organization {name!r}.", param="name", hint="Choose another name.")
+        raise Conflict(
+            say("org.exists", "There is already an organization {name!r}.", name=name),
+            param="name",
+            hint=say("another_name", "Choose another name."),
+        )
     made = Organization(new_id("org", now_ms), name, billing_email, now_ms, None)
     conn.execute(tables.organization.insert().values(**msgspec.structs.asdict(made)))
     revision.touch(conn)
@@ -79,9 +86,9 @@ def get_organization(conn: sa.Connection, id_or_name: str) -> Organization:
     ).all()
     if not found:
         raise NotFound(
-            f"There is no organization {id_or_name!r}.",
+            say("org.unknown", "There is no organization {name!r}.", name=id_or_name),
             code="organization_not_found",
-            hint="`tollway org list` shows all.",
+            hint=say("org.list", "`tollway org list` shows all."),
         )
     by_id = [row for row in found if row.id == id_or_name]  # a name that looks like another's id must not shadow it
     return Organization(**(by_id or found)[0]._mapping)
@@ -122,7 +129,11 @@ def create_member(
     if org_id is not None:
         org_id = get_organization(conn, org_id).id
     if _member_row(conn, email) is not None:
-        raise Conflict(f"There is already a member {email}.", param="email", hint="Sign in, or use another address.")
+        raise Conflict(
+            say("member.exists", "There is already a member {email}.", email=email),
+            param="email",
+            hint=say("member.other_address", "Sign in, or use another address."),
+        )
     made = Member(new_id("mem", now_ms), org_id, email, cast(Role, role), now_ms)
     hashed = passwords.hash_password(password)
     conn.execute(tables.member.insert().values(**msgspec.structs.asdict(made), password_hash=hashed))
@@ -206,7 +217,7 @@ def _checked_email(text: str) -> str:
     email = text.strip().lower()
     name, _, domain = email.rpartition("@")
     if not name or not domain or len(email) > 320 or not email.isprintable() or any(one in email for one in ' ,;<>"'):
-        raise BadRequest(f"{text!r} is not an e-mail address.", param="email")
+        raise BadRequest(say("email.bad", "{text!r} is not an e-mail address.", text=text), param="email")
     return email
 
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from tollway.kit.clock import from_ms, month_bounds_ms
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.ids import new_id
+from tollway.kit.said import say
 from tollway.sell import catalog, ledger, rating, tables
 from tollway.sell.accounts import Organization
 from tollway.sell.billing_lines import Bill, Invoice, Line, bill
@@ -47,7 +48,9 @@ def draft(conn: sa.Connection, now_ms: int, subscription_id: str, period: str) -
     subscription = _lock_subscription(conn, subscription_id)
     bounds = _bounds(period)
     if subscription.started_ms >= bounds[1] or (subscription.ended_ms or bounds[1]) < bounds[0] - GRACE_MS:
-        raise BadRequest(f"The subscription was not running in {period}.", param="period")
+        raise BadRequest(
+            say("invoice.not_running", "The subscription was not running in {period}.", period=period), param="period"
+        )
     stored = _stored(conn, tables.invoice.c.subscription_id == subscription_id, tables.invoice.c.period == period)
     if stored is not None and stored.status != "draft":
         return stored
@@ -92,16 +95,23 @@ def finalise(conn: sa.Connection, now_ms: int, invoice_id: str) -> Invoice:
     """
     known = get_invoice(conn, invoice_id)
     if known.status == "void":
-        raise Conflict(f"The invoice {known.number or known.id} is void.", hint="A void invoice stays void.")
+        raise Conflict(
+            say("invoice.is_void", "The invoice {number} is void.", number=known.number or known.id),
+            hint=say("invoice.stays_void", "A void invoice stays void."),
+        )
     if known.status != "draft":
         return known
     subscription = _lock_subscription(conn, known.subscription_id)
     over_ms = min(_bounds(known.period)[1], subscription.ended_ms or _bounds(known.period)[1]) + GRACE_MS
     if now_ms < over_ms:
         raise Conflict(
-            f"The period {known.period} of this invoice is not over: calls may still be added to it.",
+            say(
+                "invoice.not_over",
+                "The period {period} of this invoice is not over: calls may still be added to it.",
+                period=known.period,
+            ),
             code="period_not_over",
-            hint=f"Finalise it after {from_ms(over_ms):%Y-%m-%d %H:%M} UTC.",
+            hint=say("invoice.after", "Finalise it after {moment} UTC.", moment=f"{from_ms(over_ms):%Y-%m-%d %H:%M}"),
         )
     current = draft(conn, now_ms, known.subscription_id, known.period)
     if current.status != "draft":  # another process was faster, while we waited for the lock
@@ -133,11 +143,19 @@ def pay(conn: sa.Connection, now_ms: int, invoice_id: str, cause: str) -> Invoic
     if known.status == "paid":
         if known.due_micros and not _paid_by(conn, known, cause):
             raise Conflict(
-                f"The invoice {known.number} is paid already.", hint="Book the money as a top-up of the wallet."
+                say("invoice.paid_already", "The invoice {number} is paid already.", number=known.number),
+                hint=say("invoice.book_top_up", "Book the money as a top-up of the wallet."),
             )
         return known
     if known.status != "finalised":
-        raise Conflict(f"This invoice is {known.status}: only a finalised one can be paid.", hint="Finalise it first.")
+        raise Conflict(
+            say(
+                "invoice.not_payable",
+                "This invoice is {status}: only a finalised one can be paid.",
+                status=known.status,
+            ),
+            hint=say("invoice.finalise_first", "Finalise it first."),
+        )
     if not cause.strip():
         raise BadRequest("A payment needs a reference.", param="cause")
     legs = [
@@ -158,11 +176,18 @@ def void(conn: sa.Connection, now_ms: int, invoice_id: str) -> Invoice:
         return known
     if known.status != "finalised":
         hint = (
-            "A draft follows its events; draft it again."
+            say("invoice.draft_again", "A draft follows its events; draft it again.")
             if known.status == "draft"
-            else "A paid invoice needs a credit."
+            else say("invoice.needs_credit", "A paid invoice needs a credit.")
         )
-        raise Conflict(f"This invoice is {known.status}: only a finalised, unpaid one can be voided.", hint=hint)
+        raise Conflict(
+            say(
+                "invoice.not_voidable",
+                "This invoice is {status}: only a finalised, unpaid one can be voided.",
+                status=known.status,
+            ),
+            hint=hint,
+        )
     entry, head = tables.ledger_entry.c, tables.ledger_transaction.c
     query = (
         sa.select(entry.account, entry.org_id, entry.currency, entry.amount_micros)
@@ -193,7 +218,9 @@ def get_invoice(conn: sa.Connection, id_or_number: str, org_id: str | None = Non
     found = _stored(conn, (columns.id == id_or_number) | (columns.number == id_or_number))
     if found is None or org_id not in (None, found.org_id):
         raise NotFound(
-            f"There is no invoice {id_or_number!r}.", code="invoice_not_found", hint="`tollway invoice list` shows all."
+            say("invoice.unknown", "There is no invoice {name!r}.", name=id_or_number),
+            code="invoice_not_found",
+            hint=say("invoice.list", "`tollway invoice list` shows all."),
         )
     return found
 
@@ -287,7 +314,11 @@ def _earlier_subscriptions(conn: sa.Connection, subscription: catalog.Subscripti
 
 def _bounds(period: str) -> tuple[int, int]:
     if not re.fullmatch(r"(19|2\d)\d\d-(0[1-9]|1[0-2])", period):
-        raise BadRequest(f"{period!r} is not a month.", param="period", hint="Write it as 2026-01.")
+        raise BadRequest(
+            say("month.bad", "{period!r} is not a month.", period=period),
+            param="period",
+            hint=say("month.write", "Write it as 2026-01."),
+        )
     return month_bounds_ms(period)
 
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from tollway.kit import durable, jobs
 from tollway.kit.errors import Conflict, NotFound, TooLarge
 from tollway.kit.ids import new_id
+from tollway.kit.said import say
 from tollway.sell import tables
 from tollway.sell.file_checks import CHECKS
 
@@ -85,7 +86,9 @@ def get(conn: sa.Connection, org_id: str, file_id: str) -> StoredFile:
     table = tables.stored_file
     row = conn.execute(sa.select(table).where(table.c.id == file_id, table.c.org_id == org_id)).first()
     if row is None:
-        raise NotFound(f"There is no file {file_id[:60]!r}.", code="file_not_found", param="file_id")
+        raise NotFound(
+            say("file.unknown", "There is no file {name!r}.", name=file_id[:60]), code="file_not_found", param="file_id"
+        )
     return StoredFile(**row._mapping)
 
 
@@ -105,7 +108,10 @@ def remove(conn: sa.Connection, org_id: str, file_id: str) -> StoredFile:
         (job for job in jobs.list_of(conn, None, org_id, open_only=True) if file_id in job.asked.values()), None
     )
     if busy is not None:
-        raise Conflict(f"The job {busy.id} reads this file.", hint="Cancel the job first.")
+        raise Conflict(
+            say("file.busy", "The job {job} reads this file.", job=busy.id),
+            hint=say("file.cancel_first", "Cancel the job first."),
+        )
     conn.execute(tables.stored_file.delete().where(tables.stored_file.c.id == file_id))
     return found
 

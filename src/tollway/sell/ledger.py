@@ -27,6 +27,7 @@ from tollway.kit.db import BulkInsert, Prepared, adds
 from tollway.kit.errors import BadRequest
 from tollway.kit.ids import new_id
 from tollway.kit.money import EXPONENTS
+from tollway.kit.said import say
 from tollway.sell import revision, tables
 
 OF_ORGANIZATION = frozenset({"wallet", "receivable"})
@@ -269,12 +270,12 @@ def _fill_wallet(
     memo: str,
 ) -> str | None:
     if micros <= 0 or micros > 10**15:
-        raise BadRequest("The amount must be above zero and below a billion.", param="amount")
+        raise BadRequest(say("amount.range", "The amount must be above zero and below a billion."), param="amount")
     if currency not in EXPONENTS:
         raise BadRequest(
-            f"{currency!r} is not a currency we know.",
+            say("currency.unknown", "{currency!r} is not a currency we know.", currency=currency),
             param="currency",
-            hint="Use one of " + ", ".join(EXPONENTS) + ".",
+            hint=say("use_one_of", "Use one of {these}.", these=", ".join(EXPONENTS)),
         )
     legs = [Leg(source, "", currency, micros), Leg("wallet", org_id, currency, -micros)]
     moved = post(conn, now_ms, kind, cause, legs, memo)

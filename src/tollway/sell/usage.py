@@ -11,6 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from tollway.kit.errors import BadRequest, NotFound
+from tollway.kit.said import say
 from tollway.sell import tables
 from tollway.sell.catalog import COUNTED
 from tollway.sell.metering import UsageEvent, event_id_of
@@ -167,7 +168,10 @@ def find_event(conn: sa.Connection, request_id: str, org_id: str | None = None) 
         query = query.where(event.org_id == org_id)
     row = conn.execute(query).first()
     if row is None:
-        raise NotFound(f"There is no usage event for the request {request_id!r}.", code="event_not_found")
+        raise NotFound(
+            say("event.unknown", "There is no usage event for the request {name!r}.", name=request_id),
+            code="event_not_found",
+        )
     return UsageEvent(**row._mapping)
 
 
@@ -175,12 +179,17 @@ def _days(from_day: str, to_day: str) -> tuple[date, date]:
     try:
         first, last = date.fromisoformat(from_day), date.fromisoformat(to_day)
     except ValueError as error:
-        raise BadRequest("A day is written as 2026-01-31.", param="day") from error
+        raise BadRequest(say("day.write", "A day is written as 2026-01-31."), param="day") from error
     if first.isoformat() != from_day or last.isoformat() != to_day:
-        raise BadRequest("A day is written as 2026-01-31.", param="day")
+        raise BadRequest(say("day.write", "A day is written as 2026-01-31."), param="day")
     if not 0 <= (last - first).days < _DAYS_MOST:
         raise BadRequest(
-            f"The last day must not be before the first, nor more than {_DAYS_MOST} days after it.", param="day"
+            say(
+                "day.span",
+                "The last day must not be before the first, nor more than {days} days after it.",
+                days=_DAYS_MOST,
+            ),
+            param="day",
         )
     return first, last
 

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from tollway.kit.errors import NotFound
 from tollway.kit.ids import new_id
+from tollway.kit.said import coded, say
 from tollway.serve import tables
 
 Role = Literal["stable", "canary", "shadow", "warm"]
@@ -47,6 +48,7 @@ class Record(Deployment, frozen=True, kw_only=True):
     ended_ms: int | None
     why: str
     figures: dict[str, Any]
+    said: dict[str, Any] | None = None  # why, as code and figures
 
     @property
     def running(self) -> bool:
@@ -69,10 +71,11 @@ def begin(
     """Put a version into service; what had the role before ends."""
     before = running(conn, model).get(role)
     if before is not None:
-        end(conn, now_ms, before, "ended", f"version {version} took its place as {role}")
+        taken = say("rollout.place_taken", "version {version} took its place as {role}", version=version, role=role)
+        end(conn, now_ms, before, "ended", taken)
     made = Record(
         model=model, version=version, role=role, share=share, began_ms=now_ms, engine=engine, id=_next_id(conn, now_ms, model),
-        policy=dict(policy or {}), state="running", ready_ms=None, ended_ms=None, why=why[:_WHY_MAX], figures={},
+        policy=dict(policy or {}), state="running", ready_ms=None, ended_ms=None, why=str(why)[:_WHY_MAX], figures={}, said=coded(why),
     )  # fmt: skip
     conn.execute(tables.deployment.insert().values(**msgspec.structs.asdict(made)))
     return made
@@ -86,17 +89,17 @@ def reshape(conn: sa.Connection, one: Record, share: int, policy: Mapping[str, A
 
 def end(conn: sa.Connection, now_ms: int, one: Record, state: State, why: str) -> None:
     """Take it out of service, with the reason."""
-    _set(conn, one.id, state=state, ended_ms=now_ms, why=why[:_WHY_MAX])
+    _set(conn, one.id, state=state, ended_ms=now_ms, why=str(why)[:_WHY_MAX], said=coded(why))
 
 
 def note_ready(conn: sa.Connection, now_ms: int, id_: str) -> None:
     """It can answer."""
-    _set(conn, id_, ready_ms=now_ms, why="")
+    _set(conn, id_, ready_ms=now_ms, why="", said=None)
 
 
 def note_figures(conn: sa.Connection, id_: str, figures: Mapping[str, Any], why: str) -> None:
     """What was measured so far, and what that says."""
-    _set(conn, id_, figures=dict(figures), why=why[:_WHY_MAX])
+    _set(conn, id_, figures=dict(figures), why=str(why)[:_WHY_MAX], said=coded(why))
 
 
 def running(conn: sa.Connection, model: str) -> dict[Role, Record]:
@@ -152,7 +155,8 @@ def moved(conn: sa.Connection, now_ms: int, model: str, version: str, engine: st
     stable = now.get("stable")
     for role, one in now.items():
         if role != "stable" and one.version == version:
-            end(conn, now_ms, one, "promoted" if role == "canary" else "ended", "it became the stable version")
+            words = say("rollout.became_stable", "it became the stable version")
+            end(conn, now_ms, one, "promoted" if role == "canary" else "ended", words)
     if stable is not None and stable.version == version:
         return stable
     return begin(conn, now_ms, model, version, "stable", engine=engine)
@@ -161,7 +165,7 @@ def moved(conn: sa.Connection, now_ms: int, model: str, version: str, engine: st
 def withdrawn(conn: sa.Connection, now_ms: int, model: str) -> None:
     """Nothing is in service under this name any more."""
     for one in running(conn, model).values():
-        end(conn, now_ms, one, "ended", "the model was retired")
+        end(conn, now_ms, one, "ended", say("rollout.retired", "the model was retired"))
 
 
 def _next_id(conn: sa.Connection, now_ms: int, model: str) -> str:

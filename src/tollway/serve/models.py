@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from tollway.artifacts.manifest import Kind as Kind  # one list for packages and for what is on offer
 from tollway.kit.errors import BadRequest, Conflict, NotFound
+from tollway.kit.said import say
 from tollway.serve import deployments, tables
 
 EngineName = Literal["llama_cpp", "openvino_genai", "onnx", "openvino", "litert", "speech", "upstream"]
@@ -113,7 +114,9 @@ def get_model(conn: sa.Connection, name: str) -> Model:
     ).first()
     if row is None:
         raise NotFound(
-            f"There is no model {name!r} on offer.", code="model_not_found", hint="`tollway model list` shows them."
+            say("model.unknown", "There is no model {name!r} on offer.", name=name),
+            code="model_not_found",
+            hint=say("model.list", "`tollway model list` shows them."),
         )
     return _as_model(row)
 

@@ -5,7 +5,7 @@
     Pool(replica.address…)             # the address stays the same over restarts
     await replica.stop()
 
-    starting --probe answered--> ready --drain()--> draining --stop()--> dead
+    starting --probe answered--> ready --stop()--> dead
         ^                          |
         +--- exit or no pulse -----+      (waits 0.1 s, doubling to 10 s; starts afresh after 60 s of health)
         +--- failed <--------------+      (after eight short lives in a row: it is tried again every five minutes)
@@ -32,6 +32,7 @@ import msgspec
 from tollway.kit import log
 from tollway.kit.clock import Clock
 from tollway.kit.errors import Unavailable
+from tollway.kit.said import say
 from tollway.serve.engines import Address, Caps, Engine
 from tollway.serve.runtimes import Failed, Limits, Local, Place, Runtime
 from tollway.serve.runtimes.local import SOCKET
@@ -46,7 +47,6 @@ class State(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
-    DRAINING = "draining"
     FAILED = "failed"  # it ended again and again; it is tried again every five minutes
     DEAD = "dead"
 
@@ -91,7 +91,6 @@ class Replica:
         self.load_seconds = 0.0
         self.last_failure = ""
         self.short_lives = 0  # in a row
-        self.next_try_at = 0.0  # monotonic, while it has failed
         self.limits = limits or Limits()
         self._clock = clock
         self._pace = pace or Pace()
@@ -103,6 +102,7 @@ class Replica:
         self._task: asyncio.Task[None] | None = None
         self._own = False  # it has a process of ours
         self._given_up = ""
+        self._next_try_at = 0.0  # monotonic, while it has failed
         self._turn = asyncio.Event()  # set whenever a life becomes ready or ends
 
     @property
@@ -129,6 +129,11 @@ class Replica:
         if self._place is not None:
             return self._place.node
         return "local" if self._own or self._folder is None else self.address.url
+
+    @property
+    def next_try_in_s(self) -> float:
+        """Seconds until it is started again, while it has failed."""
+        return max(0.0, self._next_try_at - self._clock.monotonic())
 
     @property
     def rss_bytes(self) -> int:
@@ -178,11 +183,6 @@ class Replica:
         if self._place is not None:
             self._place.kill()
 
-    def drain(self) -> None:
-        """Take no new calls; those inside go on. The caller knows when they are done, and stops."""
-        if self.state in (State.READY, State.STARTING):
-            self._enter(State.DRAINING)
-
     async def stop(self) -> None:
         """End it now. Safe to call twice."""
         task, self._task = self._task, None
@@ -204,21 +204,19 @@ class Replica:
             try:
                 await self._live()
             except Failed as failure:
-                self.last_failure = str(failure)
+                self.last_failure = failure.args[0]  # with its code, if it has one
             except Exception as error:  # noqa: BLE001 - logged; a fault of ours must not end the supervision
-                self.last_failure = f"the supervisor failed ({type(error).__name__})"
+                name = type(error).__name__
+                self.last_failure = say("replica.supervisor", "the supervisor failed ({name})", name=name)
                 _LOG.exception("replica_supervisor_failed", replica=self.name)
             self._turn.set()
-            if self.state is State.DRAINING:
-                self._enter(State.DEAD)
-                return
             self.restarts += 1
             self.short_lives += 1
             if self._clock.monotonic() - born >= self._pace.settled_after_s:
                 wait_s, self.short_lives = self._pace.backoff_first_s, 0
             if self._own and self.short_lives >= self._pace.short_lives_most:
                 wait_s = self._pace.failed_again_s
-                self.next_try_at = self._clock.monotonic() + wait_s
+                self._next_try_at = self._clock.monotonic() + wait_s
                 self._enter(State.FAILED)
                 _LOG.error("replica_failed", replica=self.name, why=self.last_failure, next_try_in_s=wait_s)
             else:
@@ -243,13 +241,13 @@ class Replica:
                 pool = Pool(address.url, address.key)
                 await self._prove(pool, address)
             self.load_seconds = round(self._clock.monotonic() - began, 3)
-            if self.state is State.DRAINING:
-                raise Failed("it was told to drain before it was ready")
             self._enter(State.READY)
             self._turn.set()
             await self._watch(pool, address)
         except TimeoutError:
-            raise Failed(f"it was not ready within {self._pace.ready_within_s:g} s") from None
+            raise Failed(
+                say("replica.not_ready", "it was not ready within {limit_s}", limit_s=self._pace.ready_within_s)
+            ) from None
         finally:
             if pool is not None:
                 pool.close()
@@ -262,9 +260,15 @@ class Replica:
             path = address.prefix + probe.path
             reply = await (pool.post(path, msgspec.json.encode(probe.body)) if probe.body else pool.get(path))
         except WireError as error:
-            raise Failed(f"its first inference failed: {error}") from None
+            raise Failed(
+                say("replica.first_failed", "its first inference failed: {failure}", failure=str(error))
+            ) from None
         if reply.status != 200:
-            raise Failed(f"its first inference was answered with status {reply.status}")
+            raise Failed(
+                say(
+                    "replica.first_status", "its first inference was answered with status {status}", status=reply.status
+                )
+            )
 
     async def _watch(self, pool: Pool, address: Address) -> None:
         """Until the process ends or the pulse stops."""
@@ -291,14 +295,17 @@ class Replica:
             async with asyncio.timeout(self._pace.pulse_within_s):
                 reply = await pool.get(pulse)
         except TimeoutError:
-            raise Failed(f"it gave no sign of life for {self._pace.pulse_within_s:g} s") from None
+            raise Failed(
+                say("replica.no_pulse", "it gave no sign of life for {limit_s}", limit_s=self._pace.pulse_within_s)
+            ) from None
         except WireError as error:
             if ended is not None:
                 with contextlib.suppress(TimeoutError):
                     raise Failed(await asyncio.wait_for(asyncio.shield(ended), timeout=1)) from None
-            raise Failed(f"it cannot be reached: {error}") from None
+            raise Failed(say("replica.unreachable", "it cannot be reached: {failure}", failure=str(error))) from None
         if reply.status != 200 and (ended is not None or reply.status >= 500):
-            raise Failed(f"it answers with status {reply.status}")  # an upstream may have no such page: it lives
+            # an upstream may have no such page: it lives
+            raise Failed(say("replica.status", "it answers with status {status}", status=reply.status))
 
     async def _bury(self) -> None:
         """End the process for certain."""

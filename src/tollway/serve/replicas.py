@@ -15,6 +15,7 @@ from tollway.kit import log
 from tollway.kit.clock import Clock
 from tollway.kit.errors import Unavailable
 from tollway.serve.engine_time import EngineTime, Totals
+from tollway.kit.said import coded, say
 from tollway.serve.engines import Engine
 from tollway.serve.line import Line, Seat
 from tollway.serve.outliers import Health, stands_out
@@ -46,6 +47,7 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     ejections: int = 0  # in a row
     why: str = ""  # it was lost the last time
     slots: int
+    said: dict[str, Any] | None = None  # why, as code and figures
     running: int
     queue: int = 0  # calls that wait for any replica of this version
     busy_share: float = 0.0  # of the time, in which it had a call
@@ -198,7 +200,8 @@ class Replicas:
             pid=replica.pid,
             restarts=replica.restarts,
             ejections=seat.health.ejections if seat is not None else 0,
-            why=replica.last_failure,
+            why=str(replica.last_failure),
+            said=coded(replica.last_failure),
             slots=replica.caps.slots,
             running=seat.running if seat is not None else 0,
             queue=self._line.waiting,
@@ -301,7 +304,7 @@ class Replicas:
             seat.slots, seat.ready = 1, True
             self._line.seat_next()
         elif self._timed and (seat.running == 0 or seat.health.ejections >= _PROBES_MOST):
-            post.replica.give_up("it does not answer its probe")
+            post.replica.give_up(say("replica.no_probe", "it does not answer its probe"))
         else:
             self._eject(post)
 

@@ -56,6 +56,7 @@ deployment = sa.Table(
     sa.Column("ended_ms", sa.BigInteger),
     sa.Column("why", sa.String(1000), nullable=False, server_default=""),
     sa.Column("figures", sa.JSON, nullable=False),  # what was measured so far, so that a restart goes on with it
+    sa.Column("said", sa.JSON),  # `why` as code and figures (kit/said.py)
     sa.Index("ix_deployment_model_began", "model", "began_ms"),
     sa.Index("ix_deployment_state", "state"),
 )

@@ -64,7 +64,7 @@ def create(visit: Visit) -> Response:
                 catalog.create_plan(conn, visit.now_ms, name, title, terms)
             return visit.go(f"/plans/{name}", done="plan_created")
         except (BadRequest, Conflict) as error:
-            problems = [str(error)]
+            problems = [visit.tell(error)]
     changes = (
         differences(visit, None, terms)
         if terms is not None and not problems and visit.field("step") == "preview"
@@ -150,7 +150,7 @@ def _publish(visit: Visit, found: Any, terms: Any) -> Response:
             form=form,
             name=found.plan_name,
             title=found.title,
-            problems=[str(error)],
+            problems=[visit.tell(error)],
             changes=None,
             staying=0,
         )

@@ -32,7 +32,10 @@ async def playground_chat(visit: Visit) -> Response:
             raise Unavailable(visit.t("playground.no_gateway"), code="no_gateway")
         return await visit.desk.playground(str(visit.org_id), body)
     except TollwayError as error:
-        return JSONResponse({"error": {"message": str(error), "code": error.code, "type": error.type}}, error.status)
+        return JSONResponse(
+            {"error": {"message": str(visit.tell(error).striptags()), "code": error.code, "type": error.type}},
+            error.status,
+        )
 
 
 def receipt(visit: Visit) -> Response:

@@ -88,7 +88,7 @@ def read_terms(visit: Visit, currency: str) -> tuple[FormTerms, catalog.Terms | 
     try:
         return form, catalog.parse_terms(plain), []
     except BadRequest as error:
-        return form, None, [str(error)]
+        return form, None, [visit.tell(error)]
 
 
 def differences(visit: Visit, old: catalog.Terms | None, new: catalog.Terms) -> list[tuple[str, str, str]]:

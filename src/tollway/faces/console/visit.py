@@ -15,11 +15,12 @@ from urllib.parse import parse_qsl, urlencode
 
 import jinja2
 import sqlalchemy as sa
+from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from tollway.faces.console import fence, static, words
+from tollway.faces.console import fence, static, telling, words
 from tollway.faces.console.formats import Locale
 from tollway.kit import log
 from tollway.kit.errors import BadRequest, Forbidden, NotFound, TollwayError, TooLarge, Unauthorized
@@ -102,6 +103,14 @@ class Visit:
 
     def t(self, name: str, /, **values: object) -> str:
         return words.translate(self.lang, name, **values)
+
+    def say(self, text: str, coded: Mapping[str, Any] | None = None) -> Markup:
+        """A reason that was said with a code, in the visitor's language."""
+        return telling.sentence(self.lang, text, coded)
+
+    def tell(self, error: TollwayError) -> Markup:
+        """An error in the visitor's language, with what to do next."""
+        return telling.failure(self.lang, error)
 
     def field(self, name: str, default: str = "") -> str:
         """The last value of a form field, trimmed; control characters other than line breaks are refused."""

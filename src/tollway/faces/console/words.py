@@ -15,6 +15,13 @@ _FOLDER: Final = Path(__file__).parent / "i18n"
 
 
 @cache
+def sentences(lang: str) -> Mapping[str, str]:
+    """What `kit/said.py: say` says, in this language: code -> template. English is said where it is meant."""
+    path = _FOLDER / f"said.{lang}.toml"
+    return dict(_flat("", tomllib.loads(path.read_text(encoding="utf-8")))) if path.is_file() else {}
+
+
+@cache
 def dictionary(lang: str) -> Mapping[str, str]:
     """All words of a language, flat: dotted name -> text."""
     return dict(_flat("", tomllib.loads((_FOLDER / f"{lang}.toml").read_text(encoding="utf-8"))))

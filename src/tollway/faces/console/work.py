@@ -58,6 +58,7 @@ def job_page(visit: Visit) -> Response:
         asked=job.asked,
         made=job.made,
         events=events,
+        ended=next((one for one in events if one.level == "error"), None) if job.error else None,
         progress=progress,
         loss=curve("loss", losses) if len(losses) > 1 else None,
         organization=organization,

@@ -11,6 +11,7 @@ import resource
 from pathlib import Path
 from typing import Any, Final
 
+from tollway.kit.said import say
 from tollway.serve.engines import Address, Engine, Launch, child
 from tollway.serve.runtimes.port import Failed, Limits, Place
 
@@ -41,7 +42,7 @@ class Process:
         return self.process.pid if self.process.returncode is None else None
 
     async def ended(self) -> str:
-        return f"its process ended with code {await self.process.wait()}"
+        return say("replica.ended", "its process ended with code {status}", status=await self.process.wait())
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -76,7 +77,9 @@ async def started(launch: Launch, socket: Path, limits: Limits) -> asyncio.subpr
             *launch.argv, stdin=pipe, stdout=pipe, stderr=pipe, env=_environment(), start_new_session=True
         )
     except OSError as error:
-        raise Failed(f"its process cannot be started: {error.strerror}") from None
+        raise Failed(
+            say("replica.no_start", "its process cannot be started: {failure}", failure=str(error.strerror))
+        ) from None
     try:
         assert process.stdin is not None and process.stdout is not None
         _limit(process.pid, limits)
