@@ -1,7 +1,10 @@
-"""What every engine's process does besides its work: bind its life to its parent's, say one word, then be silent.
+"""An engine in a process of its own: how it is started, and what it does besides its work.
 
-It reads its orders as one line of JSON from standard input, answers with one line of JSON on standard output when it is up
-or has failed, and from then on both outputs lead nowhere: what an engine prints can quote prompts.
+    launch(MODULE, spec)        in the gateway: the command, and the spec as the first line of its standard input
+    main(Spec, work)            in the process: from that line to its end
+
+The process binds its life to its parent's, loads, says one line of JSON on standard output when it is up or has failed, and
+from then on both outputs lead nowhere: what an engine prints can quote prompts. It ends when standard input does.
 """
 
 import contextlib
@@ -12,16 +15,64 @@ import resource
 import signal
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import msgspec
 
 from tollway.kit import quiet
+from tollway.serve.engines.port import Launch
 
-NOISE: Final = 8 * 1024
+_NOISE: Final = 8 * 1024
+_SOCKET_PATH_BYTES_MAX: Final = 107
 QUIET: Final = {**quiet.VARIABLES, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """What every engine is told before it starts: libraries that count their users have nothing to tell here, and what is served
 is on the shelf already."""
 _PR_SET_PDEATHSIG: Final = 1
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True):
+    """What every engine's process has to know; each engine's own adds what it is to load, and how."""
+
+    socket: str
+    model: str
+    parent: int = msgspec.field(default_factory=os.getpid)  # who starts it
+
+
+AnySpec = TypeVar("AnySpec", bound=Spec)
+Ready = Callable[[], None]
+
+
+def launch(module: str, spec: Spec) -> Launch:
+    """How to start it."""
+    if len(os.fsencode(spec.socket)) > _SOCKET_PATH_BYTES_MAX:
+        raise ValueError(f"a unix socket's path has at most {_SOCKET_PATH_BYTES_MAX} bytes: {spec.socket}")
+    return Launch(argv=(sys.executable, "-P", "-m", module), first_line=msgspec.json.encode(spec) + b"\n")
+
+
+def main(kind: type[AnySpec], work: Callable[[AnySpec, Ready], None]) -> int:
+    """The process, from its first line to its exit code. `work` loads the model, listens on the spec's socket, says that it
+    is ready, and goes on for as long as the process lives."""
+    orders = sys.stdin.buffer.readline()
+    if not orders:
+        return 2
+    spec = msgspec.json.decode(orders, type=kind)
+    settle(spec.parent)
+    began = time.monotonic()
+
+    def ready() -> None:
+        Path(spec.socket).chmod(0o600)
+        _say_last({"event": "ready", "load_seconds": round(time.monotonic() - began, 3)})
+        threading.Thread(target=_end_when_told, args=(spec.socket,), daemon=True).start()
+
+    try:
+        work(spec, ready)
+    except Exception as error:  # noqa: BLE001 - whatever the engine throws is reported to the supervisor as the reason
+        _say_last({"event": "failed", "why": f"{type(error).__name__}: {error}"[:_NOISE]})
+        return 1
+    return 0
 
 
 def settle(parent: int) -> None:
@@ -37,7 +88,16 @@ def settle(parent: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def say_last(event: dict[str, Any]) -> None:
+def limit(threads: int, memory_bytes: int = 0) -> None:
+    """Before any library is loaded: threads that it may start of its own, and memory of the process's own (0: the machine's),
+    so that a hostile input ends in an error here and not in the machine's."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if memory_bytes:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+
+
+def _say_last(event: dict[str, Any]) -> None:
     """One line of JSON to the supervisor, the last word: before it is said both outputs lead nowhere, for whoever hears
     "ready" may ask at once."""
     sys.stdout.flush()
@@ -50,20 +110,11 @@ def say_last(event: dict[str, Any]) -> None:
         line.write(json.dumps(event) + "\n")
 
 
-def wait_for_the_end() -> None:
-    """Until standard input ends: the order to stop. Nothing more is expected there."""
+def _end_when_told(socket: str) -> None:
+    """Wait until standard input ends: the order to stop; nothing more is expected there. Then the socket goes and so does the
+    process, at once: work under way would keep an orderly exit waiting."""
     while os.read(0, 4096):
         pass
-
-
-def end_with_the_parent(socket: str) -> None:
-    """From here on a thread waits for the order to stop; then the socket goes and so does the process, at once: work under
-    way would keep an orderly exit waiting."""
-    threading.Thread(target=_end, args=(socket,), daemon=True).start()
-
-
-def _end(socket: str) -> None:
-    wait_for_the_end()
     with contextlib.suppress(OSError):
         Path(socket).unlink()
     os._exit(0)

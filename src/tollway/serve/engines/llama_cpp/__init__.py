@@ -5,33 +5,26 @@ unix socket, so that on the way of a token there is no Python. This module knows
 does not import the engine.
 """
 
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
+from tollway.serve.engines import child
 from tollway.serve.engines.machine import cpu_threads
 from tollway.serve.engines.port import Address, Caps, Launch, Probe
 
 MODULE = "tollway.serve.engines.llama_cpp"
-SOCKET_PATH_BYTES_MAX = 107
 
 
-class Spec(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the process needs to know, as one line of JSON."""
+class Spec(child.Spec, frozen=True, kw_only=True):
+    """Everything the process needs to know."""
 
     weights: str
-    socket: str
-    model: str
     kind: Literal["chat", "embedding"]
     threads: int
     slots: int
     context_tokens: int
     batch_tokens: int
-    parent: int
     cache_ram_mib: int = 256
     adapters: tuple[str, ...] = ()  # LoRA weights; a call names one by its place, else none is applied
 
@@ -105,8 +98,6 @@ class LlamaCpp:
         return f"LlamaCpp({self.model}@{self.version})"
 
     def launch(self, socket: Path) -> Launch:
-        if len(os.fsencode(socket)) > SOCKET_PATH_BYTES_MAX:
-            raise ValueError(f"a unix socket's path has at most {SOCKET_PATH_BYTES_MAX} bytes: {socket}")
         spec = Spec(
             weights=str(self._weights.absolute()),
             socket=str(socket),
@@ -116,12 +107,11 @@ class LlamaCpp:
             slots=self.caps.slots,
             context_tokens=self._context_tokens,
             batch_tokens=self._batch_tokens,
-            parent=os.getpid(),
             adapters=self._adapters,
             # a prompt kept beside the slots is found by its tokens alone: what one adapter made of it is not another's
             cache_ram_mib=0 if self._adapters else 256,
         )
-        return Launch(argv=(sys.executable, "-P", "-m", MODULE), first_line=msgspec.json.encode(spec) + b"\n")
+        return child.launch(MODULE, spec)
 
     def address(self, socket: Path) -> Address:
         return Address(url=f"unix:{socket}")

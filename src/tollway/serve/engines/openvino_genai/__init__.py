@@ -5,18 +5,14 @@ of the same model. The process (`python -m tollway.serve.engines.openvino_genai`
 the other engines on a private unix socket. This module knows how to start it and what it can do; it does not import it.
 """
 
-import os
-import sys
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
+from tollway.serve.engines import child
 from tollway.serve.engines.machine import cpu_threads
 from tollway.serve.engines.port import Address, Caps, Launch, Probe
 
 MODULE: Final = "tollway.serve.engines.openvino_genai"
-SOCKET_PATH_BYTES_MAX: Final = 107
 BATCH_TOKENS: Final = 256  # of one step: a long prompt is read in pieces, between which the others get their tokens
 
 PRECISIONS: Final = {
@@ -29,19 +25,16 @@ Never left to the engine: of its own accord it rounds activations and cache, and
 (agreement 0.33 instead of 0.60), and with "f16" nonsense (0.00)."""
 
 
-class Spec(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the process needs to know, as one line of JSON."""
+class Spec(child.Spec, frozen=True, kw_only=True):
+    """Everything the process needs to know."""
 
     folder: str
-    socket: str
-    model: str
     threads: int
     slots: int
     context_tokens: int  # of one call
     cache_tokens: int  # of all calls together
     batch_tokens: int
     precision: str  # one of PRECISIONS
-    parent: int
 
 
 class OpenVinoGenai:
@@ -91,8 +84,6 @@ class OpenVinoGenai:
         return f"OpenVinoGenai({self.model}@{self.version})"
 
     def launch(self, socket: Path) -> Launch:
-        if len(os.fsencode(socket)) > SOCKET_PATH_BYTES_MAX:
-            raise ValueError(f"a unix socket's path has at most {SOCKET_PATH_BYTES_MAX} bytes: {socket}")
         spec = Spec(
             folder=str(self._folder.absolute()),
             socket=str(socket),
@@ -103,9 +94,8 @@ class OpenVinoGenai:
             cache_tokens=self._cache_tokens,
             batch_tokens=BATCH_TOKENS,
             precision=self._precision,
-            parent=os.getpid(),
         )
-        return Launch(argv=(sys.executable, "-P", "-m", MODULE), first_line=msgspec.json.encode(spec) + b"\n")
+        return child.launch(MODULE, spec)
 
     def address(self, socket: Path) -> Address:
         return Address(url=f"unix:{socket}")

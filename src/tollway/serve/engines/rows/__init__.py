@@ -6,35 +6,28 @@ The process (`python -m tollway.serve.engines.rows`, see `__main__`) answers `/v
 knows how to start it and what it can do; it does not import the engine.
 """
 
-import os
-import sys
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from tollway.kit.formats import FORMATS
+from tollway.serve.engines import child
 from tollway.serve.engines.machine import cpu_cores
 from tollway.serve.engines.port import Address, Caps, Launch, Probe
 
 MODULE: Final = "tollway.serve.engines.rows"
-SOCKET_PATH_BYTES_MAX: Final = 107
 SLOTS: Final = 64  # calls inside at once: the batches are made of them
 _MEMORY_LEAST: Final = 2 << 30
 
 
-class Spec(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the process needs to know, as one line of JSON."""
+class Spec(child.Spec, frozen=True, kw_only=True):
+    """Everything the process needs to know."""
 
     folder: str
     format: str
-    socket: str
-    model: str
     kind: str
     input: str  # text | image | row
     cores: int
     memory_bytes: int
-    parent: int
 
 
 class Rows:
@@ -89,8 +82,6 @@ class Rows:
         return f"Rows({self.model}@{self.version}, {self._format})"
 
     def launch(self, socket: Path) -> Launch:
-        if len(os.fsencode(socket)) > SOCKET_PATH_BYTES_MAX:
-            raise ValueError(f"a unix socket's path has at most {SOCKET_PATH_BYTES_MAX} bytes: {socket}")
         spec = Spec(
             folder=str(self._folder.absolute()),
             format=self._format,
@@ -100,9 +91,8 @@ class Rows:
             input=self._input,
             cores=self._cores,
             memory_bytes=self._memory,
-            parent=os.getpid(),
         )
-        return Launch(argv=(sys.executable, "-P", "-m", MODULE), first_line=msgspec.json.encode(spec) + b"\n")
+        return child.launch(MODULE, spec)
 
     def address(self, socket: Path) -> Address:
         return Address(url=f"unix:{socket}")

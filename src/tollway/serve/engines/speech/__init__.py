@@ -5,13 +5,10 @@ The process (`python -m tollway.serve.engines.speech`, see `__main__`) answers `
 engines.
 """
 
-import os
-import sys
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
+from tollway.serve.engines import child
 from tollway.serve.engines.machine import cpu_cores
 from tollway.serve.engines.port import Address, Caps, Launch, Probe
 
@@ -19,21 +16,17 @@ MODULE: Final = "tollway.serve.engines.speech"
 HEARS: Final = "transcription"
 SPEAKS: Final = "speech"
 KINDS: Final = (HEARS, SPEAKS)
-_SOCKET_PATH_BYTES_MAX: Final = 107
 _MEMORY_BYTES: Final = 3 << 30
 
 
-class Spec(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the process needs to know, as one line of JSON."""
+class Spec(child.Spec, frozen=True, kw_only=True):
+    """Everything the process needs to know."""
 
     folder: str
-    socket: str
-    model: str
     kind: str
     threads: int
     seconds_max: int
     memory_bytes: int
-    parent: int
 
 
 class Speech:
@@ -71,8 +64,6 @@ class Speech:
         return f"Speech({self.model}@{self.version}, {self._kind})"
 
     def launch(self, socket: Path) -> Launch:
-        if len(os.fsencode(socket)) > _SOCKET_PATH_BYTES_MAX:
-            raise ValueError(f"a unix socket's path has at most {_SOCKET_PATH_BYTES_MAX} bytes: {socket}")
         spec = Spec(
             folder=str(self._folder.absolute()),
             socket=str(socket),
@@ -81,9 +72,8 @@ class Speech:
             threads=self._threads,
             seconds_max=self._seconds_max,
             memory_bytes=_MEMORY_BYTES,
-            parent=os.getpid(),
         )
-        return Launch(argv=(sys.executable, "-P", "-m", MODULE), first_line=msgspec.json.encode(spec) + b"\n")
+        return child.launch(MODULE, spec)
 
     def address(self, socket: Path) -> Address:
         return Address(url=f"unix:{socket}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tollway.kit.errors import BadRequest
-from tollway.serve.engines.rows import server
+from tollway.serve.engines import server
 from tollway.serve.wire import Pool
 
 

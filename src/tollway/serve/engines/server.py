@@ -30,6 +30,14 @@ async def listen(path: str, answer: Answer) -> asyncio.AbstractServer:
     return await loop.create_unix_server(lambda: _Connection(answer), path, backlog=1024)
 
 
+async def serve(path: str, answer: Answer, ready: Callable[[], None]) -> None:
+    """Serve there, say so, and go on for as long as the process lives."""
+    listening = await listen(path, answer)  # held: uvloop closes what nobody refers to
+    ready()
+    await asyncio.Event().wait()
+    listening.close()
+
+
 class _Connection(asyncio.Protocol):
     """One keep-alive connection; its requests one after the other."""
 
