@@ -66,7 +66,9 @@ def a_call(request: Request, caps: Caps, engine: Engine, books: Books, timeout_s
     desk = Desk(SystemClock(), books, books, None, Metrics(), timeout_s)  # type: ignore[arg-type]
     model = Model("m", "chat", "M", "llama_cpp", "1", None, 0)
     settings = Settings(Path("/nonexistent"), environment={})
-    served = Served(model, [UpstreamServer("http://localhost/v1", "m", caps=caps)], {}, settings, lambda *_: None)
+    served = Served(
+        model, [UpstreamServer("http://localhost/v1", "m", caps=caps)], {}, settings, SystemClock(), lambda *_: None
+    )
     served.line.seats.append(Seat(engine, 4, 0, "1"))  # type: ignore[arg-type]
     grant = SimpleNamespace(
         caller=SimpleNamespace(account=SimpleNamespace(org_id="org"), key=SimpleNamespace(id="key")),

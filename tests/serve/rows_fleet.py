@@ -35,7 +35,7 @@ class RowsFleet:
         flags = {"replica_threads": 1, **settings}
         self.settings = Settings(home, flags, environment={})
         self.turns: list[tuple[str, State]] = []
-        self.fleet = Fleet(self.store, self.settings, self._turned, runtime(self.store) if runtime else None)
+        self.fleet = Fleet(self.store, self.settings, SystemClock(), self._turned, runtime(self.store) if runtime else None)
         self._versions = 1
         self.calls = 0
         self.retries = 0

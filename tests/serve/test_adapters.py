@@ -86,7 +86,7 @@ def fleet(run: Run[Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[F
     chosen = Settings(home, {"replica_slots": 3, "replica_context_tokens": 2048}, environment={})
 
     async def begin() -> Fleet:
-        made = Fleet(shelf, chosen, lambda served, replica, state: None)
+        made = Fleet(shelf, chosen, SystemClock(), lambda served, replica, state: None)
         made.offer(offered)
         await made.wait_ready()
         return made
@@ -187,7 +187,7 @@ def test_a_damaged_adapter_does_not_take_its_base_along(fleet: Fleet, run: Run[A
         file.write(b"GGUX")
 
     async def offered() -> list[str]:
-        other = Fleet(shelf, Settings(tmp_path, environment={}), lambda served, replica, state: None)
+        other = Fleet(shelf, Settings(tmp_path, environment={}), SystemClock(), lambda served, replica, state: None)
         other.offer([Model("ft:b:c:d:e", "chat", "x", "llama_cpp", "1", None, 1, None, "org_c", "b", "bad")])
         with pytest.raises(NotFound):
             other.find("ft:b:c:d:e", "org_c")

@@ -31,7 +31,7 @@ MODEL = Model("m", "classification", "M", "onnx", "1", None, 0)
 
 @contextlib.asynccontextmanager
 async def serving(home: Path, replicas: int = 1, **engine: Any) -> AsyncIterator[Served]:
-    served = Served(MODEL, [Mortal(**engine)], {}, Settings(home, environment={}), lambda *_: None)
+    served = Served(MODEL, [Mortal(**engine)], {}, Settings(home, environment={}), SystemClock(), lambda *_: None)
     try:
         await served.scale(replicas)
         yield served

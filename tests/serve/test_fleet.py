@@ -9,7 +9,7 @@ import pytest
 from tests.artifacts.test_store import tiny
 from tollway.artifacts.signing import Signer
 from tollway.artifacts.store import Store
-from tollway.kit.clock import SystemClock
+from tollway.kit.clock import ManualClock
 from tollway.kit.errors import NotFound, Unavailable
 from tollway.kit.settings import Settings
 from tollway.serve.deployments import Deployment
@@ -24,8 +24,9 @@ class Town:
 
     def __init__(self, home: Path) -> None:
         self.states: dict[str, State] = {}  # by the upstream's own model name
-        self.store = Store(home / "packages", Signer(b"s" * 32), SystemClock())
-        self.fleet = Fleet(self.store, Settings(home, environment={}), self._turned)
+        self.clock = ManualClock()
+        self.store = Store(home / "packages", Signer(b"s" * 32), self.clock)
+        self.fleet = Fleet(self.store, Settings(home, environment={}), self.clock, self._turned)
         self.ports: dict[str, int] = {}
 
     def _turned(self, served: Served, _replica: Replica, state: State) -> None:
@@ -112,6 +113,21 @@ async def test_closing_ends_what_is_on_its_way_out_too(town: Town) -> None:
     assert town.states["first"] is State.READY and seat.running == 1
     await town.fleet.close()
     assert town.states["first"] is State.DEAD
+
+
+async def test_each_version_in_service_counts_from_when_it_came_and_has_a_queue_of_its_own(town: Town) -> None:
+    first = town.model("first", "good")
+    town.fleet.offer([first])
+    town.clock.advance(hours=1)
+    town.fleet.offer([first], [Deployment("m", "next", "canary", 10, 0)])
+    since = {version: stats.since_ms for version, stats in town.fleet.stats("m").items()}
+    assert since == {"upstream": town.clock.now_ms() - 3_600_000, "next": town.clock.now_ms()}
+    assert town.fleet.queues() == {("m", "upstream"): 0, ("m", "next"): 0}
+    canary = next(one for one in town.fleet.versions() if one.model.version == "next")
+    waits = asyncio.create_task(canary.line.take("org", 1))  # it is not ready yet
+    await asyncio.sleep(0)
+    assert town.fleet.queues() == {("m", "upstream"): 0, ("m", "next"): 1}
+    waits.cancel()
 
 
 async def test_a_package_that_does_not_verify_is_not_served_and_what_runs_goes_on(town: Town, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class Story:
     def __init__(self, home: Path, seed: int) -> None:
         self.dice = random.Random(seed)
         store = Store(home / "packages", Signer(b"s" * 32), SystemClock())
-        self.fleet = Churned(store, Settings(home, {"replicas_max": 3}, environment={}), lambda *_: None)
+        self.fleet = Churned(store, Settings(home, {"replicas_max": 3}, environment={}), SystemClock(), lambda *_: None)
         self.model, self.beside, self.newest = MODEL, dict[Role, Deployment](), 1
         self.versions, self.failures, self.calls = set[str](), list[str](), 0
 

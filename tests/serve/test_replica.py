@@ -182,21 +182,6 @@ def test_stopped_nothing_of_it_is_left() -> None:
 
 
 @pytest.mark.engine
-def test_drained_it_goes_on_answering_and_is_not_started_again() -> None:
-    async def story() -> None:
-        async with running(Replica(smollm2(), SystemClock(), pace=IMPATIENT)) as replica:
-            replica.drain()
-            assert (replica.state, await ask(replica)) == (State.DRAINING, 200)
-            assert replica.pid is not None
-            os.kill(replica.pid, signal.SIGKILL)
-            await until(replica, State.DEAD, 3)
-            await asyncio.sleep(0.5)
-            assert (replica.state, replica.pid, replica.restarts) == (State.DEAD, None, 0)
-
-    asyncio.run(story())
-
-
-@pytest.mark.engine
 def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + b"\0" * 100)
 

@@ -22,6 +22,19 @@ def test_the_second_loss_costs_a_pause_that_grows() -> None:
     assert suspects.wait_s("bomber", 1062 + FORGIVEN_AFTER_S + 1) == 0
 
 
+def test_what_is_forgiven_is_forgotten() -> None:
+    suspects = Suspects()
+    for number in range(100):
+        org_id, now = f"org-{number}", number * FORGIVEN_AFTER_S
+        suspects.enter(org_id)
+        suspects.leave(org_id, now, finished=False)
+        suspects.lost(now)
+    for number in range(100):  # callers who left, and nothing was lost
+        suspects.enter(f"guest-{number}")
+        suspects.leave(f"guest-{number}", now + 100 * number, finished=False)
+    assert sum(len(kept) for kept in vars(suspects).values()) <= 2
+
+
 def test_others_go_on() -> None:
     suspects = Suspects()
     for began in (0, 100, 200):

@@ -91,6 +91,16 @@ def test_the_fleet_is_shown_as_it_was_last_seen() -> None:
     assert not [key for key in found if ("model", "asleep") in key[1]], "what is not loaded has no figures"
 
 
+def test_every_version_in_service_shows_its_queue_and_is_gone_with_it() -> None:
+    metrics = Metrics()
+    metrics.queues = {("m", "3"): 2, ("m", "4"): 0}
+    found = samples(metrics)
+    assert of(found, "maas_queue_depth", model="m", version="3") == 2
+    assert of(found, "maas_queue_depth", model="m", version="4") == 0
+    metrics.queues = {("m", "4"): 1}
+    assert of(samples(metrics), "maas_queue_depth", model="m", version="3") is None
+
+
 def test_how_long_calls_wait_for_a_seat_is_seen() -> None:
     metrics = Metrics()
     for seconds in (0.0002, 0.3, 0.3):

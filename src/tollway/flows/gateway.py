@@ -81,7 +81,7 @@ class Gateway:
 
         if settings.runtime:
             self._runtime = await asyncio.to_thread(runtimes.opened, settings.runtime, shop.store.root)
-        fleet = Fleet(shop.store, settings, turned, self._runtime)
+        fleet = Fleet(shop.store, settings, shop.clock, turned, self._runtime)
         fleet.machine_micros = economics.machine_price(settings).micros_per_hour
 
         def committed(wallets: list[Committed]) -> None:
@@ -202,9 +202,7 @@ class Gateway:
         for code, count in self.desk.access.refusals.items():
             metrics.rejected.labels(code).inc(count)
         self.desk.access.refusals.clear()
-        for served in self.desk.fleet.all():
-            metrics.queue_depth.labels(served.name).set(served.line.waiting)
-        metrics.fleet = self.desk.fleet.snapshot()
+        metrics.fleet, metrics.queues = self.desk.fleet.snapshot(), self.desk.fleet.queues()
         metrics.lanes = await self._lanes()
         metrics.overloads = {
             (served.name, reason): count

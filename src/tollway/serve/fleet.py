@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from tollway.artifacts import tuning
 from tollway.artifacts.store import Store
 from tollway.kit import log
-from tollway.kit.clock import SystemClock
+from tollway.kit.clock import Clock
 from tollway.kit.db import Database
 from tollway.kit.errors import NotFound, TollwayError, Unavailable
 from tollway.kit.settings import Settings
@@ -90,12 +90,14 @@ class Offered:
 class Fleet:
     """All models on offer. Use it from one event loop."""
 
-    def __init__(self, store: Store, settings: Settings, on_replica: OnReplica, runtime: Runtime | None = None) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, clock: Clock, on_replica: OnReplica, runtime: Runtime | None = None
+    ) -> None:
         self._runtime = runtime  # where replicas live; None: here
         self._store = store
         self._settings = settings
         self._on_replica = on_replica
-        self._clock = SystemClock()
+        self._clock = clock
         self._offered: dict[str, Offered] = {}
         self._stable: dict[str, Served] = {}
         self._adapted: adapters.Adapters[Served] = adapters.Adapters(Adapted)
@@ -155,6 +157,14 @@ class Fleet:
         return [
             msgspec.structs.replace(view, cost_micros_per_s=cost) if view.pid is not None else view for view in found
         ]
+
+    def queues(self) -> dict[tuple[str, str], int]:
+        """How many calls wait for each version in service, by model and version."""
+        found: dict[tuple[str, str], int] = {}
+        for served in self.versions():
+            place = (served.name, served.model.version)
+            found[place] = found.get(place, 0) + served.line.waiting
+        return found
 
     def all(self) -> list[Served]:
         """The stable version of every model with a replica of its own or an upstream, by name."""
@@ -278,7 +288,9 @@ class Fleet:
     def _made(self, offered: Offered, model: Model) -> Served | None:
         try:
             engines, defaults, digest = self._engines(model)
-            served = Served(model, engines, defaults, self._settings, self._turned, self._keeper.wake, self._runtime)
+            served = Served(
+                model, engines, defaults, self._settings, self._clock, self._turned, self._keeper.wake, self._runtime
+            )
             served.digest, served.adapters, served.tuned = digest, self._adapted.on(model.name), self._tuned(model)
             served.defaults |= adapters.chosen(None) if served.adapters else {}
         except TollwayError as error:

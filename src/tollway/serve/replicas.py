@@ -6,6 +6,7 @@ another beside it first, so that callers never notice. What a replica is and how
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -14,8 +15,8 @@ import msgspec
 from tollway.kit import log
 from tollway.kit.clock import Clock
 from tollway.kit.errors import Unavailable
-from tollway.serve.engine_time import EngineTime, Totals
 from tollway.kit.said import coded, say
+from tollway.serve.engine_time import EngineTime, Totals
 from tollway.serve.engines import Engine
 from tollway.serve.line import Line, Seat
 from tollway.serve.outliers import Health, stands_out
@@ -26,7 +27,7 @@ from tollway.serve.wire import Pool
 _log = log.get("serve.replicas")
 _LOOK_EVERY_S = 0.05
 _QUIET_LOOKS = 5
-_LOOK_AGAIN_S = 0.3
+_SUSPENDED_S = 0.3
 _PROBE_WITHIN_S = 3.0
 _PROBES_MOST = 3
 _SHOWN_KEPT = 0.2
@@ -46,10 +47,9 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
     ejections: int = 0  # in a row
     why: str = ""  # it was lost the last time
-    slots: int
     said: dict[str, Any] | None = None  # why, as code and figures
+    slots: int
     running: int
-    queue: int = 0  # calls that wait for any replica of this version
     busy_share: float = 0.0  # of the time, in which it had a call
     fill_share: float = 0.0  # of its slots, while it had a call
     calls_per_s: float = 0.0
@@ -204,7 +204,6 @@ class Replicas:
             said=coded(replica.last_failure),
             slots=replica.caps.slots,
             running=seat.running if seat is not None else 0,
-            queue=self._line.waiting,
             busy_share=lately.busy,
             fill_share=lately.fill,
             calls_per_s=lately.calls_per_s,
@@ -275,11 +274,12 @@ class Replicas:
         return any(one.ready for one in self.posts if one is not post)
 
     def _suspend(self, seat: Seat) -> None:
-        """Send nobody until the supervisor has had a look."""
+        """Send nobody until the supervisor has had the time to see what it is."""
         seat.ready = False
-        asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._look_again, seat)
+        self._spawn(self._take_back(seat))
 
-    def _look_again(self, seat: Seat) -> None:
+    async def _take_back(self, seat: Seat) -> None:
+        await asyncio.sleep(_SUSPENDED_S)
         post = self.post_of(seat)
         if post is not None and post.replica.state is State.READY and not seat.health.ejected:
             seat.ready = True
@@ -291,11 +291,12 @@ class Replicas:
         pause_s = post.seat.health.eject(self._clock.monotonic())
         self.ejections += 1
         _log.warning("replica ejected", model=self.name, number=post.number, for_s=pause_s)
-        asyncio.get_running_loop().call_later(pause_s, lambda: self._spawn(self._try_back(post)))
+        self._spawn(self._try_back(post, pause_s))
         self._keep_one()
 
-    async def _try_back(self, post: Post) -> None:
-        """Half-open: it has to answer its probe, then one call."""
+    async def _try_back(self, post: Post, pause_s: float) -> None:
+        """Half-open after a pause: it has to answer its probe, then one call."""
+        await asyncio.sleep(pause_s)
         seat = post.seat
         if seat is None or post.leaving or not seat.health.ejected or post.replica.state is not State.READY:
             return  # its supervisor is at it, or it is back already
@@ -348,7 +349,7 @@ class Replicas:
 
     def _turned(self, post: Post, state: State) -> None:
         """The supervisor's word: seat or unseat."""
-        now = self._clock.monotonic()
+        now = time.monotonic()  # as calls read it
         if state is State.READY and not (
             post.leaving and post.seat is None
         ):  # who was not wanted any more gets no seat
@@ -432,7 +433,7 @@ class Replicas:
     def _totals(self, post: Post) -> Totals:
         if post.seat is None or post.seat.time is None:
             return Totals()
-        return post.seat.time.take_totals(self._clock.monotonic())
+        return post.seat.time.take_totals(time.monotonic())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -1,12 +1,13 @@
 """One version of a model in service: its replicas, the line in front of them, and what a call to it may become."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from tollway.kit import log
-from tollway.kit.clock import SystemClock
+from tollway.kit.clock import Clock
 from tollway.kit.errors import BadRequest, Unavailable
 from tollway.kit.formats import ROWS
 from tollway.kit.settings import Settings
@@ -51,7 +52,8 @@ class Size(msgspec.Struct):
 
 
 class Served:
-    """One model on offer, with its replica and line."""
+    """One version of a model, with its replicas and its line. `clock` is for the date and for what its replicas do; what is
+    compared with a call's own times (deadlines, time in the engine) is read as those are, from `time.monotonic`."""
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class Served:
         engines: Sequence[Engine],
         defaults: dict[str, Any],
         settings: Settings,
+        clock: Clock,
         on_replica: OnReplica,
         wake: Callable[["Served"], None] = lambda _: None,
         runtime: Runtime | None = None,
@@ -76,10 +79,10 @@ class Served:
         self.renames = engine.model != model.name
         self.line = Line(model.name, settings.queue_max, settings.queue_timeout_s)
         self.suspects = Suspects()
-        self.stats = Stats(since_ms=SystemClock().now_ms())
+        self.stats = Stats(since_ms=clock.now_ms())
         self._output_default: int = settings.output_tokens_default
         self._on_replica = on_replica
-        self._clock = SystemClock()
+        self._clock = clock
         self._replicas = Replicas(
             model.name, engines, self.line, self._clock, self._turned, timed=not self.passes_through,
             limits=Limits(memory_bytes=settings.replica_memory_bytes or memory_bytes()), runtime=runtime,
@@ -170,7 +173,6 @@ class Served:
             restarts=0,
             slots=self.caps.slots,
             running=0,
-            queue=self.line.waiting,
         )
 
     def loaded_bytes(self, replica: Replica) -> int:
@@ -190,15 +192,15 @@ class Served:
     def come(self, turn: Turn) -> None:
         """A call came while it was away: have it loaded. Returns if the call may wait in line for that. Raises Unavailable
         when it could not be answered in time, or when all replicas have failed."""
-        now = self._clock.monotonic()
         if self.failed:
             raise Unavailable(
                 f"The model {self.name!r} cannot be served now: its replicas end again and again.",
                 code="model_failed",
                 hint="The operator's log says why.",
-                retry_after_s=max(1.0, min(one.next_try_at for one in self.replicas) - now),
+                retry_after_s=max(1.0, min(one.next_try_in_s for one in self.replicas)),
             )
         if self._woken_at is None:
+        now = time.monotonic()
             self._woken_at = now
         self._wake(self)
         left_s = self._woken_at + self._load_s - now
@@ -383,10 +385,10 @@ class Served:
 
     def _turned(self, post: Post, state: State) -> None:
         if state is State.STARTING and post.seat is not None and not self.passes_through:
-            self.suspects.lost(self._clock.monotonic())
+            self.suspects.lost(time.monotonic())
         if state is State.READY:
             if self._woken_at is not None:
-                self._load_s = self._clock.monotonic() - self._woken_at
+                self._load_s = time.monotonic() - self._woken_at
             self.resting, self._woken_at = False, None
         self.away = self.resting or self.failed
         if not self.passes_through:

@@ -33,13 +33,15 @@ class Suspects:
         if not self._inside[org_id]:
             del self._inside[org_id]
         if not finished:
+            self._left = {one: left for one, left in self._left.items() if left > now - _STILL_BLAMED_S}
             self._left[org_id] = now
 
     def lost(self, now: float) -> None:
         """The engine ended by itself, or had to be ended."""
         recent = {org_id for org_id, left in self._left.items() if left > now - _STILL_BLAMED_S}
+        self._losses = {org_id: losses for org_id in self._losses if (losses := self._recent_losses(org_id, now))}
         for org_id in recent | self._inside.keys():
-            self._losses[org_id] = [*self._recent_losses(org_id, now), now]
+            self._losses[org_id] = [*self._losses.get(org_id, ()), now]
         self._left.clear()
 
     def wait_s(self, org_id: str, now: float) -> float:

@@ -147,6 +147,10 @@ class _Fleet:
             for view in views:
                 family.add_metric((view.model, view.version, str(view.number)), getattr(view, field))
             yield family
+        queues = GaugeMetricFamily("maas_queue_depth", "Calls waiting for a replica.", labels=("model", "version"))
+        for version, waiting in sorted(self._metrics.queues.items()):
+            queues.add_metric(version, waiting)
+        yield queues
         states = GaugeMetricFamily("maas_replica_state", "1 for the state it is in.", labels=(*_REPLICA, "state"))
         for view in views:
             states.add_metric((view.model, view.version, str(view.number), view.state), 1)
@@ -170,12 +174,12 @@ class Metrics:
         self._hot = _Hot()
         registry.register(self._hot)
         self.fleet: Sequence[Any] = ()  # serve.replicas.ReplicaView, as of the last look
+        self.queues: Mapping[tuple[str, str], int] = {}  # by model and version
         self.lanes: Mapping[tuple[str, str, str], Mapping[str, float]] = {}
         self.overloads: Mapping[tuple[str, str], int] = {}
         registry.register(_Fleet(self))
         self.inflight = 0
         Gauge("maas_inflight", "API calls being answered.", registry=registry).set_function(lambda: self.inflight)
-        self.queue_depth = Gauge("maas_queue_depth", "Calls waiting for a replica.", ("model",), registry=registry)
         self.rejected = Counter("maas_rejected_total", "Refused API calls.", ("reason",), registry=registry)
         self.retries = Counter("maas_retry_total", "Engine calls tried again.", registry=registry)
         self.replica_up = Gauge(

@@ -54,11 +54,11 @@ def fleet(busy: int = 3) -> list[ReplicaView]:
     chat = common | {"model": seed.CHAT, "version": seed.CHAT_VERSION, "slots": 8, "load_seconds": 1.2}
     return [
         ReplicaView(
-            **chat, number=1, role="stable", state="ready", pid=4121, running=busy, queue=2, busy_share=0.82,
+            **chat, number=1, role="stable", state="ready", pid=4121, running=busy, busy_share=0.82,
             fill_share=0.44, calls_per_s=1.5, tokens_per_s=61.3, cost_micros_per_s=16.1, rss_bytes=412_000_000,
         ),
         ReplicaView(
-            **chat, number=2, role="stable", state="ejected", pid=4122, running=0, queue=2, ejections=1,
+            **chat, number=2, role="stable", state="ejected", pid=4122, running=0, ejections=1,
             why="three faults in a row", cost_micros_per_s=16.1, rss_bytes=398_000_000,
         ),
         ReplicaView(
@@ -67,6 +67,11 @@ def fleet(busy: int = 3) -> list[ReplicaView]:
         ),
         ReplicaView(**chat | {"version": "0"}, number=0, role="warm", state="resting", pid=None, running=0),
     ]  # fmt: skip
+
+
+def queues() -> dict[tuple[str, str], int]:
+    """How many wait for the chat model."""
+    return {(seed.CHAT, seed.CHAT_VERSION): 2}
 
 
 def _training(conn: Any, org_id: str, key: str, file_id: str, status: str, steps: int) -> str:

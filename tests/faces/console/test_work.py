@@ -34,6 +34,7 @@ class Working:
     def __init__(self, shop: seed.SeededShop) -> None:
         self.shop, self.busy = shop, 3
         shop.fleet = lambda: seed_work.fleet(self.busy)  # type: ignore[attr-defined]
+        shop.queues = seed_work.queues  # type: ignore[attr-defined]
         self.ids = seed_work.fill(shop)
         self.site: Site = serve(shop)
 

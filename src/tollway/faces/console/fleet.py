@@ -1,6 +1,6 @@
 """The fleet, live: every replica with its state, its queue, how full it is, what it does a second and what it costs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from starlette.responses import Response
 from tollway.faces.console.visit import Visit
 
 _TONES = {
-    "ready": "good", "trial": "info", "starting": "info", "draining": "warn", "leaving": "warn", "ejected": "warn",
+    "ready": "good", "trial": "info", "starting": "info", "leaving": "warn", "ejected": "warn",
     "failed": "bad", "dead": "bad", "resting": "",
 }  # fmt: skip
 
@@ -30,14 +30,16 @@ class Sums:
 
 def fleet(visit: Visit) -> Response:
     """GET /console/fleet: looked at again every two seconds."""
-    source = getattr(visit.shop, "fleet", None)
-    views: Sequence[Any] = source() if callable(source) else ()
+    shop: Any = visit.shop
+    views: Sequence[Any] = shop.fleet() if hasattr(shop, "fleet") else ()
+    queues: Mapping[tuple[str, str], int] = shop.queues() if views else {}
     template = "parts/fleet.html" if visit.is_fragment else "fleet.html"
-    return visit.page(template, replicas=views, sums=_sums(views), tones=_TONES, per_hour=_per_hour)
+    return visit.page(
+        template, replicas=views, queues=queues, sums=_sums(views, queues), tones=_TONES, per_hour=_per_hour
+    )
 
 
-def _sums(views: Sequence[Any]) -> Sums:
-    queues = {(one.model, one.version): one.queue for one in views}  # a version's replicas share one line
+def _sums(views: Sequence[Any], queues: Mapping[tuple[str, str], int]) -> Sums:
     return Sums(
         ready=sum(one.state == "ready" for one in views),
         count=sum(one.state != "resting" for one in views),

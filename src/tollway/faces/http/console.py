@@ -72,6 +72,10 @@ class LiveShop:
         """Every replica as it is now."""
         return self._gateway.desk.fleet.snapshot()
 
+    def queues(self) -> dict[tuple[str, str], int]:
+        """How many calls wait, by model and version."""
+        return self._gateway.desk.fleet.queues()
+
     def describe_model(self, name: str, version: str) -> Any:
         """The manifest of a package; None for what has none."""
         try:
