@@ -199,8 +199,8 @@ class Served:
                 hint="The operator's log says why.",
                 retry_after_s=max(1.0, min(one.next_try_in_s for one in self.replicas)),
             )
-        if self._woken_at is None:
         now = time.monotonic()
+        if self._woken_at is None:
             self._woken_at = now
         self._wake(self)
         left_s = self._woken_at + self._load_s - now
