@@ -3,8 +3,6 @@
 import os
 import resource
 import struct
-import subprocess
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -266,16 +264,4 @@ def test_a_header_made_to_eat_time_is_refused_in_time(tmp_path: Path) -> None:
     with pytest.raises(BadRequest):
         gguf.inspect(path)
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert spent.ru_utime - before.ru_utime < gguf.CHILD_CPU_S + 1
-
-
-def test_the_child_runs_within_limits(honest: Path) -> None:
-    """The limits are really set in the child: asked to take more memory than allowed, it cannot."""
-    code = (
-        "import sys; sys.argv=['x', sys.argv[1]]\n"
-        "from tollway.artifacts import gguf\n"
-        "gguf._main()\n"
-        "try: bytearray(gguf.CHILD_MEMORY_BYTES)\n"
-        "except MemoryError: sys.exit(42)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", code, str(honest)], capture_output=True).returncode == 42
+    assert spent.ru_utime - before.ru_utime < gguf.LIMITS.cpu_s + 1

@@ -1,26 +1,21 @@
 """Read the header of a GGUF file while believing nothing it says: every count, length and offset is held to the file.
 
-`inspect(path)` is for files of unknown origin: it parses in a child process with limits on memory and CPU time, and
-either returns a `Header` or raises `BadRequest` naming the lie. `read_header(path)` is the same parser in this process,
+`inspect(path)` is for files of unknown origin: it parses in a limited process (`kit/sandbox.py`), and either returns a
+`Header` or raises `BadRequest` naming the lie. `read_header(path)` is the same parser in this process,
 for files already verified. Only what a manifest needs is kept; arrays (vocabularies) are measured and stepped over.
-
-    python -m tollway.artifacts.gguf FILE      # prints the facts as JSON
 """
 
-import contextlib
-import json
 import math
 import os
 import re
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, TypeAlias
+from typing import Any, BinaryIO, Final, TypeAlias
 
-from tollway.kit.errors import BadRequest
+from tollway.kit import sandbox
+from tollway.kit.errors import BadRequest, TollwayError
 
 KEYS_MAX: Final = 4096
 TENSORS_MAX: Final = 65_536
@@ -28,9 +23,8 @@ KEY_BYTES_MAX: Final = 1024
 STRING_BYTES_MAX: Final = 1 << 20
 STRINGS_MAX: Final = 1 << 21  # in arrays: vocabulary and merges of the largest models have 0.8 million
 HEADER_BYTES_MAX: Final = 1 << 28
-CHILD_MEMORY_BYTES: Final = 512 << 20
-CHILD_CPU_S: Final = 5
-CHILD_WALL_S: Final = 60
+LIMITS: Final = sandbox.Limits(memory_bytes=512 << 20, cpu_s=5, wall_s=60, file_bytes=0)
+_REFUSED: Final = "invalid_model_file"
 
 # ggml type number -> (name, elements a block, bytes a block)
 TENSOR_TYPES: Final[dict[int, tuple[str, int, int]]] = {
@@ -172,26 +166,24 @@ def read_header(path: Path) -> Header:
 
 
 def inspect(path: Path) -> Header:
-    """Like `read_header`, for a file of unknown origin: parsed in a child process with little memory and time."""
-    command = [sys.executable, "-I", "-m", "tollway.artifacts.gguf", str(path.absolute())]
+    """Like `read_header`, for a file of unknown origin: parsed in a limited process."""
     try:
-        child = subprocess.run(  # noqa: S603 - our own interpreter and module; the path is one argument, no shell
-            command, capture_output=True, timeout=CHILD_WALL_S, stdin=subprocess.DEVNULL, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise _refusal(path, "reading its header takes too long") from None
-    with contextlib.suppress(ValueError, TypeError, KeyError):
-        answer = json.loads(child.stdout)
-        if "refused" in answer:
-            raise _refusal(path, str(answer["refused"]))
-        return Header(**answer)
-    raise _refusal(path, "reading its header needs more memory or time than allowed")
+        return Header(**sandbox.call(f"{__name__}:facts", {"path": str(path.absolute())}, limits=LIMITS))
+    except TollwayError as error:
+        if error.code == _REFUSED:
+            raise
+        raise _refusal(path, "reading its header needs more memory or time than allowed") from None
+
+
+def facts(path: str) -> dict[str, Any]:
+    """The header as plain facts."""
+    return asdict(read_header(Path(path)))
 
 
 def _refusal(path: Path, why: str) -> BadRequest:
     return BadRequest(
         f"{path.name} cannot be used as a model: {why}.",
-        code="invalid_model_file",
+        code=_REFUSED,
         hint="Give a complete GGUF file (version 2 or 3) as written by llama.cpp's converter.",
     )
 
@@ -332,27 +324,3 @@ def _quantisation(facts: dict[str, Scalar], tensors: list[_Tensor]) -> str:
     for tensor in tensors:
         weight[tensor.kind] = weight.get(tensor.kind, 0) + tensor.elements
     return TENSOR_TYPES[max(weight, key=lambda kind: weight[kind])][0]
-
-
-def _main() -> int:
-    """The child of `inspect`: limits first, then one JSON object on stdout, always exit code 0 when it could answer."""
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_AS, (CHILD_MEMORY_BYTES, CHILD_MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CHILD_CPU_S, CHILD_CPU_S))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    try:
-        with Path(sys.argv[1]).open("rb") as file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            answer = asdict(_parse(_Reader(file, size_bytes), size_bytes))
-    except Lie as lie:
-        answer = {"refused": str(lie)}
-    except (OSError, IndexError) as error:
-        answer = {"refused": getattr(error, "strerror", None) or "no file was named"}
-    sys.stdout.write(json.dumps(answer))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main())

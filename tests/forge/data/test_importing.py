@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tollway.forge import data
+from tollway.kit import sandbox
 from tollway.kit.errors import BadRequest, NotFound, TooLarge
 
 GOOD = "text,label\n" + "".join(f"row {n} is fine,positive\nrow {n} is not,negative\n" for n in range(20))
@@ -320,7 +321,7 @@ def test_a_parser_that_eats_memory_is_stopped(bring, shelf):
     pq.write_table(pa.table({"a": pa.DictionaryArray.from_arrays([0] * 2000, ["x" * 1_000_000])}), made, store_schema=False)
     assert len(made.getvalue()) < 100_000
     with pytest.raises(TooLarge, match=r"more than 1\.0 GiB of memory"):
-        bring("m.parquet", made.getvalue(), limits=data.Limits(memory_bytes=1 << 30))
+        bring("m.parquet", made.getvalue(), limits=sandbox.Limits(memory_bytes=1 << 30))
     assert shelf.list() == []
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tollway.forge.convert import gguf_decoder
-from tollway.forge.data import sandbox
+from tollway.kit import sandbox
 from tollway.kit.errors import BadRequest
 
 _GIB: Final = 1 << 30

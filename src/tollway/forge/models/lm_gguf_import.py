@@ -1,19 +1,18 @@
-"""Child process: a Llama-style GGUF file becomes a Hugging Face folder, dequantised to float32. Limits first; no torch.
+"""A Llama-style GGUF file becomes a Hugging Face folder, dequantised to float32. For a limited process; no torch.
 
-    echo '{"path": "model.gguf", "folder": "out", "parameters": 135000000}' | python -m tollway.forge.models.lm_gguf_import
+    sandbox.call("tollway.forge.models.lm_gguf_import:written", {"path": "model.gguf", "folder": "out"}, writable=out)
 
 Only what the engine itself uses is read: sizes, the byte-level BPE tokenizer with its pre-tokenizer's name, the chat
 template and the tensors, whose query and key rows go back to the order of Hugging Face's rotary positions.
 """
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-_ROOM_BYTES: Final = 2 << 30
-_CPU_S: Final = 1200
+from tollway.kit.errors import BadRequest
+
 _CONTROL, _USER_DEFINED = 3, 4
 _GPT2_PATTERN: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3_PATTERN: Final = (
@@ -40,29 +39,23 @@ class Refused(ValueError):
     """The file is not what this can read; the text says why."""
 
 
-def main() -> int:
-    """Reads its orders, writes the folder, answers with one JSON object."""
-    orders = json.load(sys.stdin)
-    _limit(int(orders["parameters"]))
+def written(path: str, folder: str) -> None:
+    """`convert` for a limited process. Raises BadRequest with the reason."""
     try:
-        convert(Path(orders["path"]), Path(orders["folder"]))
-        answer: dict[str, Any] = {"ok": True}
+        convert(Path(path), Path(folder))
     except Refused as refused:
-        answer = {"refused": str(refused)}
-    except (ValueError, KeyError, IndexError, TypeError, MemoryError, OSError) as error:
-        answer = {"refused": f"it is damaged ({type(error).__name__}: {str(error)[:200]})"}
-    sys.stdout.write(json.dumps(answer))
-    return 0
+        raise refusal(Path(path), str(refused)) from None
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise refusal(Path(path), f"it is damaged ({type(error).__name__}: {str(error)[:200]})") from None
 
 
-def _limit(parameters: int) -> None:
-    import resource
-
-    memory = _ROOM_BYTES + 12 * parameters  # the file mapped, one float32 copy, and the largest tensor once more
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_ROOM_BYTES + 5 * parameters,) * 2)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def refusal(path: Path, why: str) -> BadRequest:
+    """What people are told of a file that cannot be read."""
+    return BadRequest(
+        f"{path.name} cannot be made a base: {why}.",
+        code="invalid_model_file",
+        hint="Give the model's Hugging Face folder instead.",
+    )
 
 
 def convert(path: Path, folder: Path, *, weights: bool = True) -> None:
@@ -207,7 +200,3 @@ def pre_tokenizer(name: str) -> Any:
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:
     path.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

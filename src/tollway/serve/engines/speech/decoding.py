@@ -1,4 +1,4 @@
-"""Reads a stranger's recording in a process of its own, with little memory and little time: WAV, FLAC, MP3, Ogg Vorbis to
+"""Reads a stranger's recording in a limited process of its own (`kit/sandbox.py`): WAV, FLAC, MP3, Ogg Vorbis to
 16 kHz mono.
 
     python -P -m tollway.serve.engines.speech.decoding SECONDS_MAX < recording > 16-bit samples
@@ -7,18 +7,16 @@ Whatever a broken file does to the decoder, it does it here: the caller sees an 
 """
 
 import asyncio
-import resource
 import sys
 from collections.abc import Iterator
 from typing import Final
 
+from tollway.kit import sandbox
 from tollway.kit.errors import BadRequest
 
 RATE: Final = 16_000
 NOT_A_RECORDING, TOO_LONG = 3, 4
-_MEMORY_BYTES: Final = 768 << 20
-_CPU_S: Final = 20
-_WALL_S: Final = 40.0
+_LIMITS: Final = sandbox.Limits(memory_bytes=768 << 20, cpu_s=20, wall_s=40.0, file_bytes=0)
 _FRAMES: Final = 65_536
 _FORMATS: Final = "WAV, FLAC, MP3 or Ogg Vorbis"
 _MODULE: Final = "tollway.serve.engines.speech.decoding"
@@ -40,7 +38,7 @@ async def decoded(recording: bytes, seconds_max: int) -> bytes:
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        async with asyncio.timeout(_WALL_S):
+        async with asyncio.timeout(_LIMITS.wall_s):
             samples, _ = await process.communicate(recording)
     except TimeoutError:
         raise _unreadable() from None
@@ -68,10 +66,7 @@ def _unreadable() -> BadRequest:
 def main() -> int:
     seconds_max = int(sys.argv[1])
     recording = sys.stdin.buffer.read()
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    sandbox.confine(_LIMITS)
     left = seconds_max * RATE
     try:
         for samples in _stream(recording):

@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from tollway.forge.data import sandbox
+from tollway.kit import sandbox
 from tollway.kit.errors import BadRequest, TooLarge
 
 READ = "tollway.forge.data.readers:read_into"
 
 
 def confined(code: str, writable, limits: str = "") -> subprocess.CompletedProcess[str]:
-    script = f"from tollway.forge.data.sandbox import Limits, confine\nconfine(Limits({limits}), {str(writable)!r})\n{code}"
+    script = f"from tollway.kit.sandbox import Limits, confine\nconfine(Limits({limits}), {str(writable)!r})\n{code}"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
 
 

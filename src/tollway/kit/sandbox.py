@@ -1,4 +1,4 @@
-"""A limited process for the parsing of files from outside: archives, images, tables, model files.
+"""A limited process for the parsing of files from outside: archives, images, tables, recordings, model files.
 
     result = sandbox.call("tollway.forge.data.readers:read_into", {"source": "x.zip", "out": "…"}, writable=out)
 
@@ -64,7 +64,7 @@ def call(
     environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system",
                     "PYTHONDONTWRITEBYTECODE": "1", "MALLOC_ARENA_MAX": "2"}  # fmt: skip
     process = subprocess.Popen(
-        [sys.executable, "-I", "-m", "tollway.forge.data.sandbox"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, "-I", "-m", "tollway.kit.sandbox"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, env=environment, close_fds=True, start_new_session=True,
     )  # fmt: skip
     late = threading.Timer(limits.wall_s, process.kill)
