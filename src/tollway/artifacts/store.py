@@ -37,6 +37,7 @@ from tollway.artifacts.signing import Signer
 from tollway.kit import durable
 from tollway.kit.clock import Clock
 from tollway.kit.errors import BadRequest, Conflict, NotFound
+from tollway.kit.said import say
 
 WEIGHTS: Final = "weights.gguf"
 CARD: Final = "card.md"
@@ -125,9 +126,9 @@ class Store:
         wanted = version or (versions[-1] if versions else "")
         if wanted not in versions:
             raise NotFound(
-                f"There is no model package {name}{'@' + version if version else ''}.",
+                say("package.unknown", "There is no model package {ref}.", ref=name + ("@" + version if version else "")),
                 code="package_not_found",
-                hint="`tollway model list` shows what there is.",
+                hint=say("package.list", "`tollway model list` shows what there is."),
             )
         return self._read(name, wanted)
 

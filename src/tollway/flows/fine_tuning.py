@@ -22,14 +22,14 @@ from tollway.artifacts import store
 from tollway.artifacts.manifest import Lineage
 from tollway.flows import fine_tuning_worker
 from tollway.flows.call import Desk
-from tollway.flows.held import Held
+from tollway.flows.settling import Held
 from tollway.insight import economics
 from tollway.kit import jobs, log
 from tollway.kit.crew import Crew
 from tollway.kit.errors import BadRequest, NotFound, PaymentRequired, TollwayError, Unavailable
 from tollway.kit.ids import new_id
 from tollway.kit.jobs import Job
-from tollway.kit.said import coded, said, say
+from tollway.kit.said import Said, coded, said, say
 from tollway.sell import files, fine_tuning, revision
 from tollway.sell.access import Caller, Grant
 from tollway.sell.fine_tuning import KIND, Order
@@ -77,7 +77,8 @@ class FineTuning:
         self._shop, self._desk = shop, desk
         self._held = Held(desk)
         self._worker = fine_tuning_worker.Worker()
-        self._crew = Crew(KIND, self, shop.clock, desk.recorder.run, alone=not shop.many)
+        wait_s = shop.settings.job_wait_s
+        self._crew = Crew(KIND, self, shop.clock, desk.recorder.run, alone=not shop.many, give_up_s=wait_s)
 
     @property
     def files_root(self) -> Path:
@@ -222,14 +223,16 @@ class FineTuning:
                 raise BadRequest(why, code=str(outcome["code"]) or "training_failed")
             made = outcome
             await asyncio.to_thread(fine_tuning_worker.keep, folder, made)
-        await self._publish(job, order, made)
+        await self._publish(job, order, made, stop)
 
     async def fail(self, job: Job, error: TollwayError) -> None:
         """End a job that cannot be done; it costs nothing."""
         now_ms, told = self._shop.clock.now_ms(), {"code": error.code, "message": error.message, "param": None}
         await self._note_time(job.id)
         words = say("job.failed_free", "{why} It costs nothing.", why=error.said)
-        await self._desk.recorder.run(lambda conn: jobs.end(conn, now_ms, job.id, "failed", words, error=told))
+        await self._desk.recorder.run(
+            lambda conn: jobs.end(conn, now_ms, job.id, "failed", words, error=told, **_withdrawn(conn, now_ms, job.id))
+        )
         self._held.release(job.id)
 
     def busy_us(self, job_id: str) -> int:
@@ -285,29 +288,34 @@ class FineTuning:
             await self._desk.recorder.run(lambda conn: jobs.tell(conn, now_ms, job.id, text))
         elif word["kind"] == "progress":
             step, total, loss = int(word["done"]), int(word["total"]), word.get("loss")
-            shown = loss if loss is not None else "-"
-            text = said(
-                {"code": "tuning.step", "figures": {"step": step, "total": total, "loss": str(shown)}},
-                f"Step {step}/{total}: training loss={shown}",
-            )
+            text = step_words(step, total, loss)
 
             def note(conn: sa.Connection) -> None:
                 data = {"step": step, "total_steps": total, "train_loss": loss}
                 jobs.tell(conn, now_ms, job.id, text, data=data)
-                jobs.change(conn, job.id, tries=0)
+                jobs.further(conn, job.id)
 
             await self._desk.recorder.run(note)
 
     # -- how it ends -------------------------------------------------------------------------------------------------
 
-    async def _publish(self, job: Job, order: Order, made: dict[str, Any]) -> None:
+    async def _publish(self, job: Job, order: Order, made: dict[str, Any], stop: asyncio.Event) -> None:
         """Sign and shelve the adapter, offer it to its owner, wait until it answers, bill. The same again is the same."""
-        account = self._desk.access.account(job.org_id)
-        name = fine_tuning.made_of(job).model or fine_tuning.name_of(
-            order.base, account.name, order.suffix or "model", job.id
-        )
+        name = fine_tuning.made_of(job).model or await self._offer(job, order, made)
+        if await self._loaded(name, job.org_id):
+            await self._ended(job, "succeeded", order.tokens_max)
+        elif stop.is_set():
+            await self._ended(job, "cancelled", 0)  # nobody pays for what never answered
+        else:
+            raise Unavailable(
+                say("tuning.not_loaded", "The trained model could not be loaded."), code="model_not_loaded"
+            )
+
+    async def _offer(self, job: Job, order: Order, made: dict[str, Any]) -> str:
+        """The name under which its owner can call it from now on."""
+        account, now_ms = self._desk.access.account(job.org_id), self._shop.clock.now_ms()
+        name = fine_tuning.name_of(order.base, account.name, order.suffix or "model", job.id)
         package = await asyncio.to_thread(self._shelve, job, order, made, name)
-        now_ms = self._shop.clock.now_ms()
 
         def offer(conn: sa.Connection) -> Job:
             version = package.manifest.version
@@ -317,18 +325,18 @@ class FineTuning:
             return jobs.further(conn, job.id, model=name, trained_tokens=order.tokens_max)
 
         await self._desk.recorder.run(offer)
-        await self._until_loaded(name, job.org_id)
-        await self._ended(job, "succeeded", order.tokens_max)
+        return name
 
-    async def _until_loaded(self, name: str, org_id: str) -> None:
+    async def _loaded(self, name: str, org_id: str) -> bool:
+        """Whether it answers, after a while at most."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _LOADED_WITHIN_S
         while loop.time() < deadline:
             with contextlib.suppress(NotFound, Unavailable):
                 if self._desk.fleet.find(name, org_id).ready:
-                    return
+                    return True
             await asyncio.sleep(0.1)
-        raise BadRequest(say("tuning.not_loaded", "The trained model could not be loaded."), code="model_not_loaded")
+        return False
 
     def _shelve(self, job: Job, order: Order, made: dict[str, Any], name: str) -> store.ModelPackage:
         folder = Path(self._shop.settings.home) / "fine_tuning" / job.id / "package"
@@ -365,11 +373,13 @@ class FineTuning:
             "cancelled": say("job.cancelled_after", "The job was cancelled after {tokens} tokens.", tokens=trained),
         }
         await self._note_time(job.id)
-        ended = await self._desk.recorder.run(
-            lambda conn: jobs.end(
-                conn, now_ms, job.id, status, words[status], settled=not trained, trained_tokens=trained
-            )
-        )
+
+        def end(conn: sa.Connection) -> Job:
+            made = {} if status == "succeeded" else _withdrawn(conn, now_ms, job.id)
+            made["trained_tokens"] = trained
+            return jobs.end(conn, now_ms, job.id, status, words[status], settled=not trained, **made)
+
+        ended = await self._desk.recorder.run(end)
         if trained:
             await self._bill(ended)
         else:
@@ -400,6 +410,24 @@ class FineTuning:
         with self._shop.db.read() as conn:
             found = [files.get(conn, org_id, one) for one in (order.training_file, order.validation_file) if one]
         return [files.path_of(self.files_root, one) for one in found]
+
+
+def step_words(step: int, total: int, loss: float | None) -> Said:
+    """A training step as an event, in the words that OpenAI's clients look for."""
+    shown = "-" if loss is None else str(loss)
+    return say("tuning.step", "Step {step}/{total}: training loss={loss}", step=str(step), total=str(total), loss=shown)
+
+
+def _withdrawn(conn: sa.Connection, now_ms: int, job_id: str) -> dict[str, Any]:
+    """A job that does not succeed leaves no model on offer that nobody paid for; its package stays on the shelf."""
+    found = jobs.get(conn, KIND, job_id)
+    name = fine_tuning.made_of(found).model if found.open else None
+    if name is None:
+        return {}
+    with contextlib.suppress(NotFound):
+        models.retire_model(conn, now_ms, name)
+    revision.touch(conn)
+    return {"model": None, "trained_tokens": None}
 
 
 def _usage_event(job: Job, grant: Grant, event_id: str, now_ms: int, worked_us: int) -> UsageEvent:

@@ -33,6 +33,7 @@ from tollway.kit import durable
 from tollway.kit.clock import Clock
 from tollway.kit.errors import Conflict, NotFound, TollwayError
 from tollway.kit.ids import new_id
+from tollway.kit.said import say
 
 Event: TypeAlias = dict[str, Any]
 Events: TypeAlias = list[Event]  # inside Runs the word list is a method
@@ -259,7 +260,9 @@ class Run:
 
     def save(self) -> None:
         """Bring `run.json` up to date."""
-        durable.write(self.folder / "run.json", msgspec.json.format(msgspec.json.encode(self.record), indent=1).decode())
+        durable.write(
+            self.folder / "run.json", msgspec.json.format(msgspec.json.encode(self.record), indent=1).decode()
+        )
 
     def figures(self, step: str) -> dict[str, Any]:
         """What a step of this run reported; empty before it is done."""
@@ -315,9 +318,16 @@ class Runs:
         if not exact:
             exact = [record for record in records if len(run) >= 4 and record.id.endswith(run)]
         if not exact:
-            raise NotFound(f"There is no run {run}.", code="run_not_found", hint="`tollway run list` shows them.")
+            raise NotFound(
+                say("run.unknown", "There is no run {name}.", name=run),
+                code="run_not_found",
+                hint=say("run.list", "`tollway run list` shows them."),
+            )
         if len(exact) > 1:
-            raise Conflict(f"{run} is the end of {len(exact)} run ids.", hint="Give more of it.")
+            raise Conflict(
+                say("run.many", "{name} is the end of {count} run ids.", name=run, count=len(exact)),
+                hint=say("run.give_more", "Give more of it."),
+            )
         return exact[0]
 
     def folder(self, record: Record) -> Path:

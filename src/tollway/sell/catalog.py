@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.ids import new_id
 from tollway.kit.money import EXPONENTS
+from tollway.kit.said import say
 from tollway.sell import revision, tables
 
 # an event has at most one of these, besides its tokens
@@ -163,14 +164,15 @@ def create_plan(conn: sa.Connection, now_ms: int, name: str, title: str, terms: 
     """A new plan with version 1. `name` is its slug ("starter"), unique for ever."""
     if not re.fullmatch(_NAME, name):
         raise BadRequest(
-            f"{name!r} cannot be the name of a plan.",
+            say("plan.name", "{name!r} cannot be the name of a plan.", name=name),
             param="name",
-            hint="Use 1 to 60 small letters, digits and hyphens.",
+            hint=say("plan.name_rule", "Use 1 to 60 small letters, digits and hyphens."),
         )
     _require_sound(terms)
     if conn.execute(sa.select(tables.plan.c.id).where(tables.plan.c.name == name)).first():
         raise Conflict(
-            f"There is already a plan {name!r}.", hint="A change of terms is a new version of it: revise the plan."
+            say("plan.exists", "There is already a plan {name!r}.", name=name),
+            hint=say("plan.revise", "A change of terms is a new version of it: revise the plan."),
         )
     plan_id = new_id("plan", now_ms)
     conn.execute(tables.plan.insert().values(id=plan_id, name=name, title=title.strip() or name, created_ms=now_ms))
@@ -184,15 +186,21 @@ def revise_plan(conn: sa.Connection, now_ms: int, name: str, terms: Terms) -> Pl
     if row is None:
         raise _no_plan(name)
     if row.archived_ms is not None:
-        raise Conflict(f"The plan {name!r} is archived.", hint="Create a plan with another name.")
+        raise Conflict(
+            say("plan.archived", "The plan {name!r} is archived.", name=name),
+            hint=say("plan.other_name", "Create a plan with another name."),
+        )
     newest = get_plan(conn, name)
     if newest.terms == terms:
         return newest
     if newest.terms.currency != terms.currency:
         raise BadRequest(
-            f"The plan {name!r} is sold in {newest.terms.currency}; its currency cannot change.",
+            say(
+                "plan.currency", "The plan {name!r} is sold in {currency}; its currency cannot change.", name=name,
+                currency=newest.terms.currency,
+            ),
             param="currency",
-            hint="Create another plan for another currency.",
+            hint=say("plan.other_currency", "Create another plan for another currency."),
         )
     return _add_version(conn, now_ms, row.id, newest.version + 1, terms)
 
@@ -218,7 +226,9 @@ def get_plan_version(conn: sa.Connection, plan_version_id: str) -> PlanVersion:
     """A plan version by its id. Raises NotFound."""
     found = _versions(conn, tables.plan_version.c.id == plan_version_id)
     if not found:
-        raise NotFound(f"There is no plan version {plan_version_id!r}.", code="plan_not_found")
+        raise NotFound(
+            say("plan.no_version", "There is no plan version {name!r}.", name=plan_version_id), code="plan_not_found"
+        )
     return found[0]
 
 
@@ -243,13 +253,18 @@ def subscribe(conn: sa.Connection, now_ms: int, org_id: str, plan_version_id: st
     organization = tables.organization
     locked = sa.select(organization.c.id).where(organization.c.id == org_id).with_for_update()
     if conn.execute(locked).first() is None:
-        raise NotFound(f"There is no organization {org_id!r}.", code="organization_not_found")
+        raise NotFound(
+            say("org.unknown", "There is no organization {name!r}.", name=org_id), code="organization_not_found"
+        )
     version = get_plan_version(conn, plan_version_id)
     running = running_subscription(conn, org_id)
     if running is not None and running.plan_version_id == plan_version_id:
         return running
     if version.archived_ms is not None:
-        raise Conflict(f"The plan {version.plan_name!r} is no longer sold.", hint="Choose another plan.")
+        raise Conflict(
+            say("plan.no_longer", "The plan {name!r} is no longer sold.", name=version.plan_name),
+            hint=say("plan.choose", "Choose another plan."),
+        )
     if running is not None:
         _end(conn, now_ms, running)
     fresh = Subscription(new_id("sub", now_ms), org_id, plan_version_id, now_ms, None)
@@ -262,7 +277,10 @@ def cancel(conn: sa.Connection, now_ms: int, org_id: str) -> Subscription:
     """End the running subscription of an organization now. Raises Conflict when there is none."""
     running = running_subscription(conn, org_id)
     if running is None:
-        raise Conflict("This organization has no running subscription.", hint="Subscribe it to a plan first.")
+        raise Conflict(
+            say("plan.not_subscribed", "This organization has no running subscription."),
+            hint=say("plan.subscribe", "Subscribe it to a plan first."),
+        )
     ended = _end(conn, now_ms, running)
     revision.touch(conn)
     return ended
@@ -310,7 +328,9 @@ def _check_charge(charge: Charge, seen: set[tuple[str, str]]) -> list[str]:
 def _require_sound(terms: Terms) -> None:
     problems = terms.check()
     if problems:
-        raise BadRequest("These terms cannot be sold: " + "; ".join(problems) + ".", code="invalid_terms")
+        raise BadRequest(
+            say("plan.terms", "These terms cannot be sold: {problems}.", problems=problems), code="invalid_terms"
+        )
 
 
 def _add_version(conn: sa.Connection, now_ms: int, plan_id: str, number: int, terms: Terms) -> PlanVersion:
@@ -355,5 +375,7 @@ def _end(conn: sa.Connection, now_ms: int, running: Subscription) -> Subscriptio
 
 
 def _no_plan(name: str, version: int | None = None) -> NotFound:
-    which = f"plan {name!r}" + ("" if version is None else f" version {version}")
-    return NotFound(f"There is no {which}.", code="plan_not_found", hint="`tollway plan list` shows what there is.")
+    which = say("plan.unknown", "There is no plan {name!r}.", name=name)
+    if version is not None:
+        which = say("plan.unknown_version", "There is no plan {name!r} version {version}.", name=name, version=str(version))
+    return NotFound(which, code="plan_not_found", hint=say("plan.list", "`tollway plan list` shows what there is."))

@@ -7,12 +7,15 @@ from typing import Any
 import msgspec
 
 from tests.faces.console import seed
+from tollway.flows.fine_tuning import step_words
 from tollway.kit import jobs
 from tollway.kit.ids import new_id
+from tollway.kit.said import say
 from tollway.sell import accounts, api_keys, batches, feedback, files, fine_tuning, usage
 from tollway.serve.replicas import ReplicaView
 
 MINUTE = 60_000
+_ENDED = say("replica.ended", "its process ended with code {status}", status=-9)
 CHATS = b'{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}\n'
 
 
@@ -59,7 +62,7 @@ def fleet(busy: int = 3) -> list[ReplicaView]:
         ),
         ReplicaView(
             **chat, number=2, role="stable", state="ejected", pid=4122, running=0, ejections=1,
-            why="three faults in a row", cost_micros_per_s=16.1, rss_bytes=398_000_000,
+            why=str(_ENDED), said=_ENDED.coded(), cost_micros_per_s=16.1, rss_bytes=398_000_000,
         ),
         ReplicaView(
             **common | {"node": "10.0.0.7"}, model=seed.EMBEDDING, version=seed.EMBEDDING_VERSION, number=1, role="canary",
@@ -91,7 +94,7 @@ def _training(conn: Any, org_id: str, key: str, file_id: str, status: str, steps
     jobs.create(conn, job, 100)
     for step in range(1, steps + 1):
         data = {"step": step, "total_steps": 40, "train_loss": round(3.2 / (1 + step / 9), 4)}
-        jobs.tell(conn, begun + step * 20_000, job.id, f"Step {step}/40: training loss={data['train_loss']}", data=data)
+        jobs.tell(conn, begun + step * 20_000, job.id, step_words(step, 40, data["train_loss"]), data=data)
     made: dict[str, Any] = {}
     if status == "succeeded":
         made = {"model": f"ft:{seed.CHAT}:northwind:support:4f7a1c20", "trained_tokens": 182_400}
@@ -100,9 +103,15 @@ def _training(conn: Any, org_id: str, key: str, file_id: str, status: str, steps
         jobs.change(conn, job.id, status="running", started_ms=begun)
     else:
         error = (
-            {"code": "training_failed", "message": "The loss is no number any more."} if status == "failed" else None
+            {"code": "training_failed", "message": "The training failed (FloatingPointError)."}
+            if status == "failed"
+            else None
         )
-        jobs.end(conn, begun + 20 * MINUTE, job.id, status, "The job is over.", error=error, **made)
+        why = say("tuning.failed", "The training failed ({name}).", name="FloatingPointError")
+        words = say("job.failed_free", "{why} It costs nothing.", why=why)
+        if error is None:
+            words = say("job.done", "The job is done.")
+        jobs.end(conn, begun + 20 * MINUTE, job.id, status, words, error=error, **made)
     return job.id
 
 
@@ -119,5 +128,6 @@ def _batch(conn: Any, org_id: str, key: str, file_id: str, status: str, answered
     jobs.further(conn, job.id, completed=answered, failed=1)
     if status == "succeeded":
         files_of = {"output_file_id": file_id, "error_file_id": file_id}
-        jobs.end(conn, seed.NOW_MS, job.id, status, "The batch is done.", price_picos=61_200_000_000, **files_of)
+        done = say("batch.done", "The batch is done.")
+        jobs.end(conn, seed.NOW_MS, job.id, status, done, price_picos=61_200_000_000, **files_of)
     return job.id

@@ -44,7 +44,7 @@ def measured(shop, took_ms: float = 30.0, errors: int = 0) -> None:
                 side.stats.latency.add(took_ms / 1e3)
         figures.verdict = judge(policy_of(canary.policy), figures.canary, figures.stable, figures.agreement, 5)
         deployments.note_ready(conn, canary.began_ms, canary.id)
-        deployments.note_figures(conn, canary.id, msgspec.to_builtins(figures), figures.verdict.why)
+        deployments.note_figures(conn, canary.id, msgspec.to_builtins(figures), figures.verdict.reason)
 
 
 def test_a_canary_is_started_promoted_and_taken_back_by_forms_that_ask(operator, mood):

@@ -14,6 +14,7 @@ from tollway.serve import models
 ROOT = Path(words.__file__).parent
 TEMPLATES = sorted((ROOT / "templates").rglob("*.html"))
 CODE = sorted(ROOT.glob("*.py"))
+NAMED = re.compile(r"""\bnamed\(\s*'([a-z_.]+)'""")  # a group of names
 USED = re.compile(r"""\bt\(\s*f?(["'])([a-z0-9_.{}]+)\1\s*(~?)""")
 
 
@@ -41,6 +42,7 @@ def used() -> tuple[set[str], set[str]]:
                 begun.add(name.split("{")[0])
             else:
                 whole.add(name)
+        begun |= {f"{group}." for group in NAMED.findall(path.read_text(encoding="utf-8"))}
     return whole, begun
 
 

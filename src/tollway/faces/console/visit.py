@@ -104,6 +104,16 @@ class Visit:
     def t(self, name: str, /, **values: object) -> str:
         return words.translate(self.lang, name, **values)
 
+    def named(self, group: str, name: str) -> str:
+        """A name of ours (a step, a task) in the visitor's language; one that has no words here is shown as it is."""
+        known = words.dictionary(self.lang).get(f"{group}.{name}")
+        return known if known is not None else Markup("<code>{}</code>").format(name) if name else ""
+
+    def log_line(self, text: str, coded: Mapping[str, Any] | None = None) -> Markup:
+        """A line of a run's log: in the visitor's language if it has words there, else as it was written."""
+        told = telling.sentence(self.lang, text, coded)
+        return Markup("<code>{}</code>").format(told) if told.startswith("<") else told
+
     def say(self, text: str, coded: Mapping[str, Any] | None = None) -> Markup:
         """A reason that was said with a code, in the visitor's language."""
         return telling.sentence(self.lang, text, coded)

@@ -27,6 +27,7 @@ from tollway.forge.data.schema import Column, columns_of, settle
 from tollway.kit import durable
 from tollway.kit.clock import Clock, from_ms
 from tollway.kit.errors import BadRequest, NotFound
+from tollway.kit.said import say
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -150,15 +151,26 @@ class Shelf:
         if not numbers:
             close = difflib.get_close_matches(name, self.names(), n=1)
             raise NotFound(
-                f"There is no dataset {name!r}." + (f" Did you mean {close[0]!r}?" if close else ""),
+                say("dataset.close", "There is no dataset {name!r}. Did you mean {close!r}?", name=name, close=close[0])
+                if close
+                else say("dataset.unknown", "There is no dataset {name!r}.", name=name),
                 code="dataset_not_found",
-                hint=f"`tollway dataset list` shows them; `tollway dataset import FILE --name {name}` adds one.",
+                hint=say(
+                    "dataset.list",
+                    "`tollway dataset list` shows them; `tollway dataset import FILE --name {name}` adds one.",
+                    name=name,
+                ),
             )
         if number and (not number.isdigit() or int(number) not in numbers):
             raise NotFound(
-                f"There is no version {number} of the dataset {name!r}.",
+                say(
+                    "dataset.no_version",
+                    "There is no version {version} of the dataset {name!r}.",
+                    version=number,
+                    name=name,
+                ),
                 code="dataset_not_found",
-                hint=f"There are: {', '.join(f'{name}@{one}' for one in numbers)}.",
+                hint=say("there_are", "There are: {these}.", these=", ".join(f"{name}@{one}" for one in numbers)),
             )
         return self._open(self.root / name / str(int(number) if number else numbers[-1]))
 
@@ -166,7 +178,9 @@ class Shelf:
         """Names of all datasets."""
         if not self.root.is_dir():
             return []
-        return sorted(path.name for path in self.root.iterdir() if NAME.fullmatch(path.name) and self._numbers(path.name))
+        return sorted(
+            path.name for path in self.root.iterdir() if NAME.fullmatch(path.name) and self._numbers(path.name)
+        )
 
     def list(self) -> list[Version]:
         """Every version, by name and number."""
