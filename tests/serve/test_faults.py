@@ -131,22 +131,22 @@ def test_second_tries_are_a_tenth_of_the_calls_and_a_reserve(faults: list[bool],
 
 def test_patience_follows_what_is_usual_and_grows_when_calls_do() -> None:
     times, patience = Histogram(), Patience(100.0)
-    patience.look(times)
+    patience.tick(times)
     assert patience.within_s == 100, "nothing is known"
     for _ in range(100):
         times.add(0.1)
-    patience.look(times)
+    patience.tick(times)
     assert 0.8 <= patience.within_s <= 1.0
     assert patience.within(1.0) == pytest.approx(0.5), "half of what is left"
     assert patience.within(0.2) >= 0.1, "but never less than usual"
     for _ in range(3):  # all calls take 5 s from now on: each one is given up, until there is patience enough
         for _ in range(30):
             patience.give_up(patience.within_s)
-        patience.look(times)
+        patience.tick(times)
     assert patience.within_s > 5
     for _ in range(130):  # and two minutes of short ones later it is as before
         times.add(0.1)
-        patience.look(times)
+        patience.tick(times)
     assert patience.within_s <= 1.0
 
 
@@ -207,7 +207,7 @@ async def test_a_caller_with_little_time_ejects_nobody(tmp_path: Path) -> None:
     async with serving(tmp_path, replicas=2) as served:
         for _ in range(40):
             await outcome(served, "hello")
-        served.look()
+        served.tick()
         for _ in range(6):
             with contextlib.suppress(TollwayError):
                 await ask(served, "slow 300", within_s=0.2)

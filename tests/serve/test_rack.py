@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tollway.serve.engines.rows.rack import Order, Piece, Rack, Racks, Shape, Turn
+from tollway.serve.engines.rows.rack import Call, Piece, Rack, Racks, Shape, Turn
 
 SHAPE = Shape(budget=256, rows=64, overhead=24)
 
 
-def call(rack: Rack | Racks, lengths: list[int], turn: Turn | None = None, now: float = 0.0) -> Order:
-    order = Order([{}] * len(lengths), turn or Turn(), now)
-    rack.put([Piece(order, place, {}, length) for place, length in enumerate(lengths)])
-    return order
+def call(rack: Rack | Racks, lengths: list[int], turn: Turn | None = None, now: float = 0.0) -> Call:
+    made = Call([{}] * len(lengths), turn or Turn(), now)
+    rack.put([Piece(made, place, {}, length) for place, length in enumerate(lengths)])
+    return made
 
 
 def text_length(chance: random.Random) -> int:
@@ -36,8 +36,8 @@ def test_weights_are_kept_in_what_is_served() -> None:
                 waiting[who] += 1
         batch, _ = rack.pick(SHAPE, 64, 0.0)
         for piece in batch:
-            waiting[piece.order.turn.who] -= 1
-            served[piece.order.turn.who] += piece.length
+            waiting[piece.call.turn.who] -= 1
+            served[piece.call.turn.who] += piece.length
     for who, weight in weights.items():
         assert served[who] / served.total() == pytest.approx(weight / 7, rel=0.1)
 
@@ -62,7 +62,7 @@ def test_who_asks_little_goes_next_and_alone_beside_a_flood() -> None:
         rack.pick(SHAPE, 64, 0.0)
     quiet = call(rack, [28], Turn(2))
     batch, _ = rack.pick(SHAPE, 64, 0.0)
-    assert [piece.order for piece in batch] == [quiet]
+    assert [piece.call for piece in batch] == [quiet]
 
 
 def test_many_who_ask_little_share_their_batches() -> None:
@@ -70,7 +70,7 @@ def test_many_who_ask_little_share_their_batches() -> None:
     for who in range(40):
         call(rack, [20 + who % 3], Turn(who))
     batch, _ = rack.pick(SHAPE, 64, 0.0)
-    assert len(batch) >= 8 and len({piece.order.turn.who for piece in batch}) == len(batch)
+    assert len(batch) >= 8 and len({piece.call.turn.who for piece in batch}) == len(batch)
 
 
 def test_who_comes_back_has_saved_nothing() -> None:
@@ -79,7 +79,7 @@ def test_who_comes_back_has_saved_nothing() -> None:
     for _ in range(10):
         rack.pick(SHAPE, 1, 0.0)
     call(rack, [100] * 50, Turn(2))
-    seen = Counter(rack.pick(SHAPE, 1, 0.0)[0][0].order.turn.who for _ in range(20))
+    seen = Counter(rack.pick(SHAPE, 1, 0.0)[0][0].call.turn.who for _ in range(20))
     assert seen == {1: 10, 2: 10}
 
 
@@ -88,7 +88,7 @@ def test_what_is_late_is_dropped_before_it_costs_anything() -> None:
     late = call(rack, [10, 10], Turn(1, left_ms=50), now=0.0)
     good = call(rack, [10], Turn(1, left_ms=5000), now=0.0)
     batch, dropped = rack.pick(SHAPE, 64, 0.2)
-    assert ([piece.order for piece in batch], dropped) == ([good], [late])
+    assert ([piece.call for piece in batch], dropped) == ([good], [late])
     assert (rack.waiting, rack.tokens, late.begun) == (0, 0, 0)
 
 
@@ -96,7 +96,7 @@ def test_the_most_urgent_of_one_goes_first() -> None:
     rack = Rack()
     call(rack, [50], Turn(1))
     urgent = call(rack, [200], Turn(1, left_ms=500))
-    assert rack.pick(SHAPE, 1, 0.0)[0][0].order is urgent
+    assert rack.pick(SHAPE, 1, 0.0)[0][0].call is urgent
 
 
 def test_a_call_that_is_dropped_leaves_nothing() -> None:
@@ -104,14 +104,14 @@ def test_a_call_that_is_dropped_leaves_nothing() -> None:
     kept, left = call(rack, [10, 20]), call(rack, [15] * 5)
     rack.drop(left)
     batch, _ = rack.pick(SHAPE, 64, 0.0)
-    assert {piece.order for piece in batch} == {kept} and not rack.waiting and not rack.tokens
+    assert {piece.call for piece in batch} == {kept} and not rack.waiting and not rack.tokens
 
 
 def test_tiers_go_in_their_order_and_the_standard_one_is_not_starved() -> None:
     racks = Racks()
     for tier in (3, 2, 1, 0):
         call(racks, [200] * 12, Turn(tier=tier))
-    order = [racks.pick(SHAPE, 64, 0.0)[0][0].order.turn.tier for _ in range(48)]
+    order = [racks.pick(SHAPE, 64, 0.0)[0][0].call.turn.tier for _ in range(48)]
     assert order[:9] == [0] * 7 + [1, 0]
     assert order[24:] == [2] * 12 + [3] * 12
 
@@ -139,34 +139,34 @@ def test_every_row_is_picked_once_or_dropped(
     """Whatever waits, in whatever order it comes: batches fit, each row is in one of them or late or left, all end."""
     racks, chance, now = Racks(), random.Random(seed), 0.0
     shape = Shape(budget=budget, rows=16, overhead=24)
-    orders: list[Order] = []
+    calls: list[Call] = []
     picked: list[tuple[int, int]] = []
     over: set[int] = set()
 
     def step() -> None:
         batch, late = racks.pick(shape, most, now)
-        over.update(id(order) for order in late)
+        over.update(id(one) for one in late)
         assert len(batch) <= min(most, 16)
         assert len(batch) <= 1 or len(batch) * max(piece.length for piece in batch) <= budget
-        picked.extend((id(piece.order), piece.place) for piece in batch)
-        assert all(piece.order.until > now for piece in batch)
+        picked.extend((id(piece.call), piece.place) for piece in batch)
+        assert all(piece.call.until > now for piece in batch)
         assert batch or not racks.waiting
 
     for who, lengths, weight, tier, left_ms in calls:
-        orders.append(call(racks, lengths, Turn(who, weight, left_ms, tier), now))
+        calls.append(call(racks, lengths, Turn(who, weight, left_ms, tier), now))
         now += 0.01
         if chance.random() < 0.4:
             step()
         if chance.random() < 0.1:
-            gone = chance.choice(orders)
+            gone = chance.choice(calls)
             racks.drop(gone)
             over.add(id(gone))
     for _ in range(sum(len(lengths) for _, lengths, *_ in calls) + 1):
         step()
     assert not racks and racks.waiting == 0 and racks.tokens == 0
     assert len(picked) == len(set(picked))
-    for order in orders:
-        rows = sum(1 for one, _ in picked if one == id(order))
-        assert rows == order.begun
-        assert rows == len(order.rows) or id(order) in over
-        assert order.until == math.inf or order.turn.left_ms
+    for one in calls:
+        rows = sum(1 for number, _ in picked if number == id(one))
+        assert rows == one.begun
+        assert rows == len(one.rows) or id(one) in over
+        assert one.until == math.inf or one.turn.left_ms

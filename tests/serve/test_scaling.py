@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tollway.serve.scaling import Policy, Scaler, Service, erlang_c, expected_wait_s
+from tollway.serve.scaling import Scaler, ScalingPolicy, Service, erlang_c, expected_wait_s
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_more_servers_never_wait_longer(servers: int, load: float) -> None:
 def test_whatever_comes_the_limits_hold(
     arrivals: list[int], least: int, more: int, replicas: int, service_s: float, waiting: int
 ) -> None:
-    policy = Policy(least=least, most=least + more, price_micros=100, limit_micros=450)
+    policy = ScalingPolicy(least=least, most=least + more, price_micros=100, limit_micros=450)
     scaler = Scaler(policy)
     for arrived in arrivals:
         scaler.observe(arrived)
@@ -64,7 +64,7 @@ def test_whatever_comes_the_limits_hold(
 
 
 def test_a_backlog_brings_more_and_a_quiet_minute_takes_none_away() -> None:
-    scaler = Scaler(Policy(least=1, most=4, wait_s=0.5, down_after_s=120))
+    scaler = Scaler(ScalingPolicy(least=1, most=4, wait_s=0.5, down_after_s=120))
     for _ in range(30):
         scaler.observe(2)
     assert scaler.decide(0, 1, Service(0.2)).replicas == 1
@@ -79,7 +79,7 @@ def test_a_backlog_brings_more_and_a_quiet_minute_takes_none_away() -> None:
 
 def test_slots_of_a_language_model_are_servers() -> None:
     """Three answers at a time of 4 s each need no second replica of eight slots; of one slot they would need four."""
-    scaler = Scaler(Policy(least=1, most=8, wait_s=0.5))
+    scaler = Scaler(ScalingPolicy(least=1, most=8, wait_s=0.5))
     for second in range(60):
         scaler.observe(1 if second % 4 else 0)
     assert scaler.decide(0, 1, Service(4.0, 1.0, slots=8)).replicas == 1
@@ -98,7 +98,7 @@ def test_a_simulated_day(capsys: pytest.CaptureFixture[str]) -> None:
     mean_s, sigma = 0.25, 0.8
     mu = math.log(mean_s) - sigma * sigma / 2
     service = Service(mean_s, math.exp(sigma * sigma) - 1)
-    policy = Policy(least=1, most=12, wait_s=0.25, down_after_s=120, clear_within_s=10)
+    policy = ScalingPolicy(least=1, most=12, wait_s=0.25, down_after_s=120, clear_within_s=10)
     scaler, replicas, changes, used, late, calls, waits = Scaler(policy), 1, 0, 0.0, 0, 0, 0.0
     free = [0.0]  # when each replica is free
     next_at = 0.0

@@ -251,7 +251,7 @@ class Fleet:
         while True:
             await asyncio.sleep(1)
             try:
-                self._keeper.look(self.versions())
+                self._keeper.tick(self.versions())
             except Exception:  # noqa: BLE001 - logged; if this ended, nothing would be looked after
                 _log.exception("the fleet's housekeeping failed")
 

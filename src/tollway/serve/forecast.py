@@ -48,7 +48,7 @@ class Forecast:
         self._offered_at = now
         return self._offered > _CROWDED * self.rate * _MEMORY_S
 
-    def look(self, now: float, done: float, *, pressed: bool) -> None:
+    def observe(self, now: float, done: float, *, pressed: bool) -> None:
         """Something left a seat (`done`: its cost). `pressed`: the seats were full until now, and still are."""
         if not pressed:
             self._since = math.inf

@@ -1,6 +1,6 @@
 """The fleet's housekeeping, once a second: who is unwell, who grew, who idles, who needs more replicas or fewer.
 
-    keeper.look(versions)          everything that is due now
+    keeper.tick(versions)          everything that is due now
     keeper.wake(served)            load a version that is not loaded; what is in the way of it is unloaded first
 
 How many replicas a version may have comes from the settings, unless its model says otherwise (`models.Serving`). Decisions
@@ -19,7 +19,7 @@ from tollway.kit.settings import Settings
 from tollway.serve import memory
 from tollway.serve.models import Model
 from tollway.serve.replica import Replica, State
-from tollway.serve.scaling import Policy, Scaler, Service
+from tollway.serve.scaling import Scaler, ScalingPolicy, Service
 from tollway.serve.served import Served
 
 _log = log.get("serve.keeper")
@@ -31,11 +31,11 @@ _MEASURED_S = 120.0
 
 
 class _Watched(msgspec.Struct, eq=False):
-    """What is remembered of one version between looks."""
+    """What is remembered of one version between ticks."""
 
     scaler: Scaler
     used_at: float
-    ended: int = 0  # counters as they were at the last look
+    ended: int = 0  # counters as they were at the last tick
     refused: int = 0
     waiting: int = 0
     calls: float = 0.0  # answered lately, and what they took: sums that fade
@@ -89,14 +89,14 @@ class Keeper:
         self._waking.add(served)
         self._spawn(self._wake(served))
 
-    def look(self, versions: Sequence[Served]) -> None:
+    def tick(self, versions: Sequence[Served]) -> None:
         """A second has passed."""
         self._versions = versions
         self._seconds += 1
         now = self._clock.monotonic()
         for served in versions:
             watched = self._watch(served)
-            served.look()
+            served.tick()
             self._observe(served, watched, now)
             if served.passes_through or served.resting:
                 continue
@@ -159,9 +159,9 @@ class Keeper:
                   why=decision.why)  # fmt: skip
         self._spawn(served.scale(wanted))
 
-    def _policy(self, served: Served, least: int, most: int) -> Policy:
+    def _policy(self, served: Served, least: int, most: int) -> ScalingPolicy:
         settings, serving = self._settings, served.model.serving
-        return Policy(
+        return ScalingPolicy(
             least=least,
             most=most,
             wait_s=settings.replica_wait_s if serving.wait_s is None else serving.wait_s,
@@ -261,7 +261,7 @@ class Keeper:
     def _watch(self, served: Served) -> _Watched:
         watched = self._watched.get(served)
         if watched is None:
-            watched = self._watched[served] = _Watched(Scaler(Policy()), self._clock.monotonic())
+            watched = self._watched[served] = _Watched(Scaler(ScalingPolicy()), self._clock.monotonic())
         return watched
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -200,7 +200,7 @@ class Line:
         seat.running -= 1
         seat.tokens -= tokens
         done = tokens * self.forecast.share if cost is None else cost
-        self.forecast.look(self._now(), done, pressed=pressed)
+        self.forecast.observe(self._now(), done, pressed=pressed)
         if cost:
             self.forecast.learn(tokens, cost)
         member = self._members[turn.tier].get(turn.org_id)

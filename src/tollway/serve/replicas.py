@@ -67,10 +67,10 @@ class Lately(msgspec.Struct):
     fill: float = 0.0
     calls_per_s: float = 0.0
     tokens_per_s: float = 0.0
-    calls: int = 0  # counters as they were at the last look
+    calls: int = 0  # counters as they were at the last tick
     tokens: int = 0
 
-    def look(self, seat: Seat) -> None:
+    def tick(self, seat: Seat) -> None:
         """A second has passed."""
         health, keep = seat.health, _SHOWN_KEPT
         busy = seat.running > 0
@@ -256,7 +256,7 @@ class Replicas:
             seat.slots = post.replica.caps.slots
             self._line.seat_next()
 
-    def look(self) -> None:
+    def tick(self) -> None:
         """A second has passed: eject who has clearly more faults than the others."""
         for post in self.posts:
             if post.ready and post.seat is not None:
@@ -267,7 +267,7 @@ class Replicas:
                     self._eject(post)
         for post in self.posts:
             if post.seat is not None:
-                post.lately.look(post.seat)
+                post.lately.tick(post.seat)
                 post.seat.health.fade()
 
     def _others(self, post: Post) -> bool:

@@ -49,7 +49,7 @@ class Patience:
     def __init__(self, most_s: float) -> None:
         self.most_s = self.within_s = most_s
         self._given_up = Histogram()
-        self._looks = 0
+        self._ticks = 0
         self._before: list[int] = []  # the counts of two minutes ago, and of one
         self._then: list[int] = []
 
@@ -57,12 +57,12 @@ class Patience:
         """A try was given up after so long."""
         self._given_up.add(waited_s)
 
-    def look(self, times: Histogram) -> None:
+    def tick(self, times: Histogram) -> None:
         """A second has passed; `times` of all that were answered."""
         counts = [a + b for a, b in zip(times.buckets, self._given_up.buckets, strict=True)]
-        if self._looks % _WINDOW_S == 0:
+        if self._ticks % _WINDOW_S == 0:
             self._before, self._then = self._then or counts, counts
-        self._looks += 1
+        self._ticks += 1
         lately = Histogram(buckets=[now - before for now, before in zip(counts, self._before, strict=True)])
         lately.count = sum(lately.buckets)
         if lately.count >= _SEEN_LEAST:

@@ -1,6 +1,6 @@
 """How many replicas a version needs: from what was measured, by a queueing model, within limits of number and cost.
 
-    scaler = Scaler(Policy(least=1, most=4, wait_s=0.5))
+    scaler = Scaler(ScalingPolicy(least=1, most=4, wait_s=0.5))
     scaler.observe(12)                                      every second: how many calls came
     decision = scaler.decide(now, 2, service, waiting=3)    Decision(replicas=3, why="…")
 
@@ -28,7 +28,7 @@ _UTILISATION_MOST = 0.9
 _DOWN_UTILISATION_MOST = 0.7
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
+class ScalingPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """What may be decided. `wait_s`: how long calls may wait for a replica, on average. A replica's price and the limit
     are in micros per hour; a limit of 0 is none."""
 
@@ -90,7 +90,7 @@ def expected_wait_s(servers: int, rate: float, service: Service, arrivals_variat
 class Scaler:
     """What is remembered between decisions about one version. Use it from one event loop."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: ScalingPolicy) -> None:
         self.policy = policy
         self._fast = self._slow = 0.0
         self._mean = self._square = 0.0

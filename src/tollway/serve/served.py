@@ -257,11 +257,11 @@ class Served:
         """Whether somebody else could be asked."""
         return any(one.ready and one is not seat for one in self.line.seats)
 
-    def look(self) -> None:
+    def tick(self) -> None:
         """A second has passed."""
-        self._replicas.look()
-        self.first_piece.look(self.stats.first_token)
-        self.whole_answer.look(self.stats.latency)
+        self._replicas.tick()
+        self.first_piece.tick(self.stats.first_token)
+        self.whole_answer.tick(self.stats.latency)
 
     async def size(self, request: Request) -> Size:
         """The most tokens this call can take: input counted by the engine where it can, else bounded by its bytes.

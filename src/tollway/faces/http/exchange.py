@@ -20,7 +20,7 @@ _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _WITHOUT_BODY = (204, 304)
 
 
-class Line(Protocol):
+class Connection(Protocol):
     """The connection, as an exchange sees it."""
 
     writable: asyncio.Event | None
@@ -37,11 +37,11 @@ class Exchange:
 
     __slots__ = (
         "_body",
+        "_connection",
         "_continues",
         "_event",
         "_head",
         "_left",
-        "_line",
         "_more",
         "_news",
         "buffered",
@@ -54,8 +54,8 @@ class Exchange:
         "task",
     )
 
-    def __init__(self, line: Line, scope: Scope, *, keep_alive: bool, continues: bool) -> None:
-        self._line = line
+    def __init__(self, connection: Connection, scope: Scope, *, keep_alive: bool, continues: bool) -> None:
+        self._connection = connection
         self.scope = scope
         self.keep_alive = keep_alive
         self._continues = continues  # the client waits for our word before it sends the body
@@ -108,7 +108,7 @@ class Exchange:
 
     async def _fail(self) -> None:
         if self.started:
-            self._line.close()
+            self._connection.close()
             return
         headers = [
             (b"content-type", b"text/plain; charset=utf-8"),
@@ -122,10 +122,10 @@ class Exchange:
         """The body as it comes; then, that the client is gone or the answer complete."""
         if self._continues:
             self._continues = False
-            self._line.write(b"HTTP/1.1 100 Continue\r\n\r\n", last=True)
+            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n", last=True)
         if not self.gone and not self.complete:
             if not self._news:
-                self._line.resume_reading()
+                self._connection.resume_reading()
                 if self._event is None:
                     self._event = asyncio.Event()
                 self._event.clear()
@@ -139,8 +139,8 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         """The answer: its head, which is kept until there is something of its body, and its body."""
-        if self._line.writable is not None and not self.gone:
-            await self._line.writable.wait()
+        if self._connection.writable is not None and not self.gone:
+            await self._connection.writable.wait()
         if self.gone:
             return
         kind = message["type"]
@@ -155,7 +155,7 @@ class Exchange:
     def _head_of(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
         delimited = said_close = False
         lines = [_STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        for name, value in (*self._line.fixed_headers(), *headers):
+        for name, value in (*self._connection.fixed_headers(), *headers):
             lines.append(b"%b: %b\r\n" % (name, value))
             if name in _FRAMING:
                 if name == b"content-length":
@@ -190,9 +190,9 @@ class Exchange:
         data, self._head = self._head + body, b""
         if last:
             self.complete = True
-        self._line.write(data, last=last)
+        self._connection.write(data, last=last)
         if last:
             self._wake()
             if not self.keep_alive:
-                self._line.close()
-            self._line.answered()
+                self._connection.close()
+            self._connection.answered()

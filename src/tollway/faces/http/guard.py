@@ -196,7 +196,7 @@ class GuardedProtocol(asyncio.Protocol):
         if self._exchange is not None and not self._exchange.complete:
             self._exchange.body_came(b"", more=False)
 
-    # -- for the exchange (its Line) ---------------------------------------------------------------------------------
+    # -- for the exchange (its Connection) ---------------------------------------------------------------------------
 
     def write(self, data: bytes, *, last: bool) -> None:
         """Send; all but the last of an answer at the end of this turn of the loop, so that what belongs together wakes the

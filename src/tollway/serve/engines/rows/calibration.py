@@ -25,7 +25,7 @@ from tollway.inference import Encoded, Features, Predictor
 from tollway.serve.engines.rows.cost import Cost, Point
 from tollway.serve.engines.rows.lanes import Lanes, Plan
 from tollway.serve.engines.rows.lone import Lone
-from tollway.serve.engines.rows.rack import Order, Row, Turn
+from tollway.serve.engines.rows.rack import Call, Row, Turn
 
 VERSION: Final = 3  # of what is measured: raise it and all machines measure again
 LIMIT_S: Final = 10.0
@@ -240,9 +240,9 @@ def _stream(plan: Plan, predictors: Sequence[Predictor], rows: Rows, seconds: fl
 
     def ask() -> None:
         row, encoded = next(mix)
-        order = Order([row], Turn(), time.monotonic())
-        order.told = again
-        lanes.put(order, [encoded])
+        call = Call([row], Turn(), time.monotonic())
+        call.told = again
+        lanes.put(call, [encoded])
 
     for _ in range(_STREAM_ROWS):
         ask()

@@ -20,7 +20,7 @@ from tollway.inference import Encoded, Predictor
 from tollway.kit.errors import Unavailable
 from tollway.serve.engines.rows.cost import Cost
 from tollway.serve.engines.rows.lone import Lone
-from tollway.serve.engines.rows.rack import Answers, Order, Piece, Racks, Row, Shape, Turn
+from tollway.serve.engines.rows.rack import Answers, Call, Piece, Racks, Row, Shape, Turn
 
 BACKGROUND: Final = Turn(tier=3)
 _NICE: Final = 1  # lanes give way to what reads, answers and watches
@@ -78,7 +78,7 @@ class Lanes:
         self._idle = 0
         self._over = False
         self._began: dict[int, float] = {}  # lane -> when its batch began
-        self._called: dict[str, Order] = {}
+        self._called: dict[str, Call] = {}
         self._look_at = clock() + 1.0
         self._seen: list[int] = []  # lengths of the newest rows
         for number in range(plan.lanes):
@@ -86,66 +86,66 @@ class Lanes:
             threading.Thread(target=self._work, args=(number, predictor), name=f"lane {number}", daemon=True).start()
 
     async def answer(
-        self, rows: Sequence[Row], encoded: Sequence[Encoded], turn: Turn = Turn(), call: str = ""
+        self, rows: Sequence[Row], encoded: Sequence[Encoded], turn: Turn = Turn(), call_id: str = ""
     ) -> Answers:
-        """Run rows; leaving drops those that have not begun. `call`: a name to recall it by. Raises Unavailable (code
+        """Run rows; leaving drops those that have not begun. `call_id`: to recall it by. Raises Unavailable (code
         "late") when the time is over, and Recalled."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        order = Order(rows, turn, self._clock())
+        call = Call(rows, turn, self._clock())
 
         def told() -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
                 loop.call_soon_threadsafe(_wake, future)
 
-        order.told = told
-        if call:
-            self._called[call] = order
-        self.put(order, encoded)
+        call.told = told
+        if call_id:
+            self._called[call_id] = call
+        self.put(call, encoded)
         try:
             await future
         except asyncio.CancelledError:
-            self.leave(order)
+            self.leave(call)
             raise
         finally:
-            self._called.pop(call, None)
-        if order.recalled and order.error is None:
-            raise Recalled([place for place, answer in enumerate(order.answers) if answer])
-        return _taken(order)
+            self._called.pop(call_id, None)
+        if call.recalled and call.error is None:
+            raise Recalled([place for place, answer in enumerate(call.answers) if answer])
+        return _taken(call)
 
-    def recall(self, call: str) -> bool:
+    def recall(self, call_id: str) -> bool:
         """Nobody waits for a call any more: what has begun is finished and told, the rest is dropped."""
-        order = self._called.get(call)
-        if order is None:
+        call = self._called.get(call_id)
+        if call is None:
             return False
         with self._free:
-            if order.recalled:
+            if call.recalled:
                 return True  # said twice
-            order.recalled = True
-            dropped = len(order.rows) - order.begun
-            order.left -= dropped
+            call.recalled = True
+            dropped = len(call.rows) - call.begun
+            call.left -= dropped
             self.figures.left_rows += dropped
-            self._racks.drop(order)
-            over = order.left == 0
-        if over and order.told is not None:
-            order.told()
+            self._racks.drop(call)
+            over = call.left == 0
+        if over and call.told is not None:
+            call.told()
         return True
 
     def answer_blocking(self, rows: Sequence[Row], turn: Turn = BACKGROUND) -> Answers:
         """Run rows, in the background unless the turn says otherwise."""
         done = threading.Event()
-        order = Order(rows, turn, self._clock())
-        order.told = done.set
-        self.put(order, self.features.encode(rows))
+        call = Call(rows, turn, self._clock())
+        call.told = done.set
+        self.put(call, self.features.encode(rows))
         done.wait()
-        return _taken(order)
+        return _taken(call)
 
-    def leave(self, order: Order) -> None:
+    def leave(self, call: Call) -> None:
         """Nobody waits for this call any more: what has not begun never will."""
         with self._free:
-            if not order.recalled:  # else they were counted then
-                self.figures.left_rows += len(order.rows) - order.begun
-            self._racks.drop(order)
+            if not call.recalled:  # else they were counted then
+                self.figures.left_rows += len(call.rows) - call.begun
+            self._racks.drop(call)
 
     def close(self) -> None:
         """The lanes end when they are through with what they are at; what waits is not answered."""
@@ -171,14 +171,14 @@ class Lanes:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def put(self, order: Order, encoded: Sequence[Encoded]) -> None:
+    def put(self, call: Call, encoded: Sequence[Encoded]) -> None:
         """Rows of a call, encoded; its `told` is called when it is over."""
         if not encoded:
-            assert order.told is not None
-            order.told()
+            assert call.told is not None
+            call.told()
             return
         length = self.features.length
-        pieces = [Piece(order, place, one, max(1, length(one))) for place, one in enumerate(encoded)]
+        pieces = [Piece(call, place, one, max(1, length(one))) for place, one in enumerate(encoded)]
         with self._free:
             self._racks.put(pieces)
             if len(self._seen) < _SEEN:
@@ -199,13 +199,13 @@ class Lanes:
                 share = -(-self._racks.waiting // max(1, self._idle))  # the others that are free want something too
                 batch, late = self._racks.pick(self.plan.shape, share, self._clock())
                 self._idle -= 1
-                self.figures.late_rows += sum(len(order.rows) - order.begun for order in late)
+                self.figures.late_rows += sum(len(call.rows) - call.begun for call in late)
                 alone = alone and len(batch) == 1 and not self._racks
                 wide = self._wide if alone and self._wide and self.plan.lone.goes_wide(batch[0].length) else None
                 if batch:
                     self._began[number] = self._clock()
-            for order in late:
-                _fail(order, Unavailable("The time for this call was over before it began.", code="late"))
+            for call in late:
+                _fail(call, Unavailable("The time for this call was over before it began.", code="late"))
             if not batch:
                 continue
             try:
@@ -217,34 +217,34 @@ class Lanes:
     def _run(self, batch: list[Piece], predictor: Predictor, *, wide: bool, alone: bool) -> None:
         features = predictor.features
         encoded = [piece.encoded for piece in batch]
-        rows = [piece.order.rows[piece.place] for piece in batch]
+        rows = [piece.call.rows[piece.place] for piece in batch]
         began = self._clock()
         try:
             outputs = features.generate(predictor.run, features.collate(encoded))
             took = self._clock() - began
             answers = features.decode(outputs, rows, encoded)
         except Exception as error:  # noqa: BLE001 - told to each call that it belongs to; the lane lives on
-            orders = {piece.order for piece in batch}
-            if len(orders) > 1:  # one of them is at fault, and the others need not suffer
-                for order in orders:
-                    self._run([piece for piece in batch if piece.order is order], predictor, wide=wide, alone=alone)
+            calls = {piece.call for piece in batch}
+            if len(calls) > 1:  # one of them is at fault, and the others need not suffer
+                for call in calls:
+                    self._run([piece for piece in batch if piece.call is call], predictor, wide=wide, alone=alone)
                 return
-            order = batch[0].order
+            call = batch[0].call
             with self._free:
-                self._racks.drop(order)
-            _fail(order, error)
+                self._racks.drop(call)
+            _fail(call, error)
             return
         finished = []
         with self._free:
             for piece, answer in zip(batch, answers, strict=True):
-                piece.order.answers[piece.place] = answer
-                piece.order.left -= 1
-                if piece.order.left == 0 and piece.order.error is None:
-                    finished.append(piece.order)
+                piece.call.answers[piece.place] = answer
+                piece.call.left -= 1
+                if piece.call.left == 0 and piece.call.error is None:
+                    finished.append(piece.call)
             self._count([piece.length for piece in batch], took, wide=wide, alone=alone)
-        for order in finished:
-            if order.told is not None:
-                order.told()
+        for call in finished:
+            if call.told is not None:
+                call.told()
         if len(self._seen) >= _SEEN and self._clock() > self._look_at:
             self._look_again()
 
@@ -268,11 +268,11 @@ class Lanes:
             self.plan.cost.learn(len(lengths), longest, took)
 
 
-def _fail(order: Order, error: Exception) -> None:
-    if order.error is None:
-        order.error = error
-        if order.told is not None:
-            order.told()
+def _fail(call: Call, error: Exception) -> None:
+    if call.error is None:
+        call.error = error
+        if call.told is not None:
+            call.told()
 
 
 def _wake(future: "asyncio.Future[None]") -> None:
@@ -280,9 +280,9 @@ def _wake(future: "asyncio.Future[None]") -> None:
         future.set_result(None)
 
 
-def _taken(order: Order) -> Answers:
-    if order.error is None:
-        return order.answers
-    if isinstance(order.error, MemoryError):
-        raise Unavailable("The model ran out of memory for this input.", code="engine_failed") from order.error
-    raise order.error
+def _taken(call: Call) -> Answers:
+    if call.error is None:
+        return call.answers
+    if isinstance(call.error, MemoryError):
+        raise Unavailable("The model ran out of memory for this input.", code="engine_failed") from call.error
+    raise call.error

@@ -35,7 +35,7 @@ class Turn(msgspec.Struct, frozen=True):
     tier: int = 1
 
 
-class Order:
+class Call:
     """The rows of one call, and their answers as they come. `told` is called once, from a lane's thread."""
 
     def __init__(self, rows: Sequence[Row], turn: Turn, now: float) -> None:
@@ -53,10 +53,10 @@ class Order:
 class Piece:
     """One row on the rack."""
 
-    __slots__ = ("encoded", "length", "number", "order", "place", "waits")
+    __slots__ = ("call", "encoded", "length", "number", "place", "waits")
 
-    def __init__(self, order: Order, place: int, encoded: Encoded, length: int) -> None:
-        self.order, self.place, self.encoded, self.length = order, place, encoded, length
+    def __init__(self, call: Call, place: int, encoded: Encoded, length: int) -> None:
+        self.call, self.place, self.encoded, self.length = call, place, encoded, length
         self.number, self.waits = 0, True
 
 
@@ -90,7 +90,7 @@ class _Asker:
         return [self.by_length[place][2] for place in (at - 1, at) if 0 <= place < len(self.by_length)]
 
     def add(self, piece: Piece) -> None:
-        heapq.heappush(self.urgent, (piece.order.urgency, piece.number, piece))
+        heapq.heappush(self.urgent, (piece.call.urgency, piece.number, piece))
         insort(self.by_length, (piece.length, piece.number, piece))
 
     def remove(self, piece: Piece) -> None:
@@ -111,7 +111,7 @@ class Rack:
 
     def put(self, pieces: Sequence[Piece]) -> None:
         """Rows of one call."""
-        turn = pieces[0].order.turn
+        turn = pieces[0].call.turn
         asker = self._askers.get(turn.who)
         if asker is None:
             level = max(
@@ -125,26 +125,26 @@ class Rack:
             self.tokens += piece.length
         self.waiting += len(pieces)
 
-    def drop(self, order: Order) -> None:
+    def drop(self, call: Call) -> None:
         """A call is over before its time: its rows that wait do so no more."""
-        asker = self._askers.get(order.turn.who)
-        for piece in [entry[2] for entry in asker.by_length if entry[2].order is order] if asker else ():
+        asker = self._askers.get(call.turn.who)
+        for piece in [entry[2] for entry in asker.by_length if entry[2].call is call] if asker else ():
             self._take(asker, piece)  # type: ignore[arg-type]
 
-    def pick(self, shape: Shape, most: int, now: float) -> tuple[list[Piece], list[Order]]:
+    def pick(self, shape: Shape, most: int, now: float) -> tuple[list[Piece], list[Call]]:
         """The next batch of at most `most` rows, and the calls that nobody waits for any more: they were dropped."""
-        late: list[Order] = []
+        late: list[Call] = []
         while self._askers:
             asker = min(self._askers.values(), key=lambda one: (one.served, len(one.by_length), one.first().number))
             anchor = asker.first()
-            if anchor.order.until > now:
+            if anchor.call.until > now:
                 return self._filled(asker, anchor, shape, min(most, shape.rows), now, late), late
-            self.drop(anchor.order)
-            late.append(anchor.order)
+            self.drop(anchor.call)
+            late.append(anchor.call)
         return [], late
 
     def _filled(
-        self, asker: _Asker, anchor: Piece, shape: Shape, most: int, now: float, late: list[Order]
+        self, asker: _Asker, anchor: Piece, shape: Shape, most: int, now: float, late: list[Call]
     ) -> list[Piece]:
         self._floor = asker.served
         batch, longest = [anchor], anchor.length
@@ -161,13 +161,13 @@ class Rack:
             if found is None:
                 break
             asker, piece = found
-            if piece.order.until > now:
+            if piece.call.until > now:
                 batch.append(piece)
                 longest = max(longest, piece.length)
                 self._charge(asker, piece)
             else:
-                self.drop(piece.order)
-                late.append(piece.order)
+                self.drop(piece.call)
+                late.append(piece.call)
             if not asker.by_length:
                 askers.remove(asker)
         return batch
@@ -179,7 +179,7 @@ class Rack:
 
     def _charge(self, asker: _Asker, piece: Piece) -> None:
         asker.served += piece.length / asker.weight
-        piece.order.begun += 1
+        piece.call.begun += 1
         self._take(asker, piece)
 
     def _take(self, asker: _Asker, piece: Piece) -> None:
@@ -232,15 +232,15 @@ class Racks:
 
     def put(self, pieces: Sequence[Piece]) -> None:
         """Rows of one call."""
-        self.tiers[min(max(pieces[0].order.turn.tier, 0), len(TIERS) - 1)].put(pieces)
+        self.tiers[min(max(pieces[0].call.turn.tier, 0), len(TIERS) - 1)].put(pieces)
 
-    def drop(self, order: Order) -> None:
+    def drop(self, call: Call) -> None:
         """Its caller has left."""
-        self.tiers[min(max(order.turn.tier, 0), len(TIERS) - 1)].drop(order)
+        self.tiers[min(max(call.turn.tier, 0), len(TIERS) - 1)].drop(call)
 
-    def pick(self, shape: Shape, most: int, now: float) -> tuple[list[Piece], list[Order]]:
+    def pick(self, shape: Shape, most: int, now: float) -> tuple[list[Piece], list[Call]]:
         """The next batch of the tier whose turn it is."""
-        late: list[Order] = []
+        late: list[Call] = []
         priority, standard = self.tiers[:2]
         self._higher = self._higher + 1 if priority.waiting and standard.waiting else 0
         order = self.tiers
