@@ -27,10 +27,11 @@ class Engine:
     """A pool that answers embeddings after a while, and chats for ever."""
 
     def __init__(self) -> None:
-        self.busy = 0
+        self.busy = self.calls = 0
 
-    async def post(self, path: str, body: bytes) -> Any:
+    async def post(self, path: str, body: bytes, kind: str = "") -> Any:
         self.busy += 1
+        self.calls += 1
         await asyncio.sleep(0.1)
         self.busy -= 1
         return SimpleNamespace(status=200, body=b'{"data":[],"usage":{"prompt_tokens":7,"total_tokens":7}}')
@@ -92,6 +93,19 @@ async def test_who_leaves_embeddings_keeps_the_seat_until_they_are_done_and_pays
         await leaver
     assert call.served.line.seats[0].running == 0
     assert [(event.status, event.input_tokens) for event in books.events] == [("aborted", 7)] and not books.released
+
+
+async def test_who_leaves_many_inputs_pays_for_those_that_were_read() -> None:
+    engine, books = Engine(), Books()
+    request = EmbeddingRequest(model="m", input=["text"] * 64)
+    leaver = asyncio.ensure_future(answer_whole(a_call(request, Caps(embeddings=True, one_by_one=True), engine, books)))
+    while engine.calls < 2:
+        await asyncio.sleep(0.01)
+    leaver.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaver
+    assert engine.calls == 2, "what had not begun was never sent"
+    assert [(event.status, event.input_tokens) for event in books.events] == [("aborted", 14)]
 
 
 async def test_a_stream_that_takes_too_long_is_billed_as_far_as_it_came() -> None:

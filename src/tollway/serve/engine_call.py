@@ -4,10 +4,11 @@
 upstream never reports usage, an honest estimate that says it is one. None is not zero: a count that never came stays None.
 """
 
+import base64
 import re
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -23,21 +24,29 @@ _DONE = b"[DONE]"
 _NO_TEXT = re.compile(rb'"content": ?(?:""|null)|"delta": ?\{\}')  # what opens or ends a stream
 _OTHER_TEXT = re.compile(rb'"tool_calls": ?\[|"reasoning(?:_content)?": ?"[^"]')
 _OUR_CODES = ("invalid_audio", "audio_too_long")  # of our own engines, for callers to tell apart
+_PAGE = re.compile(rb'\s*(?:\{\s*"|<(?:!doctype|html|\?xml))', re.IGNORECASE)  # an error, or a proxy's page: no sound
 _EVENT_BYTES_MAX = 4 * 1024 * 1024
 
 
+_Tokens = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: _Tokens | None = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int
-    completion_tokens: int = 0
+    prompt_tokens: _Tokens
+    completion_tokens: _Tokens = 0
     prompt_tokens_details: _Details | None = None
 
 
 class _WithUsage(msgspec.Struct):
     usage: _Usage | None = None
+
+
+class _WithAnyUsage(msgspec.Struct):
+    usage: dict[str, Any] | None = None
 
 
 class _Timings(msgspec.Struct):
@@ -47,6 +56,7 @@ class _Timings(msgspec.Struct):
 
 
 _decode_usage = msgspec.json.Decoder(_WithUsage).decode
+_decode_loosely = msgspec.json.Decoder(_WithAnyUsage).decode
 _decode_timings = msgspec.json.Decoder(_Timings).decode
 
 
@@ -94,17 +104,46 @@ async def relay(seat: Seat, work: Work, tally: Tally) -> AsyncIterator[list[byte
 
 
 async def once(seat: Seat, work: Work, tally: Tally) -> bytes:
-    """Run a call that is answered in one piece; the engine's JSON, untouched."""
-    reply = await seat.pool.post(seat.prefix + work.path, work.body)
+    """Run a call that is answered in one piece; the engine's JSON, untouched. A file of sound comes as the JSON that our own
+    engines answer with."""
+    reply = await seat.pool.post(seat.prefix + work.path, work.body, work.kind)
     if reply.status != 200:
         raise refusal_of(reply.status, reply.body)
     try:
+        if work.sound:
+            return _sound_of(reply.body, work.sound, tally)
         # an engine of our own writes what can be read; an upstream's answer is looked through
-        tally.usage = _usage_of(reply.body) if seat.time is not None else _decode_usage(reply.body).usage
-    except msgspec.DecodeError as error:
-        raise Unavailable("The engine gave an answer that is not valid.", code="engine_failed") from error
+        tally.usage = _usage_of(reply.body) if seat.time is not None else _strangers_usage(reply.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid_answer() from error
     tally.pieces = 1
     return reply.body
+
+
+def _sound_of(body: bytes, kind: str, tally: Tally) -> bytes:
+    """A file of sound in JSON. Raises Unavailable for what is none: somebody pays for it."""
+    if not body or _PAGE.match(body):
+        raise invalid_answer()
+    tally.usage, tally.pieces = _Usage(0), 1
+    return msgspec.json.encode({"audio": base64.b64encode(body).decode("ascii"), "content_type": kind})
+
+
+def _strangers_usage(body: bytes) -> _Usage | None:
+    """The usage of an upstream's whole answer. Each of its doors counts in words of its own: pictures `input_tokens`,
+    rankings a total, recordings seconds. None where no tokens are named."""
+    try:
+        return _decode_usage(body).usage
+    except msgspec.ValidationError:
+        told = _decode_loosely(body).usage or {}
+    read = next(
+        (told[name] for name in ("prompt_tokens", "input_tokens", "total_tokens") if _counts(told.get(name))), None
+    )
+    written = next((told[name] for name in ("completion_tokens", "output_tokens") if _counts(told.get(name))), 0)
+    return None if read is None else _Usage(read, written)
+
+
+def _counts(told: Any) -> bool:
+    return type(told) is int and told >= 0
 
 
 def _usage_of(body: bytes) -> _Usage | None:
@@ -141,7 +180,12 @@ def _note(seat: Seat, tally: Tally, event: bytes) -> bytes:
     if event.startswith(b'{"error"'):
         raise refusal_of(500, event)
     if b'"usage":{' in event:
-        tally.usage = _decode_usage(event).usage or tally.usage
+        try:
+            tally.usage = (
+                _decode_usage(event).usage if seat.time is not None else _strangers_usage(event)
+            ) or tally.usage
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise invalid_answer() from error
         if b'"choices":[]' in event:
             return b""
     if tally.first_piece_at is None:
@@ -151,6 +195,11 @@ def _note(seat: Seat, tally: Tally, event: bytes) -> bytes:
     if tally.timings or not _NO_TEXT.search(event) or _OTHER_TEXT.search(event):
         tally.pieces += 1
     return event
+
+
+def invalid_answer() -> Unavailable:
+    """What an engine said cannot be read."""
+    return Unavailable("The engine gave an answer that is not valid.", code="engine_failed")
 
 
 def refusal_of(status: int, body: bytes) -> TollwayError:

@@ -7,7 +7,20 @@ from typing import Any
 
 import msgspec
 
+from tollway.serve.engine_call import invalid_answer
 from tollway.serve.requests import ChatRequest, CompletionRequest
+
+
+def _read(event: bytes) -> dict[str, Any]:
+    """An event as an object. Raises Unavailable: an upstream may send anything."""
+    try:
+        found = msgspec.json.decode(event)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        found = None
+    choices = found.get("choices") or [] if isinstance(found, dict) else None
+    if not isinstance(choices, list) or not all(isinstance(one, dict) for one in choices):
+        raise invalid_answer()
+    return dict(found)
 
 
 class Folded(msgspec.Struct):
@@ -21,7 +34,7 @@ class Folded(msgspec.Struct):
 
     def add(self, event: bytes) -> None:
         """Take in one event of a chat or completion stream."""
-        for choice in msgspec.json.decode(event).get("choices", ()):
+        for choice in _read(event).get("choices") or ():
             delta = choice.get("delta") or {}
             self.text.append(delta.get("content") or choice.get("text") or "")
             self.reasoning.append(delta.get("reasoning_content") or "")
@@ -96,8 +109,8 @@ class Weave:
 
     def event(self, event: bytes, index: int) -> bytes:
         """One event of the engine call number `index`."""
-        shown = msgspec.json.decode(event) | self._head
-        for choice in shown.get("choices", ()):
+        shown = _read(event) | self._head
+        for choice in shown.get("choices") or ():
             choice["index"] = index
             if not self._chat and choice.get("logprobs"):
                 entries, at = choice["logprobs"].get("content") or [], self._written.get(index, 0)
@@ -108,7 +121,7 @@ class Weave:
 
 def head_of(event: bytes) -> dict[str, Any]:
     """The id and time that an engine gave its stream; empty where it gave none."""
-    shown = msgspec.json.decode(event)
+    shown = _read(event)
     return {name: shown[name] for name in ("id", "created") if name in shown}
 
 
@@ -134,3 +147,27 @@ def _without_id(entry: dict[str, Any]) -> dict[str, Any]:
     if "top_logprobs" in shown:
         shown["top_logprobs"] = [_without_id(alternative) for alternative in shown["top_logprobs"]]
     return shown
+
+
+class _Embeddings(msgspec.Struct):
+    data: list[dict[str, msgspec.Raw]]
+    model: str = ""
+
+
+_decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
+
+
+def joined(parts: list[bytes], usage: dict[str, Any]) -> bytes:
+    """Embeddings that were made in several calls, one after the other, as one answer; the vectors are not read. Raises
+    Unavailable when a part is none."""
+    data: list[dict[str, Any]] = []
+    model = ""
+    try:
+        for part in parts:
+            read = _decode_embeddings(part)
+            model = read.model or model
+            for one in read.data:
+                data.append(one | {"index": len(data)})
+    except msgspec.DecodeError as error:
+        raise invalid_answer() from error
+    return msgspec.json.encode({"object": "list", "data": data, "model": model, "usage": usage})

@@ -10,10 +10,12 @@ from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.said import say
 from tollway.serve import deployments, tables
 
-EngineName = Literal["llama_cpp", "openvino_genai", "onnx", "openvino", "litert", "speech", "upstream"]
+EngineName = Literal["llama_cpp", "openvino_genai", "onnx", "openvino", "litert", "torch", "speech", "upstream"]
 
 
-UPSTREAM_KINDS: Final = ("chat", "embedding", "classification", "rerank", "moderation", "image-generation")
+UPSTREAM_KINDS: Final = (
+    "chat", "embedding", "classification", "rerank", "moderation", "image-generation", "transcription", "speech",
+)  # fmt: skip
 """What somebody else's server can answer for us."""
 
 

@@ -35,7 +35,7 @@ _FAULTS = ("engine_failed", "engine_busy")  # what an engine answers that anothe
 
 
 class Run:
-    """One request in the engine: one engine call, or one for each choice and prompt."""
+    """One request in the engine: one engine call, or one for each choice and prompt, or for some of its inputs each."""
 
     def __init__(
         self,
@@ -55,6 +55,8 @@ class Run:
         each = size.output_tokens // size.parts
         self.work = request.work(served.engine_model, served.caps, each, stream=stream, defaults=served.defaults)
         self.tallies = [Tally() for _ in self.work]
+        # what one of its engine calls takes a seat for; of a request in pieces, its part of the whole
+        self._tokens = size.tokens_each if request.generates else -(-size.tokens_each // len(self.work))
         self.retries = 0
         self.expired = False  # it took too long and is being stopped
         self._in_engine = 0
@@ -63,14 +65,14 @@ class Run:
 
     async def answer(self) -> bytes:
         """The whole answer, with the usage that is billed. Raises Unavailable (503)."""
-        request = self.request
-        if not self.served.caps.cancel and len(self.work) == 1:
-            return self._corrected(await self._to_its_end(0))
-        if not isinstance(request, ChatRequest | CompletionRequest) or (
-            self.served.passes_through and len(self.work) == 1
-        ):
-            return self._corrected(await self._whole(0))
-        return fold.whole(request, await self._all_folded(), self.id, self.at_ms // 1000, self.usage())
+        served, request, alone = self.served, self.request, len(self.work) == 1
+        in_one_piece = alone and (served.passes_through or not served.caps.cancel)
+        if isinstance(request, ChatRequest | CompletionRequest) and not in_one_piece:
+            return fold.whole(request, await self._all_folded(), self.id, self.at_ms // 1000, self.usage())
+        parts = []
+        for index in range(len(self.work)):  # one after the other: between two of them it is somebody else's turn
+            parts.append(await (self._whole(index) if served.caps.cancel else self._to_its_end(index)))
+        return self._corrected(parts[0]) if alone else fold.joined(parts, self.usage())
 
     def events(self) -> AsyncGenerator[list[bytes]]:
         """The events of a streamed answer as they come, all but `last_events`."""
@@ -201,7 +203,7 @@ class Run:
             await _stop(tasks)
 
     async def _sit(self, index: int, avoid: Seat | None) -> Seat:
-        served, tokens = self.served, self.size.tokens_each
+        served, tokens = self.served, self._tokens
         line, tally = served.line, Tally()
         if served.away:
             served.come(self.turn)
@@ -255,7 +257,7 @@ class Run:
                     served.fault(seat)
             else:
                 served.stats.left += 1
-        served.line.leave(seat, self.size.tokens_each, turn=self.turn, cost=self._cost(tally, done=done))
+        served.line.leave(seat, self._tokens, turn=self.turn, cost=self._cost(tally, done=done))
 
     def _blame(self, index: int, seat: Seat, error: Exception) -> None:
         """Whose fault it is. A lost connection is the replica's, and silence for longer than anybody needs; an error may
@@ -371,8 +373,9 @@ class Run:
         return {self.size.meter: self.size.units} if self.size.meter else {}
 
     def answered(self) -> bool:
-        """Whether an engine that answers in one piece has done its work."""
-        return all(tally.usage is not None for tally in self.tallies)
+        """Whether an engine that answers in one piece has done its work, or that part of it that it was given."""
+        given = [tally for tally in self.tallies if tally.sat_at]
+        return bool(given) and all(tally.usage is not None for tally in given)
 
     def _corrected(self, answer: bytes) -> bytes:
         """An engine's whole answer with the usage that is billed, should the engine have counted otherwise."""

@@ -27,6 +27,7 @@ _IDLE_S = 4.0  # llama.cpp's server closes an idle connection after 5 s ...
 _USES_MAX = 95  # ... and any connection after 100 requests
 _HIGH_WATER = 256 * 1024
 _CONNECT_S = 5.0
+_JSON = "application/json"
 REPLY_BYTES_MAX = 64 * 1024 * 1024
 
 
@@ -198,16 +199,16 @@ class Pool:
         self._host, self._port = parts.hostname, parts.port or (443 if self._tls else 80)
         self._prefix = parts.path.rstrip("/")
         host_header = parts.netloc.rpartition("@")[2]
-        lines = [f"Host: {host_header}", "Content-Type: application/json", "Accept: */*"]
+        lines = [f"Host: {host_header}", "Accept: */*"]
         if key:
             lines.append(f"Authorization: Bearer {key}")
         self._fixed = ("\r\n".join(lines) + "\r\n").encode("latin-1")
         self._heads: dict[tuple[str, str], bytes] = {}
         self._idle: deque[_Connection] = deque()
 
-    async def post(self, path: str, body: bytes) -> Reply:
-        """POST and read the whole answer. Raises WireError."""
-        return await self._whole("POST", path, body)
+    async def post(self, path: str, body: bytes, kind: str = _JSON) -> Reply:
+        """POST a body of this content type and read the whole answer. Raises WireError."""
+        return await self._whole("POST", path, body, kind)
 
     async def get(self, path: str) -> Reply:
         """GET and read the whole answer. Raises WireError."""
@@ -227,8 +228,8 @@ class Pool:
         while self._idle:
             self._idle.popleft().transport.abort()
 
-    async def _whole(self, method: str, path: str, body: bytes) -> Reply:
-        connection = await self._exchange(self._head(method, path, body), body)
+    async def _whole(self, method: str, path: str, body: bytes, kind: str = _JSON) -> Reply:
+        connection = await self._exchange(self._head(method, path, body, kind), body)
         try:
             if connection.complete and not connection.paused and len(connection.chunks) == 1:  # in one piece, as most
                 return Reply(connection.status, connection.chunks.popleft())
@@ -236,11 +237,13 @@ class Pool:
         finally:
             self._give_back(connection)
 
-    def _head(self, method: str, path: str, body: bytes) -> bytes:
-        head = self._heads.get((method, path))
+    def _head(self, method: str, path: str, body: bytes, kind: str = _JSON) -> bytes:
+        head = self._heads.get((method, path)) if kind == _JSON else None
         if head is None:
-            head = f"{method} {self._prefix}{path} HTTP/1.1\r\n".encode("latin-1") + self._fixed + b"Content-Length: "
-            self._heads[method, path] = head
+            first = f"{method} {self._prefix}{path} HTTP/1.1\r\nContent-Type: {kind}\r\n"
+            head = first.encode("latin-1") + self._fixed + b"Content-Length: "
+            if kind == _JSON:  # a form's names its boundary: each is another
+                self._heads[method, path] = head
         return b"%b%d\r\n\r\n" % (head, len(body))
 
     async def _exchange(self, head: bytes, body: bytes) -> _Connection:

@@ -12,7 +12,10 @@ _OWN_DOORS = {
     "rerank": "rerank",
     "moderation": "moderations",
     "image-generation": "images/generations",
+    "transcription": "audio/transcriptions",
+    "speech": "audio/speech",
 }
+_DEAR = ("image-generation", "transcription", "speech")  # to prove one at each start would cost money
 
 
 class UpstreamServer:
@@ -68,6 +71,8 @@ def _assumed(kind: str, slots: int, context_tokens: int) -> Caps:
         rerank=kind == "rerank",
         moderations=kind == "moderation",
         images=kind == "image-generation",
+        transcriptions=kind == "transcription",
+        speech=kind == "speech",
         passes_through=True,
         json_schema=chat,
         tools=chat,
@@ -84,8 +89,8 @@ def _assumed(kind: str, slots: int, context_tokens: int) -> Caps:
 def _probe_of(kind: str, model: str) -> Probe:
     if kind == "rerank":
         return Probe(path="/rerank", body={"model": model, "query": ".", "documents": ["."]})
-    if kind == "image-generation":
-        return Probe(path="/models", body={})  # a picture at each start would cost money
+    if kind in _DEAR:
+        return Probe(path="/models", body={})
     if kind != "chat":
         return Probe(path=f"/{_OWN_DOORS.get(kind, 'classify')}", body={"model": model, "input": ["."]})
     messages = [{"role": "user", "content": "."}]

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from tollway.serve.engines import Caps
-from tollway.serve.requests.parts import INPUTS_MAX, OnePiece, Work, text_bytes, unsupported
+from tollway.serve.requests.parts import INPUTS_MAX, OnePiece, Work, embedding, text_bytes, unsupported
 
 EXPLAINED_MAX = 8  # each asks the model hundreds of times
 
@@ -45,13 +45,8 @@ class EmbeddingRequest(OnePiece, kw_only=True):
             raise unsupported("dimensions", f"this model's embeddings have {caps.embedding_dimensions} dimensions")
 
     def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
-        """One engine call for all texts."""
-        body: dict[str, Any] = {
-            "model": model,
-            "input": self.inputs,
-            "encoding_format": self.encoding_format or "float",
-        }
-        return [Work("/embeddings", msgspec.json.encode(body))]
+        """One engine call for all texts, or for some of them after the other."""
+        return embedding(model, self.inputs, self.encoding_format or "float", caps)
 
 
 class _Given(OnePiece, kw_only=True):
@@ -100,6 +95,26 @@ class ClassifyRequest(_Given, kw_only=True):
         if self.top_k is not None:
             body["top_k"] = self.top_k
         return [Work("/classify", msgspec.json.encode(body))]
+
+
+class DetectRequest(_Given, kw_only=True):
+    """POST /v1/detect: which objects are where in a picture."""
+
+    threshold: Annotated[float, Meta(ge=0, le=1)] | None = None  # the least score that is shown; else the model's own
+    top_k: Annotated[int, Meta(ge=1, le=1000)] | None = None
+
+    operation = "detection"
+
+    def refuse_unsupported(self, caps: Caps) -> None:
+        """Raise BadRequest for what this engine cannot honour."""
+        if not caps.detect:
+            raise unsupported("model", "this model finds no objects; GET /v1/models says what kind each is")
+        self.refuse_wrong_inputs(INPUTS_MAX)
+
+    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+        """One engine call for all pictures."""
+        body = {"model": model, "input": self.input, "threshold": self.threshold, "top_k": self.top_k}
+        return [Work("/detect", msgspec.json.encode({name: one for name, one in body.items() if one is not None}))]
 
 
 class ExplainRequest(_Given, kw_only=True):

@@ -4,18 +4,25 @@
 one line of JSON: no copy in another alphabet.
 """
 
+import hashlib
 import secrets
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
+from tollway.kit.errors import Unavailable
 from tollway.serve.engines import Caps
 from tollway.serve.requests.parts import OnePiece, Work, unsupported
 
 PICTURES_MAX: Final = 10
 CHARACTERS_MAX: Final = 4096
 _SEED_MAX: Final = 2**31 - 1
+_SOUNDS: Final = {
+    "mp3": "audio/mpeg", "opus": "audio/ogg", "aac": "audio/aac", "flac": "audio/flac", "wav": "audio/wav",
+    "pcm": "audio/pcm",
+}  # fmt: skip
+_ENDINGS: Final = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg"}
 
 
 class ImageRequest(OnePiece, kw_only=True):
@@ -88,6 +95,10 @@ class SpeechRequest(OnePiece, kw_only=True):
             raise unsupported("model", "this model does not speak; GET /v1/models says what kind each is")
         if not self.input.strip():
             raise unsupported("input", "there is nothing to say")
+        if self.stream_format == "sse":
+            raise unsupported("stream_format", "speech is sent as audio")
+        if caps.passes_through:
+            return
         if self.response_format not in (None, "wav", "pcm", "flac"):
             raise unsupported("response_format", "this engine makes wav, pcm and flac")
         if self.voice is not None and self.voice not in ("default", *caps.voices):
@@ -96,13 +107,18 @@ class SpeechRequest(OnePiece, kw_only=True):
             raise unsupported("speed", "this model speaks at 0.5 to 2.0 times its own pace")
         if self.instructions:
             raise unsupported("instructions", "this model speaks in one way")
-        if self.stream_format == "sse":
-            raise unsupported("stream_format", "speech is sent as audio")
 
     def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
-        body = {"model": model, "input": self.input, "speed": self.speed or 1.0}
-        body["response_format"] = self.response_format or "wav"
-        return [Work("/audio/speech", msgspec.json.encode(body))]
+        form = self.response_format or "wav"
+        if caps.passes_through:
+            named = ("input", "voice", "speed", "instructions")
+            asked = {name: value for name in named if (value := getattr(self, name)) is not None}
+            body = msgspec.json.encode(asked | {"model": model, "response_format": form})
+            return [Work("/audio/speech", body, sound=_SOUNDS[form])]
+        body = msgspec.json.encode(
+            {"model": model, "input": self.input, "speed": self.speed or 1.0, "response_format": form}
+        )
+        return [Work("/audio/speech", body)]
 
 
 class TranscriptionRequest(OnePiece, kw_only=True):
@@ -118,6 +134,7 @@ class TranscriptionRequest(OnePiece, kw_only=True):
 
     operation = "transcription"
     measured: ClassVar[bool] = True
+    shapes = True
 
     def counted(self, caps: Caps) -> tuple[str, int]:
         return "audio_seconds", self.seconds
@@ -125,15 +142,60 @@ class TranscriptionRequest(OnePiece, kw_only=True):
     def refuse_unsupported(self, caps: Caps) -> None:
         if not caps.transcriptions:
             raise unsupported("model", "this model hears nothing; GET /v1/models says what kind each is")
+        if caps.passes_through:
+            return
         if self.language not in (None, *caps.languages):
             raise unsupported("language", f"this model hears {', '.join(caps.languages)}")
         if "word" in self.timestamp_granularities:
             raise unsupported("timestamp_granularities", "this model tells the time of segments")
 
     def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+        if caps.passes_through:
+            return [self._form(model)]
         asked = {"model": model, "prompt": self.prompt or "", "temperature": self.temperature or 0.0}
         return [Work("/audio/transcriptions", msgspec.json.encode(asked) + b"\n" + self.recording)]
+
+    def _form(self, model: str) -> Work:
+        """The form that somebody else's server reads. Its words with their times are asked for where the caller sees them."""
+        fields = [
+            ("model", model),
+            ("response_format", "json" if self.response_format in ("json", "text") else "verbose_json"),
+        ]
+        for name in ("language", "prompt", "temperature"):
+            value = getattr(self, name)
+            if value is not None:
+                fields.append((name, str(value)))
+        if self.response_format == "verbose_json":
+            fields += [("timestamp_granularities[]", one) for one in self.timestamp_granularities]
+        boundary = hashlib.sha256(self.recording).hexdigest()  # a file cannot hold its own digest
+        name = f"recording.{_ENDINGS.get(self.recording[:4], 'mp3')}"
+        parts = [
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{text}\r\n' for key, text in fields
+        ]
+        parts.append(
+            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
+            "Content-Type: application/octet-stream\r\n\r\n"
+        )
+        body = b"".join([part.encode() for part in parts]) + self.recording + f"\r\n--{boundary}--\r\n".encode()
+        return Work("/audio/transcriptions", body, f"multipart/form-data; boundary={boundary}")
+
+    def shaped(self, answer: bytes, call_id: str, at_s: int) -> bytes:
+        """What was heard with all that it may be shown with; an upstream says less than our own engine."""
+        told: dict[str, Any] = msgspec.json.decode(answer)
+        try:
+            text, segments = str(told["text"]), [_segment(one) for one in told.get("segments") or ()]
+            duration = float(told.get("duration") or self.seconds)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Unavailable("The engine gave an answer that is not valid.", code="engine_failed") from error
+        usage = {"prompt_tokens": 0, "total_tokens": 0, "audio_seconds": self.seconds}
+        whole = {"text": text, "language": told.get("language") or "", "duration": duration, "segments": segments}
+        words = {"words": told["words"]} if isinstance(told.get("words"), list) else {}
+        return msgspec.json.encode(whole | words | {"usage": usage})
 
     def measuring(self) -> Work:
         """The call that tells how long the recording is."""
         return Work("/audio/measure", b"{}\n" + self.recording)
+
+
+def _segment(one: dict[str, Any]) -> dict[str, Any]:
+    return one | {"start": float(one["start"]), "end": float(one["end"]), "text": str(one["text"])}

@@ -1,6 +1,6 @@
 """What all requests share: an engine call, the limits of a call, the refusal that names a parameter."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 from msgspec import Meta
@@ -9,14 +9,19 @@ from tollway.kit.errors import BadRequest
 from tollway.serve.engines import Caps
 
 INPUTS_MAX = 256
+INPUTS_AT_ONCE: Final = 16
+"""What an engine that reads inputs one after the other gets of a call before somebody else's turn."""
 Name = Annotated[str, Meta(min_length=1, max_length=120)]
 
 
 class Work(msgspec.Struct):
-    """One engine call: where to and with which body."""
+    """One engine call: where to and with which body, of which content type. `sound`: what is answered is no JSON but a
+    file of this type."""
 
     path: str
     body: bytes
+    kind: str = "application/json"
+    sound: str = ""
 
 
 class OnePiece(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
@@ -56,6 +61,15 @@ class OnePiece(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, k
     def shaped(self, answer: bytes, call_id: str, at_s: int) -> bytes:
         """The engine's answer as the caller reads it."""
         return answer
+
+
+def embedding(model: str, inputs: list[str], encoding: str, caps: Caps) -> list[Work]:
+    """The calls that embed these texts: one, or several to be made one after the other."""
+    each = INPUTS_AT_ONCE if caps.one_by_one else len(inputs)
+    return [
+        Work("/embeddings", msgspec.json.encode({"model": model, "input": some, "encoding_format": encoding}))
+        for some in (inputs[start : start + each] for start in range(0, len(inputs), each))
+    ]
 
 
 def text_bytes(given: Any) -> int:

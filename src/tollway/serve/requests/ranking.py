@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from tollway.kit.errors import Unavailable
 from tollway.serve.engines import Caps
-from tollway.serve.requests.parts import INPUTS_MAX, OnePiece, Work, text_bytes, unsupported
+from tollway.serve.requests.parts import INPUTS_MAX, OnePiece, Work, embedding, text_bytes, unsupported
 
 _DIGITS: Final = 6
 _RANKED_MAX: Final = INPUTS_MAX - 1  # the query is an input of its own
@@ -69,8 +69,7 @@ class RerankRequest(OnePiece, kw_only=True):
         if caps.rerank:
             body: dict[str, Any] = {"model": model, "query": self.query, "documents": self.texts}
             return [Work("/rerank", msgspec.json.encode(body))]
-        body = {"model": model, "input": [self.query, *self.texts], "encoding_format": "base64"}
-        return [Work("/embeddings", msgspec.json.encode(body))]
+        return embedding(model, [self.query, *self.texts], "base64", caps)
 
     def shaped(self, answer: bytes, call_id: str, at_s: int) -> bytes:
         told: dict[str, Any] = msgspec.json.decode(answer)

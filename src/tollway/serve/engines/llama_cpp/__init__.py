@@ -73,6 +73,7 @@ class LlamaCpp:
             chat=not embedding and has_chat_template,
             completions=not embedding,
             embeddings=embedding,
+            one_by_one=embedding,
             json_schema=not embedding,
             tools=not embedding and template_has_tools,
             logprobs=not embedding,

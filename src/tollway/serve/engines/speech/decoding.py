@@ -2,17 +2,19 @@
 16 kHz mono.
 
     python -P -m tollway.serve.engines.speech.decoding SECONDS_MAX < recording > 16-bit samples
+    python -P -m tollway.serve.engines.speech.decoding SECONDS_MAX count < recording > how many
 
 Whatever a broken file does to the decoder, it does it here: the caller sees an exit code. 3: no recording; 4: too long.
 """
 
 import asyncio
+import importlib.util
 import sys
 from collections.abc import Iterator
 from typing import Final
 
 from tollway.kit import sandbox
-from tollway.kit.errors import BadRequest
+from tollway.kit.errors import BadRequest, Unavailable
 
 RATE: Final = 16_000
 NOT_A_RECORDING, TOO_LONG = 3, 4
@@ -31,10 +33,32 @@ def looks_like_one(recording: bytes) -> bool:
 
 async def decoded(recording: bytes, seconds_max: int) -> bytes:
     """16-bit samples at 16 kHz, mono. Raises BadRequest for what is no recording, or too long a one."""
+    samples = await _asked(recording, seconds_max)
+    if len(samples) < 2:
+        raise _unreadable()
+    return samples
+
+
+async def length_s(recording: bytes, seconds_max: int) -> int:
+    """How many seconds it has, begun ones whole: what it plays, not what it says. Raises BadRequest; Unavailable where
+    nothing is installed that could read it."""
+    if importlib.util.find_spec("miniaudio") is None:
+        raise Unavailable(
+            "Recordings cannot be measured here.", code="not_installed",
+            hint="The operator: pip install 'tollway[speech]'.",
+        )  # fmt: skip
+    count = int(await _asked(recording, seconds_max, "count"))
+    if not count:
+        raise _unreadable()
+    return -(-count // RATE)
+
+
+async def _asked(recording: bytes, seconds_max: int, *how: str) -> bytes:
+    """What the process says."""
     if not looks_like_one(recording):
         raise _unreadable()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", _MODULE, str(seconds_max),
+        sys.executable, "-P", "-m", _MODULE, str(seconds_max), *how,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:
@@ -51,7 +75,7 @@ async def decoded(recording: bytes, seconds_max: int) -> bytes:
             f"The recording is longer than {seconds_max:,} seconds.",
             param="file", code="audio_too_long", hint="Cut it into pieces.",
         )  # fmt: skip
-    if process.returncode != 0 or len(samples) < 2:
+    if process.returncode != 0:
         raise _unreadable()
     return samples
 
@@ -67,16 +91,20 @@ def main() -> int:
     seconds_max = int(sys.argv[1])
     recording = sys.stdin.buffer.read()
     sandbox.confine(_LIMITS)
-    left = seconds_max * RATE
+    most = left = seconds_max * RATE
+    counting = sys.argv[2:] == ["count"]
     try:
         for samples in _stream(recording):
             left -= len(samples) // 2
             if left < 0:
                 return TOO_LONG
-            sys.stdout.buffer.write(samples)
+            if not counting:
+                sys.stdout.buffer.write(samples)
     except (OSError, ValueError, MemoryError, RuntimeError):
         return NOT_A_RECORDING
-    sys.stdout.buffer.flush()
+    if counting:
+        sys.stdout.write(str(most - left))
+    sys.stdout.flush()
     return 0
 
 
