@@ -20,6 +20,7 @@ from tollway.kit.settings import Settings
 from tollway.serve.fleet import Fleet
 from tollway.serve.line import Turn
 from tollway.serve.models import Model, Serving
+from tollway.serve.packages import Packages
 from tollway.serve.replica import Replica, State
 from tollway.serve.requests import ClassifyRequest
 from tollway.serve.run import Run
@@ -35,7 +36,10 @@ class RowsFleet:
         flags = {"replica_threads": 1, **settings}
         self.settings = Settings(home, flags, environment={})
         self.turns: list[tuple[str, State]] = []
-        self.fleet = Fleet(self.store, self.settings, SystemClock(), self._turned, runtime(self.store) if runtime else None)
+        packages = Packages(self.store, self.settings)
+        self.fleet = Fleet(
+            packages, self.settings, SystemClock(), self._turned, runtime(self.store) if runtime else None
+        )
         self._versions = 1
         self.calls = 0
         self.retries = 0

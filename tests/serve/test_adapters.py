@@ -22,6 +22,7 @@ from tollway.kit.settings import Settings
 from tollway.serve.fleet import Fleet
 from tollway.serve.line import ANYBODY
 from tollway.serve.models import Model
+from tollway.serve.packages import Packages
 from tollway.serve.requests import ChatRequest, Message
 from tollway.serve.served import Served
 
@@ -86,7 +87,7 @@ def fleet(run: Run[Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[F
     chosen = Settings(home, {"replica_slots": 3, "replica_context_tokens": 2048}, environment={})
 
     async def begin() -> Fleet:
-        made = Fleet(shelf, chosen, SystemClock(), lambda served, replica, state: None)
+        made = Fleet(Packages(shelf, chosen), chosen, SystemClock(), lambda served, replica, state: None)
         made.offer(offered)
         await made.wait_ready()
         return made
@@ -187,7 +188,8 @@ def test_a_damaged_adapter_does_not_take_its_base_along(fleet: Fleet, run: Run[A
         file.write(b"GGUX")
 
     async def offered() -> list[str]:
-        other = Fleet(shelf, Settings(tmp_path, environment={}), SystemClock(), lambda served, replica, state: None)
+        settings = Settings(tmp_path, environment={})
+        other = Fleet(Packages(shelf, settings), settings, SystemClock(), lambda served, replica, state: None)
         other.offer([Model("ft:b:c:d:e", "chat", "x", "llama_cpp", "1", None, 1, None, "org_c", "b", "bad")])
         with pytest.raises(NotFound):
             other.find("ft:b:c:d:e", "org_c")

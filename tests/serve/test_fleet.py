@@ -15,6 +15,7 @@ from tollway.kit.settings import Settings
 from tollway.serve.deployments import Deployment
 from tollway.serve.fleet import Fleet
 from tollway.serve.models import Model, Upstream
+from tollway.serve.packages import Packages
 from tollway.serve.replica import Replica, State
 from tollway.serve.served import Served
 
@@ -26,7 +27,8 @@ class Town:
         self.states: dict[str, State] = {}  # by the upstream's own model name
         self.clock = ManualClock()
         self.store = Store(home / "packages", Signer(b"s" * 32), self.clock)
-        self.fleet = Fleet(self.store, Settings(home, environment={}), self.clock, self._turned)
+        settings = Settings(home, environment={})
+        self.fleet = Fleet(Packages(self.store, settings), settings, self.clock, self._turned)
         self.ports: dict[str, int] = {}
 
     def _turned(self, served: Served, _replica: Replica, state: State) -> None:

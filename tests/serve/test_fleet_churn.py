@@ -18,10 +18,12 @@ from tollway.artifacts.store import Store
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import TollwayError
 from tollway.kit.settings import Settings
+from tollway.serve.adapters import Loaded
 from tollway.serve.deployments import Deployment, Role
 from tollway.serve.fleet import Fleet
 from tollway.serve.line import Turn
 from tollway.serve.models import Model, Serving
+from tollway.serve.packages import Packages
 from tollway.serve.requests import ClassifyRequest
 from tollway.serve.run import Run
 
@@ -29,19 +31,19 @@ MODEL = Model("m", "classification", "M", "onnx", "1", None, 0)
 STEPS = 14
 
 
-class Churned(Fleet):
-    """A fleet whose packages need not be there."""
+class Unshelved(Packages):
+    """Packages that need not be there."""
 
-    def _engines(self, model: Model) -> Any:
+    def engines(self, model: Model, loaded: Loaded, threads: int) -> Any:
         return [Mortal(version=model.version)], {}, ""
 
-    def _check(self, model: Model) -> None:
+    def require_sound(self, model: Model) -> None:
         pass
 
-    def _tuned(self, model: Model) -> str:
+    def tuned(self, model: Model) -> str:
         return ""
 
-    def _weights_bytes(self, served: Any) -> int:
+    def weights_bytes(self, model: Model) -> int:
         return 1
 
 
@@ -51,7 +53,8 @@ class Story:
     def __init__(self, home: Path, seed: int) -> None:
         self.dice = random.Random(seed)
         store = Store(home / "packages", Signer(b"s" * 32), SystemClock())
-        self.fleet = Churned(store, Settings(home, {"replicas_max": 3}, environment={}), SystemClock(), lambda *_: None)
+        settings = Settings(home, {"replicas_max": 3}, environment={})
+        self.fleet = Fleet(Unshelved(store, settings), settings, SystemClock(), lambda *_: None)
         self.model, self.beside, self.newest = MODEL, dict[Role, Deployment](), 1
         self.versions, self.failures, self.calls = set[str](), list[str](), 0
 

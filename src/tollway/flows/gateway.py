@@ -29,10 +29,11 @@ from tollway.sell.access import Access
 from tollway.sell.book import Book, read_book
 from tollway.sell.metering import Committed, Recorder
 from tollway.sell.shared_access import SharedAccess
-from tollway.serve import runtimes
+from tollway.serve import hours, runtimes
 from tollway.serve.deployments import Record, all_running
 from tollway.serve.fleet import Fleet
 from tollway.serve.models import Model, list_models
+from tollway.serve.packages import Packages
 from tollway.serve.replica import Replica, State
 from tollway.serve.served import Served
 from tollway.serve.wire import WireError
@@ -81,7 +82,7 @@ class Gateway:
 
         if settings.runtime:
             self._runtime = await asyncio.to_thread(runtimes.opened, settings.runtime, shop.store.root)
-        fleet = Fleet(shop.store, settings, shop.clock, turned, self._runtime)
+        fleet = Fleet(Packages(shop.store, settings), settings, shop.clock, turned, self._runtime)
         fleet.machine_micros = economics.machine_price(settings).micros_per_hour
 
         def committed(wallets: list[Committed]) -> None:
@@ -173,7 +174,7 @@ class Gateway:
         if not rows:
             return
         try:
-            await self.desk.recorder.run(lambda conn: self.desk.fleet.write_hours(conn, self.shop.db, rows))
+            await self.desk.recorder.run(lambda conn: hours.add(conn, self.shop.db, rows))
         except TollwayError:
             self.desk.fleet.put_back(rows)
             raise

@@ -7,29 +7,24 @@ last call has ended.
 """
 
 import asyncio
-import contextlib
-import os
 import random
 from collections.abc import Coroutine, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-import sqlalchemy as sa
 
-from tollway.artifacts import tuning
-from tollway.artifacts.store import Store
 from tollway.kit import log
 from tollway.kit.clock import Clock
-from tollway.kit.db import Database
 from tollway.kit.errors import NotFound, TollwayError, Unavailable
 from tollway.kit.settings import Settings
-from tollway.serve import adapters, assembly, tables
+from tollway.serve import adapters
 from tollway.serve.deployments import Deployment, Role
-from tollway.serve.engine_time import Totals
-from tollway.serve.engines import Engine, UpstreamServer, cpu_cores
+from tollway.serve.engines import cpu_cores
+from tollway.serve.hours import Hour, hour_of
 from tollway.serve.keeper import Keeper
 from tollway.serve.models import EngineName, Model
+from tollway.serve.offered import Offered
+from tollway.serve.packages import Packages
 from tollway.serve.replica import Replica, State
 from tollway.serve.replicas import ReplicaView
 from tollway.serve.runtimes import Runtime
@@ -37,76 +32,32 @@ from tollway.serve.served import Adapted, OnReplica, Served
 from tollway.serve.stats import Stats
 
 _log = log.get("serve.fleet")
-_HOUR_MS = 3_600_000
-
-
-class Hour(msgspec.Struct, frozen=True):
-    """What one replica did since the last note, to be added to its hour."""
-
-    model: str
-    version: str
-    hour_ms: int
-    totals: Totals
-
-
-class Offered:
-    """One name on offer: the version that answers, and those beside it.
-
-    `wanted` is what the catalogue says; `stable`, `canary` and `shadow` are what calls get now: a version is there once it
-    can answer, and the stable one before stays until then.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.wanted: dict[Role, Served] = {}
-        self.live: list[Served] = []  # all that were started under this name and not retired
-        self.stable: Served  # set before anybody can find this
-        self.canary: Served | None = None
-        self.shadow: Served | None = None
-        self.share = 0  # percent of the calls that go to the canary; 0 without one that is ready
-        self.shares: dict[Role, int] = {}
-
-    def role_of(self, served: Served) -> str:
-        """What it is here for; "" while it is on its way in or out."""
-        if served is self.stable:
-            return "stable"
-        return next((role for role, one in self.wanted.items() if one is served and role != "stable"), "")
-
-    def settle(self) -> list[Served]:
-        """Give the roles to those that can fill them. Returns those that have none any more."""
-        wanted = self.wanted.get("stable")
-        if wanted is not None and (wanted.complete or not hasattr(self, "stable") or self.stable not in self.live):
-            self.stable = wanted
-        canary, shadow = self.wanted.get("canary"), self.wanted.get("shadow")
-        self.canary = canary if canary is not self.stable else None
-        self.shadow = shadow if shadow is not self.stable else None
-        self.share = self.shares.get("canary", 0) if self.canary is not None and self.canary.available else 0
-        kept = {id(one) for one in (self.stable, *self.wanted.values())}
-        gone = [one for one in self.live if id(one) not in kept]
-        self.live = [one for one in self.live if id(one) in kept]
-        return gone
 
 
 class Fleet:
     """All models on offer. Use it from one event loop."""
 
     def __init__(
-        self, store: Store, settings: Settings, clock: Clock, on_replica: OnReplica, runtime: Runtime | None = None
+        self,
+        packages: Packages,
+        settings: Settings,
+        clock: Clock,
+        on_replica: OnReplica,
+        runtime: Runtime | None = None,
     ) -> None:
         self._runtime = runtime  # where replicas live; None: here
-        self._store = store
+        self._packages = packages
         self._settings = settings
         self._on_replica = on_replica
         self._clock = clock
         self._offered: dict[str, Offered] = {}
         self._stable: dict[str, Served] = {}
         self._adapted: adapters.Adapters[Served] = adapters.Adapters(Adapted)
-        self._checked: set[tuple[str, str]] = set()  # adapters whose every byte was looked at
         self._broken: dict[str, TollwayError] = {}
         self._broken_versions: dict[tuple[str, str], TollwayError] = {}  # beside a stable version that goes on
         self._alive: set[Served] = set()  # started and not yet stopped: also those that are on their way out
         self._tasks: set[asyncio.Task[None]] = set()
-        self._keeper = Keeper(settings, self._clock, self._weights_bytes)
+        self._keeper = Keeper(settings, self._clock, lambda served: packages.weights_bytes(served.model))
         self.machine_micros = 0  # what this machine costs an hour; for cost limits and what is shown
         self._keeping: asyncio.Task[None] | None = None
         self._left: list[Hour] = []  # of replicas that were stopped
@@ -190,7 +141,7 @@ class Fleet:
 
     def offer(self, models: list[Model], deployments: Sequence[Deployment] = ()) -> None:
         """Serve exactly these. Returns at once; loading and stopping go on in the background."""
-        self._adapted.offer([model for model in models if model.base and self._sound(model)])
+        self._adapted.offer([model for model in models if model.base and self._is_sound(model)])
         if self._keeping is None:
             self._keeping = asyncio.create_task(self._keep())
         wanted = {model.name: model for model in models if not model.base}
@@ -227,22 +178,17 @@ class Fleet:
         """What the replicas did since the last time, also those on their way out."""
         rows, self._left = self._left, []
         for served in sorted(self._alive, key=lambda one: (one.name, one.model.version)):  # gateways lock in one order
-            rows += _hour_of(served, now_ms)
+            rows += self._worked(served, now_ms)
         return rows
 
     def put_back(self, rows: list[Hour]) -> None:
         """They could not be written: they come again with the next."""
         self._left += rows
 
-    def write_hours(self, conn: sa.Connection, db: Database, rows: list[Hour]) -> None:
-        """Add them to the cost record."""
-        insert = db.insert(tables.replica_hour)
-        names = ("busy_us", "failed_us", "idle_us", "shadow_us")
-        summed = {name: tables.replica_hour.c[name] + insert.excluded[name] for name in names}
-        upsert = insert.on_conflict_do_update(index_elements=list(tables.replica_hour.primary_key.columns), set_=summed)
-        for row in rows:
-            amounts = msgspec.structs.asdict(row.totals)
-            conn.execute(upsert, {"model": row.model, "model_version": row.version, "hour_ms": row.hour_ms} | amounts)
+    def _worked(self, served: Served, now_ms: int) -> list[Hour]:
+        """What a version's replicas did since the last time; nothing for upstreams."""
+        totals = served.take_totals()
+        return [] if totals is None else [Hour(served.name, served.model.version, hour_of(now_ms), totals)]
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -278,7 +224,7 @@ class Fleet:
             self._settle(offered)
 
     def _found(self, offered: Offered, model: Model) -> Served | None:
-        adapters, tuned = self._adapted.on(model.name), self._tuned(model)
+        adapters, tuned = self._adapted.on(model.name), self._packages.tuned(model)
         for served in offered.live:
             if not _differs(served.model, model) and (served.adapters, served.tuned) == (adapters, tuned):
                 served.model = model  # another title
@@ -287,11 +233,12 @@ class Fleet:
 
     def _made(self, offered: Offered, model: Model) -> Served | None:
         try:
-            engines, defaults, digest = self._engines(model)
+            loaded = self._adapted.on(model.name)
+            engines, defaults, digest = self._packages.engines(model, loaded, self._threads(model))
             served = Served(
                 model, engines, defaults, self._settings, self._clock, self._turned, self._keeper.wake, self._runtime
             )
-            served.digest, served.adapters, served.tuned = digest, self._adapted.on(model.name), self._tuned(model)
+            served.digest, served.adapters, served.tuned = digest, loaded, self._packages.tuned(model)
             served.defaults |= adapters.chosen(None) if served.adapters else {}
         except TollwayError as error:
             self._note_broken(model, error)
@@ -305,7 +252,7 @@ class Fleet:
 
     async def _start(self, served: Served) -> None:
         try:
-            await asyncio.to_thread(self._check, served.model)
+            await asyncio.to_thread(self._packages.require_sound, served.model)
         except TollwayError as error:
             self._give_up(served, error)
             return
@@ -338,21 +285,6 @@ class Fleet:
         for served in offered.live:
             self._retire(served)
 
-    def _check(self, model: Model) -> None:
-        """Hold the package against its signature: every byte is read where no note vouches for it, so not on the loop."""
-        if model.upstream is None:
-            package = self._store.get(model.package_name, model.version)
-            self._store.verify(package).require()
-            tuning.require_sound(self._store, package)
-
-    def _tuned(self, model: Model) -> str:
-        """Which measured way of serving a package is chosen on this machine; another one is a new life."""
-        if model.upstream is not None:
-            return ""
-        with contextlib.suppress(TollwayError):
-            return tuning.stamp(self._store.get(model.package_name, model.version))
-        return ""
-
     def _give_up(self, served: Served, error: TollwayError) -> None:
         """It must not be served; what runs under its name goes on."""
         self._alive.discard(served)
@@ -376,23 +308,9 @@ class Fleet:
         async def stop() -> None:
             await served.stop()
             self._alive.discard(served)
-            self._left += _hour_of(served, self._clock.now_ms())
+            self._left += self._worked(served, self._clock.now_ms())
 
         self._spawn(stop())
-
-    def _engines(self, model: Model) -> tuple[list[Engine], dict[str, Any], str]:
-        """What executes a model (one engine, or one for each address of an upstream), the generation defaults its package
-        recommends, and the package's digest."""
-        settings = self._settings.but(replica_threads=self._threads(model))
-        if model.upstream is not None:
-            key = os.environ.get(model.upstream.key_env, "") if model.upstream.key_env else ""
-            name = model.upstream.model
-            return [UpstreamServer(url, name, kind=model.kind, key=key) for url in model.upstream.urls], {}, ""
-        package = self._store.get(model.package_name, model.version)
-        manifest = package.manifest
-        engine = assembly.engine(model, package, settings, self._adapter_files(model.name))
-        recommended = msgspec.structs.asdict(manifest.generation)
-        return [engine], {name: value for name, value in recommended.items() if value is not None}, manifest.digest
 
     def _threads(self, model: Model) -> int:
         """Threads of one replica: its share of the cores when several replicas of a model may run here. 0: its engine
@@ -402,27 +320,13 @@ class Fleet:
             return int(self._settings.replica_threads)
         return max(1, cpu_cores() // most)
 
-    def _weights_bytes(self, served: Served) -> int:
-        """The size of what a version has to load."""
-        try:
-            return self._store.get(served.model.package_name, served.model.version).manifest.weights.size_bytes
-        except TollwayError:
-            return 0
-
-    def _adapter_files(self, base: str) -> tuple[Path, ...]:
-        """The weights of the adapters on a base, in the order of their numbers."""
-        return tuple(self._store.get(name, version).weights_path for name, version in self._adapted.on(base))
-
-    def _sound(self, adapter: Model) -> bool:
+    def _is_sound(self, adapter: Model) -> bool:
         """Whether an adapter is what was signed; one that is not must not keep its base from being served."""
-        place = (adapter.package_name, adapter.version)
-        if place not in self._checked:
-            try:
-                self._store.verify(self._store.get(*place)).require()
-            except TollwayError as error:
-                self._note_broken(adapter, error)
-                return False
-            self._checked.add(place)
+        try:
+            self._packages.require_sound_adapter(adapter)
+        except TollwayError as error:
+            self._note_broken(adapter, error)
+            return False
         return True
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -433,8 +337,3 @@ class Fleet:
 
 def _differs(running: Model, wanted: Model) -> bool:
     return (running.version, running.engine, running.upstream) != (wanted.version, wanted.engine, wanted.upstream)
-
-
-def _hour_of(served: Served, now_ms: int) -> list[Hour]:
-    totals = served.take_totals()
-    return [] if totals is None else [Hour(served.name, served.model.version, now_ms - now_ms % _HOUR_MS, totals)]
