@@ -10,21 +10,29 @@ from typing import Any
 import pytest
 import uvicorn
 
-from tollway.faces.http.guard import HEAD_BYTES_MAX, guarded
+from tollway.faces.http.guard import HEAD_BYTES_MAX, PIPELINED_MAX, guarded
 from tollway.faces.http.server import listen
 
 CONNECTIONS = 20
 
 
 class Server:
-    """An app that streams for ever at /flood and says ok elsewhere, behind a guard with short deadlines."""
+    """An app that streams for ever at /flood, sleeps at /sleep and says ok elsewhere, behind a guard with short deadlines."""
 
     def __init__(self) -> None:
         self.flooding = 0
+        self.asked: list[str] = []
+        self.headers: list[Any] = []
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
-        while (await receive()).get("more_body"):
+        while scope["path"] != "/early" and (await receive()).get("more_body"):
             pass
+        self.asked.append(scope["path"])
+        self.headers = scope["headers"]
+        if scope["path"] == "/sleep":
+            assert (await receive())["type"] == "http.disconnect"
+            self.asked.append("left")
+            return
         await send({"type": "http.response.start", "status": 200, "headers": []})
         if scope["path"] == "/flood":
             self.flooding += 1
@@ -158,13 +166,113 @@ async def test_an_idle_connection_makes_room_when_all_others_are_answered(server
 
 
 async def test_while_all_are_answered_newcomers_are_closed_and_served_again_later(server: Server) -> None:
-    floods = [await flood(server) for _ in range(CONNECTIONS)]
-    await asyncio.sleep(0.1)
+    floods = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(CONNECTIONS)]
+    readers = [asyncio.ensure_future(drink(reader)) for reader, _ in floods]
+    for _, writer in floods:
+        writer.write(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
+    await until(lambda: server.flooding == CONNECTIONS)
     assert await server.ask(GET) == b""
+    for _, writer in floods:
+        writer.transport.abort()
+    await asyncio.gather(*readers)
+    await until(lambda: server.flooding == 0)
+    assert (await server.ask(GET)).endswith(b"ok\r\n0\r\n\r\n")
+
+
+async def test_who_does_not_read_an_answer_makes_room(server: Server) -> None:
+    """All places are taken by answers that nobody reads: each newcomer takes one of them."""
+    floods = [await flood(server) for _ in range(CONNECTIONS)]
+    await until(lambda: server.flooding == CONNECTIONS)
+    await asyncio.sleep(0.1)
+    for _ in range(5):
+        assert (await server.ask(GET)).endswith(b"ok\r\n0\r\n\r\n")
     for writer in floods:
         writer.transport.abort()
-    await asyncio.sleep(0.1)
-    assert (await server.ask(GET)).endswith(b"ok\r\n0\r\n\r\n")
+
+
+async def test_more_requests_at_once_than_anybody_sends_are_not_kept(server: Server) -> None:
+    """Each takes memory until its turn comes; the connection ends, and the app hears that its client is gone."""
+    few = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert (await server.ask(few * PIPELINED_MAX + GET)).count(b"HTTP/1.1 200") == PIPELINED_MAX + 1
+    assert await server.ask(few.replace(b"/", b"/sleep", 1) + few * (PIPELINED_MAX + 1)) == b""
+    await until(lambda: "left" in server.asked)
+
+
+async def test_who_leaves_with_more_requests_behind_is_missed_at_once(server: Server) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"GET /sleep HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    await until(lambda: server.asked == ["/sleep"])
+    writer.transport.abort()
+    await until(lambda: server.asked == ["/sleep", "left"])
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+async def test_headers_behind_a_body_are_none_of_the_requests(server: Server) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(CHUNKED + b"2\r\nab\r\n0\r\nAuthorization: Bearer x\r\n\r\n")
+    assert b"200" in await asyncio.wait_for(reader.readline(), 2)
+    assert b"authorization" not in dict(server.headers)
+    writer.close()
+
+
+@pytest.mark.parametrize("one", [b"a" * 65536, b"X: 1\r\n" * 10_000])
+async def test_what_stands_behind_a_body_has_bounds(server: Server, one: bytes) -> None:
+    """Whether it is one header that does not end or very many: a few hundred kilobytes are read of them, not all that come."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(CHUNKED + b"2\r\nab\r\n0\r\n")
+    sent = 0
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        while sent < 200_000_000:
+            writer.write(one)
+            sent += len(one)
+            await asyncio.wait_for(writer.drain(), 2)
+    assert sent < 50_000_000  # what the kernel holds for us among it
+    with contextlib.suppress(ConnectionError):
+        await asyncio.wait_for(reader.read(-1), 2)
+    writer.transport.abort()
+
+
+@pytest.mark.parametrize("path", [b"/flood", b"/sleep"])
+async def test_a_refusal_is_never_written_into_another_answer(server: Server, path: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+    await until(lambda: bool(server.asked))
+    writer.write(b"NONSENSE\r\n\r\n")
+    came = b""
+    with contextlib.suppress(ConnectionError):
+        came = await asyncio.wait_for(reader.read(-1), 5)
+    assert b"HTTP/1.1 400" not in came
+    writer.transport.abort()
+
+
+async def test_what_was_answered_already_is_not_refused_as_well(server: Server) -> None:
+    """The app answers before it has the body; then the body turns out to be broken: one request, one answer."""
+    broken = CHUNKED.replace(b"POST /", b"POST /early") + b"zz\r\n"
+    assert (await server.ask(CHUNKED + b"zz\r\n")).startswith(b"HTTP/1.1 400 ")
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(broken[:-4])
+    assert b"200" in await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 2)
+    writer.write(broken[-4:])
+    assert await asyncio.wait_for(reader.read(-1), 2) == b""
+    writer.close()
+
+
+async def until(true: Any, within_s: float = 10) -> None:
+    """Wait for a state."""
+    for _ in range(int(within_s / 0.02)):
+        if true():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("it did not come to that")
+
+
+async def drink(reader: asyncio.StreamReader) -> None:
+    """Read all that comes."""
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(1 << 20):
+            pass
 
 
 async def flood(server: Server) -> asyncio.StreamWriter:

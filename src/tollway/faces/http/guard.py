@@ -3,8 +3,9 @@
 A server that waits for ever for headers and bodies is stopped by 1,500 slow connections. Here a connection must have sent
 its headers within `header_timeout_s` of opening (or of its first byte after idling), its body within `body_timeout_s`
 of its headers, must read what it is sent (no progress for `body_timeout_s` ends it). When the cap is reached a newcomer takes the place of
-the one whose request has been on its way longest, else of the one that has idled longest: who holds connections open
-without asking for anything keeps nobody out. While all are being answered, newcomers are closed at once.
+the one whose request has been on its way longest, else of the one that has idled longest, else of the one that has not read
+its answer for longest: who holds connections open without asking for anything, or without reading, keeps nobody out. While
+all are being answered, newcomers are closed at once.
 
 uvicorn accepts the connections, counts them and ends them in good order; parsing is httptools'.
 """
@@ -23,6 +24,7 @@ from tollway.faces.http.wire import MEMO, Scope, error_body
 from tollway.kit.errors import BadRequest
 
 HEAD_BYTES_MAX = 64 * 1024
+PIPELINED_MAX = 64  # requests behind one that is being answered: each takes a hundred times the memory of its bytes
 _BUFFERED_MAX = 64 * 1024  # of a body that the app has not asked for yet
 _EXPECT = b"expect"
 
@@ -34,6 +36,7 @@ def guarded(header_timeout_s: float, body_timeout_s: float, connections_max: int
         "body_timeout_s": body_timeout_s,
         "connections_max": connections_max,
         "_unasked": {},
+        "_unread": {},
     }
     return type("LimitedProtocol", (GuardedProtocol,), limits)
 
@@ -47,6 +50,7 @@ class GuardedProtocol(asyncio.Protocol):
     _unasked: ClassVar[
         dict["GuardedProtocol", None]
     ]  # whose request is not complete, in the order of their deadlines' start
+    _unread: ClassVar[dict["GuardedProtocol", None]]  # whose client does not read, in the order of when it stopped
 
     def __init__(
         self,
@@ -69,6 +73,7 @@ class GuardedProtocol(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._continues = False
         self._exchange: Exchange | None = None  # the newest
+        self._running: Exchange | None = None  # the one that is answered, or was last
         self._pipeline: deque[Exchange] = deque()
         self._written: list[bytes] = []
         self.writable: asyncio.Event | None = None  # not now, when there is one
@@ -79,7 +84,8 @@ class GuardedProtocol(asyncio.Protocol):
         self.idle_since = 0.0  # on the loop's clock
         self._awaiting = "headers"  # request (idle), headers, body
         self._armed_for = ""
-        self._head_bytes = 0
+        self._head_bytes = 0  # of a head, or of what stands behind a body in pieces
+        self._moved_on = False  # the last data was more than a part of a head
 
     # -- asyncio.Protocol --------------------------------------------------------------------------------------------
 
@@ -105,8 +111,8 @@ class GuardedProtocol(asyncio.Protocol):
         if self._idle is not None:
             self._idle.cancel()
         self._connections.discard(self)
-        if self._exchange is not None:
-            self._exchange.lost()
+        if self._running is not None:
+            self._running.lost()
         for waiting in self._pipeline:
             waiting.lost()
         self.resume_writing()
@@ -123,10 +129,11 @@ class GuardedProtocol(asyncio.Protocol):
         except httptools.HttpParserError:
             self._refuse(400, "Bad Request", "This is not a valid HTTP request.")
             return
-        if self._awaiting == "headers":
+        if self._awaiting == "headers" or (self._awaiting == "body" and not self._moved_on):
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX and not self._transport.is_closing():
                 self._refuse(431, "Request Header Fields Too Large", "The request's headers are too large.")
+        self._moved_on = False
         if self._awaiting == "request":
             if self._armed_for:
                 self._disarm()
@@ -135,12 +142,14 @@ class GuardedProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.writable = asyncio.Event()
+        self._unread[self] = None
         self._stalled = self._loop.call_later(self.body_timeout_s, self._too_slow)
 
     def resume_writing(self) -> None:
         if self.writable is not None:
             self.writable.set()
             self.writable = None
+            self._unread.pop(self, None)
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
@@ -156,17 +165,21 @@ class GuardedProtocol(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._awaiting == "body":
+            return  # behind a body in pieces there may be more of them: they are none of the request's
         name = name.lower()
         if name == _EXPECT:
             self._continues = value.lower() == b"100-continue"
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        self._awaiting = "body"
+        if len(self._pipeline) >= PIPELINED_MAX:
+            raise ValueError("too many requests at once")
+        path, raw, query = _target(self._url)
+        self._awaiting, self._moved_on = "body", True
         self._head_bytes = 0
         if self._transport.is_closing():
             return  # what comes behind a last request is not answered, so it is not run
-        path, raw, query = _target(self._url)
         version = self._parser.get_http_version()
         scope: Scope = {
             **self._base,
@@ -186,6 +199,7 @@ class GuardedProtocol(asyncio.Protocol):
             self._pipeline.append(self._exchange)
 
     def on_body(self, body: bytes) -> None:
+        self._moved_on, self._head_bytes = True, 0
         if self._exchange is not None and not self._exchange.complete:
             self._exchange.body_came(body, more=True)
             if self._exchange.buffered > _BUFFERED_MAX:
@@ -253,6 +267,7 @@ class GuardedProtocol(asyncio.Protocol):
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _run(self, exchange: Exchange) -> None:
+        self._running = exchange
         exchange.task = task = self._loop.create_task(self._answer(exchange))
         self._state.tasks.add(task)
 
@@ -279,6 +294,17 @@ class GuardedProtocol(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _refuse(self, status: int, phrase: str, message: str) -> None:
+        """Say what is wrong, where nothing else was said to it, and hang up: never in the midst of another answer, nor
+        behind the answer to the same request."""
+        running = self._running if self._running is not None and not self._running.complete else None
+        if self._awaiting == "body":
+            unanswered = running is not None and running is self._exchange and not running.started
+        else:
+            unanswered = running is None
+        if not unanswered:
+            self._flush()
+            self._transport.close()
+            return
         body = error_body(BadRequest(message, code="invalid_http"))
         head = f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         self._flush()
@@ -306,18 +332,22 @@ class GuardedProtocol(asyncio.Protocol):
             idle = (one for one in self._connections if one.idles)
             leaving = min(idle, key=lambda one: one.idle_since, default=None)
         if leaving is None:
+            leaving = next(iter(self._unread), None)
+        if leaving is None:
             return False
         leaving.leave()
         return True
 
     @property
     def idles(self) -> bool:
-        """Whether nothing is asked or answered on it now."""
-        return self._awaiting == "request" and (self._exchange is None or self._exchange.complete)
+        """Whether nothing is asked or answered on it now, and what was answered is read."""
+        answered = self._exchange is None or self._exchange.complete
+        return self._awaiting == "request" and answered and self.writable is None
 
     def leave(self) -> None:
         """End at once; the place is free when this returns."""
         self._disarm()
+        self._unread.pop(self, None)
         self._connections.discard(self)
         self._transport.abort()
 
