@@ -13,9 +13,9 @@ from typing import Any, Final
 from tollway.kit.errors import Conflict
 
 FIELDS: Final = ("n", "at_ms", "operation", "meter", "units")
-METERS: Final = ("input_tokens", "images", "rows")
+METERS: Final = {"input_tokens": 10**7, "images": 256, "rows": 256}
+"""What a device counts, and the most that one call of it can use."""
 OPERATIONS: Final = ("classification", "embedding")
-UNITS_MAX: Final = 10**9
 
 
 def key_of(secret: bytes, device: str) -> str:
@@ -38,7 +38,8 @@ def check(key: str, before: str, number: int, entries: Sequence[Mapping[str, Any
     for entry in entries:
         number += 1
         problem = _problem(entry, number)
-        if not problem and not hmac.compare_digest(sealed(key, before, entry), str(entry.get("seal", ""))):
+        said = str(entry.get("seal", "")).encode("utf-8", "replace")
+        if not problem and not hmac.compare_digest(sealed(key, before, entry).encode("ascii"), said):
             problem = "its seal does not fit its words and the entry before it"
         if problem:
             raise Conflict(
@@ -53,15 +54,15 @@ def check(key: str, before: str, number: int, entries: Sequence[Mapping[str, Any
 def _problem(entry: Mapping[str, Any], number: int) -> str:
     if set(entry) != {*FIELDS, "seal"}:
         return "its fields are not those of an entry"
-    if entry["n"] != number:
+    if type(entry["n"]) is not int or entry["n"] != number:
         return f"its number is {str(entry['n'])[:20]}, not {number}"
-    if entry["meter"] not in METERS or entry["operation"] not in OPERATIONS:
+    if str(entry["meter"]) not in METERS or entry["operation"] not in OPERATIONS:
         return "it counts what no device counts"
     for name in ("at_ms", "units"):
         value = entry[name]
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
             return f"{name} is no whole number"
-    return "" if entry["units"] <= UNITS_MAX else "more was used than one call can"
+    return "" if entry["units"] <= METERS[entry["meter"]] else "more was used than one call can"
 
 
 def _seal(key: str, fields: Mapping[str, Any]) -> str:
