@@ -127,3 +127,8 @@ def test_what_a_check_stumbles_over_is_a_finding(home):
 
     last = doctor.examine(settings(home), [stumbles])[-1]
     assert (last.name, last.state, last.found) == ("stumbles", "fail", "the disk is on fire")
+
+
+def test_a_kernel_without_a_fence_is_a_warning(home):
+    assert doctor.fence(7)(settings(home)).state == "ok"
+    assert doctor.fence(0)(settings(home)).state == "warn"

@@ -85,7 +85,8 @@ class Served:
         self._clock = clock
         self._replicas = Replicas(
             model.name, engines, self.line, self._clock, self._turned, timed=not self.passes_through,
-            limits=Limits(memory_bytes=settings.replica_memory_bytes or memory_bytes()), runtime=runtime,
+            limits=Limits(memory_bytes=settings.replica_memory_bytes or memory_bytes(), home=str(settings.home)),
+            runtime=runtime,
         )  # fmt: skip
         self._replicas.drain_within_s = settings.call_timeout_s
         self._wake = wake

@@ -265,6 +265,23 @@ def weights(name: str, locate: Callable[[], Path | None], sha256: str) -> Examin
     return look
 
 
+def fence(version: int) -> Examination:
+    """A check that the kernel keeps an engine's process out of the shop's home; `version` of its Landlock, 0: none."""
+
+    def look(_settings: Settings) -> Check:
+        if version:
+            return Check("fence", "ok", f"Landlock {version}: engines see no more of the home than its packages")
+        return Check(
+            "fence",
+            "warn",
+            "no Landlock",
+            "A model file that takes an engine over could read the database and the keys.",
+            "offer packages from sources you trust, or run on Linux 5.13 or newer with Landlock",
+        )
+
+    return look
+
+
 def _guarded(look: Examination, settings: Settings) -> Check:
     from sqlalchemy.exc import SQLAlchemyError  # lazy: half a second that most of the command line does not need
 

@@ -17,7 +17,10 @@ _MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]
 @command(app)
 def look(desk: Desk) -> None:
     """Check this machine and say how to fix what is wrong."""
+    from tollway.serve.engines import fence  # lazy: the command line must be quick to say --help
+
     more = (
+        doctor.fence(fence.version()),
         doctor.weights(starter.SMOLLM2.name, starter.locate_smollm2, starter.SMOLLM2.sha256),
         doctor.weights(starter.MINILM.name, _minilm_weights, starter.MINILM.sha256),
     )

@@ -23,6 +23,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from tollway.kit import quiet
+from tollway.serve.engines import fence
 from tollway.serve.engines.port import Launch
 
 _NOISE: Final = 8 * 1024
@@ -60,6 +61,8 @@ def main(kind: type[AnySpec], work: Callable[[AnySpec, Ready], None]) -> int:
         return 2
     spec = msgspec.json.decode(orders, type=kind)
     settle(spec.parent)
+    if hidden := os.environ.pop(fence.VARIABLE, ""):
+        fence.put_up(Path(hidden), Path(spec.socket).parent)  # before any library is loaded: it holds for this thread and those that come
     began = time.monotonic()
 
     def ready() -> None:

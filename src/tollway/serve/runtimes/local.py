@@ -74,7 +74,7 @@ async def started(launch: Launch, socket: Path, limits: Limits) -> asyncio.subpr
     pipe = asyncio.subprocess.PIPE
     try:
         process = await asyncio.create_subprocess_exec(
-            *launch.argv, stdin=pipe, stdout=pipe, stderr=pipe, env=_environment(), start_new_session=True
+            *launch.argv, stdin=pipe, stdout=pipe, stderr=pipe, env=_environment(limits), start_new_session=True
         )
     except OSError as error:
         raise Failed(
@@ -133,6 +133,7 @@ async def _reason(process: asyncio.subprocess.Process, word: Any) -> str:
     return "; ".join(last) or "its process did not report that the model is loaded"
 
 
-def _environment() -> dict[str, str]:
+def _environment(limits: Limits) -> dict[str, str]:
     """What a replica may know of ours: no keys, no database address."""
-    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | child.QUIET
+    kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | child.QUIET
+    return kept | ({child.fence.VARIABLE: limits.home} if limits.home else {})

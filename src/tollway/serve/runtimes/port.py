@@ -13,9 +13,10 @@ class Failed(Exception):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a replica's process may take. 0: as much as it likes."""
+    """What a replica's process may take and see."""
 
-    memory_bytes: int = 0  # of its own: heap and private pages, not the weights that it maps
+    memory_bytes: int = 0  # of its own: heap and private pages, not the weights that it maps; 0: as much as it likes
+    home: str = ""  # the shop's, of which it sees the packages only; "": it is elsewhere
 
 
 class Place(Protocol):
