@@ -14,6 +14,7 @@ from tollway.kit.settings import TABLE
 from tollway.serve.requests import (
     ChatRequest,
     CompletionRequest,
+    DetectRequest,
     EmbeddingRequest,
     ImageRequest,
     ModerationRequest,
@@ -28,6 +29,7 @@ TYPES: dict[str, Any] = {
     "/v1/completions": CompletionRequest,
     "/v1/embeddings": EmbeddingRequest,
     "/v1/responses": ResponsesRequest,
+    "/v1/detect": DetectRequest,
     "/v1/rerank": RerankRequest,
     "/v1/moderations": ModerationRequest,
     "/v1/images/generations": ImageRequest,

@@ -29,6 +29,7 @@ Kind = Literal[
     "translation",
     "recommendation",
     "image-generation",
+    "object-detection",
     "rerank",
     "moderation",
     "transcription",

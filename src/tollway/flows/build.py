@@ -34,6 +34,7 @@ KINDS: Final = {
     "sentence-embedding": "embedding",
     "image-classification": "image-classification",
     "image-generation": "image-generation",
+    "object-detection": "object-detection",
     "recommendation": "recommendation",
     "tabular-classification": "classification",
     "tabular-regression": "regression",
@@ -43,6 +44,7 @@ _AGAIN: Final = "Start the same recipe again: it goes on where it was."
 INPUTS: Final = {
     "image-classification": "image",
     "image-generation": "image",
+    "object-detection": "image",
     "tabular-classification": "row",
     "tabular-regression": "row",
     "recommendation": "row",

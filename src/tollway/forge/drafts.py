@@ -49,6 +49,7 @@ NEEDS: Final[Mapping[str, Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]]
     },
     "image-classification": {"image": (("image",), ("image",)), "label": (("category", "integer", "text"), ("label", "class"))},
     "image-generation": {"image": (("image",), ("image",))},
+    "object-detection": {"image": (("image",), ("image",)), "boxes": (("json",), ("boxes", "objects", "annotations"))},
     "recommendation": {
         "user": (("category", "text", "integer"), ("user", "user_id", "userid", "customer")),
         "item": (("category", "text", "integer"), ("item", "item_id", "movie", "movieid", "product")),
@@ -112,6 +113,8 @@ def _guess(kinds: Mapping[str, str]) -> str:
         return "preference"
     if {"context", "question"} <= names:
         return "question-answering"
+    if "image" in kinds.values() and kinds.get("boxes") == "json":
+        return "object-detection"
     if "image" in kinds.values():
         return "image-classification" if len(kinds) > 1 else "image-generation"
     if "tokens" in kinds.values():
@@ -142,6 +145,7 @@ def _model(task: str) -> dict[str, str]:
         "preference": {"base": "smollm2"},
         "image-classification": {"architecture": "cnn"},
         "image-generation": {"architecture": "vae"},
+        "object-detection": {"architecture": "centernet"},
         "recommendation": {"architecture": "matrix-factorisation"},
     }
     return by_task.get(task, {"architecture": "tabular"})
@@ -181,7 +185,7 @@ def _lines(name: str, task: str, version: Any, columns: Mapping[str, str], model
         "bootstrap = 1000",
         '# require = {"vs.baseline" = ">=0"}   # gates: what the model must reach to be registered',
     ]
-    if not language and task not in ("image-generation", "translation", "recommendation"):
+    if not language and task not in ("image-generation", "object-detection", "translation", "recommendation"):
         lines += ["", "[explain]", "rows = 4"]
     return lines
 

@@ -31,6 +31,7 @@ Task = Literal[
     "sentence-embedding",
     "image-classification",
     "image-generation",
+    "object-detection",
     "recommendation",
     "tabular-classification",
     "tabular-regression",

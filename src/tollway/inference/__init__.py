@@ -6,6 +6,7 @@ with it, so that training and serving cannot drift apart.
     inference.load(folder).predict([{"text": "a lovely film"}])  # an ONNX model and its features
 """
 
+from tollway.inference.detection import DetectionFeatures, boxes_of
 from tollway.inference.encoding import IGNORE, Arrays, Encoded, Features, Target
 from tollway.inference.folder import features_of, fit, load_features
 from tollway.inference.image import ImageFeatures
@@ -18,7 +19,7 @@ from tollway.inference.text import TextFeatures
 from tollway.inference.tokens import TokenFeatures
 
 __all__ = [
-    "IGNORE", "Arrays", "Encoded", "Features", "ImageFeatures", "PairFeatures", "Predictor",
+    "IGNORE", "Arrays", "DetectionFeatures", "Encoded", "Features", "ImageFeatures", "PairFeatures", "Predictor",
     "QuestionFeatures", "SequenceFeatures", "TabularFeatures", "Target",
-    "TextFeatures", "TokenFeatures", "batches", "features_of", "fit", "load", "load_features",
+    "TextFeatures", "TokenFeatures", "batches", "boxes_of", "features_of", "fit", "load", "load_features",
 ]  # fmt: skip

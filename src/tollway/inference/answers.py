@@ -11,6 +11,7 @@ from tollway.kit.errors import BadRequest
 
 INPUTS_MAX: Final = 256
 _DIGITS: Final = 6
+_PIXEL_DIGITS: Final = 2
 
 
 def rows_of(given: Any, features: Features, kind: str) -> list[Row]:
@@ -52,6 +53,24 @@ def classified(index: int, answer: Mapping[str, Any], top_k: int | None = None) 
         else:
             shown[name] = value
     return shown
+
+
+def detected(
+    index: int, answer: Mapping[str, Any], features: Features, threshold: float | None = None, top_k: int | None = None
+) -> dict[str, Any]:
+    """One picture's objects, surest first: those that reach `threshold` (the package's own by default), cut at `top_k`."""
+    least = float(features.options["threshold"]) if threshold is None else threshold
+    found = [one for one in answer["detections"] if one["score"] >= least][:top_k]
+    shown = [
+        {
+            "label": one["label"],
+            "score": round(one["score"], _DIGITS),
+            "box": [round(side, _PIXEL_DIGITS) for side in one["box"]],
+        }
+        for one in found
+    ]
+    size = {"width": answer["width"], "height": answer["height"]}
+    return {"object": "detection", "index": index} | size | {"detections": shown}
 
 
 def embedded(index: int, answer: Mapping[str, Any], form: str = "float") -> dict[str, Any]:

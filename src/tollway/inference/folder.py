@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from tollway.inference.detection import DetectionFeatures
 from tollway.inference.encoding import FILE_NAME, Features, Table
 from tollway.inference.image import ImageFeatures
 from tollway.inference.language import LanguageFeatures
@@ -18,7 +19,7 @@ from tollway.kit.errors import BadRequest, NotFound
 
 KINDS: Final[tuple[type[Features], ...]] = (
     TextFeatures, TokenFeatures, QuestionFeatures, SequenceFeatures, ImageFeatures, TabularFeatures, PairFeatures,
-    LanguageFeatures,
+    LanguageFeatures, DetectionFeatures,
 )  # fmt: skip
 TASKS: Final[dict[str, type[Features]]] = {
     "text-classification": TextFeatures,
@@ -29,6 +30,7 @@ TASKS: Final[dict[str, type[Features]]] = {
     "translation": SequenceFeatures,
     "image-classification": ImageFeatures,
     "image-generation": ImageFeatures,
+    "object-detection": DetectionFeatures,
     "tabular-classification": TabularFeatures,
     "tabular-regression": TabularFeatures,
     "recommendation": PairFeatures,

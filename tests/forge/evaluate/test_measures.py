@@ -211,36 +211,6 @@ def test_recall_and_rank_by_hand():
     assert values["map@3"] == pytest.approx((1 / 2 / 2 + 0) / 2)
 
 
-TRUE_BOXES = {  # Padilla, "Object-Detection-Metrics", sample 2 (MIT licence): left, top, width, height
-    1: [(25, 16, 38, 56), (129, 123, 41, 62)], 2: [(123, 11, 43, 55), (38, 132, 59, 45)],
-    3: [(16, 14, 35, 48), (123, 30, 49, 44), (99, 139, 47, 47)], 4: [(53, 42, 40, 52), (154, 43, 31, 34)],
-    5: [(59, 31, 44, 51), (48, 128, 34, 52)], 6: [(36, 89, 52, 76), (62, 58, 44, 67)], 7: [(28, 31, 55, 63), (58, 67, 50, 58)],
-}  # fmt: skip
-FOUND_BOXES = {
-    1: [(.88, 5, 67, 31, 48), (.70, 119, 111, 40, 67), (.80, 124, 9, 49, 67)],
-    2: [(.71, 64, 111, 64, 58), (.54, 26, 140, 60, 47), (.74, 19, 18, 43, 35)],
-    3: [(.18, 109, 15, 77, 39), (.67, 86, 63, 46, 45), (.38, 160, 62, 36, 53), (.91, 105, 131, 47, 47), (.44, 18, 148, 40, 44)],
-    4: [(.35, 83, 28, 28, 26), (.78, 28, 68, 42, 67), (.45, 87, 89, 25, 39), (.14, 10, 155, 60, 26)],
-    5: [(.62, 50, 38, 28, 46), (.44, 95, 11, 53, 28), (.95, 29, 131, 72, 29), (.23, 29, 163, 72, 29)],
-    6: [(.45, 43, 48, 74, 38), (.84, 17, 155, 29, 35), (.43, 95, 110, 25, 42)],
-    7: [(.48, 16, 20, 101, 88), (.95, 33, 116, 37, 49)],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("points", "published"), [(0, 0.2456), (11, 0.2684)])
-def test_map_is_the_published_worked_example(points, published):
-    """Its boxes include their last pixel, hence the + 1."""
-    truth = [
-        [{"label": "object", "box": (x, y, x + w + 1, y + h + 1)} for x, y, w, h in TRUE_BOXES[image]]
-        for image in range(1, 8)
-    ]
-    given = [
-        [{"label": "object", "score": s, "box": (x, y, x + w + 1, y + h + 1)} for s, x, y, w, h in FOUND_BOXES[image]]
-        for image in range(1, 8)
-    ]
-    assert ranking.detection(truth, given, 0.3, points)[0].value(7) == pytest.approx(published, abs=1e-4)
-
-
 def test_frechet_distance_of_gaussians_by_formula():
     """Two diagonal Gaussians: |m1 - m2|^2 + sum (s1 - s2)^2."""
     rng = np.random.default_rng(7)

@@ -17,7 +17,7 @@ SMALL = {
     "bilstm": {"width": 16, "layers": 2, "min_count": 1}, "transformer": {"width": 32, "layers": 1, "min_count": 1},
     "seq2seq": {"width": 32, "layers": 1, "vocabulary": 300, "dropout": 0.0}, "cnn": {"filters": [8, 16]}, "mlp": {"hidden": [32]},
     "vae": {"filters": 8, "noise": 8}, "gan": {"filters": 8, "noise": 8}, "linear": {}, "tabular": {"width": 16},
-    "two-tower": {"hidden": [8], "unknown": 0.0}, "matrix-factorisation": {"unknown": 0.0},
+    "centernet": {"filters": 8}, "two-tower": {"hidden": [8], "unknown": 0.0}, "matrix-factorisation": {"unknown": 0.0},
 }  # fmt: skip
 CASES = [
     (name, task)

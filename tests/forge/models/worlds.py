@@ -23,6 +23,20 @@ class Part:
 TEXTS = ["a lovely film", "a bad bad bad film", "一部很好的电影", "很差"]
 _rng = np.random.default_rng(0)
 IMAGES = [png(_rng.random((1, 12, 12)) * 0.3 + (0.6 if number % 2 else 0)) for number in range(16)]
+
+
+def squares(number: int) -> tuple[bytes, list[dict[str, Any]]]:
+    """A dim picture of 32 x 32 with one or two bright squares in it: small ones and large ones."""
+    rng, boxes = np.random.default_rng(number), []
+    picture = rng.random((1, 32, 32)) * 0.3
+    for label, side, left in (("small", 6, 2), ("large", 12, 16))[: 1 + number % 2]:
+        top = int(rng.integers(0, 32 - side))
+        picture[:, top : top + side, left : left + side] = 0.9
+        boxes.append({"label": label, "box": [left, top, left + side, top + side]})
+    return png(picture), boxes
+
+
+SQUARES = [squares(number) for number in range(12)]
 TABLES = {
     "text-classification": pa.table({"text": TEXTS * 4, "label": ["pos", "neg"] * 8}),
     "text-regression": pa.table({"text": TEXTS * 4, "target": [30.0, -10.0, 28.0, -9.0] * 4}),
@@ -45,6 +59,7 @@ TABLES = {
     ),
     "image-classification": pa.table({"image": IMAGES, "label": ["a", "b"] * 8}),
     "image-generation": pa.table({"image": IMAGES}),
+    "object-detection": pa.table({"image": [one for one, _ in SQUARES], "boxes": [boxes for _, boxes in SQUARES]}),
     "tabular-classification": pa.table({"age": [1.0, None, 3.0, 50.0] * 4, "job": ["x", "y", None, "z"] * 4, "label": ["p", "q"] * 8}),
     "tabular-regression": pa.table({"age": [1.0, 2.0, 3.0, 50.0] * 4, "job": ["x", "y", None, "z"] * 4, "target": [10.5, 20.5, 30.0, 500.0] * 4}),
     "recommendation": pa.table({"user": [f"u{number % 4}" for number in range(16)], "item": [f"i{number % 5}" for number in range(16)],
@@ -57,6 +72,7 @@ ASK: dict[str, list[dict[str, Any]]] = {
     "question": [{"context": TABLES["question-answering"]["context"][0].as_py(), "question": "When?"}],
     "translation": [{"source": "the dog"}, {"source": "a cat"}],
     "image": [{"image": IMAGES[0]}, {"image": IMAGES[1]}],
+    "object": [{"image": SQUARES[0][0]}, {"image": SQUARES[1][0]}],
     "tabular": [{"age": 3.0, "job": "x"}, {"age": None, "job": "stranger"}],
     "recommendation": [{"user": "u1", "item": "i2"}, {"user": "eve", "item": "i9"}],
 }

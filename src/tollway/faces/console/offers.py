@@ -18,6 +18,7 @@ _METERS = {
     "transcription": ("audio_seconds",),
     "speech": ("characters",),
     "image-generation": ("images",),
+    "object-detection": ("images",),
 }
 """What a model of a kind is priced by; others by rows where a plan does, else by the tokens of their texts."""
 

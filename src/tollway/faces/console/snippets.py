@@ -26,6 +26,7 @@ _PLAIN: dict[str, tuple[str, dict[str, Any]]] = {
     "image-generation": ("/images/generations", {"n": 1}),
     "recommendation": ("/recommendations", {"user": "1", "top_n": 5}),
     "image-classification": ("/classify", {"input": {"image": "data:image/png;base64,..."}}),
+    "object-detection": ("/detect", {"input": {"image": "data:image/png;base64,..."}}),
     "question-answering": ("/classify", {"input": {"context": "The driver pays the toll.", "question": "Who pays?"}}),
     "speech": ("/audio/speech", {"input": "A toll road for models", "voice": "default"}),
 }

@@ -57,6 +57,13 @@ _JUDGED = _object(
     },
     {"category_applied_input_types": {"type": "object"}},
 )
+_BOX: Shape = {
+    "type": "array",
+    "items": {"type": "number", "minimum": 0},
+    "minItems": 4,
+    "maxItems": 4,
+    "description": "left, top, right, bottom, in pixels of the picture that was sent",
+}
 _VECTOR: Shape = {"oneOf": [_list_of({"type": "number"}), _TEXT]}
 
 SHAPES: dict[str, Shape] = {
@@ -97,6 +104,24 @@ SHAPES: dict[str, Shape] = {
                         "scores": {"type": "object", "additionalProperties": {"type": "number"}},
                         "value": {"type": "number"},
                     },
+                )
+            ),
+            "usage": _USAGE,
+        }
+    ),
+    "/v1/detect": _object(
+        {
+            "object": {"const": "list"},
+            "model": _TEXT,
+            "data": _list_of(
+                _object(
+                    {
+                        "object": {"const": "detection"},
+                        "index": _COUNT,
+                        "width": _COUNT,
+                        "height": _COUNT,
+                        "detections": _list_of(_object({"label": _TEXT, "score": _SCORE, "box": _BOX})),
+                    }
                 )
             ),
             "usage": _USAGE,

@@ -25,6 +25,7 @@ _TITLES = {
     "/v1/completions": "Continue a text",
     "/v1/embeddings": "Texts as vectors",
     "/v1/classify": "Classes, numbers or spans for texts, pictures or rows of a table",
+    "/v1/detect": "Which objects are where in a picture",
     "/v1/explain": "Which parts of an input made the answer",
     "/v1/rerank": "Documents in the order in which they fit a query",
     "/v1/moderations": "Whether a text is harmful, and in which way",

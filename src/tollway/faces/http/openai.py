@@ -55,6 +55,7 @@ CAPABILITIES: Final = (
     "embeddings",
     "rerank",
     "classify",
+    "detect",
     "explain",
     "moderations",
     "recommendations",

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tollway.forge.models.found import agreement as in_cells
 from tollway.forge.models.measure import Quality, Sample, quality
 from tollway.inference import Arrays
 from tollway.kit.errors import Conflict
@@ -132,6 +133,8 @@ def _apart(source: Sequence[Arrays], found: Sequence[Arrays]) -> tuple[float, fl
 
 def agreement_of(source: Sequence[Arrays], found: Sequence[Arrays]) -> float:
     """The share of equal labels (of rows, or of tokens); for vectors the mean cosine; for plain numbers 1."""
+    if source and "heat" in source[0]:  # objects: the cells in which both see one
+        return float(np.mean([in_cells(one["heat"], other["heat"]) for one, other in zip(source, found, strict=True)]))
     name = next((one for one in ("logits", "start_logits", "embedding", "tokens") if source and one in source[0]), "")
     if not name:
         return 1.0

@@ -40,7 +40,8 @@ _TRANSLATED: Final = (
 _TEXT: Final = {"synonym": 0.1, "noise": 0.05, "delete": 0.1, "swap": 0.1, "back-translation": 0.0}
 _IMAGE: Final = {"flip": 0.0, "flip-vertical": 0.0, "shift": 2.0, "crop": 0.9, "rotate": 15.0, "noise": 0.05, "brightness": 0.2}
 _TABLE: Final = {"noise": 0.05}
-_NONE: Final = ("token-classification", "question-answering", "chat", "preference", "recommendation")
+_NONE: Final = ("token-classification", "question-answering", "chat", "preference", "recommendation",
+               "object-detection")  # fmt: skip
 _RANGES: Final = {"shift": (1, 1000), "rotate": (0.1, 180), "crop": (0.1, 1)}
 _WORD: Final = re.compile(r"[A-Za-z][A-Za-z'’\-]*")
 _KEYS: Final = ("qwertyuiop", "asdfghjkl", "zxcvbnm")

@@ -90,7 +90,7 @@ def import_(
     return Imported(version, version.ref not in before, told["format"], tuple(problems.notes))
 
 
-_SKIPPABLE = ("ragged", "quote", "field", "nul", "encoding", "json", "image", "answer", "squad")
+_SKIPPABLE = ("ragged", "quote", "field", "nul", "encoding", "json", "image", "answer", "squad", "picture", "box", "category")
 
 
 def _renamed(tables: "dict[str, pa.Table]", label: str, rename: Mapping[str, str]) -> "dict[str, pa.Table]":

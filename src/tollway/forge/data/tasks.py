@@ -57,6 +57,7 @@ ROLES: Final[Mapping[str, tuple[Role, ...]]] = {
     ),
     "image-classification": (IMAGE, LABEL),
     "image-generation": (IMAGE, Role("label", _ANY, LABEL.also, required=False)),
+    "object-detection": (IMAGE, Role("boxes", ("json",), ("objects", "annotations", "bboxes"))),
     "recommendation": (
         Role("user", _ANY, ("user_id", "userid", "customer", "customer_id")),
         Role("item", _ANY, ("item_id", "movie_id", "movieid", "product", "product_id")),

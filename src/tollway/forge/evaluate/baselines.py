@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tollway.forge.evaluate import tasks
+from tollway.forge.evaluate import detection_baselines, tasks
 from tollway.forge.evaluate.tasks import Predictor
 
 Row = Mapping[str, Any]
@@ -305,6 +305,8 @@ def simple(task: str, train: Sequence[Row]) -> dict[str, Predictor]:
         return both | {_name(task): Linear(task, train)} if len({str(row["label"]) for row in train}) > 1 else both
     if task.endswith("-regression"):
         return {"mean": Mean(train), _name(task): Linear(task, train)}
+    if task == "object-detection":
+        return {"usual-boxes": detection_baselines.UsualBoxes(train), "blobs+logistic": detection_baselines.Blobs(train)}
     ways: dict[str, Callable[[], tuple[str, Any]]] = {
         "recommendation": lambda: ("popular-and-bias", Popular(train)),
         "token-classification": lambda: ("frequent-tag", FrequentTag(train)),

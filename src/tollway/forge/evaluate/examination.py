@@ -158,6 +158,8 @@ def refuse(task: str, rows: Rows, wishes: Wishes) -> None:
         known.telling = baselines.telling(_few("image-classification", rows.train))
     if task.endswith("-classification") and task != "token-classification":
         known.labels = tuple(sorted({str(row["label"]) for row in (*rows.train, *rows.test)}))
+    if task == "object-detection":
+        known.labels = tuple({one["label"] for row in (*rows.train, *rows.test) for one in row["boxes"]})
     case = tasks.judge(task, stand_in, rows.test[:20], known)
     _ordered(case, wishes.metrics)
     names = {f"{side}{name}": 0.0 for name in case.measures for side in ("", "low.", "high.")}
@@ -175,6 +177,7 @@ def refuse(task: str, rows: Rows, wishes: Wishes) -> None:
 BASELINES = (
     "majority", "mean", "tf-idf+logistic", "pixels+logistic", "columns+logistic", "tf-idf+ridge", "columns+ridge",
     "popular-and-bias", "frequent-tag", "likely-sentence", "copy", "byte-bigram", "tf-idf", "independent-pixels",
+    "usual-boxes", "blobs+logistic",
 )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def _shown(case: Case, rows: Sequence[Row], at: int) -> dict[str, Any]:
     row = rows[int(case.unit_rows[at])]
     inputs = {name: plain(value) for name, value in row.items() if name not in TARGETS and not name.startswith("x_")}
     truth = {
-        name: plain(row[name]) for name in ("label", "target", "tags", "answer", "rating") if row.get(name) is not None
+        name: plain(row[name]) for name in ("label", "target", "tags", "answer", "rating", "boxes") if row.get(name) is not None
     }
     answer = {name: plain(value) for name, value in case.answers[at].items() if name != "embedding"}
     if len(answer.get("scores") or {}) > 5:

@@ -26,7 +26,7 @@ def kinds(task: str) -> tuple[str, ...]:
         return ("typos", "case")
     if task == "token-classification":
         return ("case",)
-    if task == "image-classification":
+    if task in ("image-classification", "object-detection"):
         return ("pixels",)
     if task.startswith("tabular-"):
         return ("missing", "jitter")

@@ -13,15 +13,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tollway.forge.evaluate import abilities, classification, language, pictures, ranking, regression
+from tollway.forge.evaluate import abilities, classification, detection, language, pictures, ranking, regression
 from tollway.forge.evaluate.measures import Measure, mean, of_sums
 from tollway.inference import image as images
 from tollway.kit.errors import BadRequest
 
 Row = Mapping[str, Any]
 Answer = Mapping[str, Any]
-TARGETS = frozenset({"label", "target", "tags", "answer", "answer_start", "rating", "time", "chosen", "rejected"})
+TARGETS = frozenset({"label", "target", "tags", "answer", "answer_start", "rating", "time", "chosen", "rejected", "boxes"})
 USERS_MAX = 1000
+LEAST_SCORE = 0.3  # of a box that is shown, where a package does not say
 
 
 class Predictor(Protocol):
@@ -297,6 +298,20 @@ def _pictures(predictor: Any, rows: Sequence[Row], known: Known) -> Case:
     return _case(found, answers)
 
 
+def _objects(predictor: Any, rows: Sequence[Row], known: Known) -> Case:
+    """Boxes against boxes; the examples show what a caller would see: those above the package's threshold."""
+    answers = ask(predictor, rows)
+    options = getattr(getattr(predictor, "features", None), "options", {})
+    least = float(options.get("threshold", LEAST_SCORE))
+    truth = [list(row.get("boxes") or ()) for row in rows]
+    given = [answer["detections"] for answer in answers]
+    sums = detection.at_threshold(truth, given, least)
+    score = 4 * sums[:, 0] / np.maximum(sums[:, 1] + sums[:, 2], 1) - 1  # F1 from -1 to 1
+    score[sums[:, 1] + sums[:, 2] == 0] = 1.0
+    shown = [{"boxes": [one for one in mine if one["score"] >= least]} for mine in given]
+    return _case(detection.measures(truth, given, least, known.labels), shown, row_score=score)
+
+
 def pixels(image: Any, like: tuple[int, ...] = ()) -> NDArray[np.float64]:
     """An image (PNG bytes or array) as height x width x channels of 0..1, in the size of `like`."""
     opened = images.opened(image, 0)
@@ -322,4 +337,5 @@ JUDGES: dict[str, Callable[[Any, Sequence[Row], Known], Case]] = {
     "sentence-embedding": _embeddings,
     "recommendation": _recommendations,
     "image-generation": _pictures,
+    "object-detection": _objects,
 }

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tollway.forge.models import found
 from tollway.inference import IGNORE, Arrays, Features, batches
 
 Run = Callable[[Arrays], Arrays]
@@ -68,6 +69,8 @@ def quality(outputs: Sequence[Arrays], sample: Sample) -> Quality | None:
         return None
     targets = sample.features.targets(sample.rows)
     first = outputs[0]
+    if "heat" in first and "true_boxes" in targets:
+        return Quality("found", found.found(outputs, sample.features, sample.rows, sample.encoded))
     if "logits" in first and "label" in targets:
         guessed = np.asarray([one["logits"].argmax(-1) for one in outputs])
         right = guessed == targets["label"]

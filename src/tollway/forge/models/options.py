@@ -169,6 +169,20 @@ class Generator(Image):
     conditional: bool = Field(False, description="draw the class that is asked for; the rows need a label")
 
 
+class Detector(Options):
+    """centernet: objects in a picture, by the middle of each."""
+
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of feature maps left out while training")
+    size: int = Field(0, ge=0, le=1024, description="pixels a side, a multiple of 16; 0: as the first picture, at most 224")
+    channels: Literal[0, 1, 3] = Field(0, description="1 grey, 3 colour; 0: as the first picture is")
+    normalise: Literal["data", "imagenet", "unit"] = Field("data", description="whose mean and spread")
+    filters: int = Field(16, ge=4, le=256, description="of the first convolution; up to four times as many deeper down")
+    flip: bool = Field(False, description="learn from mirrored pictures too: not where left and right mean something")
+    threshold: float = Field(0.3, gt=0, lt=1, description="answers show objects with at least this score")
+    overlap: float = Field(0.5, gt=0, le=1, description="of two boxes of one label that overlap more, the surer one stays")
+    most: int = Field(100, ge=1, le=1000, description="objects of a picture that are looked at")
+
+
 class Llama(Options):
     """llama: a decoder that writes; its tokenizer is learnt from the texts."""
 
@@ -240,6 +254,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
     "mlp": Architecture(Mlp, ("image-classification",), "layers of neurons on pixels", "image:create_mlp"),
     "cnn": Architecture(Cnn, ("image-classification",), "convolutional network", "image:create_cnn"),
     "mobilenet-v2": Architecture(MobileNet, ("image-classification",), "small network for photos", "mobilenet:create"),
+    "centernet": Architecture(Detector, ("object-detection",), "detector without anchors", "detector:create"),
     "tabular": Architecture(Tabular, _TABLES, "network for columns", "tabular:create"),
     "linear": Architecture(
         Linear, (*_TABLES, "image-classification", "text-classification", "text-regression"),
@@ -261,6 +276,7 @@ BASE_TASKS: Final = (
 _DEFAULTS: Final = {
     "text-classification": "bilstm", "text-regression": "bilstm", "sentence-embedding": "transformer",
     "token-classification": "bilstm", "translation": "seq2seq", "image-classification": "cnn", "image-generation": "vae",
+    "object-detection": "centernet",
     "recommendation": "matrix-factorisation", "tabular-classification": "tabular", "tabular-regression": "tabular",
     "language-modeling": "llama",
 }  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tollway.forge.evaluate import Figure
-from tollway.forge.report import charts
+from tollway.forge.report import charts, objects
 from tollway.forge.report.markup import Child, Markup, badge, card, table, tag
 from tollway.forge.report.story import Story
 from tollway.forge.report.words import Words
@@ -270,7 +270,7 @@ def _example(row: Mapping[str, Any], group: str, t: Words) -> Markup:
     answer = row["answer"]
     score = answer.get("score")
     said = answer.get(
-        "label", answer.get("answer", answer.get("text", answer.get("value", answer.get("entities", score))))
+        "label", answer.get("answer", answer.get("text", answer.get("value", answer.get("entities", answer.get("boxes", score)))))
     )
     sure = f" {t.percent(score)}" if isinstance(score, float) and "label" in answer else ""
     truth = next(iter(row["truth"].values()), None)
@@ -281,12 +281,13 @@ def _example(row: Mapping[str, Any], group: str, t: Words) -> Markup:
         badge(f"{t('examples.answer')}: {_short(said, t)}{sure}", tone),
         cls="small",
     )
-    return tag("div", shown(row["input"]), line, cls="example")
+    picture = (objects.drawn(row) if "boxes" in answer else None) or shown(row["input"])
+    return tag("div", picture, line, cls="example")
 
 
 def _short(value: Any, t: Words) -> str:
     if isinstance(value, list):
-        return ", ".join(str(one.get("text", one)) if isinstance(one, dict) else str(one) for one in value)[:120] or t(
+        return ", ".join(str(one.get("text", one.get("label", one))) if isinstance(one, dict) else str(one) for one in value)[:120] or t(
             "none"
         )
     return t.number(value)[:160]

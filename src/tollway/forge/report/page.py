@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 
-from tollway.forge.report import details, opening, origins, reasons
+from tollway.forge.report import details, objects, opening, origins, reasons
 from tollway.forge.report.markup import Child, Markup, tag
 from tollway.forge.report.story import Story
 from tollway.forge.report.words import Words
@@ -46,6 +46,7 @@ def sections(story: Story, t: Words) -> list[Child]:
         opening.against(story, t),
         details.curves(story, t),
         columns(column(details.confusion(story, t), details.classes(story, t)), details.calibration(story, t)),
+        objects.classes(story, t),
         details.slices(story, t),
         details.noise(story, t),
         details.examples(story, t),

@@ -15,7 +15,13 @@ from tollway.serve.requests.generation import (
     Part,
     StreamOptions,
 )
-from tollway.serve.requests.inputs import EXPLAINED_MAX, ClassifyRequest, EmbeddingRequest, ExplainRequest
+from tollway.serve.requests.inputs import (
+    EXPLAINED_MAX,
+    ClassifyRequest,
+    DetectRequest,
+    EmbeddingRequest,
+    ExplainRequest,
+)
 from tollway.serve.requests.making import ImageRequest, SpeechRequest, TranscriptionRequest
 from tollway.serve.requests.parts import INPUTS_MAX, Name, OnePiece, Work
 from tollway.serve.requests.ranking import ModerationRequest, RecommendationRequest, RerankRequest
@@ -31,6 +37,7 @@ __all__ = [
     "ChatRequest",
     "ClassifyRequest",
     "CompletionRequest",
+    "DetectRequest",
     "EmbeddingRequest",
     "ExplainRequest",
     "Generation",

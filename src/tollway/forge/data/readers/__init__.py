@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from tollway.forge.data.problems import Problems
-from tollway.forge.data.readers import archives, arrays, arrow_files, conll, delimited, folders, json_rows
+from tollway.forge.data.readers import archives, arrays, arrow_files, coco, conll, delimited, folders, json_rows
 from tollway.forge.data.readers.found import Found, Options, Reading, split_of
 
-FORMATS: Final = ("csv", "tsv", "jsonl", "json", "parquet", "npz", "idx", "folders", "hugging-face", "conll", "text")
+FORMATS: Final = ("csv", "tsv", "jsonl", "json", "parquet", "npz", "idx", "folders", "hugging-face", "conll", "coco", "text")
 _BY_SUFFIX: Final = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet",
     ".pq": "parquet", ".npz": "npz", ".txt": "text", **dict.fromkeys(conll.SUFFIXES, "conll"),
@@ -86,7 +86,10 @@ def _file(path: Path, reading: Reading, shown: str) -> Found:
             return delimited.read(path, reading, shown)
         case "jsonl":
             return json_rows.read_lines(path, reading, shown)
-        case "json":
+        case "json" | "coco":
+            annotated = coco.documents([path])
+            if annotated:
+                return coco.read(annotated, path.parent, reading)
             return json_rows.read_document(path, reading, shown)
         case "parquet":
             return arrow_files.read_parquet(path, reading, shown)
@@ -138,6 +141,9 @@ def _folder(root: Path, reading: Reading) -> Found:
     for path in links:
         reading.problems.add("link", "a link is not followed: copy the file instead", file=path.name)
     files = [path for path in files if path not in links]
+    annotated = coco.documents(coco.files(root))
+    if annotated:
+        return coco.read(annotated, root, reading)
     if any(arrays.is_idx(path) for path in files):
         return arrays.read_idx([path for path in files if arrays.is_idx(path)], reading)
     tables = [path for path in files if path.suffix.lower() in _BY_SUFFIX and (path.suffix.lower() != ".txt" or conll.looks_like(path))]

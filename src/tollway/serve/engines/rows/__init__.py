@@ -1,8 +1,8 @@
 """The engine for everything that is not a language model: classifiers, regressors, encoders, recommenders, on ONNX Runtime,
 OpenVINO or LiteRT, whichever the package's format asks for.
 
-The process (`python -m tollway.serve.engines.rows`, see `__main__`) answers `/v1/classify`, `/v1/embeddings` and
-`/v1/explain` on a private unix socket, with the very encoding the model was trained with (`tollway.inference`). This module
+The process (`python -m tollway.serve.engines.rows`, see `__main__`) answers `/v1/classify`, `/v1/detect`, `/v1/embeddings`
+and `/v1/explain` on a private unix socket, with the very encoding the model was trained with (`tollway.inference`). This module
 knows how to start it and what it can do; it does not import the engine.
 """
 
@@ -60,10 +60,12 @@ class Rows:
         self._cores = threads or cpu_cores()
         self._memory = max(_MEMORY_LEAST, 12 * weights_bytes)
         embedding, drawing = kind == "embedding", kind == "image-generation"
+        detecting = kind == "object-detection"
         self.caps = Caps(
             embeddings=embedding,
-            classify=not embedding,
-            explain=not (embedding or drawing),
+            classify=not (embedding or detecting),
+            detect=detecting,
+            explain=not (embedding or drawing or detecting),
             rerank=pairs,
             moderations=kind in ("classification", "moderation") and self._input == "text" and not pairs,
             recommendations=kind == "recommendation",

@@ -24,6 +24,7 @@ class _Ask(msgspec.Struct):
     input: Any = None
     model: str = ""
     top_k: int | None = None
+    threshold: float | None = None
     encoding_format: str = "float"
     method: str = ""
     target: str | None = None
@@ -56,6 +57,7 @@ class Counter:
             return msgspec.json.encode({"status": "ok"} | self._lanes.told())
         answer = {
             "/v1/classify": self._classify,
+            "/v1/detect": self._detect,
             "/v1/embeddings": self._embed,
             "/v1/explain": self._explain,
             "/v1/rerank": self._rerank,
@@ -100,6 +102,15 @@ class Counter:
         data = [answers.classified(index, answer, ask.top_k) for index, answer in enumerate(found)]
         usage = answers.usage_of(self._features, encoded, self._spec.input, found)
         return {"object": "list", "data": data, "model": self._spec.model, "usage": usage}
+
+    async def _detect(self, ask: _Ask, size: int) -> dict[str, Any]:
+        rows, encoded = await self._read(ask, size)
+        found = await self._lanes.answer(rows, encoded, ask.turn, ask.call)
+        data = [
+            answers.detected(index, answer, self._features, ask.threshold, ask.top_k)
+            for index, answer in enumerate(found)
+        ]
+        return {"object": "list", "data": data, "model": self._spec.model, "usage": self._usage(encoded)}
 
     async def _embed(self, ask: _Ask, size: int) -> dict[str, Any]:
         rows, encoded = await self._read(ask, size)
