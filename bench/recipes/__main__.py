@@ -40,7 +40,7 @@ def _one(home: Path, name: str) -> bool:
     began = time.monotonic()
     run = made if isinstance(made.get("error"), dict) else _tollway(home, "run", "start", str(path))
     took = time.monotonic() - began
-    print(f"{name}: {took:.0f} s", file=sys.stderr)
+    print(f"{name}: {took:.0f} s{_figures(run)}", file=sys.stderr)
     if isinstance(run.get("error"), dict):
         _say(f"recipe_{_plain(name)}", None, "", None, error=run["error"]["message"])
         return False
@@ -49,9 +49,24 @@ def _one(home: Path, name: str) -> bool:
         bar = float(re.sub(r"[<>=\s]", "", wanted))
         _say(f"recipe_{_plain(name)}_{_plain(gate)}", met.get(gate), gate, bar, seconds=round(took, 1))
     began = time.monotonic()
-    _tollway(home, "run", "start", str(path))
-    _say(f"recipe_{_plain(name)}_cached_rerun_s", round(time.monotonic() - began, 2), "s", 2.0)
-    return True
+    again = _tollway(home, "run", "start", str(path))
+    took = time.monotonic() - began
+    made = [step["name"] for step in again.get("steps", []) if not step["cached"]]
+    _say(f"recipe_{_plain(name)}_cached_rerun_s", None if made else round(took, 2), "s", 2.0, made_again=made)
+    return not made
+
+
+def _figures(run: dict[str, Any]) -> str:
+    """The main figure with its interval, and how far the others on the same rows are from it."""
+    found = run.get("metrics", {})
+    main = found.get("primary", "")
+    if main not in found:
+        return ""
+    low, high = found.get("intervals", {}).get(main) or (None, None)
+    others = "".join(
+        f", {name} {value:+.4g}" for name, value in found.items() if name.startswith("vs.") and value is not None
+    )
+    return f", {main} {found[main]:.4g} ({low} to {high}){others}"
 
 
 def _tollway(home: Path, *arguments: str) -> dict[str, Any]:

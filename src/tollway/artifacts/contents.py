@@ -25,6 +25,7 @@ _NAMED: Final = {
     "metrics.json": ("metrics", "json"),
     "training.json": ("metrics", "json"),
     "parity.json": ("parity", "json"),
+    "example.json": ("example", "json"),
 }
 
 

@@ -42,7 +42,7 @@ from tollway.kit.said import say
 WEIGHTS: Final = "weights.gguf"
 CARD: Final = "card.md"
 _NOTES: Final = ".verified"
-_TOLD: Final = ("card", "report", "metrics", "parity")  # what is said about a model is not the model
+_TOLD: Final = ("card", "report", "metrics", "parity", "example")  # what is said about a model is not the model
 _ENCODERS: Final = frozenset({"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert",
                               "neo-bert", "gemma-embedding", "t5encoder"})  # fmt: skip
 

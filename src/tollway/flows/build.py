@@ -299,10 +299,18 @@ def register(shop: Shop, recipe: Recipe, run: Run, files: Path, text: str) -> No
             lineage=lineage,
             card=card.read_text(encoding="utf-8") if card.is_file() else "",
         ),
+        files=_example(run),
     )
     record.package = package.ref
     run.save()
     run.emit({"kind": "note", "text": f"{package.ref} is on the shelf, signed: {package.folder}"})
+
+
+def _example(run: Run) -> dict[str, Path]:
+    """One input to copy, where the evaluation found one: it travels with the package."""
+    scores = run.runs.output(run.record, "evaluate")
+    path = scores / "example.json" if scores is not None else None
+    return {"example.json": path} if path is not None and path.is_file() else {}
 
 
 def _served(run: Run) -> str:

@@ -183,7 +183,7 @@ def _lines(name: str, task: str, version: Any, columns: Mapping[str, str], model
         "",
         "[evaluate]",
         "bootstrap = 1000",
-        '# require = {"vs.baseline" = ">=0"}   # gates: what the model must reach to be registered',
+        '# require = {"vs.baseline.low" = ">=0"}   # gates of your own: what the model must reach to be registered',
     ]
     if not language and task not in ("image-generation", "object-detection", "translation", "recommendation"):
         lines += ["", "[explain]", "rows = 4"]

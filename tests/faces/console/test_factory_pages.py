@@ -46,7 +46,7 @@ class Factory:
         self.going.record.step = "train"
         self.going.save()
         self.going.emit({"kind": "progress", "step": "train", "done": 29, "total": 100})
-        self.done.record.metrics["accuracy"] = 0.91
+        self.done.record.metrics |= {"accuracy": 0.91, "not_better_than": "majority"}
         self.done.finish("done")
         self.broken.finish("failed", Conflict("The loss is NaN.", hint="Lower the learning rate."))
         (runs.folder(self.done.record) / "report.html").write_text(
@@ -94,6 +94,7 @@ def test_a_report_is_shut_in_a_sandbox(chromium: Any, factory: Factory) -> None:
     with browsing(chromium, factory.site, seed.OPERATOR) as page:
         page.goto(factory.url(f"/runs/{factory.done.id}"))
         assert "0.91" in page.inner_text("#run")
+        assert "Not better than majority" in page.inner_text("[role=alert]")
         page.click("text=Open the report")
         page.wait_for_selector("h1:has-text('Report')")
         assert page.title() != "run", "its script did not run"

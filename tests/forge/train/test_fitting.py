@@ -156,6 +156,14 @@ def test_a_search_keeps_the_best_trial_and_its_recipe(tmp_path, digits):
     assert [trial["settings"] for trial in resumed.figures["search"]["trials"]] == [trial["settings"] for trial in trials]
 
 
+def test_a_search_ends_when_its_minutes_are_spent(tmp_path, digits):
+    space = {"learning_rate": [1e-3, 1e-2, "log"]}
+    part = recipe.Train(steps=2, precision="fp32", search={"trials": 50, "minutes": 1e-6, "space": space})
+    made = train.fit(part, MLP, "image-classification", digits, nets.desk(tmp_path))
+    assert len(made.figures["search"]["trials"]) == 1  # the one that was begun is finished and kept
+    models.load(made.folder)
+
+
 def test_every_problem_of_a_search_space_is_named(tmp_path, digits):
     space = {"learning_rat": [1, 2], "learning_rate": [0.1, 0.01], "momentum": [0.9], "optimizer": ["adamw", "adamv"], "l1": [0, 1, "log"]}
     with pytest.raises(BadRequest) as caught:

@@ -24,6 +24,16 @@ def test_every_optimiser_learns(tmp_path, optimizer):
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 
 
+@pytest.mark.parametrize("chosen", ["fp32", "bf16"])
+def test_both_precisions_learn_and_the_weights_stay_whole(tmp_path, chosen):
+    net, seen = nets.bag(), []
+    net.head.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    plan = Plan.of({"epochs": 5, "precision": chosen, "learning_rate": 0.01})
+    result = loop.run(net, nets.batches(), plan, nets.desk(tmp_path), validation=nets.batches(100, seed=5))
+    assert result.best > 0.85 and set(seen) == {torch.bfloat16 if chosen == "bf16" else torch.float32}
+    assert {one.dtype for one in net.parameters()} == {torch.float32}
+
+
 def test_the_same_plan_gives_the_same_weights_and_another_seed_others(tmp_path):
     made = []
     for number, seed in enumerate((3, 3, 4)):

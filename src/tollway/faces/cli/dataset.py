@@ -245,7 +245,7 @@ def report(
         findings = checks.check(version, progress=progress.count)
         path = report.write(version, statistics.describe(version), findings, lang)
     desk.answer({"ref": version.ref, "path": str(path), "worst": checks.worst(findings)}, lambda: str(path))
-    desk.then(f"open {quoted(str(path))}")
+    desk.then(f"python3 -m webbrowser {quoted(str(path))}", "opens it")
 
 
 @command(app, "export")

@@ -39,7 +39,8 @@ def create(
         )  # fmt: skip
     data = {"id": issued.id, "key": issued.secret, "hint": issued.hint, "org_id": one.id, "expires_ms": expires_ms}
     desk.answer(data, lambda: f"{issued.secret}\n\n{issued.id}, for {one.name}. The key is not shown again.")
-    desk.then(f'curl {desk.url}/v1/models -H "Authorization: Bearer {issued.hint}"')
+    shown = "KEY" if desk.as_json else issued.secret  # what a program reads ends up in logs
+    desk.then(f"export TOLLWAY_KEY={shown}", "the calls that `tollway deploy` prints use it")
 
 
 @command(app, "list")

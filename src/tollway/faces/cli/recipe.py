@@ -66,7 +66,8 @@ def list_(desk: Desk) -> None:
             rows.append({"name": path.stem, "task": "", "dataset": "", "problems": error.message.splitlines()[0]})
     columns = {"name": "recipe", "task": "task", "dataset": "dataset", "problems": "problems"}
     desk.answer(rows, lambda: tables.table(rows, columns, empty="No recipes yet."))
-    desk.then("tollway run start RECIPE" if rows else "tollway recipe new NAME --dataset DATASET")
+    fine = [row["name"] for row in rows if not row["problems"]]
+    desk.then(f"tollway run start {quoted(fine[0])}" if fine else "tollway recipe new NAME --dataset DATASET")
 
 
 @command(app, "schema")

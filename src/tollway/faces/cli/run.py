@@ -43,8 +43,11 @@ def start(
     record = run.record
     data = _row(record) | {"folder": str(run.folder), "report": str(run.folder / "report.html"), "steps": record.steps}
     desk.answer(data, lambda: _card(record, run.folder))
-    name = record.package.partition("@")[0]
-    desk.then(f"tollway deploy {name}" if name else f"tollway run report {record.id}", "sells it" if name else "")
+    name, beaten = record.package.partition("@")[0], record.metrics.get("not_better_than")
+    if name and not beaten:
+        desk.then(f"tollway deploy {name}", "sells it")
+    else:
+        desk.then(f"tollway run report {record.id}", f"where it is not better than {beaten}" if beaten else "")
 
 
 @command(app, "list")
@@ -54,7 +57,7 @@ def list_(desk: Desk) -> None:
     columns = {"id": "run", "recipe": "recipe", "task": "task", "state": "state", "step": "step", "seconds": "seconds",
                "cost": "cost", "package": "package"}  # fmt: skip
     desk.answer(rows, lambda: tables.table(rows, columns, empty="No runs yet."))
-    desk.then("tollway run show RUN" if rows else "tollway recipe new NAME --task TASK --dataset DATASET")
+    desk.then(f"tollway run show {rows[0]['id']}" if rows else "tollway recipe new NAME --dataset DATASET")
 
 
 @command(app, "show")
@@ -103,7 +106,7 @@ def report(desk: Desk, run: RunId, lang: Annotated[str, typer.Option("--lang", h
     record = _find(desk, run)
     path = build.write_report(desk.shop, record, lang)
     desk.answer({"id": record.id, "report": str(path)}, lambda: str(path))
-    desk.then("open it in a browser")
+    desk.then(f"python3 -m webbrowser {quoted(str(path))}", "opens it")
 
 
 @command(app, "compare")
@@ -117,7 +120,7 @@ def compare(
     table = build.compare(desk.shop, [_find(desk, one) for one in runs])
     columns = {name: name for row in table for name in row}
     desk.answer(table, lambda: tables.table(table, columns))
-    desk.then("tollway run report RUN")
+    desk.then(f"tollway run report {runs[-1]}")
 
 
 @command(app, "clean")
@@ -191,12 +194,14 @@ def _row(record: Any) -> dict[str, Any]:
 
 def _card(record: Any, folder: Path) -> Any:
     figures = {name: value for name, value in record.metrics.items() if isinstance(value, (int, float, str))}
+    beaten = figures.pop("not_better_than", "")
     return tables.record(
         {
             "run": record.id,
             "recipe": f"{record.recipe} ({record.task})",
             "state": record.alive_state,
             **({"why": record.error, "do this": record.hint} if record.error else {}),
+            **({"WARNING": f"not better than {beaten} on the same rows"} if beaten else {}),
             "package": record.package or None,
             **{name: f"{value:.4g}" if isinstance(value, float) else value for name, value in figures.items()},
             "time": f"{record.seconds:,.1f} s, {record.cpu_seconds:,.1f} s of processor time",

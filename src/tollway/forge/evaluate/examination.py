@@ -4,6 +4,7 @@
 """
 
 import difflib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,7 +77,7 @@ def examine(
     _say(desk, 4, "noise")
     scores.noise = robustness(task, predictor, rows.test, known, wishes, scores.primary)
     scores.examples = examples.pick(task, case, rows.test)
-    scores.gates = gates.check(wishes.require, scores.named())
+    scores.gates = gates.check(wishes.require, scores.named(), scores.baselines)
     scores.seconds = round(time.monotonic() - began, 3)
     _say(desk, 5, "done")
     return scores
@@ -166,7 +167,7 @@ def refuse(task: str, rows: Rows, wishes: Wishes) -> None:
     names |= {
         f"{side}{end}": 0.0
         for side in ("vs.baseline", "vs.parent", "vs.base", *(f"vs.{one}" for one in BASELINES))
-        for end in ("", ".low")
+        for end in ("", ".low", ".high")
     }
     names |= {f"gap.{column}{kind}": 0.0 for column in columns for kind in ("", ".parity", ".opportunity", ".quality")}
     names |= {f"slice.{column}": 0.0 for column in (*columns, "length")}
@@ -308,6 +309,14 @@ def run(
     scores = examine(task, served, rows, wishes, parent=older, base=base, desk=desk)
     scores.format = format_name
     scores.save(desk.out)
+    fields = getattr(served, "features", None)
+    call = examples.to_call(task, rows.test, fields.fields()) if fields is not None else None
+    if call is not None:
+        (Path(desk.out) / examples.CALL_FILE).write_text(
+            json.dumps({"input": call}, ensure_ascii=False), encoding="utf-8"
+        )
+    if scores.not_better_than:
+        desk.warn(f"NOT BETTER THAN {', '.join(scores.not_better_than)} on the same {scores.rows:,} rows.")
     for name, one in scores.metrics.items():
         if "." not in name and one.value is not None:
             desk.metric(name, one.value)

@@ -1,15 +1,22 @@
-"""Examples for the report: what the model gets right, what wrong, and where it is wrong and sure."""
+"""Examples: for the report what the model gets right and wrong, and for buyers one input to copy (`to_call`)."""
 
 import base64
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tollway.forge.evaluate.tasks import TARGETS, Case
+from tollway.guard import masking
+from tollway.inference import image as images
 
 EACH = 6
 TEXT_MAX = 400
+CALL_FILE = "example.json"
+_NO_ROW = ("image-generation", "language-modeling", "chat", "preference", "sentence-embedding")
+CALL_TEXT_MAX = 200
+CALL_PICTURE_BYTES, CALL_PICTURE_SIDE = 3_000, 64
 Row = Mapping[str, Any]
 
 
@@ -46,6 +53,39 @@ def _shown(case: Case, rows: Sequence[Row], at: int) -> dict[str, Any]:
         best = sorted(answer["scores"].items(), key=lambda one: -one[1])[:5]
         answer["scores"] = dict(best)
     return {"input": inputs, "truth": truth, "answer": answer}
+
+
+def to_call(task: str, rows: Sequence[Row], fields: Collection[str]) -> Any:
+    """A real input of the test rows as a caller would send it: short, personal data covered, pictures small enough to
+    paste; None where a call carries no row. The first row that lacks nothing, else the first."""
+    wanted = ["user"] if task == "recommendation" else [name for name in fields if name not in TARGETS]
+    if not rows or task in _NO_ROW:
+        return None
+    whole = (row for row in rows if all(row.get(name) is not None for name in wanted))
+    row = next(whole, rows[0])
+    shown = {name: _to_send(row[name]) for name in wanted if row.get(name) is not None}
+    return next(iter(shown.values())) if set(shown) in ({"text"}, {"source"}, {"user"}) else shown or None
+
+
+def _to_send(value: Any) -> Any:
+    if isinstance(value, str):
+        covered = masking.Masker(style="kind").mask(value).text
+        short = covered[:CALL_TEXT_MAX]
+        return short if len(covered) <= CALL_TEXT_MAX else short.rpartition(" ")[0] or short
+    if isinstance(value, (bytes, np.ndarray)) or (isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes)):
+        return plain(_small(value))
+    return plain([_to_send(one) for one in value] if isinstance(value, list) else value)
+
+
+def _small(picture: Any) -> bytes:
+    """The picture itself when it is short, else a small copy of it."""
+    if isinstance(picture, bytes) and len(picture) <= CALL_PICTURE_BYTES:
+        return picture
+    copy = images.opened(picture, 0).convert("RGB")
+    copy.thumbnail((CALL_PICTURE_SIDE, CALL_PICTURE_SIDE))
+    out = io.BytesIO()
+    copy.save(out, format="JPEG", quality=70)
+    return out.getvalue()
 
 
 def plain(value: Any) -> Any:

@@ -4,10 +4,13 @@
     low.accuracy                          the lower end of its 95 % interval (high.rmse: the upper end)
     vs.baseline, vs.majority, vs.parent   the main metric minus theirs on the same rows, positive = better
     vs.base                               the same against a language model's base, before it was trained
-    vs.baseline.low                       the lower end of that paired interval
+    vs.baseline.low, vs.baseline.high     the ends of that paired interval
     slice.COLUMN                          the main metric of the worst part of a column that is large enough
     gap.COLUMN[.parity|.opportunity|.quality]   how far its groups are apart; without a name the widest of the three
     noise.KIND                            how much of the main metric is lost at the strongest level
+
+A recipe without a gate against a baseline has the usual ones (`usual`): better than the simplest baseline, and not surely
+worse than the strongest.
 
 All that fail are named at once; a name that means nothing is refused before any work, with what was probably meant.
 """
@@ -15,7 +18,7 @@ All that fail are named at once; a name that means nothing is refused before any
 import difflib
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -39,12 +42,27 @@ class Gate(msgspec.Struct, frozen=True):
     value: float | None
     passed: bool
     why: str = ""
+    usual: bool = False  # not in the recipe: every model has to pass it
 
 
-def check(require: Mapping[str, str], figures: Mapping[str, float | None]) -> list[Gate]:
-    """Every gate against the figures there are. Raises BadRequest naming all gates that mean nothing."""
+def check(require: Mapping[str, str], figures: Mapping[str, float | None], baselines: Sequence[str] = ()) -> list[Gate]:
+    """Every gate against the figures there are, the usual ones last. Raises BadRequest naming all gates that mean nothing."""
     refuse_unknown(require, figures)
-    return [_gate(name, rule, figures[name]) for name, rule in require.items()]
+    asked = [_gate(name, rule, figures[name]) for name, rule in require.items()]
+    return asked + [_gate(name, rule, figures[name], why) for name, rule, why in usual(require, figures, baselines)]
+
+
+def usual(
+    require: Mapping[str, str], figures: Mapping[str, float | None], baselines: Sequence[str]
+) -> list[tuple[str, str, str]]:
+    """The gates against baselines (simplest first) of a recipe that says nothing about them: name, rule, what it means."""
+    sides = {re.sub(r"\.(low|high)$", "", name).removeprefix("vs.") for name in require if name.startswith("vs.")}
+    if not baselines or sides & {"baseline", *baselines}:
+        return []
+    found = [(f"vs.{baselines[0]}", ">0", f"no better than {baselines[0]}, the simplest model there is")]
+    if len(baselines) > 1:
+        found.append(("vs.baseline.high", ">=0", f"surely worse than {baselines[-1]}"))
+    return [one for one in found if figures.get(one[0]) is not None]
 
 
 def refuse_unknown(require: Mapping[str, str], known: Mapping[str, Any]) -> None:
@@ -66,12 +84,13 @@ def refuse_unknown(require: Mapping[str, str], known: Mapping[str, Any]) -> None
         )  # fmt: skip
 
 
-def _gate(name: str, rule: str, value: float | None) -> Gate:
+def _gate(name: str, rule: str, value: float | None, usual_why: str = "") -> Gate:
     found = RULE.fullmatch(rule.strip())
     assert found is not None
     if value is None:
         return Gate(name, rule, None, False, "it could not be computed from these rows")
-    return Gate(name, rule, value, HOLDS[found[1]](value, float(found[2])))
+    passed = HOLDS[found[1]](value, float(found[2]))
+    return Gate(name, rule, value, passed, "" if passed else usual_why, bool(usual_why))
 
 
 def enforce(gates: list[Gate]) -> None:
@@ -84,8 +103,21 @@ def enforce(gates: list[Gate]) -> None:
         ]
         raise Conflict(
             f"{len(failed)} of {len(gates)} gates failed:\n  " + "\n  ".join(lines),
-            code="gates_failed", hint="See the report for where it errs; lower a gate in [evaluate] require only if you mean it.",
-        )  # fmt: skip
+            code="gates_failed",
+            hint=_hint(failed),
+        )
+
+
+def _hint(failed: Sequence[Gate]) -> str:
+    """What to do: for gates that the recipe did not ask for, also how it says otherwise."""
+    if not any(gate.usual for gate in failed):
+        return "See the report for where it errs; lower a gate in [evaluate] require only if you mean it."
+    first = next(gate for gate in failed if gate.usual)
+    value = first.value or 0.0
+    return (
+        'See the report. Where one class is rare, accuracy tells little: [evaluate] metrics = ["auc"] judges by another '
+        f'figure. To register it all the same, the recipe says so: require = {{"{first.name}" = ">={value - abs(value) - 0.01:.2f}"}}.'
+    )
 
 
 def enforce_figures(figures: Mapping[str, Any]) -> None:

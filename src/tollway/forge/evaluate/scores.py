@@ -77,10 +77,25 @@ class Scores(msgspec.Struct, kw_only=True):
         found: dict[str, Any] = {name: one.value for name, one in self.metrics.items() if "." not in name}
         others = {f"vs.{one.name}": one.difference.value for one in self.comparisons}
         return found | others | {
+            **({"not_better_than": ", ".join(self.not_better_than)} if self.not_better_than else {}),
             "rows": self.rows, "primary": self.primary, "format": self.format, "passed": self.passed,
             "intervals": {name: [one.low, one.high] for name, one in self.metrics.items() if "." not in name},
             "gates": [msgspec.to_builtins(one) for one in self.gates],
         }  # fmt: skip
+
+    @property
+    def baselines(self) -> list[str]:
+        """The simple models beside it, the simplest first."""
+        return [one.name for one in self.comparisons if one.kind == "baseline"]
+
+    @property
+    def not_better_than(self) -> list[str]:
+        """The simple models that are as good on these rows, or better: what has to be said before anything else."""
+        return [
+            one.name
+            for one in self.comparisons
+            if one.kind == "baseline" and one.difference.value is not None and one.difference.value <= 0
+        ]
 
     def enforce(self) -> None:
         """Raise Conflict naming every gate that failed."""
@@ -94,9 +109,9 @@ class Scores(msgspec.Struct, kw_only=True):
         for other in self.comparisons:
             sides = [other.name] + (["parent"] if other.kind == "parent" else [])
             for side in sides:
-                found |= {f"vs.{side}": other.difference.value, f"vs.{side}.low": other.difference.low}
+                found |= _against(side, other.difference)
             if other.kind == "baseline":  # the last one is the strongest
-                found |= {"vs.baseline": other.difference.value, "vs.baseline.low": other.difference.low}
+                found |= _against("baseline", other.difference)
         for column in dict.fromkeys(one.column for one in self.slices):
             found[f"slice.{column}"] = self._worst(column)
         for gap in self.gaps:
@@ -123,6 +138,10 @@ class Scores(msgspec.Struct, kw_only=True):
         path = folder / FILE_NAME
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1))
         return path
+
+
+def _against(side: str, apart: Difference) -> dict[str, float | None]:
+    return {f"vs.{side}": apart.value, f"vs.{side}.low": apart.low, f"vs.{side}.high": apart.high}
 
 
 def read(folder: Path) -> Scores:

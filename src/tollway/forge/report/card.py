@@ -70,6 +70,8 @@ def limits(story: Story, t: Words) -> list[str]:
     if scores is None:
         return [t("verdict.unmeasured")]
     metric, found = t.metric(scores.primary), []
+    if scores.not_better_than:
+        found.append(t("card.not_better", names=", ".join(scores.not_better_than)))
     if scores.rows < 300:
         found.append(t("card.few", rows=scores.rows))
     higher = scores.metrics[scores.primary].higher

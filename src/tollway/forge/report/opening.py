@@ -62,7 +62,11 @@ def verdict(story: Story, t: Words) -> Child:
     strongest = [one for one in scores.comparisons if one.kind == "baseline"][-1:]
     parents = [one for one in scores.comparisons if one.kind == "parent"]
     lines += [tag("p", _against(one, t)) for one in strongest + parents if one.difference.value is not None]
-    return tag("section", *lines, cls="card verdict")
+    beaten = scores.not_better_than
+    loud = t("verdict.not_better", names=", ".join(beaten), rows=t.number(scores.rows)) if beaten else ""
+    return join(
+        [tag("div", tag("p", loud), cls="notice bad") if loud else None, tag("section", *lines, cls="card verdict")]
+    )
 
 
 def _against(one: Comparison, t: Words) -> str:
@@ -133,7 +137,8 @@ def gates(story: Story, t: Words) -> Child:
         return None
     rows = [
         (
-            tag("code", gate.name), tag("code", gate.rule), t.number(gate.value) if gate.value is not None else t("gates.unknown"),
+            join([tag("code", gate.name), " ", tag("small", t("gates.usual"), cls="muted") if gate.usual else None]),
+            tag("code", gate.rule), t.number(gate.value) if gate.value is not None else t("gates.unknown"),
             badge(t("gates.passed"), "good") if gate.passed else badge(t("gates.missed"), "bad"),
         )
         for gate in story.scores.gates
@@ -162,6 +167,7 @@ def deploy(story: Story, t: Words) -> Markup:
         return card(t("deploy.title"), tag("p", t("deploy.missed")), id="deploy")
     name = story.record.package.partition("@")[0] or story.record.recipe
     door, body = _call(story, name)
+    body = body.replace("'", "'\\''")
     commands = f"tollway deploy {name}"
     key = "Authorization: Bearer $TOLLWAY_KEY"
     call = (
@@ -184,29 +190,20 @@ def _call(story: Story, name: str) -> tuple[str, str]:
         return "embeddings", json.dumps({"model": name, "input": "a text"})
     if task == "image-generation":
         asked = _label(story)
-        return "images/generations", json.dumps({"model": name, "n": 1} | ({"prompt": asked} if asked else {}), ensure_ascii=False)
+        return "images/generations", json.dumps(
+            {"model": name, "n": 1} | ({"prompt": asked} if asked else {}), ensure_ascii=False
+        )
     if task == "recommendation":
-        listed = [one for rows in (story.scores.examples if story.scores else {}).values() for one in rows]
-        user = str(listed[0]["input"].get("user", "…")) if listed else "…"
-        return "recommendations", json.dumps({"model": name, "user": user, "top_n": 5}, ensure_ascii=False)
-    return "classify", json.dumps({"model": name, "input": _example(story)}, ensure_ascii=False).replace("'", "’")
+        return "recommendations", json.dumps({"model": name, "user": story.call or "…", "top_n": 5}, ensure_ascii=False)
+    if task == "object-detection":
+        return "detect", json.dumps({"model": name, "input": story.call or "…"}, ensure_ascii=False)
+    return "classify", json.dumps({"model": name, "input": story.call or "…"}, ensure_ascii=False)
 
 
 def _label(story: Story) -> str:
     """A class that the model draws when it is asked for; "" where it draws whatever comes."""
     labels = story.scores.labels if story.scores is not None else []
     return labels[0] if labels else ""
-
-
-def _example(story: Story) -> object:
-    """An input as a caller would write it, from the examples where there are some."""
-    listed = [one for rows in (story.scores.examples if story.scores else {}).values() for one in rows]
-    found = dict(listed[0]["input"]) if listed else {}
-    if "image" in found or story.record.task.startswith("image-classification"):
-        return {"image": "data:image/png;base64,…"}
-    if set(found) == {"text"}:
-        return str(found["text"])[:60]
-    return dict(list(found.items())[:6]) or "…"
 
 
 def against(story: Story, t: Words) -> Child:

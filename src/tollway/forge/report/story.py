@@ -27,6 +27,7 @@ class Story:
     folder: Path
     recipe: dict[str, Any]
     scores: Scores | None = None
+    call: Any = None  # an input as a caller would send it
     curves: dict[str, Curve] = field(default_factory=dict)
     explanations: dict[str, Any] = field(default_factory=dict)
     compression: list[dict[str, Any]] = field(default_factory=list)
@@ -78,6 +79,7 @@ def _take(story: Story, name: str, output: Path | None, figures: dict[str, Any])
             dict(row) for row in figures.get("formats") or _json(output, "parity.json").get("formats") or []
         ]
     elif name == "evaluate" and output is not None:
+        story.call = _json(output, "example.json").get("input")
         try:
             story.scores = evaluate.read(output)
         except NotFound:
