@@ -183,7 +183,29 @@ def test_only_each_turns_own_parameters_are_offered():
     net = worlds.make("image-generation", architecture="gan", options=SMALL["gan"])
     critic, painter = (set(map(id, net.parameters_of(turn))) for turn in net.turns)
     assert critic and painter and not critic & painter
-    assert len(critic | painter) == len(list(net.parameters()))
+    assert len(critic | painter) == sum(one.requires_grad for one in net.parameters())
+
+
+def test_what_a_gan_shows_is_the_running_mean_of_its_painter():
+    """It follows while it trains and at no other time; the weights that are counted are those that draw."""
+    net = worlds.make("image-generation", architecture="gan", options=SMALL["gan"])
+    batch = worlds.batch_of(net)
+    arrays = net.example(3)
+    net.train()
+    net.loss(batch, "discriminator")
+    with torch.no_grad():
+        net.painter.enter.weight.add_(1.0)
+    shown = net.eval()(**arrays)["image"]
+    assert torch.equal(shown, net(**arrays)["image"]), "looking changes nothing"
+    net.loss(batch, "discriminator")
+    assert torch.equal(shown, net(**arrays)["image"]), "nor does a look at held-out rows"
+    before = net.slow.enter.weight.clone()
+    for _ in range(200):
+        net.train().loss(batch, "discriminator")
+    assert not torch.equal(shown, net.eval()(**arrays)["image"])
+    apart = [(one - net.painter.enter.weight).abs().mean() for one in (before, net.slow.enter.weight)]
+    assert apart[1] < 0.05 * apart[0]
+    assert net.count() == sum(one.numel() for one in (*net.painter.parameters(), *net.critic.parameters()))
 
 
 def test_smaller_layers_are_loaded_as_they_are(tmp_path):

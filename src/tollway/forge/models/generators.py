@@ -1,9 +1,11 @@
 """vae and gan: pictures from noise. `forward(noise)` gives `image` (0..1); a VAE also shows a picture as it sees it.
 
 With `conditional = true` both are told the class (Mirza and Osindero 2014): the painter beside the noise, the critic as one
-more channel, learnt for each class.
+more channel, learnt for each class. A GAN shows its slow painter, the running mean of the one that learns (Yazıcı et al. 2019):
+two halves that work against each other never rest, and their mean draws more kinds of pictures than any moment of them.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 
@@ -14,6 +16,7 @@ from torch.nn import functional as F
 from tollway.forge.models.net import ModelSpec, Net
 from tollway.inference import Features, ImageFeatures
 
+_SLOW = 0.999  # share of the slow painter that is kept at each step, once there were some thousand
 _REAL = 0.9  # one-sided label smoothing (Salimans et al. 2016): the critic may not become too sure
 
 
@@ -106,9 +109,24 @@ class Gan(Net):
                 nn.init.normal_(one, std=0.02)
             elif "norm" not in name and name.endswith("bias"):
                 nn.init.zeros_(one)
+        self.slow = copy.deepcopy(self.painter).requires_grad_(False)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, **arrays: Tensor) -> dict[str, Tensor]:
-        return {"image": self.painter(arrays["noise"], arrays.get("classes")).float().sigmoid()}
+        return {"image": self.slow(arrays["noise"], arrays.get("classes")).float().sigmoid()}
+
+    def count(self) -> int:
+        """The slow painter is the painter a second time."""
+        return super().count() - sum(one.numel() for one in self.slow.parameters())
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """The slow painter goes a little way to where the painter is; at first a long one, for it knows nothing yet."""
+        steps: Tensor = self.steps  # type: ignore[assignment]
+        share = max(1 - _SLOW, 1 / (1 + 0.1 * int(steps)))
+        steps += 1
+        for mine, theirs in zip(self.slow.state_dict().values(), self.painter.state_dict().values(), strict=True):
+            mine.lerp_(theirs, share) if mine.is_floating_point() else mine.copy_(theirs)
 
     def loss(self, batch: dict[str, Tensor], turn: str = "discriminator") -> tuple[Tensor, dict[str, float]]:
         real, classes = batch["pixel_values"], batch.get("classes")
@@ -116,6 +134,8 @@ class Gan(Net):
         if turn == "generator":
             verdict = self.critic(self.painter(noise, classes).float().sigmoid(), classes).float()
             return F.binary_cross_entropy_with_logits(verdict, torch.ones_like(verdict)), {}
+        if self.training:
+            self._follow()
         with torch.no_grad():
             fake = self.painter(noise, classes).float().sigmoid()
         believed, doubted = self.critic(real, classes).float(), self.critic(fake, classes).float()
