@@ -5,7 +5,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tollway.serve.replicas import ReplicaView
+from tollway.serve.posts import ReplicaView
 from tollway.watch.metrics import Metrics
 
 CHAT = {"gen_ai_operation_name": "chat", "gen_ai_request_model": "m"}

@@ -21,6 +21,7 @@ from tollway.flows.rollout import Agreement
 from tollway.kit import log
 from tollway.kit.errors import TollwayError
 from tollway.kit.ids import new_code
+from tollway.kit.tasks import Tasks
 from tollway.serve import fold
 from tollway.serve.fleet import Fleet
 from tollway.serve.line import TIERS, Turn
@@ -61,7 +62,7 @@ class Copies:
         self._timeout_s = timeout_s
         self._targets: dict[str, list[Target]] = {}
         self._under_way: dict[tuple[str, str], int] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self.counts: dict[tuple[str, str], Agreement] = {}  # (model, version), since the gateway started
 
     def adopt(self, targets: dict[str, list[Target]]) -> None:
@@ -87,8 +88,7 @@ class Copies:
 
     async def close(self) -> None:
         """Stop what is under way."""
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _drawn(self, call: Answered) -> list[Served]:
@@ -112,9 +112,7 @@ class Copies:
                 self._count(place).dropped += 1
                 continue
             self._under_way[place] = self._under_way.get(place, 0) + 1
-            task = asyncio.create_task(self._made(served, place, call, answer))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.begin(self._made(served, place, call, answer))
 
     async def _made(self, served: Served, place: tuple[str, str], call: Answered, answer: bytes) -> None:
         """One copy, from beginning to end."""

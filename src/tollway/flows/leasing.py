@@ -21,6 +21,7 @@ from tollway.kit.clock import Clock
 from tollway.kit.db import Database
 from tollway.kit.ear import Ear
 from tollway.kit.errors import TollwayError
+from tollway.kit.tasks import Tasks
 from tollway.sell import leases, ledger
 from tollway.sell.access import Account, Caller, Grant
 from tollway.sell.book import used_this_month
@@ -46,7 +47,7 @@ class Leasing:
         self._recorder: Recorder
         self._ear: Ear | None = None
         self._asking: dict[str, asyncio.Task[None]] = {}
-        self._giving: set[asyncio.Task[None]] = set()
+        self._giving = Tasks()
         self._news = asyncio.Event()
         self._stale: dict[tuple[str, str, str], float] = {}
         self._beginning: asyncio.Task[None] | None = None
@@ -161,9 +162,7 @@ class Leasing:
         if amount > 0:
             if known:
                 self._access.add(*place, -amount)  # first here, then there: never both
-            task = asyncio.create_task(self._give_back(place, amount, known))
-            self._giving.add(task)
-            task.add_done_callback(self._giving.discard)
+            self._giving.begin(self._give_back(place, amount, known))
 
     async def _give_back(self, place: tuple[str, str, str], amount: int, known: bool) -> None:
         me, epoch = self.me, self._access.epoch

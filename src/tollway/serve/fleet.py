@@ -8,8 +8,8 @@ last call has ended.
 
 import asyncio
 import random
-from collections.abc import Coroutine, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import msgspec
 
@@ -17,6 +17,7 @@ from tollway.kit import log
 from tollway.kit.clock import Clock
 from tollway.kit.errors import NotFound, TollwayError, Unavailable
 from tollway.kit.settings import Settings
+from tollway.kit.tasks import Tasks
 from tollway.serve import adapters
 from tollway.serve.deployments import Deployment, Role
 from tollway.serve.engines import cpu_cores
@@ -25,8 +26,8 @@ from tollway.serve.keeper import Keeper
 from tollway.serve.models import EngineName, Model
 from tollway.serve.offered import Offered
 from tollway.serve.packages import Packages
+from tollway.serve.posts import ReplicaView
 from tollway.serve.replica import Replica, State
-from tollway.serve.replicas import ReplicaView
 from tollway.serve.runtimes import Runtime
 from tollway.serve.served import Adapted, OnReplica, Served
 from tollway.serve.stats import Stats
@@ -56,7 +57,7 @@ class Fleet:
         self._broken: dict[str, TollwayError] = {}
         self._broken_versions: dict[tuple[str, str], TollwayError] = {}  # beside a stable version that goes on
         self._alive: set[Served] = set()  # started and not yet stopped: also those that are on their way out
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._keeper = Keeper(settings, self._clock, lambda served: packages.weights_bytes(served.model))
         self.machine_micros = 0  # what this machine costs an hour; for cost limits and what is shown
         self._keeping: asyncio.Task[None] | None = None
@@ -167,8 +168,9 @@ class Fleet:
 
     async def close(self) -> None:
         """Stop everything."""
-        for task in (*self._tasks, *([self._keeping] if self._keeping is not None else [])):
-            task.cancel()
+        self._tasks.cancel()
+        if self._keeping is not None:
+            self._keeping.cancel()
         self._keeper.close()
         await asyncio.gather(*(served.stop_now() for served in self._alive), return_exceptions=True)
 
@@ -247,7 +249,7 @@ class Fleet:
         self._broken_versions.pop((model.name, model.version), None)
         self._alive.add(served)
         offered.live.append(served)
-        self._spawn(self._start(served))
+        self._tasks.begin(self._start(served))
         return served
 
     async def _start(self, served: Served) -> None:
@@ -310,7 +312,7 @@ class Fleet:
             self._alive.discard(served)
             self._left += self._worked(served, self._clock.now_ms())
 
-        self._spawn(stop())
+        self._tasks.begin(stop())
 
     def _threads(self, model: Model) -> int:
         """Threads of one replica: its share of the cores when several replicas of a model may run here. 0: its engine
@@ -328,11 +330,6 @@ class Fleet:
             self._note_broken(adapter, error)
             return False
         return True
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _differs(running: Model, wanted: Model) -> bool:

@@ -8,14 +8,14 @@ are pure functions elsewhere: `scaling.py` says how many, `memory.py` who gives 
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from tollway.kit import log
 from tollway.kit.clock import Clock
 from tollway.kit.settings import Settings
+from tollway.kit.tasks import Tasks
 from tollway.serve import memory
 from tollway.serve.models import Model
 from tollway.serve.replica import Replica, State
@@ -59,7 +59,7 @@ class Keeper:
         self._watched: dict[Served, _Watched] = {}
         self._measured: dict[tuple[str, str], int] = {}  # what a replica of a version takes, once it was loaded
         self._waking: set[Served] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._seconds = 0
 
     def limits(self, model: Model) -> tuple[int, int]:
@@ -76,18 +76,18 @@ class Keeper:
         watched.used_at = self._clock.monotonic()
         least, most = self.limits(served.model)
         if served.passes_through:
-            self._spawn(served.scale(served.addresses))
+            self._tasks.begin(served.scale(served.addresses))
         elif alone and (least == 0 or self._has_no_room(served, 1, self._clock.monotonic())):
             served.rest()
         else:
-            self._spawn(served.scale(max(1, least, min(at_least, most))))
+            self._tasks.begin(served.scale(max(1, least, min(at_least, most))))
 
     def wake(self, served: Served) -> None:
         """Load a version that rests. Returns at once."""
         if served in self._waking or served.retired:
             return
         self._waking.add(served)
-        self._spawn(self._wake(served))
+        self._tasks.begin(self._wake(served))
 
     def tick(self, versions: Sequence[Served]) -> None:
         """A second has passed."""
@@ -110,8 +110,7 @@ class Keeper:
 
     def close(self) -> None:
         """Nothing more is begun."""
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
 
     # -- more and fewer --------------------------------------------------------------------------------------------------
 
@@ -157,7 +156,7 @@ class Keeper:
             return
         _log.info("replicas", model=served.name, version=served.model.version, before=served.wanted, now=wanted,
                   why=decision.why)  # fmt: skip
-        self._spawn(served.scale(wanted))
+        self._tasks.begin(served.scale(wanted))
 
     def _policy(self, served: Served, least: int, most: int) -> ScalingPolicy:
         settings, serving = self._settings, served.model.serving
@@ -185,7 +184,7 @@ class Keeper:
             if replica.rss_bytes > max(loaded * factor, loaded + _GROWTH_LEAST_BYTES):
                 watched.renewing, watched.renewed_at = True, now
                 _log.warning("replica grew", model=served.name, loaded_bytes=loaded, rss_bytes=replica.rss_bytes)
-                self._spawn(self._renew(served, watched, replica))
+                self._tasks.begin(self._renew(served, watched, replica))
                 return
 
     async def _renew(self, served: Served, watched: _Watched, replica: Replica) -> None:
@@ -263,11 +262,6 @@ class Keeper:
         if watched is None:
             watched = self._watched[served] = _Watched(Scaler(ScalingPolicy()), self._clock.monotonic())
         return watched
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _slots(served: Served) -> int:

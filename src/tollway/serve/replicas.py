@@ -1,25 +1,25 @@
 """The replicas of one version in service: as many as wanted, each with a seat in the version's line.
 
 A replica that is not wanted any more gives up its seat at once and ends with its last call. One is replaced by starting
-another beside it first, so that callers never notice. What a replica is and how it is kept alive is `replica.py`'s.
+another beside it first, so that callers never notice. What a replica is and how it is kept alive is `replica.py`'s; who is
+unwell, `breaker.py`'s.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
-
-import msgspec
+from collections.abc import Callable, Sequence
 
 from tollway.kit import log
 from tollway.kit.clock import Clock
 from tollway.kit.errors import Unavailable
-from tollway.kit.said import coded, say
+from tollway.kit.tasks import Tasks
+from tollway.serve.breaker import Breaker
 from tollway.serve.engine_time import EngineTime, Totals
 from tollway.serve.engines import Engine
 from tollway.serve.line import Line, Seat
-from tollway.serve.outliers import Health, stands_out
+from tollway.serve.outliers import Health
+from tollway.serve.posts import Lately, Post, ReplicaView
 from tollway.serve.replica import Replica, State
 from tollway.serve.runtimes import Limits, Runtime
 from tollway.serve.wire import Pool
@@ -27,75 +27,7 @@ from tollway.serve.wire import Pool
 _log = log.get("serve.replicas")
 _LOOK_EVERY_S = 0.05
 _QUIET_LOOKS = 5
-_SUSPENDED_S = 0.3
-_PROBE_WITHIN_S = 3.0
-_PROBES_MOST = 3
-_SHOWN_KEPT = 0.2
-Turned = Callable[["Post", State], None]
-
-
-class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
-    """One replica as it is shown: now, and as it was over the last ten seconds or so."""
-
-    model: str
-    version: str
-    number: int
-    role: str = ""  # stable | canary | shadow | warm
-    state: str  # of its supervisor, or "ejected", "trial" (back from that), "leaving", "resting" (not loaded)
-    node: str
-    pid: int | None
-    restarts: int
-    ejections: int = 0  # in a row
-    why: str = ""  # it was lost the last time
-    said: dict[str, Any] | None = None  # why, as code and figures
-    slots: int
-    running: int
-    busy_share: float = 0.0  # of the time, in which it had a call
-    fill_share: float = 0.0  # of its slots, while it had a call
-    calls_per_s: float = 0.0
-    tokens_per_s: float = 0.0
-    cost_micros_per_s: float = 0.0  # of the machine, as far as it is this replica's
-    rss_bytes: int = 0
-    loaded_bytes: int = 0
-    load_seconds: float = 0.0
-
-
-class Lately(msgspec.Struct):
-    """What one replica did lately: means that fade."""
-
-    busy: float = 0.0
-    fill: float = 0.0
-    calls_per_s: float = 0.0
-    tokens_per_s: float = 0.0
-    calls: int = 0  # counters as they were at the last tick
-    tokens: int = 0
-
-    def tick(self, seat: Seat) -> None:
-        """A second has passed."""
-        health, keep = seat.health, _SHOWN_KEPT
-        busy = seat.running > 0
-        self.busy += (busy - self.busy) * keep
-        if busy:
-            self.fill += (seat.running / max(1, seat.slots) - self.fill) * keep
-        self.calls_per_s += (max(0, health.answered - self.calls) - self.calls_per_s) * keep
-        self.tokens_per_s += (max(0, health.tokens - self.tokens) - self.tokens_per_s) * keep
-        self.calls, self.tokens = health.answered, health.tokens
-
-
-class Post(msgspec.Struct, eq=False):
-    """One replica's place in the version: its seat, once it was ready for the first time."""
-
-    number: int
-    replica: Replica
-    seat: Seat | None = None
-    leaving: bool = False
-    loaded_bytes: int = 0  # what it took when it was ready
-    lately: Lately = msgspec.field(default_factory=Lately)
-
-    @property
-    def ready(self) -> bool:
-        """Whether a call can be sent there."""
-        return self.seat is not None and self.seat.ready and not self.leaving
+Turned = Callable[[Post, State], None]
 
 
 class Replicas:
@@ -118,7 +50,6 @@ class Replicas:
         self.posts: list[Post] = []
         self.wanted = 0
         self.guests = 0  # calls that were sent here and are not in the line yet
-        self.ejections = 0
         self.drain_within_s = 300.0
         self.none = Replica(engines[0], clock, name=name)  # stands for them while there is none
         self._engines = engines
@@ -129,9 +60,10 @@ class Replicas:
         self._numbers = 0
         self._limits = limits
         self._runtime = runtime
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._leaving: list[Post] = []
         self._left = Totals()  # of replicas that are gone
+        self._breaker = Breaker(name, self.posts, line, clock, timed=timed)
 
     @property
     def ready(self) -> bool:
@@ -145,6 +77,11 @@ class Replicas:
         return tried >= self.wanted
 
     @property
+    def ejections(self) -> int:
+        """How often one was sent nobody for a while."""
+        return self._breaker.ejections
+
+    @property
     def running(self) -> int:
         """Calls in the engines."""
         return sum(post.seat.running for post in (*self.posts, *self._leaving) if post.seat is not None)
@@ -153,10 +90,6 @@ class Replicas:
         """The least busy seat that is ready; it is not taken by this."""
         ready = [post.seat for post in self.posts if post.ready and post.seat is not None]
         return min(ready, key=lambda seat: seat.running, default=None)
-
-    def post_of(self, seat: Seat) -> Post | None:
-        """Whose seat it is; None when the replica is gone."""
-        return next((post for post in (*self.posts, *self._leaving) if post.seat is seat), None)
 
     def take_totals(self) -> Totals:
         """What all of them did since the last time."""
@@ -184,34 +117,22 @@ class Replicas:
 
     def views(self, version: str) -> list[ReplicaView]:
         """How each is, those on their way out too."""
-        return [self._view(post, version) for post in (*self.posts, *self._leaving)]
+        return [post.shown(self.name, version) for post in (*self.posts, *self._leaving)]
 
-    def _view(self, post: Post, version: str) -> ReplicaView:
-        seat, replica, lately = post.seat, post.replica, post.lately
-        state = str(replica.state)
-        if seat is not None and replica.state is State.READY:
-            state = "ejected" if seat.health.ejected else "trial" if seat.health.trial else state
-        return ReplicaView(
-            model=self.name,
-            version=version,
-            number=post.number,
-            state="leaving" if post.leaving else state,
-            node=replica.node,
-            pid=replica.pid,
-            restarts=replica.restarts,
-            ejections=seat.health.ejections if seat is not None else 0,
-            why=str(replica.last_failure),
-            said=coded(replica.last_failure),
-            slots=replica.caps.slots,
-            running=seat.running if seat is not None else 0,
-            busy_share=lately.busy,
-            fill_share=lately.fill,
-            calls_per_s=lately.calls_per_s,
-            tokens_per_s=lately.tokens_per_s,
-            rss_bytes=replica.rss_bytes,
-            loaded_bytes=post.loaded_bytes,
-            load_seconds=replica.load_seconds,
-        )
+    def fault(self, seat: Seat, *, gone: bool) -> None:
+        """A call met a fault there. `gone`: its connection was lost."""
+        self._breaker.fault(seat, gone=gone)
+
+    def recovered(self, seat: Seat) -> None:
+        """A call went well there after faults."""
+        self._breaker.recovered(seat)
+
+    def tick(self) -> None:
+        """A second has passed."""
+        self._breaker.tick()
+        for post in self.posts:
+            if post.seat is not None:
+                post.lately.tick(post.seat)
 
     async def replace(self, post: Post) -> bool:
         """Start another one beside it and let it go once the other one answers. False when the other one would not start:
@@ -228,96 +149,9 @@ class Replicas:
         self.wanted = 0
         if not now:
             await self._drained(lambda: bool(self.running or self._line.waiting or self.guests))
-        for task in list(self._tasks):
-            task.cancel()
+        self._tasks.cancel()
+        self._breaker.close()
         await asyncio.gather(*(self._end(post) for post in (*self.posts, *self._leaving)))
-
-    # -- those that are unwell -----------------------------------------------------------------------------------------
-
-    def fault(self, seat: Seat, *, gone: bool) -> None:
-        """A call met a fault there. `gone`: its connection was lost."""
-        post, enough = self.post_of(seat), seat.health.fault()
-        if post is None or post.leaving:
-            return
-        if self._others(post):
-            if enough and not seat.health.ejected:
-                self._eject(post)
-            elif gone and self._timed:
-                self._suspend(seat)
-        elif gone and (self._timed or seat.health.in_row > 1):
-            self._suspend(seat)
-
-    def recovered(self, seat: Seat) -> None:
-        """A call went well there after faults."""
-        post, trial = self.post_of(seat), seat.health.trial
-        seat.health.recovered(self._clock.monotonic())
-        if trial and post is not None:
-            _log.info("replica is back", model=self.name, number=post.number)
-            seat.slots = post.replica.caps.slots
-            self._line.seat_next()
-
-    def tick(self) -> None:
-        """A second has passed: eject who has clearly more faults than the others."""
-        for post in self.posts:
-            if post.ready and post.seat is not None:
-                others = [
-                    one.seat.health for one in self.posts if one.ready and one is not post and one.seat is not None
-                ]
-                if others and stands_out(post.seat.health, others):
-                    self._eject(post)
-        for post in self.posts:
-            if post.seat is not None:
-                post.lately.tick(post.seat)
-                post.seat.health.fade()
-
-    def _others(self, post: Post) -> bool:
-        return any(one.ready for one in self.posts if one is not post)
-
-    def _suspend(self, seat: Seat) -> None:
-        """Send nobody until the supervisor has had the time to see what it is."""
-        seat.ready = False
-        self._spawn(self._take_back(seat))
-
-    async def _take_back(self, seat: Seat) -> None:
-        await asyncio.sleep(_SUSPENDED_S)
-        post = self.post_of(seat)
-        if post is not None and post.replica.state is State.READY and not seat.health.ejected:
-            seat.ready = True
-            self._line.seat_next()
-
-    def _eject(self, post: Post) -> None:
-        assert post.seat is not None
-        post.seat.ready = False
-        pause_s = post.seat.health.eject(self._clock.monotonic())
-        self.ejections += 1
-        _log.warning("replica ejected", model=self.name, number=post.number, for_s=pause_s)
-        self._spawn(self._try_back(post, pause_s))
-        self._keep_one()
-
-    async def _try_back(self, post: Post, pause_s: float) -> None:
-        """Half-open after a pause: it has to answer its probe, then one call."""
-        await asyncio.sleep(pause_s)
-        seat = post.seat
-        if seat is None or post.leaving or not seat.health.ejected or post.replica.state is not State.READY:
-            return  # its supervisor is at it, or it is back already
-        if await post.replica.answers(_PROBE_WITHIN_S):
-            seat.health.try_again()
-            seat.slots, seat.ready = 1, True
-            self._line.seat_next()
-        elif self._timed and (seat.running == 0 or seat.health.ejections >= _PROBES_MOST):
-            post.replica.give_up(say("replica.no_probe", "it does not answer its probe"))
-        else:
-            self._eject(post)
-
-    def _keep_one(self) -> None:
-        """The last one is never ejected: when no other is left, those that are come back."""
-        if any(post.ready for post in self.posts):
-            return
-        for post in self.posts:
-            if post.seat is not None and post.seat.health.ejected and post.replica.state is State.READY:
-                post.seat.health.try_again()
-                post.seat.slots, post.seat.ready = post.replica.caps.slots, True
-                self._line.seat_next()
 
     # -- one replica ---------------------------------------------------------------------------------------------------
 
@@ -370,7 +204,7 @@ class Replicas:
             post.seat.ready = False  # it may have been suspected, and be unready, before
             if post.seat.time is not None:
                 post.seat.time.pause(now)
-            self._keep_one()
+            self._breaker.keep_one()
         self._on_turn(post, state)
 
     def _seat_for(self, post: Post, now: float) -> Seat:
@@ -408,7 +242,7 @@ class Replicas:
             await self._drained(lambda: post.seat is not None and post.seat.running > 0)
             await self._end(post)
 
-        self._spawn(end())
+        self._tasks.begin(end())
 
     async def _drained(self, busy: Callable[[], bool]) -> None:
         """Returns when nobody was there for a while (who was just sent here may still be on the way), or too late."""
@@ -434,11 +268,6 @@ class Replicas:
         if post.seat is None or post.seat.time is None:
             return Totals()
         return post.seat.time.take_totals(time.monotonic())
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _add(totals: Totals, more: Totals) -> None:

@@ -17,9 +17,10 @@ from tollway.serve.engine_time import Totals
 from tollway.serve.engines import Engine, memory_bytes
 from tollway.serve.line import ANYBODY, Line, Seat, Turn
 from tollway.serve.models import Model
+from tollway.serve.posts import Post, ReplicaView
 from tollway.serve.quarantine import Quarantine
 from tollway.serve.replica import Replica, State
-from tollway.serve.replicas import Post, Replicas, ReplicaView
+from tollway.serve.replicas import Replicas
 from tollway.serve.requests import (
     ChatRequest,
     CompletionRequest,

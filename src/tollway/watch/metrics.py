@@ -173,7 +173,7 @@ class Metrics:
         registry = self.registry = CollectorRegistry()
         self._hot = _Hot()
         registry.register(self._hot)
-        self.fleet: Sequence[Any] = ()  # serve.replicas.ReplicaView, as of the last look
+        self.fleet: Sequence[Any] = ()  # serve.posts.ReplicaView, as of the last look
         self.queues: Mapping[tuple[str, str], int] = {}  # by model and version
         self.lanes: Mapping[tuple[str, str, str], Mapping[str, float]] = {}
         self.overloads: Mapping[tuple[str, str], int] = {}

@@ -12,7 +12,7 @@ from tollway.kit import jobs
 from tollway.kit.ids import new_id
 from tollway.kit.said import say
 from tollway.sell import accounts, api_keys, batches, feedback, files, fine_tuning, usage
-from tollway.serve.replicas import ReplicaView
+from tollway.serve.posts import ReplicaView
 
 MINUTE = 60_000
 _ENDED = say("replica.ended", "its process ended with code {status}", status=-9)

@@ -16,7 +16,7 @@ from tollway.flows.gateway import Gateway
 from tollway.kit.errors import TollwayError
 from tollway.sell.access import Caller
 from tollway.sell.api_keys import ApiKey
-from tollway.serve.replicas import ReplicaView
+from tollway.serve.posts import ReplicaView
 from tollway.serve.requests import ChatRequest
 
 _chat = msgspec.json.Decoder(ChatRequest)
