@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+import uvloop
 
 from tollway.faces.http.guard import HEAD_BYTES_MAX, PIPELINED_MAX, guarded
 from tollway.faces.http.server import listen
@@ -57,19 +58,25 @@ class Server:
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     """A running server."""
+    async with running() as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def running() -> AsyncIterator[Server]:
     made = Server()
     config = uvicorn.Config(
         made.app, http=guarded(0.4, 0.6, CONNECTIONS), ws="none", lifespan="off", interface="asgi3", log_config=None
     )
-    running = uvicorn.Server(config)
-    running.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
+    serving = uvicorn.Server(config)
+    serving.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
     listener = listen("127.0.0.1", 0)
     made.port = listener.getsockname()[1]  # type: ignore[attr-defined]
-    task = asyncio.ensure_future(running.serve(sockets=[listener]))
-    while not running.started:
+    task = asyncio.ensure_future(serving.serve(sockets=[listener]))
+    while not serving.started:
         await asyncio.sleep(0.01)
     yield made
-    running.should_exit = running.force_exit = True
+    serving.should_exit = serving.force_exit = True
     await task
 
 
@@ -257,6 +264,24 @@ async def test_what_was_answered_already_is_not_refused_as_well(server: Server) 
     writer.write(broken[-4:])
     assert await asyncio.wait_for(reader.read(-1), 2) == b""
     writer.close()
+
+
+def test_who_leaves_in_the_midst_of_an_answer_leaves_no_error_behind() -> None:
+    """On the loop that serves: it takes it amiss to be given something to send for a client that is gone."""
+    errors: list[Any] = []
+
+    async def leave_often() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        async with running() as server:
+            for round_ in range(60):
+                reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+                writer.write(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
+                await reader.read(10 + 1000 * (round_ % 7))
+                writer.transport.abort()
+            await until(lambda: server.flooding == 0)
+
+    uvloop.run(leave_often())
+    assert not errors
 
 
 async def until(true: Any, within_s: float = 10) -> None:

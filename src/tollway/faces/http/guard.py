@@ -214,7 +214,9 @@ class GuardedProtocol(asyncio.Protocol):
 
     def write(self, data: bytes, *, last: bool) -> None:
         """Send; all but the last of an answer at the end of this turn of the loop, so that what belongs together wakes the
-        client once."""
+        client once. To a client that is gone: nothing."""
+        if self._transport.is_closing():
+            return
         if last:
             if self._written:
                 self._written.append(data)
@@ -285,7 +287,7 @@ class GuardedProtocol(asyncio.Protocol):
 
     def _flush(self) -> None:
         written, self._written = self._written, []
-        if written:
+        if written and not self._transport.is_closing():
             self._transport.write(written[0] if len(written) == 1 else b"".join(written))
 
     def _pause_reading(self) -> None:
