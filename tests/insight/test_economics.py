@@ -18,6 +18,7 @@ from tollway.kit.errors import BadRequest
 from tollway.kit.settings import Settings
 from tollway.sell import accounts, catalog, tables
 from tollway.sell.catalog import Charge, Subscription, Terms
+from tollway.serve import models
 from tollway.serve.tables import replica_hour
 
 RecordUse = Callable[..., str]
@@ -141,6 +142,36 @@ def test_a_model_served_elsewhere_costs_the_machine_nothing(db: Database, record
         books = economics.report(conn, PRICE, NOON, LATER)
     assert [(row.model, row.cost_micros, row.margin_share) for row in books.rows] == [("far", 0, 1.0)]
     assert books.hardware_micros == 0
+
+
+def test_what_an_upstream_charges_is_paid_from_the_margin(db: Database, record_use: RecordUse) -> None:
+    costs = (("input_tokens", 150_000), ("output_tokens", 600_000))
+    there = models.Upstream("https://far.example/v1", "far", "", (), costs)
+    with db.write() as conn:
+        models.offer_upstream(conn, 0, "far", "chat", there)
+        models.offer_upstream(conn, 0, "free", "chat", models.Upstream("https://far.example/v1", "free"))
+        heard = models.Upstream("https://far.example/v1", "ear", "", (), (("audio_seconds", 100_000_000),))
+        models.offer_upstream(conn, 0, "ear", "transcription", heard)
+        alive(conn, idle=HOUR)
+        acme, other = subscribed(conn, "acme"), subscribed(conn, "other")
+        elsewhere = {"at_ms": NOON, "model_version": "upstream"}
+        used = {"input_tokens": 1_000_000, "cached_tokens": 1_000_000}
+        record_use(conn, acme, output_tokens=1_000_000, model="far", **used, **elsewhere)
+        record_use(conn, other, output_tokens=500_000, model="far", **elsewhere)
+        record_use(conn, acme, output_tokens=0, model="ear", meter="audio_seconds", units=60, **elsewhere)
+        record_use(conn, acme, output_tokens=10, model="free", **elsewhere)
+        books = economics.report(conn, PRICE, NOON, LATER)
+    rows = {row.model: row for row in books.rows}
+    # cached tokens cost what input costs where nothing else is said
+    assert (rows["far"].cost_micros, rows["far"].bought_micros) == (1_200_000, 1_200_000)
+    assert rows["far"].margin_micros == 1_500_000 - 1_200_000
+    assert rows["far"].total_cost_per_1m_tokens_micros == round(1_200_000 / 3.5)
+    assert (rows["ear"].cost_micros, rows["free"].cost_micros) == (6_000, 0)
+    assert [(one.meter, one.units, one.cost_micros) for one in rows["ear"].unit_costs] == [("audio_seconds", 60, 6_000)]
+    assert {row.name: row.cost_micros for row in books.organizations}["acme"] == 900_000 + 6_000
+    assert {row.name: row.cost_micros for row in books.organizations}["other"] == 300_000
+    assert (books.bought_micros, books.hardware_micros) == (1_206_000, 116_000)
+    assert books.margin_micros == books.revenue_micros - 116_000 - 1_206_000
 
 
 def test_other_currencies_are_named_and_not_added_up(db: Database, record_use: RecordUse) -> None:

@@ -44,7 +44,7 @@ async def answer_whole(call: Call) -> bytes:
     crashpoint("answer.before_last_byte")
     if call.desk.copies is not None:
         call.desk.copies.after(call, raw)
-    return shown(call, raw)
+    return answer
 
 
 def shown(call: Call, raw: bytes) -> bytes:
@@ -59,6 +59,7 @@ async def answer_stream(call: Call) -> AsyncGenerator[list[bytes]]:
     """Run a call and yield its events in groups as they come; the last group only after the event is durable.
     If the caller leaves, the engine stops and what was generated is billed."""
     copies = call.desk.copies
+        answer = shown(call, raw)  # what cannot be shown was not answered: nobody pays for it
     heard = copies.listen(call) if copies is not None else None
     async with call:
         async for events in call.run.events():

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from tollway.artifacts import store
 from tollway.artifacts.manifest import Manifest
 from tollway.kit.errors import BadRequest, Conflict, NotFound
-from tollway.kit.formats import ROWS, SERVED
+from tollway.kit.formats import FORMATS, ROWS, SERVED
 from tollway.kit.said import Said, say
 from tollway.sell import catalog, revision
 from tollway.serve import deployments, models
@@ -35,7 +35,8 @@ def servable(shop: Shop, name: str, version: str | None = None) -> Manifest:
     package = shop.store.get(name, version)
     shop.store.verify(package).require()
     manifest = package.manifest
-    if manifest.kind == "adapter" or manifest.engine not in SERVED:
+    form = FORMATS.get(manifest.weights.format)
+    if manifest.kind == "adapter" or manifest.engine not in SERVED or not (form and form.served):
         only = ", ".join(manifest.formats)
         why = say(
             "release.formats",
@@ -95,7 +96,11 @@ def kept_loaded(grace_s: int) -> Said:
 
 
 def add_upstream(shop: Shop, name: str, kind: models.Kind, upstream: models.Upstream, title: str = "") -> models.Model:
-    """Offer somebody else's OpenAI-compatible server under a name of ours, metered and priced like any model."""
+    """Offer somebody else's OpenAI-compatible server under a name of ours, metered and priced like any model. Raises
+    BadRequest for a cost of a meter that there is not."""
+    unknown = next((meter for meter, _ in upstream.costs if meter not in catalog.METERS), None)
+    if unknown is not None:
+        raise BadRequest(f"There is no meter {unknown!r}.", hint=f"Use one of: {', '.join(catalog.METERS)}.")
     with shop.db.write() as conn:
         offered = models.offer_upstream(conn, shop.clock.now_ms(), name, kind, upstream, title)
         revision.touch(conn)

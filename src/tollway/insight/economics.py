@@ -4,7 +4,8 @@ The machine's price by the hour is the only figure typed in; everything else was
 shared out over the replicas alive in it, by the time they were alive; each replica's share is split into busy, failed,
 shadow and idle; busy time goes to the calls that had it. The books close: attributed + idle + failed + shadow =
 hardware, to the micro (fractions are exact until the end, then rounded by largest remainder). What making the models cost
-is spread over their life (`insight.training`) and stands beside the hardware: margin = revenue - hardware - training.
+is spread over their life (`insight.training`) and stands beside the hardware, and so does what answers cost that upstreams
+gave (`insight.bought`): margin = revenue - hardware - training - bought.
 """
 
 import os
@@ -16,7 +17,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 import sqlalchemy as sa
 
-from tollway.insight import training
+from tollway.insight import bought, training
 from tollway.kit.errors import BadRequest
 from tollway.kit.money import PICOS_PER_MICRO, parse_micros
 from tollway.sell import accounts, catalog
@@ -47,7 +48,8 @@ class MachinePrice(msgspec.Struct, frozen=True):
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
-    """What something used, cost and earned. Cost is busy engine time at the machine's price; idle is not in it."""
+    """What something used, cost and earned. Cost is busy engine time at the machine's price, or what an upstream charges;
+    idle is not in it."""
 
     requests: int
     input_tokens: int
@@ -79,6 +81,7 @@ class ModelRow(Share, frozen=True, kw_only=True):
     total_cost_per_1m_tokens_micros: int | None  # all busy time over all tokens, cached ones too
     unit_costs: list[UnitCost]  # busy time, by what was counted
     training_micros: int  # of its making, the part that belongs to this time
+    bought_micros: int  # of its cost, what an upstream charges
 
 
 class OrganizationRow(Share, frozen=True, kw_only=True):
@@ -123,8 +126,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     hardware_micros: int
     attributed_micros: int
     training_micros: int  # what making the models costs this time, spread over their life
+    bought_micros: int  # what upstreams charge
     revenue_micros: int  # from usage, in the price's currency
-    margin_micros: int  # revenue - hardware - training: idle and failed time are paid from it too
+    margin_micros: int  # revenue - hardware - training - bought: idle and failed time are paid from it too
     loaded_cost_per_1m_tokens_micros: int | None  # hardware, idle included, and training, over all tokens
     other_currencies: dict[str, int]  # revenue (micros) that is not in the price's currency and not counted above
 
@@ -165,6 +169,13 @@ class _Used(msgspec.Struct):
     @property
     def tokens(self) -> int:
         return self.input_tokens + self.cached_tokens + self.output_tokens
+
+    @property
+    def quantities(self) -> dict[str, int]:
+        named = ("requests", "input_tokens", "cached_tokens", "output_tokens")
+        return {name: getattr(self, name) for name in named} | {
+            meter: units for meter, (units, _) in self.counted.items() if meter
+        }
 
 
 def machine_price(settings: Any) -> MachinePrice:
@@ -209,6 +220,9 @@ def report(
         exact["idle", model, version] = one.idle
         exact["shadow", model, version] = one.shadow
     micros = largest_remainder(exact)
+    charged = bought.rates(conn)
+    paid = largest_remainder({key: bought.cost(charged[key[0]], one.quantities) for key, one in used.items()
+                              if key[1] == bought.VERSION and key[0] in charged})  # fmt: skip
     learnt = largest_remainder(training.charged(trained, price.currency, from_ms, to_ms))
     rows: list[ModelRow] = []
     by_org: dict[str, tuple[_Used, list[int]]] = defaultdict(lambda: (_Used(), [0]))
@@ -216,17 +230,19 @@ def report(
         calls = {org: one for (name, kind, org), one in used.items() if (name, kind) == (model, version)}
         cost = micros.get(("busy", model, version), 0)
         busy_us = hours[model, version].busy_us if (model, version) in hours else 0
-        rows.append(_model_row(model, version, calls.values(), busy_us, cost, learnt.get((model, version), 0)))
+        there = {org: paid.get((model, version, org), 0) for org in calls}
+        making = learnt.get((model, version), 0)
+        rows.append(_model_row(model, version, calls.values(), busy_us, cost, making, sum(there.values())))
         for org, part in _over_organizations(calls, cost).items():
             place = by_org[org]
             place[0].add(calls.get(org, _Used()))
-            place[1][0] += part
+            place[1][0] += part + there.get(org, 0)
     names = {one.id: one.name for one in accounts.list_organizations(conn)}
     organizations = [
         OrganizationRow(org_id=org, name=names.get(org, ""), **_share(one, one.prefill_us + one.decode_us, cost[0]))
         for org, (one, cost) in by_org.items()
     ]
-    hardware, training_micros = sum(micros.values()), sum(learnt.values())
+    hardware, training_micros, bought_micros = sum(micros.values()), sum(learnt.values()), sum(paid.values())
     revenue = sum(one.price_picos for one in used.values()) // PICOS_PER_MICRO
     tokens = sum(one.tokens for one in used.values())
     return Report(
@@ -241,9 +257,10 @@ def report(
         hardware_micros=hardware,
         attributed_micros=_sum(micros, "busy"),
         training_micros=training_micros,
+        bought_micros=bought_micros,
         revenue_micros=revenue,
-        margin_micros=revenue - hardware - training_micros,
-        loaded_cost_per_1m_tokens_micros=_per_million(Fraction(hardware + training_micros), tokens),
+        margin_micros=revenue - hardware - training_micros - bought_micros,
+        loaded_cost_per_1m_tokens_micros=_per_million(Fraction(hardware + training_micros + bought_micros), tokens),
         other_currencies=other,
     )
 
@@ -322,32 +339,37 @@ def _used(
 
 
 def _model_row(
-    model: str, version: str, calls: Iterable[_Used], busy_us: int, cost: int, training_micros: int
+    model: str, version: str, calls: Iterable[_Used], busy_us: int, cost: int, training_micros: int, paid: int
 ) -> ModelRow:  # fmt: skip
     one = _Used()
     for call in calls:
         one.add(call)
     engine_us = one.prefill_us + one.decode_us
     prefill = Fraction(cost * one.prefill_us, engine_us) if engine_us else Fraction(0)
-    share = _share(one, busy_us, cost, training_micros)
+    share = _share(one, busy_us, cost + paid, training_micros)
     return ModelRow(
         model=model,
         version=version,
         input_cost_per_1m_tokens_micros=_per_million(prefill, one.input_tokens),
         output_cost_per_1m_tokens_micros=_per_million(cost - prefill if engine_us else Fraction(0), one.output_tokens),
-        total_cost_per_1m_tokens_micros=_per_million(Fraction(cost), one.tokens),
-        unit_costs=_unit_costs(one, cost),
+        total_cost_per_1m_tokens_micros=_per_million(Fraction(cost + paid), one.tokens),
+        unit_costs=_unit_costs(one, cost + paid),
         training_micros=training_micros,
+        bought_micros=paid,
         **share,
     )
 
 
 def _unit_costs(one: _Used, cost: int) -> list[UnitCost]:
-    """A model's busy cost by what its calls counted, shared out by engine time; calls that count tokens have theirs above."""
-    total = sum(took for _, took in one.counted.values())
+    """A model's cost by what its calls counted, shared out by engine time (by units where an upstream took the time); calls
+    that count tokens have theirs above."""
+    took = {meter: took for meter, (_, took) in one.counted.items()}
+    if cost and not any(took.values()):
+        took = {meter: units for meter, (units, _) in one.counted.items() if meter}
+    total = sum(took.values())
     if not total:
         return []
-    parts = largest_remainder({meter: Fraction(cost * took, total) for meter, (_, took) in one.counted.items()})
+    parts = largest_remainder({meter: Fraction(cost * took.get(meter, 0), total) for meter in one.counted})
     return [
         UnitCost(meter, units, parts[meter], round(Fraction(parts[meter] * 1000, units)))
         for meter, (units, _) in sorted(one.counted.items())

@@ -25,6 +25,7 @@ _NO_TEXT = re.compile(rb'"content": ?(?:""|null)|"delta": ?\{\}')  # what opens 
 _OTHER_TEXT = re.compile(rb'"tool_calls": ?\[|"reasoning(?:_content)?": ?"[^"]')
 _OUR_CODES = ("invalid_audio", "audio_too_long")  # of our own engines, for callers to tell apart
 _PAGE = re.compile(rb'\s*(?:\{\s*"|<(?:!doctype|html|\?xml))', re.IGNORECASE)  # an error, or a proxy's page: no sound
+_STARTS = {"audio/wav": b"RIFF", "audio/flac": b"fLaC", "audio/ogg": b"OggS"}
 _EVENT_BYTES_MAX = 4 * 1024 * 1024
 
 
@@ -122,7 +123,7 @@ async def once(seat: Seat, work: Work, tally: Tally) -> bytes:
 
 def _sound_of(body: bytes, kind: str, tally: Tally) -> bytes:
     """A file of sound in JSON. Raises Unavailable for what is none: somebody pays for it."""
-    if not body or _PAGE.match(body):
+    if not body or _PAGE.match(body) or not body.startswith(_STARTS.get(kind, b"")):
         raise invalid_answer()
     tally.usage, tally.pieces = _Usage(0), 1
     return msgspec.json.encode({"audio": base64.b64encode(body).decode("ascii"), "content_type": kind})

@@ -21,12 +21,14 @@ UPSTREAM_KINDS: Final = (
 
 class Upstream(msgspec.Struct, frozen=True):
     """An OpenAI-compatible server that answers for us. `key_env` names the variable that holds its key; `more` are further
-    addresses of the same: calls go to whichever is least busy and well."""
+    addresses of the same: calls go to whichever is least busy and well. `costs`: what it charges us, in micros per million
+    units of a meter."""
 
     url: str
     model: str
     key_env: str = ""
     more: tuple[str, ...] = ()
+    costs: tuple[tuple[str, int], ...] = ()
 
     @property
     def urls(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from tollway.serve import adapters
 from tollway.serve.engine_call import Tally, refusal_of
 from tollway.serve.engine_time import Totals
 from tollway.serve.engines import Engine, memory_bytes
+from tollway.serve.engines.speech import decoding
 from tollway.serve.line import ANYBODY, Line, Seat, Turn
 from tollway.serve.models import Model
 from tollway.serve.posts import Post, ReplicaView
@@ -82,6 +83,7 @@ class Served:
         self.suspects = Suspects()
         self.stats = Stats(since_ms=clock.now_ms())
         self._output_default: int = settings.output_tokens_default
+        self._seconds_max: int = settings.audio_seconds_max
         self._on_replica = on_replica
         self._clock = clock
         self._replicas = Replicas(
@@ -364,7 +366,10 @@ class Served:
         return found
 
     async def _measure(self, request: TranscriptionRequest) -> int:
-        """How many seconds a recording has, begun ones whole. Raises BadRequest for what is none."""
+        """How many seconds a recording has, begun ones whole. Raises BadRequest for what is none. What an upstream will be
+        asked to hear is measured here: it says how long it was afterwards, if at all."""
+        if self.passes_through:
+            return await decoding.length_s(request.recording, self._seconds_max)
         seat = self._replicas.seat()
         if seat is None:
             raise Unavailable(f"The model {self.name!r} is not ready.", code="model_unavailable")

@@ -63,6 +63,9 @@ def start(
         bool, typer.Option("--blue-green", help="Move over when it is loaded; keep the version before warm for --grace.")
     ] = False,
     grace: Annotated[str, typer.Option("--grace", help="How long the version before stays loaded: 90s, 5m, 2h.")] = "5m",
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="Serve it on this engine here: onnx, openvino, litert, torch.")
+    ] = None,
     back: Annotated[bool, typer.Option("--back", help="Return to the version before.")] = False,
     by_hand: Annotated[bool, typer.Option("--manual", help="Promote by `deploy promote` alone.")] = False,
     promote_after: Annotated[str, typer.Option("--promote-after", help="Watch it for so long at least.")] = "5m",
@@ -104,6 +107,10 @@ def start(
     if back:
         _back(desk, name)
         return
+    if engine is not None:
+        from tollway.flows import tune  # it reads with numpy
+
+        tune.choose(desk.shop, name, engine, version)
     if canary is not None or shadow is not None:
         if blue_green or price or plan:
             raise BadRequest("--canary and --shadow go with neither --blue-green nor --price.")

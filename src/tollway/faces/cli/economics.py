@@ -74,6 +74,7 @@ def _sums(found: economics.Report) -> dict[str, int]:
         "shadow_micros": found.shadow.cost_micros,
         "hardware_micros": found.hardware_micros,
         "training_micros": found.training_micros,
+        "bought_micros": found.bought_micros,
         "revenue_micros": found.revenue_micros,
         "margin_micros": found.margin_micros,
     }

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from tollway.faces.cli import model_serving, model_tune, tables
-from tollway.faces.cli.desk import Desk, Yes, command, group, nearest
+from tollway.faces.cli import model_serving, model_tune, tables, unpriced
+from tollway.faces.cli.desk import Desk, Yes, amount, command, group, nearest, pairs
 from tollway.faces.cli.progress import Progress
 from tollway.flows import release
 from tollway.kit.errors import BadRequest, NotFound
@@ -56,6 +56,10 @@ def add(
     kind: Annotated[str, typer.Option("--kind", help=f"One of {', '.join(models.UPSTREAM_KINDS)}.")] = "chat",
     title: Title = "",
 ) -> None:
+    cost: Annotated[
+        list[str] | None,
+        typer.Option("--cost", help="METER=PRICE per 1M units: what the upstream charges you, for the books; repeat."),
+    ] = None,
     """Offer a model that another server runs (vLLM, another Tollway, a provider), metered and priced by us."""
     if kind not in models.UPSTREAM_KINDS:
         raise BadRequest(
@@ -63,7 +67,8 @@ def add(
             hint=f"Use --kind with one of {', '.join(models.UPSTREAM_KINDS)}.",
         )
     first, *more = [url.rstrip("/") for url in upstream]
-    there = models.Upstream(first, upstream_model or name, upstream_key_env, tuple(dict.fromkeys(more)))
+    costs = tuple((meter, amount(text)) for meter, text in pairs(cost or [], "--cost"))
+    there = models.Upstream(first, upstream_model or name, upstream_key_env, tuple(dict.fromkeys(more)), costs)
     offered = release.add_upstream(desk.shop, name, kind, there, title)  # type: ignore[arg-type]
     desk.settle()
     desk.answer(offered, lambda: f"{name} is on offer, answered by {' and '.join(there.urls)} ({there.model}).")
@@ -268,6 +273,7 @@ def _upstream_card(model: models.Model, state: str) -> Any:
             "state": state,
         }
     )
+            "it charges": ", ".join(f"{meter} {micros / 1e6:g} per 1M" for meter, micros in there.costs) if there else None,
 
 
 def _walk(steps: list[dict[str, Any]]) -> Any:

@@ -32,7 +32,7 @@ def books(visit: Visit, conn: Any, span: Range) -> Any:
 def _bars(report: Any) -> list[dict[str, Any]]:
     """Where the hardware money went, as shares of 1000 for the stacked bar: models, failed calls, copies, idle."""
     total = report.hardware_micros or 1
-    parts = [(row.model, "model", row.cost_micros) for row in report.rows]
+    parts = [(row.model, "model", row.cost_micros - row.bought_micros) for row in report.rows]
     parts += [("", kind, getattr(report, kind).cost_micros) for kind in ("failed", "shadow", "idle")]
     bars, at = [], 0
     for name, kind, micros in parts:

@@ -182,7 +182,8 @@ def rendered(told: dict[str, Any], form: str) -> tuple[str, bytes]:
         return "application/json", msgspec.json.encode({"text": told["text"], "usage": usage})
     whole = {"task": "transcribe", "language": told["language"], "duration": told["duration"], "text": told["text"]}
     shown = [{"seek": 0, "tokens": [], **one} for one in segments]
-    return "application/json", msgspec.json.encode(whole | {"segments": shown, "usage": usage})
+    words = {"words": told["words"]} if "words" in told else {}
+    return "application/json", msgspec.json.encode(whole | {"segments": shown} | words | {"usage": usage})
 
 
 def _line(text: str) -> str:
