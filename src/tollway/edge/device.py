@@ -48,9 +48,14 @@ class Device:
         self.log.verify()
 
     def classify(self, given: Any, top_k: int | None = None) -> dict[str, Any]:
-        """Classes, numbers, spans or items for inputs, as the shop answers `/v1/classify`. Raises BadRequest."""
+        """Classes, numbers, spans, items or objects for inputs, as the shop answers `/v1/classify` (`/v1/detect`). Raises
+        BadRequest."""
         found, usage = self._answered(given, "classification")
-        data = [answers.classified(index, one, top_k) for index, one in enumerate(found)]
+        if self.about["kind"] == "object-detection":
+            features = self._loaded().features
+            data = [answers.detected(index, one, features, top_k=top_k) for index, one in enumerate(found)]
+        else:
+            data = [answers.classified(index, one, top_k) for index, one in enumerate(found)]
         return {"object": "list", "data": data, "model": self.model, "usage": usage}
 
     def embed(self, given: Any, form: str = "float") -> dict[str, Any]:

@@ -35,7 +35,14 @@ from tollway.sell.access import Caller
 from tollway.sell.batches import KIND, Order, code_of
 from tollway.sell.file_checks import check_batch
 from tollway.sell.metering import UsageEvent
-from tollway.serve.requests import ChatRequest, ClassifyRequest, CompletionRequest, EmbeddingRequest, Request
+from tollway.serve.requests import (
+    ChatRequest,
+    ClassifyRequest,
+    CompletionRequest,
+    DetectRequest,
+    EmbeddingRequest,
+    Request,
+)
 from tollway.shop import Shop
 
 _log = log.get("flows.batches")
@@ -49,6 +56,7 @@ _BODIES: Final[dict[str, Any]] = {
     "/v1/completions": CompletionRequest,
     "/v1/embeddings": EmbeddingRequest,
     "/v1/classify": ClassifyRequest,
+    "/v1/detect": DetectRequest,
 }
 
 

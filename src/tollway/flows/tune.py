@@ -35,6 +35,7 @@ from tollway.shop import Shop
 _log = log.get("flows.tune")
 AGREEMENT: Final = {"chat": 0.4}  # of a text, letter for letter: eight bits reach 0.46 to 0.7, four bits 0.1
 AGREEMENT_OF_ROWS: Final = 0.98
+_DOORS: Final = {"embedding": "/embeddings", "object-detection": "/detect"}
 CALLERS: Final = 8
 _HOUR_S: Final = 3600
 _ENOUGH: Final = 0.5  # of the texts must be there for their agreement to say anything
@@ -222,7 +223,7 @@ class _Bench:
         from tollway import inference  # lazy: reads with numpy and tokenizers
 
         examples = tune_candidates.examples(inference.load_features(self._package.folder))
-        path = "/embeddings" if self._package.manifest.kind == "embedding" else "/classify"
+        path = _DOORS.get(self._package.manifest.kind, "/classify")
         rows: list[Row] = []
         reference: list[dict[str, Any]] = []
         for number, one in enumerate(found):

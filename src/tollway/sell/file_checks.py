@@ -14,7 +14,7 @@ from tollway.kit.errors import BadRequest
 LINES_MAX: Final = 20_000  # to learn from
 BATCH_LINES_MAX: Final = 50_000
 LINE_BYTES_MAX: Final = 4 * 1024 * 1024  # as objects a line takes twenty times that, and the time of every other call
-ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/classify")
+ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/classify", "/v1/detect")
 _SHOWN: Final = 20
 _ROLES: Final = ("system", "developer", "user", "assistant")
 _TURNS_MAX: Final = 200

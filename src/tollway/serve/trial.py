@@ -12,6 +12,7 @@ spinning threads on two busy cores write two tokens a second) must not hold up t
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -182,6 +183,9 @@ def _alike(one: dict[str, Any], wanted: dict[str, Any]) -> float:
         a, b = one["embedding"], wanted["embedding"]
         norm = (sum(x * x for x in a) * sum(y * y for y in b)) ** 0.5
         return float(sum(x * y for x, y in zip(a, b, strict=True)) / norm) if norm else 0.0
+    if "detections" in wanted:
+        seen, there = (Counter(found["label"] for found in answer["detections"]) for answer in (one, wanted))
+        return 2 * (seen & there).total() / (seen.total() + there.total()) if seen or there else 1.0
     for name, value in wanted.items():
         if name in ("index", "object", "scores"):
             continue

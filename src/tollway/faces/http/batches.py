@@ -23,7 +23,7 @@ class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """POST /v1/batches."""
 
     input_file_id: Annotated[str, Meta(min_length=1, max_length=60)]
-    endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/classify"]
+    endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/classify", "/v1/detect"]
     completion_window: Literal["24h"]
     metadata: Metadata | None = None
 
