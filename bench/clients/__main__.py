@@ -16,8 +16,9 @@ from pathlib import Path
 
 from bench.endurance.__main__ import models_of
 from bench.rig import store
-from bench.rig.figures import Figure, publish
-from bench.rig.processes import Overtime, Rig, plain_environment, talk
+from bench.rig.ending import ended
+from bench.rig.figures import Figure
+from bench.rig.processes import Rig, plain_environment, talk
 from bench.rig.shop import Shop
 from bench.rig.store import Missing
 
@@ -176,8 +177,10 @@ def main() -> int:
     parser.add_argument("--only", choices=sorted(CLIENTS))
     parser.add_argument("--report", type=Path, help="write what they said to this Markdown file")
     given = parser.parse_args()
-    figures, reports, equal = [], [], True
-    try:
+    reports: list[tuple[Report, int]] = []
+
+    def work(figures: list[Figure]) -> bool:
+        equal = True
         with Rig(given.seconds * 8 + 2400) as rig:
             home = rig.folder / "home"
             home.mkdir()
@@ -201,15 +204,11 @@ def main() -> int:
                 )
                 reports.append((report, rows))
                 figures.append(Figure(f"client_{name}_failed", [report.failed], "calls", 0, report.client, False))
-    except Overtime as over:
-        talk(str(over))
-        return 4
-    except KeyboardInterrupt:
-        return 130
-    if given.report:
-        given.report.write_text(page(reports))
-    publish(figures)
-    return 0 if equal and not any(report.failed for report, _ in reports) else 3
+        if given.report:
+            given.report.write_text(page(reports))
+        return equal and not any(report.failed for report, _ in reports)
+
+    return ended(work)
 
 
 def page(reports: list[tuple[Report, int]]) -> str:

@@ -17,10 +17,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from bench.rig.figures import Figure, publish
-from bench.rig.processes import Child, Overtime, Rig, talk
+from bench.rig.ending import ended
+from bench.rig.figures import Figure
+from bench.rig.processes import Child, Rig, talk
 from bench.rig.shop import Shop
-from bench.rig.store import Missing
 
 SLOW, PROBES, PROBE_WITHIN_S = 1500, 10, 1.0
 WARM_SHARE = 0.3  # caches and pools fill at first: growth is counted after this share of the soak
@@ -188,8 +188,8 @@ def main() -> int:
     given = parser.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4 * SLOW)), hard))
-    figures: list[Figure] = []
-    try:
+
+    def work(figures: list[Figure]) -> bool:
         with Rig(given.minutes * 60 + 300) as rig:
             front, chat, encoder = open_front(rig)
             if given.only != "soak":
@@ -205,17 +205,9 @@ def main() -> int:
                 figures.append(Figure("soak_failed_share", [share], "ratio", 0.0, None, False))
             for told in front.failed[:3]:
                 talk(f"  failed: {told}")
-            equal = front.shop.check_rows(front.answered)
-    except Missing as missing:
-        talk(str(missing))
-        return 2
-    except Overtime as over:
-        talk(str(over))
-        return 4
-    except KeyboardInterrupt:
-        return 130
-    held = publish(figures)
-    return 3 if not equal else 1 if given.strict and not held else 0
+            return front.shop.check_rows(front.answered)
+
+    return ended(work, strict=given.strict)
 
 
 if __name__ == "__main__":

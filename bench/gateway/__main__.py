@@ -11,11 +11,11 @@ import time
 
 from bench.gateway import peers, rounds
 from bench.rig import hotspots
-from bench.rig.figures import Figure, publish
+from bench.rig.ending import ended
+from bench.rig.figures import Figure
 from bench.rig.load import Target, chat_body, generator_command
-from bench.rig.processes import Overtime, Rig, cores, plain_environment, talk
+from bench.rig.processes import Rig, cores, plain_environment, talk
 from bench.rig.shop import Shop
-from bench.rig.store import Missing
 
 LIMIT_S, QUICK_LIMIT_S = 480, 150
 IDLE_S, QUICK_IDLE_S = 5, 2
@@ -115,8 +115,7 @@ def bench(rig: Rig, pace: rounds.Pace, asked: argparse.Namespace) -> tuple[list[
 
 
 def main() -> int:
-    """Exit codes: 0 all figures printed and every call accounted for (a missed bar is told on stderr; with --strict it
-    is 1), 2 something needed is missing, 3 calls failed or rows do not match, 4 out of time, 130 stopped."""
+    """Exit codes as in `bench.rig.ending`."""
     parser = argparse.ArgumentParser(prog="python -m bench.gateway", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="three short rounds, under 90 s; figures are rougher")
     parser.add_argument("--profile", action="store_true", help="sample the gateway under load instead of measuring it")
@@ -125,29 +124,16 @@ def main() -> int:
     asked = parser.parse_args()
     if cores()[0] == cores()[1]:
         talk("bench: only one core is allowed here: everything shares it and the figures say little")
-    began = time.monotonic()
-    try:
+
+    def work(found: list[Figure]) -> bool:
         if asked.only != "gateway" and not asked.profile:
             peers.install_litellm()
         with Rig(QUICK_LIMIT_S if asked.quick else LIMIT_S) as rig:
-            found, right = bench(rig, rounds.QUICK if asked.quick else rounds.FULL, asked)
-    except Missing as missing:
-        talk(f"bench: {missing}")
-        return 2
-    except (RuntimeError, OSError, subprocess.SubprocessError) as wrong:
-        talk(f"bench: {wrong}")
-        return 3
-    except Overtime as overtime:
-        talk(f"bench: {overtime}")
-        return 4
-    except KeyboardInterrupt:
-        talk("bench: stopped")
-        return 130
-    all_hold = publish(found)
-    talk(f"took {time.monotonic() - began:.0f} s")
-    if not right:
-        return 3
-    return 1 if asked.strict and not all_hold else 0
+            figures, right = bench(rig, rounds.QUICK if asked.quick else rounds.FULL, asked)
+        found += figures
+        return right
+
+    return ended(work, strict=asked.strict)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,16 @@ engine with the same settings, called in process from threads. Blocks of both al
 import argparse
 import os
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 from bench.llm import tuned
 from bench.llm.measuring import MODEL, bodies, pair, prompts, start_in_process, weights, whole_path_block
-from bench.rig.figures import Figure, publish
+from bench.rig.ending import ended
+from bench.rig.figures import Figure
 from bench.rig.load import NOISY, Target
-from bench.rig.processes import Overtime, Rig, talk
+from bench.rig.processes import Rig, talk
 from bench.rig.shop import Shop
-from bench.rig.store import Missing
 
 BAR = 0.95
 LIMIT_S, QUICK_LIMIT_S = 480, 240
@@ -83,7 +81,7 @@ def bench(rig: Rig, model: Path, rounds: int, alone_calls: int, threads: int) ->
 
 
 def main() -> int:
-    """Exit codes as in bench.gateway: 0, 1 (--strict and a bar missed), 2 missing, 3 wrong, 4 out of time, 130."""
+    """Exit codes as in `bench.rig.ending`."""
     parser = argparse.ArgumentParser(prog="python -m bench.llm", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two rounds; figures are rougher")
     parser.add_argument("--model", help="a GGUF chat model (default: the packaged SmolLM2-135M-Instruct)")
@@ -94,32 +92,21 @@ def main() -> int:
     parser.add_argument("--only", choices=("share", "tune"), help="one of the two")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a bar is missed")
     asked = parser.parse_args()
-    began = time.monotonic()
-    try:
-        model = weights(asked.model)
-        found, right = [], True
+
+    def work(found: list[Figure]) -> bool:
+        model, right = weights(asked.model), True
         if asked.only != "tune":
             with Rig(QUICK_LIMIT_S if asked.quick else LIMIT_S) as rig:
-                found, right = bench(rig, model, 2 if asked.quick else 4, 1 if asked.quick else 2, asked.threads)
+                figures, right = bench(rig, model, 2 if asked.quick else 4, 1 if asked.quick else 2, asked.threads)
+                found += figures
         if asked.only != "share":
             with Rig(TUNE_QUICK_LIMIT_S if asked.quick else TUNE_LIMIT_S) as rig:
-                more, too = tuned.bench(rig, model, 2 if asked.quick else 4, asked.quick)
-                found, right = found + more, right and too
-    except Missing as missing:
-        talk(f"bench: {missing}")
-        return 2
-    except (RuntimeError, subprocess.TimeoutExpired) as wrong:
-        talk(f"bench: {wrong}")
-        return 3
-    except Overtime as overtime:
-        talk(f"bench: {overtime}")
-        return 4
-    except KeyboardInterrupt:
-        talk("bench: stopped")
-        return 130
-    all_hold = publish(found)
-    talk(f"took {time.monotonic() - began:.0f} s")
-    return (1 if asked.strict and not all_hold else 0) if right else 3
+                figures, too = tuned.bench(rig, model, 2 if asked.quick else 4, asked.quick)
+                found += figures
+                right = right and too
+        return right
+
+    return ended(work, strict=asked.strict)
 
 
 if __name__ == "__main__":

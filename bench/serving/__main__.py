@@ -2,13 +2,11 @@
 a quiet buyer beside a flood, and how well the lanes set themselves up. See bench/README.md."""
 
 import argparse
-import subprocess
 import sys
-import time
 
-from bench.rig.figures import Figure, publish
+from bench.rig.ending import ended
+from bench.rig.figures import Figure
 from bench.rig.processes import Overtime, Rig, talk
-from bench.rig.store import Missing
 from bench.serving import grid, losses, measures, models, ours
 from bench.serving.limit import Limit
 
@@ -67,7 +65,7 @@ def _ray(rig: Rig, quick: bool) -> list[Figure]:
 
 
 def main() -> int:
-    """Exit codes as in bench/README.md."""
+    """Exit codes as in `bench.rig.ending`."""
     parser = argparse.ArgumentParser(prog="python -m bench.serving", description=str(__doc__).splitlines()[0])
     parser.add_argument(
         "--quick", action="store_true", help="shorter and fewer rounds: under 6 minutes; figures are rougher"
@@ -76,26 +74,13 @@ def main() -> int:
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a bar is missed")
     asked = parser.parse_args()
     parts = tuple(part for part in PARTS if not asked.only or part in asked.only)
-    began, found = time.monotonic(), list[Figure]()
-    try:
+
+    def work(found: list[Figure]) -> bool:
         with Rig(QUICK_LIMIT_S if asked.quick else LIMIT_S) as rig:
             bench(rig, measures.QUICK if asked.quick else measures.FULL, parts, asked.quick, found)
-    except Missing as missing:
-        talk(f"bench: {missing}")
-        return 2
-    except (RuntimeError, OSError, subprocess.SubprocessError) as wrong:
-        talk(f"bench: {wrong}")
-        return 3
-    except Overtime as overtime:
-        talk(f"bench: {overtime}")
-        publish(found)
-        return 4
-    except KeyboardInterrupt:
-        talk("bench: stopped")
-        return 130
-    all_hold = publish(found)
-    talk(f"took {time.monotonic() - began:.0f} s")
-    return 1 if asked.strict and not all_hold else 0
+        return True
+
+    return ended(work, strict=asked.strict)
 
 
 if __name__ == "__main__":
