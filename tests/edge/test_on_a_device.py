@@ -236,6 +236,36 @@ def test_a_log_that_was_changed_is_refused_as_a_whole(owner: Owner, how: str) ->
     assert "cannot be believed" in owner.run("verify", expect=7)
 
 
+def test_verifying_says_what_was_verified(owner: Owner) -> None:
+    made = owner.export()
+    told = owner.run("verify")
+    assert told["verified"] is True and told["device"] == made.device
+    assert told["checked"]["model"]["files"] >= 3 and told["checked"]["model"]["digest"].startswith("sha256:")
+    empty = told["checked"]["log"]
+    assert empty["entries"] == 0 and empty["from"] is None and empty["chain"] == "intact"
+    log = owner.usage_log()
+    for units in (5, 6):
+        log.count("classification", "input_tokens", units)
+    seen = owner.run("verify")["checked"]["log"]
+    assert (seen["entries"], seen["counted"]) == (2, {"input_tokens": 11})
+    assert seen["from"] <= seen["to"] and seen["from"].endswith("+00:00")
+    key = json.loads((owner.folder / "device.json").read_text())["key"]
+    assert len(seen["key"]) == 16 and seen["key"] not in key, "a fingerprint, not the key"
+    assert owner.run("status")["entries"] == 2 and "checked" not in owner.run("status")
+
+
+def test_a_log_whose_end_was_cut_off_is_told_with_the_way_back(owner: Owner) -> None:
+    owner.export()
+    log = owner.usage_log()
+    log.count("classification", "input_tokens", 5)
+    old = owner.log.read_bytes()
+    log.count("classification", "input_tokens", 900)
+    owner.run("sync")
+    owner.log.write_bytes(old)
+    told = owner.run("verify", expect=7)
+    assert "ends at entry 1, but 2 were sent" in told and "Do this: Restore it" in told
+
+
 def test_an_old_copy_of_a_device_cannot_go_on_from_the_past(owner: Owner) -> None:
     made = owner.export()
     log = owner.usage_log()
@@ -332,7 +362,8 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(owner: Owner, tmp
             assert edge_devices.list_devices(conn, owner.org_id) == []
     made = owner.export()
     (owner.folder / "model" / "model.onnx").write_bytes(b"another model")
-    assert "not the file that was signed" in owner.run("verify", expect=7)
+    told = owner.run("verify", expect=7)
+    assert "not the file that was signed" in told and "tollway export edge mood" in told
     assert (owner.folder / "device.json").stat().st_mode & 0o077 == 0
     assert made.size_bytes < 2_000_000
 

@@ -23,6 +23,11 @@ def key_of(secret: bytes, device: str) -> str:
     return hmac.new(secret, f"edge-device:{device}".encode(), hashlib.sha256).hexdigest()
 
 
+def fingerprint(key: str) -> str:
+    """Which key it is, without telling it."""
+    return hashlib.sha256(bytes.fromhex(key)).hexdigest()[:16]
+
+
 def beginning(key: str, device: str, digest: str) -> str:
     """The seal before the first entry: binds the chain to the device and to the model it was given."""
     return _seal(key, {"device": device, "digest": digest})

@@ -40,10 +40,11 @@ def _done(device: Device, asked: argparse.Namespace) -> dict[str, Any]:
         if not key:
             raise BadRequest("No key was given.", hint="Set TOLLWAY_KEY to a key of the organization of this device.")
         return dict(sync(device, key, asked.url or ""))
-    if asked.command == "verify":
-        device.verify()
+    checked = device.verify() if asked.command == "verify" else None
     counted = device.log.verify()
     about = {name: device.about[name] for name in ("device", "model", "version", "format", "organization", "url")}
+    if checked is not None:
+        return {"verified": True, **{name: about[name] for name in ("device", "model", "version")}, "checked": checked}
     return about | {"entries": counted, "synced": device.log.synced()}
 
 
@@ -89,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=int, default=8090)
     commands.add_parser("status", help="what was counted, what was sent")
-    commands.add_parser("verify", help="whether files and log are what they were")
+    commands.add_parser(
+        "verify", help="hold the files against the signed manifest and the log against its chain; what was checked"
+    )
     send = commands.add_parser("sync", help="send the usage log (TOLLWAY_KEY holds the key)")
     send.add_argument("--url", default="", help="another address of the shop")
     return parser

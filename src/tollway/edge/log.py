@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,10 +68,30 @@ class UsageLog:
                     yield _read(line)
 
     def verify(self) -> int:
-        """Check the whole chain; how many entries it has. Raises Conflict for one that was changed."""
+        """Check the whole chain; how many entries it has. Raises Conflict for one that was changed, or cut off at its end."""
+        return int(self.verified()["entries"])
+
+    def verified(self) -> dict[str, Any]:
+        """The same, with what was seen: how many entries, from when to when, what they count, sealed by which key."""
         entries = list(self.entries())
         chain.check(self._key, self._beginning, 0, entries)
-        return len(entries)
+        if len(entries) < self.synced():
+            raise Conflict(
+                f"The usage log ends at entry {len(entries)}, but {self.synced()} were sent already: its end was cut off.",
+                code="log_tampered",
+                hint="Restore it from a copy that has them, or have the device exported anew: what was sent stays in the books.",
+            )
+        units: dict[str, int] = {}
+        for entry in entries:
+            units[entry["meter"]] = units.get(entry["meter"], 0) + entry["units"]
+        return {
+            "entries": len(entries),
+            "from": _moment(entries[0]["at_ms"]) if entries else None,
+            "to": _moment(entries[-1]["at_ms"]) if entries else None,
+            "counted": units,
+            "chain": "intact",
+            "key": chain.fingerprint(self._key),
+        }
 
     def synced(self) -> int:
         """The number of the last entry that the shop has."""
@@ -111,6 +132,11 @@ class UsageLog:
         return int(entry["n"]), str(entry["seal"])
 
 
+def _moment(at_ms: int) -> str:
+    """By the device's own clock; it may be wrong, which the shop puts right."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")
+
+
 def _read(line: bytes) -> dict[str, Any]:
     try:
         entry = json.loads(line)
@@ -118,4 +144,8 @@ def _read(line: bytes) -> dict[str, Any]:
             return entry
     except ValueError:
         pass
-    raise Conflict("The usage log holds a line that is no entry.", code="log_tampered", hint="Restore it from a copy.")
+    raise Conflict(
+        "The usage log holds a line that is no entry.",
+        code="log_tampered",
+        hint="Restore it from a copy, or have the device exported anew: what was sent stays in the books.",
+    )
