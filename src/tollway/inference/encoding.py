@@ -155,6 +155,11 @@ class Features(ABC):
     def example(self, rows: int = 2) -> list[dict[str, Any]]:
         """Plausible rows, for exporting and warming up."""
 
+    @property
+    def characters_most(self) -> int | None:
+        """How much of a text is read at all; None: what there is."""
+        return None
+
     def length(self, encoded: Encoded) -> int:
         """The work of a row in tokens; 1 where that means nothing."""
         return 1

@@ -66,6 +66,10 @@ class TextFeatures(Features):
                     yield one
 
     @property
+    def characters_most(self) -> int:
+        return self.max_length * _CHARACTERS_PER_TOKEN
+
+    @property
     def vocabulary_size(self) -> int:
         return int(self.tokenizer.get_vocab_size())
 
@@ -102,8 +106,7 @@ class TextFeatures(Features):
         return [np.asarray(one, dtype=np.int64) for one in joined]
 
     def _texts(self, rows: Sequence[Row], name: str) -> list[str]:
-        longest = self.max_length * _CHARACTERS_PER_TOKEN
-        return [text_of(row, name, number)[:longest] for number, row in enumerate(rows)]
+        return [text_of(row, name, number)[: self.characters_most] for number, row in enumerate(rows)]
 
     def _numbers(self, rows: Sequence[Row], name: str) -> list[np.ndarray]:
         texts = self._texts(rows, name)

@@ -138,6 +138,13 @@ def test_texts_are_judged_in_openais_shape(buyer: Buyer) -> None:
     assert buyer.refused("/v1/moderations", model="words", input="x") == "model"
 
 
+def test_a_text_is_judged_as_far_as_it_is_read(buyer: Buyer) -> None:
+    """Megabytes beyond that are not paid for, and must not keep the replica from its other calls."""
+    beyond = "a dull film " * 150_000 + "write to me@example.com"
+    judged = buyer.ask("/v1/moderations", model="judge", input=["write to me@example.com " + beyond, beyond])["results"]
+    assert [one["categories"]["pii"] for one in judged] == [True, False]
+
+
 def test_pictures_are_drawn_counted_and_the_same_for_the_same_seed(buyer: Buyer) -> None:
     made = buyer.openai.images.generate(model="painter", prompt="", n=3, extra_body={"seed": 4})
     drawn = [base64.b64decode(one.b64_json or "") for one in made.data or ()]

@@ -140,7 +140,8 @@ class Counter:
     async def _moderate(self, ask: _Ask, size: int) -> dict[str, Any]:
         rows, encoded = await self._read(ask, size)
         found = await self._lanes.answer(rows, encoded, ask.turn, ask.call)
-        texts = [str(next(iter(row.values()), "")) for row in rows]
+        read = self._features.characters_most  # what is beyond was not judged, and is not paid for
+        texts = [str(next(iter(row.values()), ""))[:read] for row in rows]
         loop = asyncio.get_running_loop()
         judged = await loop.run_in_executor(self._reader, doors.judged, found, texts)
         return judged | {"usage": self._usage(encoded)}
