@@ -22,9 +22,12 @@ async def open_call(
     refuse_suspect(served, caller, request)
     turn = turn_of(desk, caller, timeout_s, tier)
     size = served.size_at_once(request)
+    # The engine counts, a model is loaded and a line looks crowded for nobody who may not call or cannot pay.
+    least = size or served.least(request)
+    counted = {least.meter: least.units} if least.meter else None
+    desk.access.look(caller, request.model, tier, least.input_tokens, least.output_tokens, counted)
     served.line.require(size.tokens_each if size else served.rough_size(request), turn)
     if size is None:
-        desk.access.look(caller, request.model, tier)  # the engine counts for nobody who may not call
         size = await served.size(request)
     crashpoint("answer.before_hold")
     counted = {size.meter: size.units} if size.meter else None

@@ -178,11 +178,23 @@ class Access:
 
     # -- hold, settle, release ---------------------------------------------------------------------------------------
 
-    def look(self, caller: Caller, model: str, tier: str = "") -> catalog.PlanVersion:
-        """Whether a call could be admitted at all, before any work is done to learn its size. Raises what `admit` does."""
-        plan = self._plan_for(caller, model)
+    def look(
+        self,
+        caller: Caller,
+        model: str,
+        tier: str = "",
+        input_least: int = 0,
+        output_least: int = 0,
+        counted: dict[str, int] | None = None,
+    ) -> catalog.PlanVersion:
+        """Whether a call that takes at least so much could be admitted at all, before any work is done to learn its size.
+        Raises what `admit` does; nothing said of its size, nothing is asked of quota and wallet."""
+        plan, account = self._plan_for(caller, model), caller.account
         if not tier:
             self._check_gates(caller, 0)
+        if input_least or output_least or counted:
+            model, spending = catalog.sold_as(model, tier), self._this_month(account)
+            self._check_money(account, plan, spending, model, input_least, output_least, counted)
         return plan
 
     def _plan_for(self, caller: Caller, model: str) -> catalog.PlanVersion:

@@ -149,7 +149,15 @@ class SharedAccess(Access):
         grant.epoch = self.epoch
         return grant
 
-    def look(self, caller: Caller, model: str, tier: str = "") -> catalog.PlanVersion:
+    def look(
+        self,
+        caller: Caller,
+        model: str,
+        tier: str = "",
+        input_least: int = 0,
+        output_least: int = 0,
+        counted: dict[str, int] | None = None,
+    ) -> catalog.PlanVersion:
         """As `Access.look`, but a share that is used up refuses nobody yet."""
         return self._plan_for(caller, model)
 

@@ -292,6 +292,10 @@ class Served:
             )
         return self._sized(request, await self._count(request))
 
+    def least(self, request: Request) -> Size:
+        """What the smallest call of its kind takes, where `size_at_once` cannot tell more."""
+        return Size(0, 0, 1, 1, "audio_seconds", 1) if isinstance(request, TranscriptionRequest) else Size(1, 1, 1, 2)
+
     def rough_size(self, request: Request) -> int:
         """About as many tokens as `size` will find, without asking the engine: enough to see that there is no time for it."""
         if isinstance(request, TranscriptionRequest):
