@@ -122,6 +122,47 @@ def test_scope_and_models_bind(db: Database, clock: ManualClock, pepper: bytes) 
     shop.access.release(shop.access.admit(caller, "small", 1, 1))
 
 
+def test_what_no_price_covers_is_refused_where_the_plan_says_so(
+    sqlite_db: Database, clock: ManualClock, pepper: bytes
+) -> None:
+    """A model of another meter that a plan of "*" takes in would be given away."""
+    strict = catalog.Terms(
+        overage="wallet",
+        unpriced="refuse",
+        charges=(*PRICES, catalog.Charge(meter="characters", model="gift", price_micros=0)),
+    )
+    shop = Shop(sqlite_db, clock, pepper, strict, wallet_micros=MILLION)
+    caller = shop.caller()
+    for tier in ("", catalog.BATCH):
+        with pytest.raises(Forbidden, match="no price") as told:
+            shop.access.admit(caller, "voice", 0, 0, {"characters": 7}, tier)
+        assert told.value.code == "model_not_priced"
+    shop.access.release(shop.access.admit(caller, "gift", 0, 0, {"characters": 7}))
+    shop.access.release(shop.access.admit(caller, "chatty", 5, 5))
+    assert shop.access.refusals["model_not_priced"] == 2
+
+
+def test_what_no_price_covers_is_free_where_the_plan_says_so(
+    sqlite_db: Database, clock: ManualClock, pepper: bytes
+) -> None:
+    shop = Shop(sqlite_db, clock, pepper, terms())
+    grant = shop.access.admit(shop.caller(), "voice", 0, 0, {"characters": 7})
+    assert shop.access.settle(grant, {"requests": 1, "characters": 7}) == 0
+
+
+def test_a_request_that_was_looked_into_and_refused_counts_against_rpm(
+    sqlite_db: Database, clock: ManualClock, pepper: bytes
+) -> None:
+    shop = Shop(sqlite_db, clock, pepper, terms(rpm=2), wallet_micros=MILLION, rpm=5)
+    for _ in range(2):
+        shop.access.look(shop.caller(), "m")
+        shop.access.count(shop.caller())
+    with pytest.raises(RateLimited, match="2 requests per minute"):
+        shop.access.look(shop.caller(), "m")
+    clock.advance(seconds=61)
+    shop.access.look(shop.caller(), "m")
+
+
 def test_without_a_subscription_there_is_402(shop: Shop, clock: ManualClock) -> None:
     shop.change(lambda conn: catalog.cancel(conn, clock.now_ms(), shop.org.id))
     with pytest.raises(PaymentRequired, match="no subscription"):

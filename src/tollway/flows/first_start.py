@@ -69,8 +69,11 @@ def _opened(shop: Shop, with_starter: bool, progress: Progress | None) -> Welcom
 
 
 def starter_terms(currency: str) -> catalog.Terms:
-    """The plan everybody starts with: a monthly fee, a little free input, output paid from the first token."""
+    """The plan everybody starts with: a monthly fee, a little free input, output paid from the first token; and a price for
+    whatever else a model may count, so that what is deployed next is sold and not given away."""
     prices = {"input_tokens": 500_000, "cached_tokens": 100_000, "output_tokens": 2_000_000}
+    prices |= {"training_tokens": 3_000_000, "audio_seconds": 100_000_000, "characters": 15_000_000}
+    prices |= {"rows": 500_000_000, "images": 2_000_000_000, "explanations": 5_000_000_000}
     charges = [
         catalog.Charge(meter=meter, price_micros=price, included=10_000 if meter == "input_tokens" else 0)  # type: ignore[arg-type]
         for meter, price in prices.items()
@@ -78,8 +81,9 @@ def starter_terms(currency: str) -> catalog.Terms:
     charges.append(catalog.Charge(meter="input_tokens", model=EMBEDDING, price_micros=20_000))
     limits = catalog.Limits(rpm=3_000, tpm=2_000_000, concurrency=64, monthly_tokens=100_000_000)
     return catalog.Terms(
-        currency=currency, flat_fee_micros=9_000_000, overage="wallet", charges=tuple(charges), limits=limits
-    )
+        currency=currency, flat_fee_micros=9_000_000, overage="wallet", charges=tuple(charges), limits=limits,
+        unpriced="refuse",
+    )  # fmt: skip
 
 
 def _demo_buyer(shop: Shop, conn: sa.Connection, made: Welcome) -> Welcome:

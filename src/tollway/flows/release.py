@@ -137,7 +137,7 @@ def sell(
         try:
             before = catalog.get_plan(conn, plan)
         except NotFound:
-            terms = catalog.Terms(currency=shop.settings.currency, charges=charges, models=(model,))
+            terms = catalog.Terms(currency=shop.settings.currency, charges=charges, models=(model,), unpriced="refuse")
             return catalog.create_plan(conn, now_ms, plan, plan.replace("-", " ").capitalize(), terms), 0
         slots = {(charge.meter, charge.model) for charge in charges}
         kept = tuple(one for one in before.terms.charges if (one.meter, one.model) not in slots)

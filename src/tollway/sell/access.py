@@ -235,6 +235,14 @@ class Access:
         spending = self._this_month(account)
         model = catalog.sold_as(model, tier)
         units = self._check_money(account, plan, spending, model, input_max, output_max, counted)
+        if plan.terms.unpriced == "refuse" and plan.terms.charges and not any(units.values()):
+            raise self._refuse(
+                Forbidden(
+                    f"The plan {plan.title!r} has no price for this use of the model {catalog.tier_of(model)[0]!r}.",
+                    code="model_not_priced",
+                    hint="Ask the operator, who finds what is missing with `tollway plan show`.",
+                )
+            )
         for index, held in units.items():
             spending.held_units[index] += held
         spending.held_tokens += tokens

@@ -68,7 +68,8 @@ class Terms(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields=
     `aborted` says whether a call that the client left is billed for what was generated. `batch_percent` is what a batch
     pays of each price; included units are for other calls. `weight` is an organization's share of a model that is in demand,
     against others'; `priority` puts its calls before the standard ones; `timeout_ms` is how long its calls may take unless
-    they say so themselves (0: as long as the shop allows).
+    they say so themselves (0: as long as the shop allows). `unpriced` is for calls that none of the charges covers; a version
+    that was sold before this was a term gave them away, and still does (`parse_terms` refuses them unless told otherwise).
     """
 
     currency: str = "USD"
@@ -82,6 +83,7 @@ class Terms(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields=
     weight: int = 1
     priority: Literal["standard", "priority"] = "standard"
     timeout_ms: int = 0
+    unpriced: Literal["refuse", "free"] = "free"
 
     def check(self) -> list[str]:
         """Everything that is wrong with these terms, in words; empty when nothing is."""
@@ -149,9 +151,10 @@ class Subscription(msgspec.Struct, frozen=True):
 
 
 def parse_terms(given: Any) -> Terms:
-    """Terms from plain data (a parsed JSON or TOML document), checked. Raises BadRequest with every problem."""
+    """Terms from plain data (a parsed JSON or TOML document), checked. What has no price is refused unless they say that it
+    is free. Raises BadRequest with every problem."""
     try:
-        terms = msgspec.convert(given, Terms)
+        terms = msgspec.convert({"unpriced": "refuse"} | given if isinstance(given, dict) else given, Terms)
     except msgspec.ValidationError as error:
         raise BadRequest(
             f"These terms cannot be read: {error}.", code="invalid_terms", hint="Amounts are whole micros."

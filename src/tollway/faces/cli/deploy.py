@@ -13,7 +13,7 @@ import msgspec
 import typer
 from typer.core import TyperGroup
 
-from tollway.faces.cli import deploy_view
+from tollway.faces.cli import deploy_view, unpriced
 from tollway.faces.cli.desk import Desk, amount, command, nearest, pairs
 from tollway.flows import release, versions
 from tollway.flows.rollout import Policy
@@ -225,13 +225,17 @@ def _outright(
     path, body = release.sample_call(desk.shop, offered)
     curl = _curl(desk.url + path, body)
     data = msgspec.to_builtins(offered) | {"curl": curl, "path": path, "plan": sold and msgspec.to_builtins(sold)}
+    missing = unpriced.of_model(desk, offered)
     data |= {"moved": moved, "way_back": found.way_back}
+    data["unpriced"] = [{"plan": on.plan_name} | msgspec.to_builtins(gap) for on, gaps in missing for gap in gaps]
     lines = [f"{name} is answered by version {offered.version}."]
     if sold is not None:
         lines.append(
             f"It is sold on {sold.plan_name}, version {sold.version}" + (f"; {moved} moved to it." if moved else ".")
         )
     desk.answer(data, lambda: "\n".join([*lines, "", curl]))
+    for on, gaps in missing:
+        unpriced.warn(desk, on, gaps)
     if sold is not None and not move:
         desk.then(f"tollway subscription start ORG {sold.plan_name}", "puts an organization on these prices")
     elif found.way_back:

@@ -36,6 +36,8 @@ def import_(
     data = {"name": name, "version": package.manifest.version, "offered": offered is not None,
             "package": msgspec.to_builtins(package.manifest), "path": str(package.folder)}  # fmt: skip
     desk.answer(data, lambda: _card(package.manifest, package.folder))
+    if offered is not None:
+        unpriced.warn_of_model(desk, offered)
     desk.then(f"tollway deploy {name}" if no_deploy else f"tollway model show {name}")
 
 
@@ -72,6 +74,7 @@ def add(
     offered = release.add_upstream(desk.shop, name, kind, there, title)  # type: ignore[arg-type]
     desk.settle()
     desk.answer(offered, lambda: f"{name} is on offer, answered by {' and '.join(there.urls)} ({there.model}).")
+    unpriced.warn_of_model(desk, offered)
     desk.then(f"tollway model show {name}")
 
 
@@ -97,11 +100,12 @@ def packaged_(
     data = {"name": name, "version": package.manifest.version, "offered": offered is not None,
             "package": msgspec.to_builtins(package.manifest), "path": str(package.folder)}  # fmt: skip
     desk.answer(data, lambda: _card(package.manifest, package.folder))
-    meter = {"transcription": "audio_seconds", "speech": "characters"}.get(package.manifest.kind)
+    missing = [] if offered is None else unpriced.warn_of_model(desk, offered)
     if no_deploy:
         desk.then(f"tollway deploy {name}")
-    elif meter:
-        desk.then(f"tollway price set PLAN {meter} PRICE --model {name}", "per million; without a price it is free")
+    elif missing:
+        plan, gaps = missing[0]
+        desk.then(unpriced.price_command(plan.plan_name, gaps[0]), "per million")
     else:
         desk.then(f"tollway model show {name}")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from tollway.faces.cli import find, tables
+from tollway.faces.cli import find, tables, unpriced
 from tollway.faces.cli.desk import Desk, Yes, amount, command, group, nearest, pairs
 from tollway.kit.errors import BadRequest
 from tollway.sell import catalog
@@ -36,6 +36,9 @@ Timeout = Annotated[
     int | None, typer.Option("--timeout-ms", help="What calls may take that do not say; 0: what the shop allows.")
 ]
 Batch = Annotated[int | None, typer.Option("--batch-percent", help="What batches pay of each price; 50 by default.")]
+Unpriced = Annotated[
+    str | None, typer.Option("--unpriced", help="Calls that no price covers: refuse (unless said otherwise) or free.")
+]
 File = Annotated[Path | None, typer.Option("--file", help="Whole terms as JSON, instead of the options above.")]
 
 
@@ -44,7 +47,7 @@ def create(
     desk: Desk, name: Name, title: Title = None, currency: Currency = None, flat_fee: Flat = None, price: Price = None,
     included: Included = None, overage: Overage = None, aborted: Aborted = None, model: Model = None, rpm: Rpm = None,
     tpm: Tpm = None, concurrency: AtOnce = None, monthly_tokens: Monthly = None, weight: Weight = None, priority: Priority = None,
-    timeout_ms: Timeout = None, batch_percent: Batch = None, file: File = None,
+    timeout_ms: Timeout = None, batch_percent: Batch = None, no_price: Unpriced = None, file: File = None,
 ) -> None:  # fmt: skip
     """Make a plan, version 1."""
     base = {
@@ -56,7 +59,7 @@ def create(
     }
     given = _changes(
         currency, flat_fee, price, included, overage, aborted, model, rpm, tpm, concurrency, monthly_tokens, base
-    ) | _service(weight, priority, timeout_ms, batch_percent)
+    ) | _service(weight, priority, timeout_ms, batch_percent, no_price)
     terms = read_terms(file) if file else catalog.parse_terms(base | given)
     with desk.write() as conn:
         made = catalog.create_plan(conn, desk.now_ms, name, title or name, terms)
@@ -69,14 +72,14 @@ def revise(
     desk: Desk, name: Name, currency: Currency = None, flat_fee: Flat = None, price: Price = None,
     included: Included = None, overage: Overage = None, aborted: Aborted = None, model: Model = None, rpm: Rpm = None,
     tpm: Tpm = None, concurrency: AtOnce = None, monthly_tokens: Monthly = None, weight: Weight = None, priority: Priority = None,
-    timeout_ms: Timeout = None, batch_percent: Batch = None, file: File = None,
+    timeout_ms: Timeout = None, batch_percent: Batch = None, no_price: Unpriced = None, file: File = None,
 ) -> None:  # fmt: skip
     """Write the next version: what you name changes, the rest stays. Running subscriptions keep their version."""
     with desk.write() as conn:
         base: dict[str, Any] = msgspec.to_builtins(find.plan(conn, name).terms)
         given = _changes(
             currency, flat_fee, price, included, overage, aborted, model, rpm, tpm, concurrency, monthly_tokens, base
-        ) | _service(weight, priority, timeout_ms, batch_percent)
+        ) | _service(weight, priority, timeout_ms, batch_percent, no_price)
         made = catalog.revise_plan(
             conn, desk.now_ms, name, read_terms(file) if file else catalog.parse_terms(base | given)
         )
@@ -132,8 +135,10 @@ def archive(desk: Desk, name: Name, yes: Yes = False) -> None:
 
 
 def show_plan(desk: Desk, one: catalog.PlanVersion) -> None:
-    """A plan version as the command's answer."""
-    desk.answer(one, lambda: _drawn(one))
+    """A plan version as the command's answer, with what it has no price for."""
+    gaps = unpriced.of_plan(desk, one)
+    desk.answer(msgspec.to_builtins(one) | {"unpriced": gaps}, lambda: _drawn(one))
+    unpriced.warn(desk, one, gaps)
 
 
 def price_rows(one: catalog.PlanVersion) -> list[dict[str, Any]]:
@@ -203,10 +208,11 @@ def _changes(
 
 
 def _service(
-    weight: int | None, priority: str | None, timeout_ms: int | None, batch_percent: int | None
+    weight: int | None, priority: str | None, timeout_ms: int | None, batch_percent: int | None, no_price: str | None
 ) -> dict[str, Any]:
     """How its calls are served, as far as it was said."""
     named = {"weight": weight, "priority": priority, "timeout_ms": timeout_ms, "batch_percent": batch_percent}
+    named["unpriced"] = no_price
     return {name: value for name, value in named.items() if value is not None}
 
 
@@ -221,6 +227,7 @@ def _drawn(one: catalog.PlanVersion) -> Any:
             "fee": f"{tables.money(one.terms.flat_fee_micros, one.terms.currency)} a month",
             "beyond quota": one.terms.overage,
             "aborted calls": one.terms.aborted,
+            "without a price": "refused" if one.terms.unpriced == "refuse" else "free",
             "service": f"{one.terms.priority}, weight {one.terms.weight}"
             + (f", {one.terms.timeout_ms:,} ms" if one.terms.timeout_ms else ""),
             "models": one.terms.models,

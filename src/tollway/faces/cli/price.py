@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from tollway.faces.cli import find, tables
+from tollway.faces.cli import find, tables, unpriced
 from tollway.faces.cli.desk import Desk, command, group
 from tollway.faces.cli.plan import price_rows, with_charges
 from tollway.sell import catalog
@@ -44,4 +44,5 @@ def set_(
         terms["charges"] = with_charges(terms["charges"], [f"{slot}={price}"], free)
         made = catalog.revise_plan(conn, desk.now_ms, plan, catalog.parse_terms(terms))
     desk.answer(made, lambda: tables.table([{"plan": plan} | row for row in price_rows(made)], _COLUMNS))
+    unpriced.warn(desk, made, unpriced.of_plan(desk, made))
     desk.then(f"tollway subscription start ORG {plan}", "moves an organization to the new version")

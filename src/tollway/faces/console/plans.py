@@ -8,8 +8,10 @@ from tollway.faces.console import queries
 from tollway.faces.console.confirm import confirmation
 from tollway.faces.console.terms_form import FormTerms, differences, read_terms, written_terms
 from tollway.faces.console.visit import Visit
+from tollway.flows import unpriced
 from tollway.kit.errors import BadRequest, Conflict, TollwayError
 from tollway.sell import catalog
+from tollway.sell.unpriced import Gap
 
 
 def plans(visit: Visit) -> Response:
@@ -44,7 +46,13 @@ def plan(visit: Visit) -> Response:
     before = next((one for one in versions if one.version == shown.version - 1), None)
     changes = differences(visit, before.terms, shown.terms) if before else []
     return visit.page(
-        "plan.html", shown=shown, newest=newest, versions=versions, subscribers=subscribers, changes=changes
+        "plan.html",
+        shown=shown,
+        newest=newest,
+        versions=versions,
+        subscribers=subscribers,
+        changes=changes,
+        gaps=_gaps(visit, shown.terms),
     )
 
 
@@ -72,7 +80,15 @@ def create(visit: Visit) -> Response:
     )
     status = 400 if problems else 200
     return visit.page(
-        "plan_form.html", status, plan=None, form=form, name=name, title=title, problems=problems, changes=changes
+        "plan_form.html",
+        status,
+        plan=None,
+        form=form,
+        name=name,
+        title=title,
+        problems=problems,
+        changes=changes,
+        gaps=_gaps(visit, terms) if changes else [],
     )
 
 
@@ -109,6 +125,7 @@ def revise(visit: Visit) -> Response:
         title=found.title,
         problems=problems,
         changes=changes if visit.field("step") != "edit" else None,
+        gaps=_gaps(visit, terms) if changes else [],
         staying=subscribers.get(found.id, 0),
     )
 
@@ -135,6 +152,14 @@ def archive(visit: Visit) -> Response:
     with visit.shop.db.write() as conn:
         catalog.archive_plan(conn, visit.now_ms, found.plan_name)
     return visit.go(f"/plans/{found.plan_name}", done="archived")
+
+
+def _gaps(visit: Visit, terms: catalog.Terms | None) -> list[Gap]:
+    """What these terms have no price for."""
+    if terms is None:
+        return []
+    with visit.shop.db.read() as conn:
+        return unpriced.of_plan(conn, visit.shop.store, terms)
 
 
 def _publish(visit: Visit, found: Any, terms: Any) -> Response:

@@ -21,6 +21,7 @@ class FormTerms:
     overage: str = "wallet"
     aborted: str = "bill"
     priority: str = "standard"
+    unpriced: str = "refuse"
     service: dict[str, str] = field(
         default_factory=lambda: {name: str(getattr(catalog.Terms(), name)) for name in SERVICE}
     )
@@ -45,6 +46,7 @@ def written_terms(terms: catalog.Terms) -> FormTerms:
         overage=terms.overage,
         aborted=terms.aborted,
         priority=terms.priority,
+        unpriced=terms.unpriced,
         service={name: str(getattr(terms, name)) for name in SERVICE},
         models=", ".join(terms.models),
         limits={name: _blank(getattr(terms.limits, name)) for name in LIMITS},
@@ -63,6 +65,7 @@ def read_terms(visit: Visit, currency: str) -> tuple[FormTerms, catalog.Terms | 
         overage=visit.field("overage"),
         aborted=visit.field("aborted"),
         priority=visit.field("priority") or "standard",
+        unpriced=visit.field("unpriced") or "refuse",
         service={name: visit.field(name) for name in SERVICE},
         models=visit.field("models"),
         limits={name: visit.field(name) for name in LIMITS},
@@ -81,6 +84,7 @@ def read_terms(visit: Visit, currency: str) -> tuple[FormTerms, catalog.Terms | 
         "limits": limits,
         "charges": charges,
         "priority": form.priority,
+        "unpriced": form.unpriced,
         **{name: value for name, value in service.items() if value is not None},
     }
     if problems:
@@ -109,6 +113,7 @@ def _lines(visit: Visit, terms: catalog.Terms) -> dict[str, str]:
         t("plan.flat_fee"): t("plan.a_month", price=fmt.exact(terms.flat_fee_micros, terms.currency)),
         t("plan.overage"): t(f"overage.{terms.overage}"),
         t("plan.aborted"): t(f"aborted.{terms.aborted}"),
+        t("plan.unpriced"): t(f"unpriced.{terms.unpriced}"),
         t("plan.priority"): t(f"priority.{terms.priority}"),
         **{t(f"plan.{name}"): fmt.number(getattr(terms, name)) for name in SERVICE},
         t("plan.models"): t("plan.all_models") if terms.models == ("*",) else ", ".join(terms.models),
