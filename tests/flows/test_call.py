@@ -19,7 +19,8 @@ from tollway.serve.engines import Caps, UpstreamServer
 from tollway.serve.line import Seat
 from tollway.serve.models import Model
 from tollway.serve.requests import ChatRequest, EmbeddingRequest, Message, Request
-from tollway.serve.served import Served, Size
+from tollway.serve.served import Served
+from tollway.serve.sizing import Size
 from tollway.watch.metrics import Metrics
 
 

@@ -29,7 +29,8 @@ from tollway.serve.fleet import Fleet
 from tollway.serve.line import TIERS, Turn
 from tollway.serve.requests import Request
 from tollway.serve.run import Run
-from tollway.serve.served import Served, Size
+from tollway.serve.served import Served
+from tollway.serve.sizing import Size
 from tollway.watch.metrics import Metrics
 
 

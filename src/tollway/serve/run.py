@@ -27,7 +27,8 @@ from tollway.serve.line import Seat, Turn
 from tollway.serve.requests import ChatRequest, CompletionRequest, Request, StreamOptions
 from tollway.serve.requests.parts import Work
 from tollway.serve.retries import TRIES_MAX, Patience
-from tollway.serve.served import Served, Size
+from tollway.serve.served import Served
+from tollway.serve.sizing import Size
 from tollway.serve.wire import WireError
 
 _log = log.get("serve.run")

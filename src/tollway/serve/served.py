@@ -1,56 +1,32 @@
-"""One version of a model in service: its replicas, the line in front of them, and what a call to it may become."""
+"""One version of a model in service: its replicas, the line in front of them, and how calls go."""
 
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
-
 from tollway.kit import log
 from tollway.kit.clock import Clock
-from tollway.kit.errors import BadRequest, Unavailable
-from tollway.kit.formats import ROWS
+from tollway.kit.errors import Unavailable
 from tollway.kit.settings import Settings
 from tollway.serve import adapters
-from tollway.serve.engine_call import Tally, refusal_of
+from tollway.serve.engine_call import Tally
 from tollway.serve.engine_time import Totals
 from tollway.serve.engines import Engine, memory_bytes
-from tollway.serve.engines.speech import decoding
 from tollway.serve.line import ANYBODY, Line, Seat, Turn
 from tollway.serve.models import Model
 from tollway.serve.posts import Post, ReplicaView
 from tollway.serve.quarantine import Quarantine
 from tollway.serve.replica import Replica, State
 from tollway.serve.replicas import Replicas
-from tollway.serve.requests import (
-    ChatRequest,
-    CompletionRequest,
-    Message,
-    OnePiece,
-    Request,
-    TranscriptionRequest,
-)
+from tollway.serve.requests import Request
 from tollway.serve.retries import Budget, Patience
 from tollway.serve.runtimes import Limits, Runtime
+from tollway.serve.sizing import Size, Sizing, least
 from tollway.serve.stats import Stats
 from tollway.serve.suspects import Suspects
-from tollway.serve.wire import WireError
 
 _log = log.get("serve.served")
-_BYTES_PER_TOKEN_MOST = 64  # more never is a prompt that fits: not worth counting
 OnReplica = Callable[["Served", Replica, State], None]
-
-
-class Size(msgspec.Struct):
-    """How large a call may become: what is held for it. `tokens_each`: of one of its `parts` engine calls; `units` of
-    `meter` is what it uses besides tokens."""
-
-    input_tokens: int
-    output_tokens: int
-    parts: int
-    tokens_each: int
-    meter: str = ""
-    units: int = 0
 
 
 class Served:
@@ -82,8 +58,6 @@ class Served:
         self.line = Line(model.name, settings.queue_max, settings.queue_timeout_s)
         self.suspects = Suspects()
         self.stats = Stats(since_ms=clock.now_ms())
-        self._output_default: int = settings.output_tokens_default
-        self._seconds_max: int = settings.audio_seconds_max
         self._on_replica = on_replica
         self._clock = clock
         self._replicas = Replicas(
@@ -92,6 +66,9 @@ class Served:
             runtime=runtime,
         )  # fmt: skip
         self._replicas.drain_within_s = settings.call_timeout_s
+        sizing = self._sizing = Sizing(model, engine.caps, settings, self._replicas.seat)
+        self.least, self.rough_size, self.size_at_once = least, sizing.rough, sizing.at_once
+        self.tokens_of = sizing.tokens_of
         self._wake = wake
         self._woken_at: float | None = None  # since when it is being loaded for a call
         self._load_s = 0.0  # what that took last
@@ -268,131 +245,14 @@ class Served:
         self.whole_answer.tick(self.stats.latency)
 
     async def size(self, request: Request) -> Size:
-        """The most tokens this call can take: input counted by the engine where it can, else bounded by its bytes.
-        Raises BadRequest for a prompt longer than the model's context."""
+        """See `Sizing.exact`; it may have to wait until the model is loaded."""
         if self.away:
             self.come(ANYBODY)
         self._replicas.guests += 1
         try:
-            return await self._size(request)
+            return await self._sizing.exact(request)
         finally:
             self._replicas.guests -= 1
-
-    async def _size(self, request: Request) -> Size:
-        if isinstance(request, TranscriptionRequest):
-            request.seconds = await self._measure(request)
-        if not isinstance(request, ChatRequest | CompletionRequest):
-            return self._size_of_inputs(request)
-        if self.caps.context_tokens and request.input_bytes() > self.caps.context_tokens * _BYTES_PER_TOKEN_MOST:
-            raise BadRequest(
-                f"The prompt is longer than this model's context of {self.caps.context_tokens:,} tokens.",
-                code="context_length_exceeded",
-                param="messages" if isinstance(request, ChatRequest) else "prompt",
-                hint="Shorten the prompt.",
-            )
-        return self._sized(request, await self._count(request))
-
-    def least(self, request: Request) -> Size:
-        """What the smallest call of its kind takes, where `size_at_once` cannot tell more."""
-        return Size(0, 0, 1, 1, "audio_seconds", 1) if isinstance(request, TranscriptionRequest) else Size(1, 1, 1, 2)
-
-    def rough_size(self, request: Request) -> int:
-        """About as many tokens as `size` will find, without asking the engine: enough to see that there is no time for it."""
-        if isinstance(request, TranscriptionRequest):
-            return 1  # its length is not known before it was decoded
-        output = request.output_max if isinstance(request, ChatRequest | CompletionRequest) else None
-        longest = self.caps.context_tokens or self._output_default
-        return request.input_bytes() // 4 + min(output or self._output_default, longest)
-
-    def size_at_once(self, request: Request) -> Size | None:
-        """The same where the engine need not be asked; None where it must."""
-        if not isinstance(request, ChatRequest | CompletionRequest):
-            return None if isinstance(request, TranscriptionRequest) else self._size_of_inputs(request)
-        return None if self.caps.tokenize or self.caps.context_tokens else self._sized(request, None)
-
-    def _sized(self, request: ChatRequest | CompletionRequest, counts: list[int] | None) -> Size:
-        exact = counts is not None
-        prompts = counts if counts is not None else [request.input_bytes()]
-        answers = request.answers if isinstance(request, CompletionRequest) else request.choices
-        longest, context = max(prompts), self.caps.context_tokens
-        each = request.output_max or self._output_default
-        if context and exact:
-            if longest >= context:
-                raise BadRequest(
-                    f"The prompt has {longest:,} tokens; this model's context is {context:,}, prompt and answer together.",
-                    code="context_length_exceeded",
-                    param="messages" if isinstance(request, ChatRequest) else "prompt",
-                    hint="Shorten the prompt.",
-                )
-            each = min(each, context - longest)
-        elif context:
-            each = min(each, context)
-        return Size(sum(prompts), each * answers, answers, longest + each)
-
-    def _size_of_inputs(self, request: OnePiece) -> Size:
-        """Tokens of texts are bounded by their bytes and by what the model reads of each; the rest is counted."""
-        meter, units = request.counted(self.caps)
-        if meter:
-            return Size(0, 0, 1, max(1, units), meter, units)
-        bound = request.input_bytes()
-        if self.model.engine in ROWS and self.caps.context_tokens:
-            bound = min(bound, request.count * self.caps.context_tokens)  # it cuts what is longer
-        if self.model.kind == "translation":  # it writes at most twice what it read, and a few tokens more
-            written = min(2 * bound + 16 * request.count, request.count * self.caps.context_tokens or bound)
-            return Size(bound, written, 1, bound + written)
-        return Size(bound, 0, 1, bound)
-
-    async def _count(self, request: ChatRequest | CompletionRequest) -> list[int] | None:
-        """Exact tokens of each prompt, in the engine's own words; None when it cannot say."""
-        seat = self._replicas.seat() if self.caps.tokenize else None
-        if seat is None:
-            return None
-        pool = seat.pool
-        try:
-            if isinstance(request, CompletionRequest):
-                texts = request.prompts
-            else:
-                body = {"messages": request.plain_messages()} | ({"tools": request.tools} if request.tools else {})
-                reply = await pool.post("/apply-template", msgspec.json.encode(body))
-                if reply.status != 200:
-                    # a template is a pure function of the messages: whatever it says is about them
-                    raise refusal_of(400 if reply.status == 500 else reply.status, reply.body)
-                texts = [msgspec.json.decode(reply.body)["prompt"]]
-            found = []
-            for text in texts:
-                asked = msgspec.json.encode({"content": text, "add_special": True, "parse_special": True})
-                reply = await pool.post("/tokenize", asked)
-                if reply.status != 200:
-                    return None
-                found.append(len(_tokens(reply.body).tokens))
-        except WireError:
-            return None
-        return found
-
-    async def _measure(self, request: TranscriptionRequest) -> int:
-        """How many seconds a recording has, begun ones whole. Raises BadRequest for what is none. What an upstream will be
-        asked to hear is measured here: it says how long it was afterwards, if at all."""
-        if self.passes_through:
-            return await decoding.length_s(request.recording, self._seconds_max)
-        seat = self._replicas.seat()
-        if seat is None:
-            raise Unavailable(f"The model {self.name!r} is not ready.", code="model_unavailable")
-        work = request.measuring()
-        try:
-            reply = await seat.pool.post(seat.prefix + work.path, work.body)
-        except WireError as error:
-            raise Unavailable("The engine could not read the recording.", code="engine_failed") from error
-        if reply.status != 200:
-            raise refusal_of(reply.status, reply.body)
-        return max(1, int(msgspec.json.decode(reply.body)["seconds"]))
-
-    async def tokens_of(self, messages: list[dict[str, str]]) -> int:
-        """Tokens of a whole conversation in the model's own template. Raises Unavailable while it cannot be counted."""
-        plain = [Message(role=one["role"], content=one["content"]) for one in messages]  # type: ignore[arg-type]
-        found = await self._count(ChatRequest(model=self.name, messages=plain))
-        if found is None:
-            raise Unavailable(f"The model {self.name!r} cannot count tokens now.", code="model_unavailable")
-        return found[0]
 
     def _turned(self, post: Post, state: State) -> None:
         if state is State.STARTING and post.seat is not None and not self.passes_through:
@@ -421,10 +281,3 @@ class Adapted(Served):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._base, name)
-
-
-class _Tokenized(msgspec.Struct):
-    tokens: list[int]
-
-
-_tokens = msgspec.json.Decoder(_Tokenized).decode
