@@ -3,8 +3,11 @@
 import re
 from urllib.parse import unquote
 
+import msgspec
+
 from tests.faces.console import seed
 from tollway.guard import keys
+from tollway.kit.clock import day_of
 from tollway.sell import accounts, api_keys, billing, catalog, ledger
 from tollway.sell import tables as sell
 
@@ -263,3 +266,53 @@ def test_a_call_is_shown_in_the_currency_it_was_priced_in(operator, shop):
         conn.execute(sell.usage_event.insert().values(row | dear))
     for path in ("/console/usage/events", "/console/overview", "/console/usage/events/evt_euro"):
         assert "€2.50" in operator.get(path).text, path
+
+
+def test_a_plan_names_what_it_has_no_price_for(operator, shop):
+    page = operator.get("/console/plans/scale").text
+    assert "Training tokens" in page and f"tollway price set scale training_tokens PRICE --model {seed.CHAT}" in page
+    row = {"charge_meter": "requests", "charge_model": "*", "charge_price": "2", "charge_included": ""}
+    asked = {"name": "by-call", "overage": "invoice", "aborted": "bill", "models": "*", "step": "preview", **row}
+    covered = operator.post_form("/console/plans/new", **asked, currency="USD")
+    assert covered.status_code == 200 and "tollway price set" not in covered.text
+    asked |= {"name": "by-token", "charge_meter": "output_tokens"}
+    preview = operator.post_form("/console/plans/new", **asked, currency="USD").text
+    assert f"tollway price set by-token training_tokens PRICE --model {seed.CHAT}" in preview and "refused" in preview
+    chinese = operator.get("/console/plans/scale?lang=zh").text
+    assert "有些在售模型没有价格" in chinese and "训练 Token" in chinese
+
+
+def test_every_meter_that_was_used_is_shown_with_its_unit(operator, buyer, shop):
+    org = organization(shop, "Northwind")
+    with shop.db.write() as conn:
+        before = sell.usage_event.c
+        mine = conn.execute(sell.usage_event.select().where(before.org_id == org.id).limit(1)).one()._mapping
+        heard = {"input_tokens": 0, "cached_tokens": 0, "output_tokens": 0, "meter": "audio_seconds", "units": 4321}
+        row = {
+            **mine,
+            "id": "evt_heard",
+            "request_id": "req_heard",
+            "model": "whisper",
+            "at_ms": seed.NOW_MS - 1,
+        } | heard
+        conn.execute(sell.usage_event.insert().values(row))
+        day = conn.execute(sell.usage_daily.select().where(sell.usage_daily.c.org_id == org.id).limit(1)).one()._mapping
+        daily = {**day, "day": day_of(seed.NOW_MS), "model": "whisper", "requests": 1} | heard
+        conn.execute(sell.usage_daily.insert().values(daily))
+        terms = catalog.get_plan_version(conn, day["plan_version_id"]).terms
+        free = msgspec.structs.replace(
+            terms, charges=(catalog.Charge(meter="audio_seconds", price_micros=1, included=10_000),)
+        )
+        catalog.subscribe(conn, seed.NOW_MS, org.id, catalog.create_plan(conn, 0, "ears", "Ears", free).id)
+    for client, asked in ((operator, f"&org={org.id}"), (buyer, "")):
+        page = client.get(f"/console/usage?by=model&model=whisper{asked}").text
+        assert "Seconds of audio" in page and "4,321</td>" in page and "Output tokens" not in page
+        assert "音频秒数" in client.get(f"/console/usage?by=model&model=whisper&lang=zh{asked}").text
+        sheet = client.get(f"/console/usage/table.csv?by=model&model=whisper{asked}")
+        assert sheet.headers["content-type"].startswith("text/csv")
+        head, line = sheet.content.decode("utf-8-sig").splitlines()
+        assert head == "model,name,requests,audio_seconds,price_picos" and line.startswith("whisper,whisper,1,4321,")
+        for path in ("/console/usage/events?model=whisper", "/console/usage/events/evt_heard"):
+            assert "4,321" in client.get(path + asked.replace("&", "&" if "?" in path else "?")).text
+    assert "4,321" in buyer.get("/console/plan").text, "what a free allowance of seconds has left"
+    assert "4,321" in operator.get(f"/console/organizations/{org.id}").text

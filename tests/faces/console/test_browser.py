@@ -101,6 +101,17 @@ def test_nothing_is_wider_than_a_telephone(chromium, still_site):
                 assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
 
 
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+def test_no_table_of_money_is_cut_off_on_a_small_laptop(chromium, still_site, locale):
+    with opened(chromium, still_site, seed.OPERATOR, locale=locale) as page:
+        for name in ("/economics?range=30d", "/usage?by=org", "/plans/starter"):
+            visit(page, still_site, name)
+            cut = page.evaluate(
+                "[...document.querySelectorAll('.scroll, .card')].filter(e => e.scrollWidth > e.clientWidth)"
+            )
+            assert len(cut) == 0, name
+
+
 def test_the_first_tab_skips_to_the_content_and_focus_is_seen(chromium, still_site):
     with opened(chromium, still_site, seed.OPERATOR) as page:
         page.goto(f"{still_site.url}/console/usage")

@@ -1,5 +1,7 @@
 """`tollway usage`: what was used, by day, model, key or organization, or call by call."""
 
+import csv
+import sys
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -12,15 +14,11 @@ from tollway.faces.cli.desk import Desk, command, day
 from tollway.kit.clock import day_of, from_ms
 from tollway.kit.errors import BadRequest
 from tollway.sell import usage as reading
+from tollway.sell.catalog import COUNTED
 
 app = typer.Typer(add_completion=False)
-_COUNTS = {
-    "requests": "requests",
-    "input_tokens": "input",
-    "cached_tokens": "cached",
-    "output_tokens": "output",
-    "price": "price",
-}
+_TOKENS = {"input_tokens": "input", "cached_tokens": "cached", "output_tokens": "output"}
+_METERS = _TOKENS | {name: name.replace("_", " ") for name in COUNTED}
 _FIRST = {
     "day": {"day": "day"},
     "model": {"model": "model"},
@@ -41,8 +39,9 @@ def usage(
     key: Annotated[str | None, typer.Option("--key", help="Only this key's id.")] = None,
     request: Annotated[str | None, typer.Option("--request", help="The one call with this x-request-id.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many calls (with --by event).")] = 50,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for a spreadsheet instead of a table.")] = False,
 ) -> None:
-    """What was used and what it was worth. Prices are rated, before an invoice rounds."""
+    """What was used, on every meter, and what it was worth. Prices are rated, before an invoice rounds."""
     if by not in _FIRST:
         raise BadRequest(f"{by!r} is no way to group usage.", hint=f"Use one of: {', '.join(_FIRST)}.")
     now_ms = desk.now_ms
@@ -59,8 +58,10 @@ def usage(
             rows = _rows(conn, by, org_id, first, last, model, key, limit)
     currency = desk.settings.currency
     shown = [_shown(row, names, currency) for row in rows if by != "day" or row["requests"]]
-    columns = _FIRST[by] | {name: heading for name, heading in _COUNTS.items() if by != "event" or name != "requests"}
-    desk.answer(rows, lambda: tables.table(shown, columns, empty="No calls in this time."))
+    if as_csv and not desk.as_json:
+        _print_csv(rows)
+    else:
+        desk.answer(rows, lambda: tables.table(shown, _columns(by, shown), empty="No calls in this time."))
     desk.then("tollway economics", "shows what it cost and what is left")
 
 
@@ -80,13 +81,29 @@ def _rows(
     return [_plain(row) for row in read(conn, org_id, first, last, model, key)]
 
 
+def _columns(by: str, rows: list[dict[str, Any]]) -> dict[str, str]:
+    """What is shown: each meter that was used, tokens where nothing was."""
+    used = {name: heading for name, heading in _METERS.items() if any(row.get(name) for row in rows)} or _TOKENS
+    return _FIRST[by] | ({} if by == "event" else {"requests": "requests"}) | used | {"price": "price"}
+
+
+def _print_csv(rows: list[dict[str, Any]]) -> None:
+    """Every field of every row, under its name."""
+    file = csv.writer(sys.stdout)
+    if rows:
+        file.writerow(rows[0])
+        file.writerows(row.values() for row in rows)
+
+
 def _plain(row: Any) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(row)
     return plain
 
 
 def _shown(row: dict[str, Any], names: dict[str, str], currency: str) -> dict[str, Any]:
-    extra = {"price": tables.money_of_picos(row["price_picos"], currency)}
+    extra: dict[str, Any] = {"price": tables.money_of_picos(row["price_picos"], currency)}
+    if row.get("meter"):
+        extra[row["meter"]] = row["units"]
     if "org_id" in row:
         extra["organization"] = names.get(row["org_id"], row["org_id"])
     if "at_ms" in row:

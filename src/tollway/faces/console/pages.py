@@ -38,6 +38,7 @@ PAGES: Final = (
     Page("/console/account", entrance.account, _GET, "signed_in"),
     Page("/console/account", entrance.change_password, _POST, "signed_in"),
     Page("/console/usage", usage.usage, _GET, "signed_in"),
+    Page("/console/usage/table.csv", usage.table, _GET, "signed_in"),
     Page("/console/usage/events", usage.events, _GET, "signed_in"),
     Page("/console/usage/events/{event_id}", usage.event, _GET, "signed_in"),
     Page("/console/invoices", bills.invoices, _GET, "signed_in"),

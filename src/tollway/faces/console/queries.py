@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from tollway.faces.console.ranges import DAY_MS, Range
 from tollway.kit.clock import day_of, month_of, to_ms
 from tollway.sell import tables as sell
+from tollway.sell.catalog import COUNTED
 from tollway.sell.metering import event_id_of
 from tollway.serve import tables as serve
 
@@ -175,17 +176,20 @@ def usage_rows(
     model: str | None,
     key_id: str | None,
 ) -> list[dict[str, Any]]:
-    """Use summed by day, model, key or org, with all filters at once; most expensive first (days: newest first)."""
+    """Use summed by day, model, key or org, with all filters at once, every meter of it; most expensive first (days: newest
+    first)."""
     table = sell.usage_daily
     column = {"day": table.c.day, "model": table.c.model, "key": table.c.key_id, "org": table.c.org_id}[group]
     sums = [sa.func.sum(table.c[name]).label(name) for name in METERS]
+    sums += [sa.func.sum(sa.case((table.c.meter == name, table.c.units), else_=0)).label(name) for name in COUNTED]
     query = sa.select(column.label("group"), *sums).where(table.c.day >= from_day, table.c.day <= to_day)
     for filtered, value in ((table.c.org_id, org_id), (table.c.model, model), (table.c.key_id, key_id)):
         if value is not None:
             query = query.where(filtered == value)
     order = column.desc() if group == "day" else sa.func.sum(table.c.price_picos).desc()
     rows = conn.execute(query.group_by(column).order_by(order))
-    return [{"group": row.group, **{name: int(getattr(row, name) or 0) for name in METERS}} for row in rows]
+    names = (*METERS, *COUNTED)
+    return [{"group": row.group, **{name: int(row._mapping[name] or 0) for name in names}} for row in rows]
 
 
 def last_used(conn: sa.Connection, org_id: str) -> dict[str, str]:

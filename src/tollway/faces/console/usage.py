@@ -1,8 +1,12 @@
 """Usage for both sides: the operator sees all organizations, a buyer its own; every sum leads to its single calls."""
 
+import csv
+import io
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any
+from typing import Any, Final
 
 from starlette.responses import Response
 
@@ -18,37 +22,66 @@ PAGE = 50
 DAYS_MAX = 400
 
 
+TOKENS: Final = ("input_tokens", "cached_tokens", "output_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the address asks to see."""
+
+    group: str
+    from_day: str
+    to_day: str
+    org_id: str | None
+    model: str | None
+    key: str | None
+
+
 def usage(visit: Visit) -> Response:
     """GET /console/usage?from=2026-11-01&to=2026-11-22&by=day&model=…&key=…&org=…"""
-    from_day, to_day = _days(visit)
-    groups = ["day", "model", "key", "org"] if visit.org_id is None else ["day", "model", "key"]
-    group = visit.query.get("by", "day")
-    group = group if group in groups else "day"
-    org_id = visit.org_id if visit.org_id is not None else visit.query.get("org") or None
-    model, key = visit.query.get("model") or None, visit.query.get("key") or None
+    asked = _asked(visit)
     with visit.shop.db.read() as conn:
-        rows = queries.usage_rows(conn, group, from_day, to_day, org_id, model, key)
-        days = rows if group == "day" else queries.usage_rows(conn, "day", from_day, to_day, org_id, model, key)
+        rows = _rows(conn, asked)
+        days = rows if asked.group == "day" else _rows(conn, replace(asked, group="day"))
         names = _names(visit, conn)
         filters = {
             "models": queries.models_used(conn, visit.org_id),
-            "keys": queries.key_names(conn, org_id),
+            "keys": queries.key_names(conn, asked.org_id),
             "orgs": names["org"],
         }
-    totals = {name: sum(row[name] for row in rows) for name in queries.METERS}
+    totals = {name: sum(row[name] for row in rows) for name in (*queries.METERS, *catalog.COUNTED)}
+    meters = _meters(totals)
     return visit.page(
         "usage.html",
-        group=group,
-        groups=groups,
+        group=asked.group,
+        groups=_groups(visit),
         rows=rows,
+        meters=meters,
         totals=totals,
         names=names,
         filters=filters,
-        from_day=from_day,
-        to_day=to_day,
-        charts=_charts(visit, days, from_day, to_day),
-        selected={"org": org_id or "", "model": model or "", "key": key or ""},
+        from_day=asked.from_day,
+        to_day=asked.to_day,
+        charts=_charts(visit, days, asked, meters),
+        selected={"org": asked.org_id or "", "model": asked.model or "", "key": asked.key or ""},
     )
+
+
+def table(visit: Visit) -> Response:
+    """GET /console/usage/table.csv: the same rows for a spreadsheet, with every meter that was used."""
+    asked = _asked(visit)
+    with visit.shop.db.read() as conn:
+        rows, names = _rows(conn, asked), _names(visit, conn)
+    meters = _meters({name: sum(row[name] for row in rows) for name in (*TOKENS, *catalog.COUNTED)})
+    text = io.StringIO()
+    file = csv.writer(text)
+    file.writerow([asked.group, "name", "requests", *meters, "price_picos"])
+    for row in rows:
+        named = names[asked.group].get(row["group"], row["group"])
+        file.writerow([row["group"], _plain(named), row["requests"], *(row[name] for name in meters), row["price_picos"]])
+    name = f"usage-{asked.group}-{asked.from_day}-{asked.to_day}.csv"
+    given = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(text.getvalue().encode("utf-8-sig"), media_type="text/csv; charset=utf-8", headers=given)
 
 
 def events(visit: Visit) -> Response:
@@ -76,6 +109,33 @@ def event(visit: Visit) -> Response:
         names = _names(visit, conn)
         version = catalog.plan_versions(conn).get(found["plan_version_id"])
     return visit.page("event.html", event=found, names=names, version=version)
+
+
+def _asked(visit: Visit) -> Asked:
+    group, query = visit.query.get("by", "day"), visit.query
+    org_id = visit.org_id if visit.org_id is not None else query.get("org") or None
+    chosen = group if group in _groups(visit) else "day"
+    return Asked(chosen, *_days(visit), org_id, query.get("model") or None, query.get("key") or None)
+
+
+def _groups(visit: Visit) -> list[str]:
+    return ["day", "model", "key", "org"] if visit.org_id is None else ["day", "model", "key"]
+
+
+def _rows(conn: Any, asked: Asked) -> list[dict[str, Any]]:
+    return queries.usage_rows(
+        conn, asked.group, asked.from_day, asked.to_day, asked.org_id, asked.model, asked.key
+    )
+
+
+def _meters(totals: Mapping[str, int]) -> list[str]:
+    """What was used, besides requests; tokens when nothing was."""
+    return [name for name in (*TOKENS, *catalog.COUNTED) if totals[name]] or list(TOKENS)
+
+
+def _plain(name: str) -> str:
+    """A name that no spreadsheet takes for a formula."""
+    return f"'{name}" if name[:1] in "=+-@\t\r" else name
 
 
 def _days(visit: Visit) -> tuple[str, str]:
@@ -109,31 +169,25 @@ def _names(visit: Visit, conn: Any) -> dict[str, dict[str, str]]:
     return {"key": queries.key_names(conn, visit.org_id), "org": orgs, "model": {}, "day": {}}
 
 
-def _charts(visit: Visit, days: list[dict[str, Any]], from_day: str, to_day: str) -> list[charts.Chart]:
-    starts = list(range(_start_ms(from_day), _start_ms(to_day) + 1, DAY_MS))
-    found = {row["group"]: row for row in days}
-    rows = [found.get(day_of(start), dict.fromkeys(queries.METERS, 0)) for start in starts]
+def _charts(visit: Visit, days: list[dict[str, Any]], asked: Asked, meters: list[str]) -> list[charts.Chart]:
+    """Tokens, each other meter that was used, and money."""
+    starts = list(range(_start_ms(asked.from_day), _start_ms(asked.to_day) + 1, DAY_MS))
+    found, none = {row["group"]: row for row in days}, dict.fromkeys((*queries.METERS, *catalog.COUNTED), 0)
+    rows = [found.get(day_of(start), none) for start in starts]
     t = visit.t
-    return [
-        charts.chart(
-            visit,
-            "usage-tokens",
-            t("chart.tokens"),
-            starts,
-            True,
-            [
-                charts.Series(t("chart.out"), [row["output_tokens"] for row in rows], "number"),
-                charts.Series(
-                    t("chart.in"), [row["input_tokens"] + row["cached_tokens"] for row in rows], "number", "quiet"
-                ),
-            ],
-        ),
-        charts.chart(
-            visit,
-            "usage-money",
-            t("chart.spend"),
-            starts,
-            True,
-            [charts.Series(t("money.price"), [row["price_picos"] for row in rows], "money")],
-        ),
-    ]
+
+    def drawn(name: str, title: str, *series: charts.Series) -> charts.Chart:
+        return charts.chart(visit, f"usage-{name}", title, starts, True, series)
+
+    made = []
+    if not set(TOKENS).isdisjoint(meters):
+        read = [row["input_tokens"] + row["cached_tokens"] for row in rows]
+        written = charts.Series(t("chart.out"), [row["output_tokens"] for row in rows], "number")
+        made.append(drawn("tokens", t("chart.tokens"), written, charts.Series(t("chart.in"), read, "number", "quiet")))
+    for name in meters:
+        if name in catalog.COUNTED:
+            label = t(f"meter.{name}")
+            made.append(drawn(name, label, charts.Series(label, [row[name] for row in rows], "number")))
+    spent = [row["price_picos"] for row in rows]
+    made.append(drawn("money", t("chart.spend"), charts.Series(t("money.price"), spent, "money")))
+    return made
