@@ -116,7 +116,11 @@ class Desk:
 
             # A pipe has no width; a fixed wide one keeps rows on one line there.
             console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
-            console.print(view())
+            shown = view()
+            if isinstance(shown, str):  # as it is: what is to be pasted must not be broken into lines, nor read as markup
+                console.print(shown, soft_wrap=True, markup=False)
+            else:
+                console.print(shown)
 
     def say(self, *lines: str) -> None:
         """Talk, on stderr: never mixed into the data."""
