@@ -44,6 +44,7 @@ async def answer_whole(call: Call) -> bytes:
     """Run a call and answer in one piece; its event is durable when this returns. Raises Unavailable (503)."""
     async with call:
         raw = await call.run.answer()
+        answer = shown(call, raw)  # what cannot be shown was not answered: nobody pays for it
     crashpoint("answer.before_last_byte")
     if call.desk.copies is not None:
         call.desk.copies.after(call, raw)
@@ -62,7 +63,6 @@ async def answer_stream(call: Call) -> AsyncGenerator[list[bytes]]:
     """Run a call and yield its events in groups as they come; the last group only after the event is durable.
     If the caller leaves, the engine stops and what was generated is billed."""
     copies = call.desk.copies
-        answer = shown(call, raw)  # what cannot be shown was not answered: nobody pays for it
     heard = copies.listen(call) if copies is not None else None
     async with call:
         async for events in call.run.events():
