@@ -88,6 +88,11 @@ def test_a_generator_that_is_asked_for_a_class_is_judged_by_a_classifier():
     with pytest.raises(BadRequest, match="is not one of dark, light"):
         predictor.predict([{"seed": 1, "label": "green"}])
     scores = evaluate.examine("image-generation", predictor, Rows(rows, rows), Wishes(bootstrap=30))
+    gates = {"class_as_asked": ">=0.7", "low.elbo_at_mean": ">=-999", "coverage": ">=0.3", "vs.baseline.low": ">=2"}
+    evaluate.refuse("image-generation", Rows(rows, rows), Wishes(require=gates))
+    with pytest.raises(BadRequest, match="class_as_ask"):
+        evaluate.refuse("image-generation", Rows(rows, rows), Wishes(require={"class_as_ask": ">=0.7"}))
+    assert set(gates) - {"vs.baseline.low"} <= set(scores.named())
     found = {name: one.value for name, one in scores.metrics.items()}
     assert found["class_as_asked"] > 0.9 and 1.5 < found["classifier_score"] <= 2.0
     assert 0 <= found["realism"] <= 1 and 0 <= found["coverage"] <= 1
