@@ -231,3 +231,46 @@ def test_a_text_full_of_it_takes_no_longer_for_each():
         began = time.process_time()
         assert len(masking.find(text, ("email", "ip", "iban"))) == 20_000, kind
         assert time.process_time() - began < 3
+
+
+def identity(first: str) -> str:
+    """An identity card's number with its check digit."""
+    weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+    return first + "10X98765432"[sum(int(one) * weight for one, weight in zip(first, weights, strict=True)) % 11]
+
+
+ID = identity("11010519900307293")
+LETTERS = [  # as people write, and what has to be covered
+    ("您好，我是王建国先生的家属，麻烦把报告寄到北京市朝阳区建国路88号SOHO现代城A座1203室，电话１３９ １２３４ ５６７８。",
+     {"王建国", "北京市朝阳区建国路88号SOHO现代城A座1203室", "１３９ １２３４ ５６７８"}),
+    (f"客户李晓明（身份证号{ID}）于2026年3月办理了尾号6789的储蓄卡。", {"李晓明", ID}),
+    ("收款人：欧阳娜娜，开户行：工商银行深圳南山支行，卡号6222 0202 0011 2233 446。", {"欧阳娜娜", "6222 0202 0011 2233 446"}),
+    ("加我微信wxid_a1b2c3d4聊，或者微信号：zhang-san_88，QQ 1234567890。", {"wxid_a1b2c3d4", "zhang-san_88", "1234567890"}),
+    ("车牌粤B·12345的车主陈女士，新能源车沪AD12345也在她名下，手机号13800138000。", {"粤B·12345", "陈", "沪AD12345", "13800138000"}),
+    ("张伟医生说患者刘洋（女）下周三复查，请联系家属刘先生 138-0013-8000。", {"张伟", "刘洋", "刘", "138-0013-8000"}),
+    ("收货地址：浙江省杭州市余杭区五常街道文一西路969号3号楼5单元502，收件人赵小姐，+86 139 1234 5678",
+     {"浙江省杭州市余杭区五常街道文一西路969号3号楼5单元502", "赵", "+86 139 1234 5678"}),
+    ("我叫孙悦，住在上海市浦东新区世纪大道1号东方明珠苑12栋301，邮箱sunyue1990@163.com，生日1990年3月7日",
+     {"孙悦", "上海市浦东新区世纪大道1号东方明珠苑12栋301", "sunyue1990@163.com", "1990年3月7日"}),
+    ("吴总监您好，护照E12345678的客人是林太太，固话0755-26712345转801，公司在广东省深圳市南山区科技园南区高新南一道9号。",
+     {"吴", "E12345678", "林", "0755-26712345转801", "广东省深圳市南山区科技园南区高新南一道9号"}),
+    (f"联系人 马云龙 电话 021 6888 1234 身份证 {ID[:6]} {ID[6:14]} {ID[14:]} 地址 江苏省南京市鼓楼区中山路18号德基广场2期16层，"
+     "王姐说她爱人叫李强。",
+     {"马云龙", "021 6888 1234", f"{ID[:6]} {ID[6:14]} {ID[14:]}", "江苏省南京市鼓楼区中山路18号德基广场2期16层", "王", "李强"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), LETTERS)
+def test_ten_chinese_letters_are_covered_exactly(text, expected):
+    assert {text[one.start : one.end] for one in masking.find(text)} == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "客户白名单已更新，客户成长，客户方面没有意见。", "学生和老师都很高兴。", "高总共收到三封信，汇总如下。", "他叫车去了，她叫外卖。",
+        "乘客于途中下车。", "会员白金卡今日到期。", "把报告寄到公司。", "微信支付和微信小程序都可以用。", "频道一共9个。",
+    ],
+)  # fmt: skip
+def test_what_only_looks_like_a_name_or_an_address_stays(text):
+    assert masking.find(text) == []

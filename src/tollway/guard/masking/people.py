@@ -18,10 +18,14 @@ _SURNAMES: Final = (
 _DOUBLE: Final = "欧阳|司马|上官|诸葛|东方|皇甫|尉迟|公孙|慕容|令狐|司徒|夏侯|南宫|长孙|端木|百里|宇文"
 _FAMILY: Final = f"(?:{_DOUBLE}|[{_SURNAMES}])"
 _GIVEN: Final = "[\u4e00-\u9fff]{1,2}"
-_TITLES: Final = "先生|女士|小姐|太太|老师|医生|大夫|护士|经理|主任|教授|同学|师傅|阿姨|叔叔|律师|博士|院长|校长|局长|处长|科长|董事长|总监"
+_TITLES: Final = (
+    "先生|女士|小姐|太太|老师|医生|大夫|护士|经理|主任|教授|同学|师傅|阿姨|叔叔|律师|博士|院长|校长|局长|处长|科长|董事长|总监"
+    "|警官|法官|大哥|大姐|大爷|大妈|奶奶|爷爷|主管|同志"
+)
 _LABELS: Final = (
     "姓名|名字|收件人|收货人|寄件人|联系人|客户|申请人|患者|病人|户主|持卡人|经办人"
-    "|签名|开户人|户名|法人|法定代表人|负责人|投保人|被保险人|紧急联系人"
+    "|签名|开户人|户名|法人|法定代表人|负责人|投保人|被保险人|紧急联系人|收款人|付款人|汇款人|投诉人|报案人|当事人"
+    "|车主|业主|房东|租客|乘客|旅客|原告|被告|证人|监护人|家属|受益人|学员|会员"
 )
 _NOT_NAMES_WORDS: Final = (
     "高兴 方便 时间 于是 安全 成功 王国 马上 任何 白色 金额 江苏 江西 安徽 常常 明白 明天 明年 和平 关于 关系 任务 高级 "
@@ -67,8 +71,19 @@ _GREETED: Final = re.compile(
     rf"(?: ({_CAPITAL}))?"
 )
 _PAIR: Final = re.compile(rf"(?<![A-Za-z])({_CAPITAL})( (?:[A-Z]\. )?{_CAPITAL})")
-_ZH_TITLE: Final = re.compile(rf"(?<![{_SURNAMES}])({_FAMILY}(?:[\u4e00-\u9fff]{{1,2}})??)(?:{_TITLES})")
+_ZH_TITLE: Final = re.compile(rf"(?<![{_SURNAMES}])(?!{_LABELS})({_FAMILY}(?:[\u4e00-\u9fff]{{1,2}})??)(?:{_TITLES})")
 _ZH_LABEL: Final = re.compile(rf"(?:{_LABELS})(?:[:：是为]|\s)\s*({_FAMILY}{_GIVEN})(?![\u4e00-\u9fff]{{3}})")
+_TAIL: Final = "单类群端方户员量率额数据表层级别期区段组价款项费源心见性化力品卡长站师"  # a name seldom ends so
+_ZH_TOLD: Final = re.compile(  # 患者刘洋（…: with no sign between them, something has to end the name
+    rf"(?:患者|病人|投诉人|报案人|申请人|收件人|收货人|寄件人|联系人|户主|持卡人|经办人|当事人|收款人|付款人|汇款人|被告|原告|房东|租客|车主"
+    rf"|客户(?=[^（(]{{2,3}}[（(]))({_FAMILY}(?!{_TITLES})[\u4e00-\u9fff]?(?![{_TAIL}])[\u4e00-\u9fff])"
+    r"(?=[（(，,。；;、：:\s]|$|的(?:电话|手机|身份证|住址|地址|邮箱|银行卡|微信))"
+)
+_ZH_CALLED: Final = re.compile(rf"({_FAMILY})(?:总|姐|哥)(?=[，。,！!、:：\s）)您你好说]|的(?!来说)|$)")
+_ZH_KIN: Final = re.compile(
+    rf"(?:爱人|丈夫|妻子|老公|老婆|儿子|女儿|父亲|母亲|爸爸|妈妈|同事|朋友|孩子|邻居|[他她])(?:名字)?叫({_FAMILY}(?:(?![去来了着过的])[\u4e00-\u9fff]){{1,2}})"
+    r"(?=[，。,.；;！!？?、\s（(）)]|$)"
+)
 _ZH_SAID: Final = re.compile(
     rf"(?:我叫|名叫|叫做|我的名字是|本人|我是|你好，我是)({_FAMILY}{_GIVEN}?)(?=[，。,.；;！!？?、\s）)]|$|的?(?:电话|手机|身份证|住址|地址|邮箱))"
 )
@@ -82,9 +97,12 @@ _WEEKDAYS: Final = frozenset(_WEEKDAYS_WORDS.split())
 def names(text: str) -> Iterator[tuple[int, int]]:
     """(start, end) of what are probably persons' names; may overlap."""
     if any("\u4e00" <= one <= "\u9fff" for one in text):
-        for pattern in (_ZH_LABEL, _ZH_TITLE, _ZH_SAID):
+        for pattern in (_ZH_LABEL, _ZH_TOLD, _ZH_TITLE, _ZH_CALLED, _ZH_KIN, _ZH_SAID):
             for match in pattern.finditer(text):
-                if match.group(1) not in _NOT_NAMES and match.group(1)[:2] not in _NOT_NAMES:
+                name, before = match.group(1), text[max(0, match.start(1) - 1) : match.start(1)]
+                if name == "和" and "\u4e00" <= before <= "\u9fff":
+                    continue  # 学生和老师
+                if name not in _NOT_NAMES and name[:2] not in _NOT_NAMES:
                     yield match.span(1)
     if not text.isascii() and not any("A" <= one <= "Z" for one in text):
         return

@@ -78,20 +78,22 @@ _IPV6: Final = re.compile(
 )
 _VERSION: Final = re.compile(r"(?:(?i:version|release|ver|build)\.?|版本(?:号)?|固件|[vV])[:： ]*$")
 _ACCOUNT: Final = re.compile(
-    r"(?:微信(?:号)?|(?i:wechat(?: id)?)|QQ(?:号)?|(?i:telegram|skype|line id))[ :：是为]{1,4}(@?[A-Za-z][-_A-Za-z0-9]{5,31}"
-    r"|[1-9][0-9]{4,10})(?![0-9A-Za-z_])"
+    r"(?:(?:微信(?:号)?|(?i:wechat(?: id)?|vx|wx)(?:号)?|[Vv薇]信|QQ(?:号)?|(?i:telegram|skype|line id))[ :：是为]{1,4}"
+    r"(@?[A-Za-z][-_A-Za-z0-9]{5,31}|[1-9][0-9]{4,10})|(?<![0-9A-Za-z_])(wxid_[a-z0-9]{6,24}))(?![0-9A-Za-z_])"
 )
 _BIRTHDAY: Final = re.compile(
     r"(?:(?i:born(?: on)?|date of birth|dob|birthday)|出生(?:日期|年月)?|生日)[ :：是为于]{0,4}"
     r"((?:19|20)[0-9]{2}(?:[-/.年] ?)[01]?[0-9](?:[-/.月] ?)[0-3]?[0-9]日?|[0-3]?[0-9][-/. ](?:[01]?[0-9]"
     r"|[A-Z][a-z]{2,8})[-/. ,]+(?:19|20)[0-9]{2}|[A-Z][a-z]{2,8} [0-3]?[0-9],? (?:19|20)[0-9]{2})"
 )
-_PLACE: Final = "[\u4e00-\u9fff]{2,8}?"
+_STEP: Final = "(?![到在寄住往址是把])"  # 寄到北京市…: what leads to an address is no part of it
+_PLACE: Final = f"(?:{_STEP}[\u4e00-\u9fff]){{2,8}}?"
 _ADDRESS_ZH: Final = re.compile(
-    rf"(?:{_PLACE}(?:省|自治区))?(?:{_PLACE}(?:市|自治州|地区|盟))?(?:{_PLACE}(?:区|县|旗|镇|乡))?[\u4e00-\u9fffA-Za-z0-9]{{1,12}}?"
-    rf"(?:路|街|大道|巷|弄|胡同|村|大街)"
-    r"(?:[东西南北中]段)?[0-9一二三四五六七八九十百]{1,6}(?:-[0-9]+)?(?:号|弄|巷)(?:院|楼|大厦)?(?:[\u4e00-\u9fff]{0,8}(?:小区|大厦|花园|公寓|广场|苑|园))?"
-    r"(?:[0-9A-Za-z一二三四五六七八九十]{1,4}(?:号楼|栋|幢|座|单元|层|楼|室|号)){0,4}(?:[0-9]{2,5}室?)?"
+    rf"(?:{_PLACE}(?:省|自治区))?(?:{_PLACE}(?:市|自治州|地区|盟))?(?:{_PLACE}(?:区|县|旗|镇|乡))?(?:{_STEP}[\u4e00-\u9fffA-Za-z0-9]){{1,12}}?"
+    rf"(?:路|街|大道|巷|弄|胡同|村|大街|(?<=[一二三四五六七八九十东西南北中环])道)"
+    r"(?:[东西南北中]段)?[0-9一二三四五六七八九十百]{1,6}(?:-[0-9]+)?(?:号|弄|巷)(?:院|楼|大厦)?"
+    r"(?:[\u4e00-\u9fffA-Za-z]{0,12}?(?:小区|大厦|花园|公寓|广场|家园|新村|中心|大楼|苑|园|城|府|庭|湾))?"
+    r"(?:[0-9A-Za-z一二三四五六七八九十]{1,4}(?:号楼|栋|幢|座|单元|层|楼|室|号|期|区)){0,5}(?:[0-9]{2,5}室?)?"
 )
 _ADDRESS_EN: Final = re.compile(
     r"(?<![0-9A-Za-z_])[0-9]{1,5}[A-Za-z]? (?:[NSEW]\.? )?(?:[A-Z][a-z]+ ){1,3}(?:Street|St|Avenue"
@@ -184,6 +186,11 @@ def _machines(text: str) -> Iterator[tuple[int, int]]:
                 yield match.span()
 
 
+def _accounts(text: str) -> Iterator[tuple[int, int]]:
+    for match in _ACCOUNT.finditer(text):
+        yield match.span(1 if match.group(1) else 2)
+
+
 def _addresses(text: str) -> Iterator[tuple[int, int]]:
     for match in _ADDRESS_ZH.finditer(text) if "号" in text or "弄" in text or "巷" in text else ():
         yield match.span()
@@ -206,7 +213,7 @@ LOOKS: Final[dict[str, Callable[[str], Iterator[tuple[int, int]]]]] = {
     "passport": _passports,
     "plate": _group(_PLATE),
     "ip": _machines,
-    "account": _group(_ACCOUNT, 1),
+    "account": _accounts,
     "birthday": _group(_BIRTHDAY, 1),
     "address": _addresses,
     "name": people.names,
