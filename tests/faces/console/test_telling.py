@@ -78,7 +78,7 @@ def test_what_an_engine_said_stands_marked_inside_the_sentence_and_is_escaped():
     assert sentence("zh", why) == '副本无法启动：<span lang="en">bad &lt;magic&gt; in the file</span>'
     inner = say("replica.ended", "its process ended with code {status}", status=-9)
     why = say("rollout.keeps_dying", "its replica keeps dying ({times} times): {failure}", times=3, failure=inner)
-    assert sentence("zh", str(why), coded(why)) == "副本反复退出（3 次）：进程已退出，代码 -9"
+    assert sentence("zh", str(why), coded(why)) == "副本反复退出（3 次）：进程已退出，代码\u00a0-9"
 
 
 def test_an_error_is_told_with_its_next_step_and_one_without_words_by_its_kind():

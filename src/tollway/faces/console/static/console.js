@@ -75,7 +75,7 @@
     const font = `11px ${getComputedStyle(document.body).fontFamily}`;
     const axis = { stroke: muted, font, grid: { stroke: line, width: 1 }, ticks: { show: false } };
     const options = {
-      width: box.clientWidth, height: box.clientHeight, padding: [8, 6, 0, 0], legend: { show: false },
+      width: box.clientWidth, height: box.clientHeight, padding: [8, bars ? 6 : 26, 0, 0], legend: { show: false },
       cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
       scales: { x: { time: true, range: (u, min, max) => (bars ? [min - 43200, max + 43200] : [min, max]) }, y: { range: (u, min, max) => [Math.min(0, min), max > 0 ? max * 1.08 : 1] } },
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
