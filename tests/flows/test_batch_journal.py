@@ -75,3 +75,21 @@ async def test_a_full_disk_is_told_and_tears_nothing(tmp_path: Path, monkeypatch
     await journal.keep(3, True, {}, None)
     await journal.close()
     assert read(tmp_path).lines == {1, 3}
+
+
+async def test_what_no_disk_says_ends_no_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake of ours while writing is told to whoever waits; who comes next is written."""
+    journal = read(tmp_path)
+
+    def wrong(data: bytes) -> None:
+        raise ValueError("a mistake")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "_append", wrong)
+        with pytest.raises(ValueError, match="a mistake"):
+            async with asyncio.timeout(5):
+                await journal.keep(1, True, {}, None)
+    async with asyncio.timeout(5):
+        await journal.keep(2, True, {}, None)
+    await journal.close()
+    assert read(tmp_path).lines == {2}

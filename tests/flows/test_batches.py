@@ -1,8 +1,9 @@
 """A batch that cannot be worked on any more: what was answered is billed and kept; a full disk is waited for."""
 
+import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.sell.test_access import Shop as Customer
 from tests.sell.test_access import terms
+from tollway.flows import batches as flow
 from tollway.flows.batch_journal import Journal
 from tollway.flows.gateway import Gateway
 from tollway.kit import jobs
@@ -20,6 +22,7 @@ from tollway.kit.jobs import Job
 from tollway.kit.settings import Settings
 from tollway.sell import batches, files, usage
 from tollway.sell.metering import UsageEvent
+from tollway.serve import models
 from tollway.shop import Shop
 
 
@@ -101,3 +104,54 @@ async def test_a_full_disk_ends_no_batch(house: House, monkeypatch: pytest.Monke
     assert house.found().open
     await house.gateway.batches.fail(house.job, Conflict("No."))
     assert house.content(batches.made_of(house.found()).output_file_id) == b'{"custom_id":"a"}\n'
+
+
+async def test_a_batch_whose_model_never_comes_up_expires_and_says_what_it_waited_for(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in (("_NOTE_EVERY_S", 0.02), ("_WAITS_AFTER_S", 0.05), ("_PAUSE_MOST_S", 0.05)):
+        monkeypatch.setattr(flow, name, seconds)
+    shop = Shop.open(Settings(tmp_path, environment={"TOLLWAY_QUEUE_TIMEOUT_S": "0.2"}), clock)
+    customer = Customer(shop.db, clock, shop.secrets.pepper, terms(), wallet_micros=10_000_000)
+    with shop.db.write() as conn:
+        models.offer_upstream(conn, 0, "m", "embedding", models.Upstream("http://127.0.0.1:9/v1", "m"))
+        calls = tmp_path / "calls.jsonl"
+        body = {"model": "m", "input": "a toll road"}
+        row = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": body}
+        calls.write_bytes(msgspec.json.encode(row) + b"\n")
+        root = files.root_in(tmp_path)
+        root.mkdir(parents=True, exist_ok=True)
+        made, aside = files.take_in(root, 0, customer.org.id, customer.key.id, "c.jsonl", "batch", calls.read_bytes())
+        files.keep(conn, root, made, aside, 10**6)
+    gateway = Gateway(shop)
+    await gateway.open()
+
+    def found() -> Job:
+        with shop.db.read() as conn:
+            return jobs.get(conn, batches.KIND, job.id)
+
+    async def until(true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not true():
+                await asyncio.sleep(0.02)
+
+    try:
+        caller = gateway.desk.access.identify(customer.key.secret)
+        job = await gateway.batches.create(caller, made.id, "/v1/embeddings", {})
+        await until(lambda: bool(jobs.waits_for(found())))
+        why = jobs.waits_for(found())
+        assert found().status == "running" and why
+        clock.advance(hours=25)
+        await until(lambda: not found().open)
+        assert found().status == "expired"
+        with shop.db.read() as conn:
+            told = [event.message for event in jobs.events(conn, job.id, 9)]
+            errors = files.get(conn, customer.org.id, str(batches.made_of(found()).error_file_id))
+            assert usage.totals(conn, customer.org.id, 0).requests == 0
+        assert any("it waited: " in one for one in told)
+        line = msgspec.json.decode(files.path_of(root, errors).read_bytes())
+        assert line["custom_id"] == "a" and line["error"]["code"] == "batch_expired"
+        assert line["error"]["message"].startswith("This request could not be executed before the batch expired. ")
+        assert len(line["error"]["message"]) > 75, "and why"
+    finally:
+        await gateway.close()

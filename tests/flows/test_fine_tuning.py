@@ -1,6 +1,7 @@
 """Fine-tuning jobs that ended while the books were away: billed once they are back, without a new start."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -9,14 +10,15 @@ import pytest
 from tests.sell.test_access import Shop as Customer
 from tests.sell.test_access import terms
 from tollway.flows import fine_tuning as flow
-from tollway.flows.fine_tuning_worker import Worker
+from tollway.flows.fine_tuning_worker import Worker, keep
 from tollway.flows.gateway import Gateway
-from tollway.kit import jobs
+from tollway.kit import crew, jobs
 from tollway.kit.clock import ManualClock
 from tollway.kit.errors import NotFound
 from tollway.kit.jobs import Job
 from tollway.kit.settings import Settings
 from tollway.sell import fine_tuning, usage
+from tollway.serve import models
 from tollway.shop import Shop
 
 
@@ -83,3 +85,60 @@ async def test_a_bill_that_could_not_be_written_is_written_while_the_gateway_run
         assert units(fresh) == 700
     finally:
         await gateway.close()
+
+
+async def test_a_trained_model_that_never_comes_up_is_waited_for_and_costs_nothing(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its base is gone. What was trained stays on the shelf; nobody pays, and nobody finds it on offer later."""
+    monkeypatch.setattr(flow, "_LOADED_WITHIN_S", 0.05)
+    monkeypatch.setattr(crew, "LOOK_S", 0.02)
+    shop = Shop.open(Settings(tmp_path, environment={"TOLLWAY_JOB_WAIT_S": "3600"}), clock)
+    customer = Customer(shop.db, clock, shop.secrets.pepper, terms(), wallet_micros=10_000_000)
+    done = ended(shop, customer, "ftjob_done", 0)
+    name = "ft:m:acme:model:1"
+    with shop.db.write() as conn:
+        jobs.change(conn, done.id, settled=True)
+        job = Job(
+            id="ftjob_waits", kind=fine_tuning.KIND, org_id=customer.org.id, asked=done.asked,
+            made={"model": name, "trained_tokens": 900}, created_ms=clock.now_ms(),
+        )  # fmt: skip
+        jobs.create(conn, job, 10)
+        models.offer_adapter(conn, clock.now_ms(), name, "m", "ftjob-waits", "1", customer.org.id)
+    adapter = tmp_path / "adapter.gguf"
+    adapter.touch()
+    folder = tmp_path / "fine_tuning" / job.id
+    folder.mkdir(parents=True)
+    keep(folder, {"adapter": str(adapter)})
+    gateway = Gateway(shop)
+    await gateway.open()
+
+    def found() -> Job:
+        with shop.db.read() as conn:
+            return jobs.get(conn, fine_tuning.KIND, job.id)
+
+    async def until(true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not true():
+                await asyncio.sleep(0.02)
+
+    try:
+        await until(lambda: bool(jobs.waits_for(found())))
+        assert found().open and "could not be loaded" in jobs.waits_for(found())
+        clock.advance(seconds=3601)
+        await until(lambda: not found().open)
+        error = found().error or {}
+        assert (found().status, error.get("code")) == ("failed", "job_gave_up")
+        assert "could not be loaded" in error["message"] and found().settled
+        with shop.db.read() as conn, pytest.raises(NotFound):
+            usage.find_event(conn, fine_tuning.event_of(job.id))
+        with shop.db.read() as conn, pytest.raises(NotFound):
+            models.get_model(conn, name)
+        assert not gateway.desk.access.account(customer.org.id).spending.busy, "what was held is given back"
+        assert keep_is_there(folder), "what was trained is not thrown away"
+    finally:
+        await gateway.close()
+
+
+def keep_is_there(folder: Path) -> bool:
+    return (folder / "made.json").is_file()

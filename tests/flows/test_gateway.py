@@ -70,3 +70,41 @@ async def test_replicas_are_stopped_even_if_the_last_hours_cannot_be_written(
     monkeypatch.setattr(gateway.desk.fleet, "close", note)
     await gateway.close()
     assert done == ["hours", "closed", "hours"], "what the replicas did up to their end counts too"
+
+
+async def test_what_opens_half_way_is_closed_again_in_reverse(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = Gateway(Shop.open(Settings(tmp_path, environment={}), clock))
+    closed = []
+
+    async def broken() -> None:
+        close = gateway.desk.fleet.close
+
+        async def fleet() -> None:
+            closed.append("fleet")
+            await close()
+
+        monkeypatch.setattr(gateway.desk.fleet, "close", fleet)
+        monkeypatch.setattr(gateway.desk.recorder, "_thread", Watched(gateway.desk.recorder._thread, closed))
+        raise Unavailable("The database is away.")
+
+    monkeypatch.setattr(gateway, "_refresh", broken)
+    with pytest.raises(Unavailable):
+        await gateway.open()
+    assert closed == ["fleet", "recorder"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "recorder" and thread.is_alive()]
+    again = Gateway(Shop.open(Settings(tmp_path, environment={}), clock))
+    await again.open()  # nobody owns the shop any more
+    await again.close()
+
+
+class Watched:
+    """A thread whose end is written down."""
+
+    def __init__(self, thread: threading.Thread, ended: list[str]) -> None:
+        self._thread, self._ended = thread, ended
+
+    def join(self, timeout: float) -> None:
+        self._thread.join(timeout)
+        self._ended.append("recorder")

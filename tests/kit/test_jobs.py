@@ -219,6 +219,44 @@ async def test_what_cannot_go_on_now_is_tried_again_as_often_as_it_takes(yard: Y
     assert sorted(told) == once, "waiting for long fills no table"
 
 
+async def test_what_cannot_go_on_for_too_long_ends_and_says_what_it_waited_for(yard: Yard) -> None:
+    async def act(job: Job, stop: asyncio.Event) -> None:
+        if job.id == "job_0":
+            raise Unavailable("The model is not ready.")
+
+    def waits() -> str:
+        with yard.db.read() as conn:
+            return jobs.waits_for(jobs.get(conn, "batch", "job_0"))
+
+    work = Work(yard.write, act)
+    for _ in range(2):  # the wait goes on in the next gateway
+        task = asyncio.create_task(crew.Crew("batch", work, yard.clock, yard.write, give_up_s=3600).work())
+        seen = work.seen.count("job_0")
+        await yard.until(lambda: work.seen.count("job_0") > seen + 1)  # noqa: B023
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert yard.status("job_0") == "running" and waits() == "The model is not ready."
+        yard.clock.advance(seconds=1799)
+    yard.clock.advance(seconds=2)
+    task = asyncio.create_task(crew.Crew("batch", work, yard.clock, yard.write, give_up_s=3600).work())
+    await yard.until(lambda: yard.status("job_0") == "failed")
+    task.cancel()
+    assert work.failed == {"job_0": "job_gave_up"}
+    with yard.db.read() as conn:
+        told = [event.message for event in jobs.events(conn, "job_0", 9)]
+    assert "It could not go on for 60 min: The model is not ready." in told
+
+
+def test_whoever_gets_further_waits_for_nothing(sqlite_db: Database) -> None:
+    with sqlite_db.write() as conn:
+        put(conn, "job_0", "org_0")
+        assert jobs.waits(conn, 5, "job_0", "No.") == 5
+        assert jobs.waits(conn, 9, "job_0", "Still no.") == 5
+        jobs.further(conn, "job_0", completed=1)
+        assert jobs.waits_for(jobs.get(conn, "batch", "job_0")) == ""
+        assert jobs.waits(conn, 12, "job_0", "No.") == 12
+
+
 async def test_what_its_workers_die_of_ends(yard: Yard) -> None:
     """Each try ends without a word, as it does when the process is killed."""
 

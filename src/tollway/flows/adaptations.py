@@ -32,7 +32,8 @@ class Adaptations:
 
     def __init__(self, shop: Shop, desk: Desk) -> None:
         self._shop, self._desk = shop, desk
-        self._crew = Crew(KIND, self, shop.clock, desk.recorder.run, alone=not shop.many)
+        wait_s = shop.settings.job_wait_s
+        self._crew = Crew(KIND, self, shop.clock, desk.recorder.run, alone=not shop.many, give_up_s=wait_s)
 
     async def work(self) -> None:
         """Run the waiting ones until cancelled."""
@@ -61,6 +62,7 @@ class Adaptations:
             stopping.cancel()
             if process.returncode is None:
                 process.kill()
+                await process.wait()
         silent = say("adaptation.silent", "The adaptation ended without a word.")
         nothing = {"why": silent, "said": silent.coded()}
         word: dict[str, Any] = msgspec.json.decode(heard) if heard.strip() else nothing

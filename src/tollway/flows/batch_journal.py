@@ -93,7 +93,7 @@ class Journal:
                 batch, self._waiting = self._waiting, []
                 try:
                     await asyncio.to_thread(self._append, b"".join(data for data, *_ in batch))
-                except OSError as error:
+                except Exception as error:  # noqa: BLE001 - raised where it is awaited; those who come next are not left waiting
                     for *_, kept in batch:
                         kept.set_exception(error)
                     continue

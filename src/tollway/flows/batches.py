@@ -4,14 +4,17 @@ Each line goes the way of every call (`flows/answer.py`), in the tier "batch". I
 before its usage event is recorded, and the event's id follows from batch and line: however often the gateway is killed,
 every line is answered and billed once.
 
-    completed   every line has an answer or an error      expired     after 24 hours; what was answered is kept and billed
+    completed   every line has an answer or an error      expired     after 24 hours; what was answered is kept and billed,
+                                                                      the other lines say what they waited for
     cancelled   the buyer ended it; the same              failed      it could not be worked on any more; the same
 """
 
 import asyncio
+import itertools
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -19,10 +22,10 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
+from tollway.flows import settling
 from tollway.flows.answer import open_call, shown
 from tollway.flows.batch_journal import Entry, Journal
 from tollway.flows.call import Desk
-from tollway.flows.held import settle_once
 from tollway.kit import jobs, log
 from tollway.kit.crew import Crew
 from tollway.kit.decoding import decode
@@ -30,7 +33,7 @@ from tollway.kit.errors import BadRequest, Conflict, RateLimited, TollwayError, 
 from tollway.kit.ids import new_id
 from tollway.kit.jobs import Job
 from tollway.kit.said import say
-from tollway.sell import batches, catalog, files, tables
+from tollway.sell import batches, catalog, files, tables, usage
 from tollway.sell.access import Caller
 from tollway.sell.batches import KIND, Order, code_of
 from tollway.sell.file_checks import check_batch
@@ -50,6 +53,7 @@ _AT_ONCE: Final = 4
 _TRIES: Final = 3  # of a line that the engine was lost with
 _PAUSE_MOST_S: Final = 30.0
 _NOTE_EVERY_S: Final = 1.0
+_WAITS_AFTER_S: Final = 30.0  # without one more answer: then it is written down what it waits for
 _CHUNK: Final = 500
 _BODIES: Final[dict[str, Any]] = {
     "/v1/chat/completions": ChatRequest,
@@ -67,6 +71,13 @@ class Line(msgspec.Struct):
     body: msgspec.Raw
 
 
+class Rest(msgspec.Struct, frozen=True):
+    """The calls of an expired batch, of which those without an answer get an error that says what they waited for."""
+
+    path: Path
+    why: str
+
+
 class Batches:
     """The batches of a running gateway."""
 
@@ -74,7 +85,11 @@ class Batches:
         self._shop, self._desk = shop, desk
         home = Path(shop.settings.home)
         self._root, self._files = home / "batches", files.root_in(home)
-        self._crew = Crew(KIND, self, shop.clock, desk.recorder.run, at_once=_AT_ONCE, alone=not shop.many)
+        self._crew = Crew(
+            KIND, self, shop.clock, desk.recorder.run, at_once=_AT_ONCE, alone=not shop.many,
+            give_up_s=shop.settings.job_wait_s,
+        )  # fmt: skip
+        self._why: dict[str, str] = {}  # by batch: what a line was told last that could not be asked
         self._decoders = {place: msgspec.json.Decoder(kind) for place, kind in _BODIES.items()}
 
     # -- asked by buyers ---------------------------------------------------------------------------------------------
@@ -119,8 +134,7 @@ class Batches:
 
     def _looked_through(self, org_id: str, file_id: str, endpoint: str) -> tuple[int, set[str]]:
         """How many calls a file has, and of which models."""
-        with self._shop.db.read() as conn:
-            found = files.get(conn, org_id, file_id)
+        found = self._file(org_id, file_id)
         if found.purpose != "batch":
             raise BadRequest(
                 f"The file {file_id} was uploaded for {found.purpose}.", param="input_file_id", code="invalid_file"
@@ -129,6 +143,10 @@ class Batches:
         check_batch(path.read_bytes(), endpoint)
         named = msgspec.json.Decoder(_Named)
         return found.lines, {named.decode(line.body).model for _, line in _lines(path)}
+
+    def _file(self, org_id: str, file_id: str) -> files.StoredFile:
+        with self._shop.db.read() as conn:
+            return files.get(conn, org_id, file_id)
 
     # -- working them off --------------------------------------------------------------------------------------------
 
@@ -162,8 +180,7 @@ class Batches:
         caller = self._desk.access.caller_of(order.key_id)
         if caller is None:
             raise Conflict(say("batch.key_gone", "The key of this batch is gone."), code="key_gone")
-        with self._shop.db.read() as conn:
-            path = files.path_of(self._files, files.get(conn, job.org_id, order.input_file_id))
+        path = files.path_of(self._files, await asyncio.to_thread(self._file, job.org_id, order.input_file_id))
         journal = Journal(self._root / job.id)
         with _room():
             await asyncio.to_thread(journal.open)
@@ -184,7 +201,7 @@ class Batches:
         noted = asyncio.create_task(self._keep_noting(job, journal))
         try:
             async with asyncio.TaskGroup() as group:
-                for number, line in _lines(path):
+                async for number, line in _read(path):
                     if number in journal.lines:
                         continue
                     await places.acquire()
@@ -215,6 +232,7 @@ class Batches:
                     return  # answered, but not in the books yet: `_settle` sees to that
                 if error.code == "recording_failed":
                     raise
+                self._why[job.id] = error.message
                 tries += error.code in ("engine_lost", "timeout")
                 if tries >= _TRIES:
                     with _room():
@@ -244,44 +262,33 @@ class Batches:
 
     async def _keep_noting(self, job: Job, journal: Journal) -> None:
         """How far it is, now and then."""
-        noted = len(journal.lines)
+        noted, noted_at, why = len(journal.lines), time.monotonic(), ""
         while True:
             await asyncio.sleep(_NOTE_EVERY_S)
-            if len(journal.lines) == noted:
-                continue
-            noted, good, bad = len(journal.lines), journal.good, journal.bad
+            got, good, bad, now_ms = len(journal.lines), journal.good, journal.bad, self._shop.clock.now_ms()
             try:
-                await self._desk.recorder.run(lambda conn: jobs.further(conn, job.id, completed=good, failed=bad))  # noqa: B023
+                if got != noted:
+                    await self._desk.recorder.run(lambda conn: jobs.further(conn, job.id, completed=good, failed=bad))  # noqa: B023
+                    noted, noted_at, why = got, time.monotonic(), ""
+                elif time.monotonic() - noted_at > _WAITS_AFTER_S and self._why.get(job.id, why) != why:
+                    why = self._why[job.id]
+                    await self._desk.recorder.run(lambda conn: jobs.waits(conn, now_ms, job.id, why))  # noqa: B023
             except TollwayError as error:
                 _log.warning("progress not written", job=job.id, error=error.message)
 
     async def _settle(self, job: Job, journal: Journal) -> None:
         """Bill what is answered and not billed: a gateway was killed, or the database was away, between the two."""
-        missing = await asyncio.to_thread(self._unbilled, journal)
-        for event in missing:
-            grant = self._desk.access.hold_again(event.key_id, event.model, {}, event.tier)
-            if grant is None:
+        for event in await asyncio.to_thread(self._unbilled, journal):
+            if not await settling.bill(self._desk, event):
                 _log.error("answered, and nobody to bill", job=job.id, event=event.id)
-                continue
-            event.plan_version_id, event.subscription_id = grant.plan.id, grant.subscription_id
-            await settle_once(self._desk, grant, event)
 
     def _unbilled(self, journal: Journal) -> list[UsageEvent]:
-        table, found, chunk = tables.usage_event, list[UsageEvent](), list[UsageEvent]()
-
-        def look() -> None:
+        events = (entry.event for entry in journal.entries() if entry.event is not None)
+        found: list[UsageEvent] = []
+        while some := list(itertools.islice(events, _CHUNK)):
             with self._shop.db.read() as conn:
-                there = conn.execute(sa.select(table.c.id).where(table.c.id.in_([one.id for one in chunk])))
-                known = {row.id for row in there}
-            found.extend(one for one in chunk if one.id not in known)
-            chunk.clear()
-
-        for entry in journal.entries():
-            if entry.event is not None:
-                chunk.append(entry.event)
-            if len(chunk) >= _CHUNK:
-                look()
-        look()
+                known = usage.recorded(conn, [one.id for one in some])
+            found += [one for one in some if one.id not in known]
         return found
 
     # -- how it ends -------------------------------------------------------------------------------------------------
@@ -293,8 +300,16 @@ class Batches:
         elif stop.is_set():
             await self._close(job, journal, "cancelled", say("batch.cancelled", "The batch was cancelled."))
         else:
+            why = await self._waited_for(job)
             late = say("batch.expired", "The batch was not done in 24 hours.")
-            await self._close(job, journal, "expired", late, expired=path)
+            if why:
+                late = say("batch.expired_waiting", "The batch was not done in 24 hours; it waited: {why}", why=why)
+            await self._close(job, journal, "expired", late, expired=Rest(path, why))
+
+    async def _waited_for(self, job: Job) -> str:
+        """What a batch last waited for, in this gateway or in the one before; "": it was at work."""
+        found: Job = await self._desk.recorder.run(lambda conn: jobs.get(conn, job.kind, job.id))
+        return self._why.get(job.id) or jobs.waits_for(found)
 
     async def _close(
         self,
@@ -304,7 +319,7 @@ class Batches:
         message: str,
         *,
         error: dict[str, Any] | None = None,
-        expired: Path | None = None,
+        expired: Rest | None = None,
     ) -> None:
         """Answers and errors become files of the buyer's, and the batch ends, in one transaction. `expired`: the calls,
         where each that has no answer gets an error."""
@@ -324,6 +339,7 @@ class Batches:
             jobs.end(conn, now_ms, job.id, status, message, error=error, **made)
 
         await self._desk.recorder.run(end)
+        self._why.pop(job.id, None)
         await asyncio.to_thread(shutil.rmtree, self._root / job.id, ignore_errors=True)
 
     def _price(self, job: Job, order: Order) -> int:
@@ -336,7 +352,7 @@ class Batches:
                 total += int(conn.execute(query).scalar() or 0)
         return total
 
-    def _write(self, job: Job, journal: Journal, expired: Path | None) -> dict[str, tuple[Path, int]]:
+    def _write(self, job: Job, journal: Journal, expired: Rest | None) -> dict[str, tuple[Path, int]]:
         """The output and error files, durable beside the journal; only those that have lines."""
         folder, counts = self._root / job.id, {"output": 0, "error": 0}
         open_files = {name: (folder / f"{name}.jsonl").open("wb") for name in counts}
@@ -349,9 +365,9 @@ class Batches:
             for entry in _once(journal):
                 put("output" if entry.good else "error", bytes(entry.row))
             if expired is not None:
-                for number, line in _lines(expired):
+                for number, line in _lines(expired.path):
                     if number not in journal.lines:
-                        put("error", msgspec.json.encode(_expired(code_of(job.id, str(number)), line)))
+                        put("error", msgspec.json.encode(_expired(code_of(job.id, str(number)), line, expired.why)))
             for file in open_files.values():
                 file.flush()
                 os.fsync(file.fileno())
@@ -376,6 +392,14 @@ def _lines(path: Path) -> Iterator[tuple[int, Line]]:
             if text.strip():
                 yield number, _line.decode(text)
                 number += 1
+
+
+async def _read(path: Path) -> AsyncIterator[tuple[int, Line]]:
+    """The same, read in a thread some at a time."""
+    lines = _lines(path)
+    while some := await asyncio.to_thread(lambda: list(itertools.islice(lines, _CHUNK))):
+        for one in some:
+            yield one
 
 
 def _once(journal: Journal) -> Iterator[Entry]:
@@ -405,6 +429,7 @@ def _refused(call_id: str, line: Line, error: TollwayError) -> dict[str, Any]:
     return _row(call_id, line, error.status, {"error": error.shown()})
 
 
-def _expired(call_id: str, line: Line) -> dict[str, Any]:
-    why = {"code": "batch_expired", "message": "This request could not be executed before the batch expired."}
-    return {"id": f"batch_req_{call_id}", "custom_id": line.custom_id, "response": None, "error": why}
+def _expired(call_id: str, line: Line, why: str) -> dict[str, Any]:
+    message = f"This request could not be executed before the batch expired. {why}".rstrip()
+    error = {"code": "batch_expired", "message": message}
+    return {"id": f"batch_req_{call_id}", "custom_id": line.custom_id, "response": None, "error": error}

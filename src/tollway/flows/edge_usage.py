@@ -19,11 +19,12 @@ import msgspec
 import sqlalchemy as sa
 
 from tollway.edge import chain
+from tollway.flows import settling
 from tollway.flows.call import Desk
 from tollway.kit.clock import month_of
 from tollway.kit.crash import crashpoint
 from tollway.kit.errors import Conflict, PaymentRequired, TollwayError
-from tollway.sell import billing, book, catalog, edge_devices
+from tollway.sell import billing, book, catalog, edge_devices, usage
 from tollway.sell.access import Caller, Grant, Spending
 from tollway.sell.edge_devices import EdgeDevice
 from tollway.sell.metering import UsageEvent
@@ -92,7 +93,7 @@ class EdgeUsage:
         ids = [event_id(device.id, entry["n"]) for entry in fresh]
 
         def look(conn: sa.Connection) -> tuple[set[str], list[_Then | None]]:
-            return edge_devices.in_the_books(conn, ids), _thens(conn, device.org_id, times, now_ms)
+            return usage.recorded(conn, ids), _thens(conn, device.org_id, times, now_ms)
 
         there, thens = await recorder.run(look)
         running = [entry for entry, one, then in zip(fresh, ids, thens, strict=True) if one not in there and _now(then)]
@@ -125,9 +126,8 @@ class EdgeUsage:
         self, caller: Caller, device: EdgeDevice, entry: dict[str, Any], at_ms: int, then: _Then | None, one: str
     ) -> "asyncio.Future[None]":
         """Settle one entry and hand its event to the recorder."""
-        access = self._desk.access
         grant = _grant(caller, device, then) if then and then.spending else None
-        grant = grant or access.hold_again(caller.key.id, device.model, {})
+        grant = grant or self._desk.access.hold_again(caller.key.id, device.model, {})
         if grant is None:
             raise PaymentRequired(f"{caller.account.name} has no subscription.", code="no_subscription")
         tokens = entry["meter"] == "input_tokens"
@@ -155,12 +155,7 @@ class EdgeUsage:
             meter="" if tokens else entry["meter"],
             units=0 if tokens else entry["units"],
         )
-        event.price_picos = access.settle(grant, event.quantities())
-        currency = grant.plan.terms.currency if grant.wallet else None
-        held = grant
-        return self._desk.recorder.record(
-            event, currency, lambda: access.unsettle(held, event.quantities(), event.price_picos), _draws(grant, then)
-        )
+        return settling.record(self._desk, grant, event, lambda settled: _draws(settled, then))
 
 
 def event_id(device_id: str, number: int) -> str:

@@ -214,7 +214,9 @@ class FineTuning:
         folder = Path(self._shop.settings.home) / "fine_tuning" / job.id
         made = await asyncio.to_thread(fine_tuning_worker.kept, folder)
         if made is None:
-            outcome: dict[str, Any] = {"stopped": True} if stop.is_set() and job.tries < 2 else await self._train(job, folder, stop)
+            outcome: dict[str, Any] = (
+                {"stopped": True} if stop.is_set() and job.tries < 2 else await self._train(job, folder, stop)
+            )
             if outcome.get("stopped"):
                 await self._ended(job, "cancelled", int(outcome.get("trained", 0)))
                 return

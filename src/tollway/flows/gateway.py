@@ -9,7 +9,7 @@ import asyncio
 import shutil
 import signal
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import msgspec
 import sqlalchemy as sa
@@ -60,30 +60,39 @@ class Gateway:
         self.adaptations: Adaptations
         self.tracing: Tracing | None = None
         self.rollouts: Rollouts
-        self._tasks: list[asyncio.Task[None]] = []
-        self._runtime: runtimes.Runtime | None = None
+        self._opened: AsyncExitStack
         self._called = False  # since the machines' hours were written last
 
     async def open(self, on_progress: Callable[[str], None] | None = None) -> None:
-        """Everything up to the first possible answer. Replicas load meanwhile; `fleet.wait_ready` waits for them."""
+        """Everything up to the first possible answer. Replicas load meanwhile; `fleet.wait_ready` waits for them. What fails
+        half way closes what it opened."""
+        async with AsyncExitStack() as opened:
+            self.shop.own_the_shop()
+            opened.callback(self.shop.close)
+            await self._open_desk(opened, on_progress)
+            await self._refresh()
+            self._begin(opened)
+            self._opened = opened.pop_all()
+
+    async def close(self) -> None:
+        """Stop the replicas, write what is left, let go of the database: in the reverse order of opening."""
+        await self._opened.aclose()
+
+    async def _open_desk(self, opened: AsyncExitStack, on_progress: Callable[[str], None] | None) -> None:
         shop, settings = self.shop, self.shop.settings
-        shop.own_the_shop()
         access = (SharedAccess if shop.many else Access)(shop.clock, shop.secrets.pepper)
         leasing = None
         if isinstance(access, SharedAccess):
             leasing = Leasing(shop.db, shop.clock, access, lease_s=settings.lease_s)
         metrics, endpoint = Metrics(), tracing.endpoint_of(settings)
-        self.tracing = Tracing(endpoint) if endpoint else None
+        if endpoint:
+            self.tracing = Tracing(endpoint)
+            opened.push_async_callback(asyncio.to_thread, self.tracing.close)
 
         def turned(served: Served, replica: Replica, state: State) -> None:
             _note_replica(metrics, served, replica, state)
             if on_progress is not None:
                 on_progress(f"{served.name}: {'stopped' if state is State.DEAD else state}")
-
-        if settings.runtime:
-            self._runtime = await asyncio.to_thread(runtimes.opened, settings.runtime, shop.store.root)
-        fleet = Fleet(Packages(shop.store, settings), settings, shop.clock, turned, self._runtime)
-        fleet.machine_micros = economics.machine_price(settings).micros_per_hour
 
         def committed(wallets: list[Committed]) -> None:
             self._called = True
@@ -91,41 +100,41 @@ class Gateway:
                 access.committed(wallet.org_id, wallet.currency, wallet.wallet_picos, wallet.settled_picos)
 
         recorder = Recorder(shop.db, shop.clock, committed, leasing.draw if leasing else None)
+        opened.push_async_callback(recorder.close)
         if leasing is not None:
+            opened.push_async_callback(leasing.close)
             await leasing.open(recorder)
         elif not shop.db.is_sqlite:
             await recorder.run(leases.forget)
+        runtime = None
+        if settings.runtime:
+            runtime = await asyncio.to_thread(runtimes.opened, settings.runtime, shop.store.root)
+            opened.push_async_callback(runtime.close)
+        fleet = Fleet(Packages(shop.store, settings), settings, shop.clock, turned, runtime)
+        fleet.machine_micros = economics.machine_price(settings).micros_per_hour
         copies = Copies(fleet, settings.call_timeout_s)
+        self.desk = Desk(shop.clock, access, recorder, fleet, metrics, settings.call_timeout_s, copies, leasing)
+        opened.push_async_callback(self._close_fleet)
+        opened.push_async_callback(copies.close)
         self.rollouts = Rollouts(fleet, copies, recorder, shop.db, shop.clock, settings)
         self.rollouts.on_decided = lambda model, outcome: metrics.rollouts.labels(model, outcome).inc()
-        self.desk = Desk(shop.clock, access, recorder, fleet, metrics, settings.call_timeout_s, copies, leasing)
-        await self._refresh()
-        self.fine_tuning, self.batches = FineTuning(shop, self.desk), Batches(shop, self.desk)
-        self.adaptations = Adaptations(shop, self.desk)
-        jobs = (self.rollouts.work, self.fine_tuning.work, self.batches.work, self.adaptations.work)
-        tasks = (self._keep_fresh, self._keep_notes, self._keep_place, *jobs)
-        self._tasks = [asyncio.create_task(task()) for task in tasks]
-        if leasing is not None:
-            self._tasks.append(asyncio.create_task(leasing.work()))
 
-    async def close(self) -> None:
-        """Stop the replicas, write what is left, let go of the database."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self.desk.copies is not None:
-            await self.desk.copies.close()
+    def _begin(self, opened: AsyncExitStack) -> None:
+        """The work that goes on beside the calls."""
+        shop, desk = self.shop, self.desk
+        self.fine_tuning, self.batches = FineTuning(shop, desk), Batches(shop, desk)
+        self.adaptations = Adaptations(shop, desk)
+        works = [self._keep_fresh, self._keep_notes, self._keep_place]
+        works += [self.rollouts.work, self.fine_tuning.work, self.batches.work, self.adaptations.work]
+        if desk.leasing is not None:
+            works.append(desk.leasing.work)
+        tasks = [asyncio.create_task(work()) for work in works]
+        opened.push_async_callback(_end, tasks)
+
+    async def _close_fleet(self) -> None:
         await self._try_to_note()  # the replicas are ours to stop, whatever the database says
         await self.desk.fleet.close()
         await self._try_to_note()  # what they did up to their end
-        if self._runtime is not None:
-            await self._runtime.close()
-        if self.desk.leasing is not None:
-            await self.desk.leasing.close()
-        await self.desk.recorder.close()
-        if self.tracing is not None:
-            await asyncio.to_thread(self.tracing.close)
-        self.shop.close()
 
     # -- noticing changes --------------------------------------------------------------------------------------------
 
@@ -237,6 +246,12 @@ class Gateway:
     def _imbalance_micros(self) -> int:
         with self.shop.db.read() as conn:
             return sum(leg.amount_micros for leg in ledger.balances(conn))
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _note_replica(metrics: Metrics, served: Served, replica: Replica, state: State) -> None:

@@ -1,8 +1,8 @@
 """Who works off the jobs of `kit/jobs.py`: claims them, runs them, gives a sign of life for each while it runs.
 
 A crew lives in a gateway. What it does with a job is a `Work`; a job that cannot go on now (Unavailable) is taken up again
-later, however often; one that was broken off without a word too often, and did not get further, is what its workers die
-of, and ends.
+later, however often, and ends when it did not get further for `give_up_s`, over however many gateways; one that was broken
+off without a word too often, and did not get further, is what its workers die of, and ends.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from tollway.kit.said import say
 BEAT_S: Final = 3.0
 LOOK_S: Final = 5.0
 TRIES_MAX: Final = 5
+GIVE_UP_S: Final = 86_400.0
 _log = log.get("kit.crew")
 
 
@@ -54,9 +55,10 @@ class Crew:
         *,
         at_once: int = 1,
         alone: bool = True,
+        give_up_s: float = GIVE_UP_S,
     ) -> None:
         self._kind, self._work, self._clock, self._write = kind, work, clock, write
-        self._at_once, self._alone = at_once, alone
+        self._at_once, self._alone, self._give_up_s = at_once, alone, give_up_s
         self._owner = new_id("crew")
         self._news = asyncio.Event()
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -85,7 +87,8 @@ class Crew:
                 except TollwayError as error:  # the database is away for a moment: the jobs are still there
                     _log.warning("jobs wait", kind=self._kind, error=error.message)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), LOOK_S)
+                    async with asyncio.timeout(LOOK_S):  # wait_for would swallow a cancellation that comes with the news
+                        await self._news.wait()
         finally:
             tasks = [beats, *self._running.values()]
             for task in tasks:
@@ -117,8 +120,7 @@ class Crew:
                     raise Conflict(say("job.broken_off", "The work was broken off too often."), code="job_broken_off")
                 await self._work.run(found, self._stops[found.id])
             except Unavailable as error:
-                _log.warning("job waits", job=found.id, error=error.message)
-                self._rest(found)
+                await self._wait(found, error)
             except TollwayError as error:
                 await self._work.fail(found, error)
             except Exception as error:  # noqa: BLE001 - logged; the job is told that it was us, and the crew goes on
@@ -130,6 +132,17 @@ class Crew:
         finally:
             del self._running[found.id], self._stops[found.id]
             self._news.set()
+
+    async def _wait(self, found: Job, error: Unavailable) -> None:
+        """It cannot go on now: later again, unless it has waited for too long."""
+        now_ms = self._clock.now_ms()
+        since_ms: int = await self._write(lambda conn: jobs.waits(conn, now_ms, found.id, error.message))
+        if now_ms - since_ms < self._give_up_s * 1000:
+            _log.warning("job waits", job=found.id, error=error.message)
+            self._rest(found)
+            return
+        why = say("job.gave_up", "It could not go on for {limit_s}: {why}", limit_s=self._give_up_s, why=error.said)
+        await self._work.fail(found, Unavailable(why, code="job_gave_up"))
 
     def _rest(self, job: Job) -> None:
         self._resting[job.id] = time.monotonic() + LOOK_S

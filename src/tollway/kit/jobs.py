@@ -22,6 +22,7 @@ from tollway.kit.said import coded, say
 OPEN: Final = ("queued", "running")
 LEASE_MS: Final = 30_000
 _HOUR_MS: Final = 3_600_000
+_WAITS: Final = "waits"  # among what a job has made: since when it cannot go on, and why
 
 job = sa.Table(
     "job",
@@ -174,9 +175,28 @@ def change(conn: sa.Connection, job_id: str, **values: Any) -> Job:
 
 
 def further(conn: sa.Connection, job_id: str, **made: Any) -> Job:
-    """It got further: note what it has made, and that its worker did not die of it."""
-    before = conn.execute(sa.select(job.c.made).where(job.c.id == job_id).with_for_update()).scalar_one()
+    """It got further: note what it has made, that its worker did not die of it, and that it waits for nothing."""
+    before = _made(conn, job_id)
+    before.pop(_WAITS, None)
     return change(conn, job_id, made={**before, **made}, tries=0)
+
+
+def waits(conn: sa.Connection, now_ms: int, job_id: str, why: str) -> int:
+    """It cannot go on now. Since when it has not got further (ms)."""
+    before = _made(conn, job_id)
+    since_ms = int(before.get(_WAITS, {}).get("since_ms", now_ms))
+    change(conn, job_id, made={**before, _WAITS: {"since_ms": since_ms, "why": why[:400]}})
+    return since_ms
+
+
+def waits_for(found: Job) -> str:
+    """Why a job has not got further; "": it has."""
+    return str(found.made.get(_WAITS, {}).get("why", ""))
+
+
+def _made(conn: sa.Connection, job_id: str) -> dict[str, Any]:
+    query = sa.select(job.c.made).where(job.c.id == job_id).with_for_update()
+    return dict(conn.execute(query).scalar_one())
 
 
 def end(

@@ -75,6 +75,13 @@ TABLE = (
     Setting(
         "batch_calls_at_once", int, 4, "Calls of one batch that are asked for at the same time, while nobody waits."
     ),
+    Setting(
+        "job_wait_s",
+        float,
+        86_400.0,
+        "A training or adaptation that cannot go on (its model does not come up) is tried again for so long; then it fails "
+        "and costs nothing. Batches have their 24 hours.",
+    ),
     Setting("audio_bytes_max", int, 25 * 1024 * 1024, "Largest recording that may be sent for transcription."),
     Setting("audio_seconds_max", int, 1500, "Longest recording that is transcribed in one call."),
     Setting(

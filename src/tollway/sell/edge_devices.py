@@ -4,8 +4,6 @@ A device belongs to one organization and one version of one model. `head_n` and 
 is in the books; whoever takes entries over claims the device first, so that two senders of one log do not meet.
 """
 
-from collections.abc import Sequence
-
 import msgspec
 import sqlalchemy as sa
 
@@ -92,9 +90,3 @@ def advance(conn: sa.Connection, now_ms: int, device_id: str, number: int, seal:
     table = tables.edge_device
     values = {"head_n": number, "head_seal": seal, "last_at_ms": last_at_ms, "synced_ms": now_ms, "claimed_ms": None}
     conn.execute(table.update().where(table.c.id == device_id, table.c.head_n < number).values(values))
-
-
-def in_the_books(conn: sa.Connection, event_ids: Sequence[str]) -> set[str]:
-    """Which of these events are recorded already."""
-    column = tables.usage_event.c.id
-    return set(conn.execute(sa.select(column).where(column.in_(event_ids))).scalars())

@@ -99,7 +99,7 @@ class Committed(msgspec.Struct):
     settled_picos: int
 
 
-class _Job(msgspec.Struct):
+class _Errand(msgspec.Struct):
     """Something for the writer's thread: an event to keep (with the wallet's currency), or a function to run."""
 
     future: "asyncio.Future[Any]"
@@ -125,7 +125,7 @@ class Recorder:
         self._draw = draw  # with several gateways: what is spent leaves the slices in the same transaction
         self._clock = clock
         self._on_commit = on_commit
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()  # None: close
+        self._errands: queue.SimpleQueue[_Errand | None] = queue.SimpleQueue()  # None: close
         self._closing = False
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
@@ -146,50 +146,50 @@ class Recorder:
         """Keep an event; the future is done when it is durable. `wallet_currency` is None when no wallet pays. `on_lost`
         is called when it could not be kept, whether or not anybody still waits for the future. `draws` are its grant's."""
         return self._put(
-            _Job(self._loop.create_future(), event=event, currency=wallet_currency, on_lost=on_lost, draws=draws)
+            _Errand(self._loop.create_future(), event=event, currency=wallet_currency, on_lost=on_lost, draws=draws)
         )
 
     async def run(self, work: Callable[[sa.Connection], T], then: Callable[[T], None] | None = None) -> T:
         """Run a small function in a write transaction on the writer's thread. `then` takes over its result before the
         news of any later commit: a balance that was read must not replace a newer one."""
-        result: T = await self._put(_Job(self._loop.create_future(), work=work, then=then))
+        result: T = await self._put(_Errand(self._loop.create_future(), work=work, then=then))
         return result
 
     @property
     def waiting(self) -> int:
-        """Jobs not yet durable."""
-        return self._jobs.qsize()
+        """Errands not yet done."""
+        return self._errands.qsize()
 
     async def close(self) -> None:
         """Write what waits, then stop."""
         self._closing = True
-        self._jobs.put(None)
+        self._errands.put(None)
         await asyncio.to_thread(self._thread.join, 30.0)
 
-    def _put(self, job: _Job) -> "asyncio.Future[Any]":
+    def _put(self, errand: _Errand) -> "asyncio.Future[Any]":
         if self._closing:
             raise Unavailable("The shop is closing; nothing more is recorded.")
-        self._jobs.put(job)
-        return job.future
+        self._errands.put(errand)
+        return errand.future
 
     # -- the writer's thread -----------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         closing, together = False, 0
         while not closing:
-            waiting = [self._jobs.get()]
+            waiting = [self._errands.get()]
             if together >= _SIBLINGS:  # many call at once: let more of them share the next commit
                 time.sleep(_GATHER_S)
-            waiting += [self._jobs.get() for _ in range(min(self._jobs.qsize(), _BATCH_MAX))]
-            batch = [job for job in waiting if job is not None]
+            waiting += [self._errands.get() for _ in range(min(self._errands.qsize(), _BATCH_MAX))]
+            batch = [errand for errand in waiting if errand is not None]
             closing = len(batch) < len(waiting)  # nothing is put behind the closing word
-            kept = [job for job in batch if job.event is not None]
+            kept = [errand for errand in batch if errand.event is not None]
             together = len(kept)
             if kept:
                 self._keep(kept)
-            for job in batch:
-                if job.work is not None:
-                    self._run_one(job)
+            for errand in batch:
+                if errand.work is not None:
+                    self._run_one(errand)
         if self._conn is not None:
             self._conn.close()
 
@@ -207,7 +207,7 @@ class Recorder:
             broken.close()
             raise
 
-    def _keep(self, batch: list[_Job]) -> None:
+    def _keep(self, batch: list[_Errand]) -> None:
         """Commit the events, trying again for a few seconds: an answered call must not go unbilled for a hiccup."""
         deadline = time.monotonic() + _GIVE_UP_S
         pause_s, first = 0.02, True
@@ -239,55 +239,55 @@ class Recorder:
         self.events += len(batch)
         self._tell(batch, wallets=wallets)
 
-    def _keep_apart(self, batch: list[_Job], error: Exception) -> None:
+    def _keep_apart(self, batch: list[_Errand], error: Exception) -> None:
         """One event that no database holds (a number beyond 64 bits) fails alone, one that another gateway has recorded is
         found alone, and the thread lives on."""
         self._log.error("event cannot be kept", error=repr(error)[:300], events=len(batch))
         if len(batch) == 1:
             self._tell(batch, error=_cannot_record())
             return
-        for job in batch:
-            self._keep([job])
+        for errand in batch:
+            self._keep([errand])
 
-    def _run_one(self, job: _Job) -> None:
-        assert job.work is not None
+    def _run_one(self, errand: _Errand) -> None:
+        assert errand.work is not None
         try:
             with self._transaction() as conn:
-                result = job.work(conn)
+                result = errand.work(conn)
         except sa.exc.SQLAlchemyError as error:
-            self._log.warning("job failed", error=type(error).__name__)
-            self._loop.call_soon_threadsafe(_finish, [job], None, _cannot_record())
+            self._log.warning("errand failed", error=type(error).__name__)
+            self._loop.call_soon_threadsafe(_finish, [errand], None, _cannot_record())
         except TollwayError as error:  # an answer: there is no such thing, it is not in that state
-            self._loop.call_soon_threadsafe(_finish, [job], None, error)
+            self._loop.call_soon_threadsafe(_finish, [errand], None, error)
         except Exception as error:  # noqa: BLE001 - the caller awaits it and sees it there; the thread must live on
-            self._loop.call_soon_threadsafe(_finish, [job], None, error)
-            self._log.error("job failed", error=repr(error))
+            self._loop.call_soon_threadsafe(_finish, [errand], None, error)
+            self._log.error("errand failed", error=repr(error))
         else:
-            self._loop.call_soon_threadsafe(_take_over, job, result)
+            self._loop.call_soon_threadsafe(_take_over, errand, result)
 
     def _tell(
-        self, batch: list[_Job], wallets: list[Committed] | None = None, error: BaseException | None = None
+        self, batch: list[_Errand], wallets: list[Committed] | None = None, error: BaseException | None = None
     ) -> None:
         def on_loop() -> None:
             if wallets:
                 self._on_commit(wallets)
             if error is not None:
-                for job in batch:
-                    if job.on_lost is not None:
-                        job.on_lost()
+                for errand in batch:
+                    if errand.on_lost is not None:
+                        errand.on_lost()
             _finish(batch, None, error)
 
         self._loop.call_soon_threadsafe(on_loop)
 
-    def _already_there(self, conn: sa.Connection, batch: list[_Job]) -> bool:
+    def _already_there(self, conn: sa.Connection, batch: list[_Errand]) -> bool:
         """Whether an earlier try was committed after all: a batch is one transaction, so one event speaks for all. What
         was there before the first try showed then, and was set apart."""
         event = batch[0].event
         assert event is not None
         return self._sql.find_event.value(conn, {"event_id": event.id}) is not None
 
-    def _write(self, conn: sa.Connection, batch: list[_Job]) -> list[Committed]:
-        events = [job.event for job in batch if job.event is not None]
+    def _write(self, conn: sa.Connection, batch: list[_Errand]) -> list[Committed]:
+        events = [errand.event for errand in batch if errand.event is not None]
         if self._draw is not None:
             self._draw(conn, _drawn(batch))
         self._sql.insert_events.run(conn, [msgspec.structs.astuple(event) for event in events])
@@ -378,44 +378,44 @@ def _day(number: int) -> str:
     return day_of(number * _DAY_MS)
 
 
-def _owed(batch: list[_Job]) -> dict[tuple[str, str], int]:
+def _owed(batch: list[_Errand]) -> dict[tuple[str, str], int]:
     """What the batch takes from each wallet: (organization, currency) -> picos."""
     owed: dict[tuple[str, str], int] = defaultdict(int)
-    for job in batch:
-        if job.event is not None and job.currency is not None:
-            owed[job.event.org_id, job.currency] += job.event.price_picos
+    for errand in batch:
+        if errand.event is not None and errand.currency is not None:
+            owed[errand.event.org_id, errand.currency] += errand.event.price_picos
     return dict(sorted(owed.items()))
 
 
-def _drawn(batch: list[_Job]) -> dict[tuple[str, str, str], int]:
+def _drawn(batch: list[_Errand]) -> dict[tuple[str, str, str], int]:
     """What the batch takes of slices: (organization, kind, scope) -> amount."""
     drawn: dict[tuple[str, str, str], int] = defaultdict(int)
-    for job in batch:
-        if job.event is not None and job.draws:
-            for (kind, scope), amount in job.draws.items():
-                drawn[job.event.org_id, kind, scope] += amount
+    for errand in batch:
+        if errand.event is not None and errand.draws:
+            for (kind, scope), amount in errand.draws.items():
+                drawn[errand.event.org_id, kind, scope] += amount
     return drawn
 
 
-def _take_over(job: _Job, result: Any) -> None:
+def _take_over(errand: _Errand, result: Any) -> None:
     try:
-        if job.then is not None:
-            job.then(result)
+        if errand.then is not None:
+            errand.then(result)
     except Exception as error:  # noqa: BLE001 - logged, and raised where it is awaited
-        _finish([job], None, error)
+        _finish([errand], None, error)
         log.get("sell.metering").error("result not taken over", error=repr(error))
     else:
-        _finish([job], result, None)
+        _finish([errand], result, None)
 
 
-def _finish(jobs: list[_Job], result: Any, error: BaseException | None) -> None:
-    for job in jobs:
-        if job.future.done():
+def _finish(errands: list[_Errand], result: Any, error: BaseException | None) -> None:
+    for errand in errands:
+        if errand.future.done():
             continue  # its caller went away
         if error is None:
-            job.future.set_result(result)
+            errand.future.set_result(result)
         else:
-            job.future.set_exception(error)
+            errand.future.set_exception(error)
 
 
 def _cannot_record() -> Unavailable:

@@ -4,6 +4,7 @@ Sums by day come from `usage_daily`, the rollup written in the events' own trans
 Days are UTC (`2026-01-31`), both ends included. Nothing here writes.
 """
 
+from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import Any, TypeVar
 
@@ -173,6 +174,12 @@ def find_event(conn: sa.Connection, request_id: str, org_id: str | None = None) 
             code="event_not_found",
         )
     return UsageEvent(**row._mapping)
+
+
+def recorded(conn: sa.Connection, event_ids: Sequence[str]) -> set[str]:
+    """Which of these events are in the books."""
+    column = tables.usage_event.c.id
+    return set(conn.execute(sa.select(column).where(column.in_(event_ids))).scalars())
 
 
 def _days(from_day: str, to_day: str) -> tuple[date, date]:

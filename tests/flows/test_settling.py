@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.sell.test_access import Shop, terms
-from tollway.flows.held import settle_once
+from tollway.flows.settling import settle_once
 from tollway.kit.clock import ManualClock
 from tollway.kit.db import Database
 from tollway.kit.errors import Unavailable
