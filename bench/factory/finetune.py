@@ -123,7 +123,7 @@ def texts(count: int) -> tuple[Any, Texts, Texts]:
 def run_ours(features: Any, train: Texts, test: Texts | None, threads: int) -> tuple[float, np.ndarray]:
     """Rows a second of our loop, and which test rows it gets right (none without test rows)."""
     from tollway.forge import models, recipe
-    from tollway.forge.steps import Desk
+    from tollway.forge.desk import Desk
     from tollway.forge.train import Plan, loop
     from tollway.forge.train.material import Material
 

@@ -89,7 +89,7 @@ def convert(home: Path, trained: Path, prepared: Any, threads: int) -> Path:
 
 
 def desk(folder: Path, threads: int) -> Any:
-    from tollway.forge.steps import Desk
+    from tollway.forge.desk import Desk
 
     for name in ("out", "work"):
         (folder / name).mkdir(parents=True)

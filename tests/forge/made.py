@@ -10,8 +10,8 @@ import torch
 
 from tollway.forge import data, train
 from tollway.forge.data import samples
+from tollway.forge.desk import Desk
 from tollway.forge.recipe import Data, Model, Split, Train
-from tollway.forge.steps import Desk
 from tollway.kit.clock import SystemClock
 
 

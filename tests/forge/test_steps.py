@@ -7,7 +7,9 @@ import threading
 
 import pytest
 
-from tollway.forge.steps import Cost, Runs, Stopped, code_of
+from tollway.forge.desk import Stopped
+from tollway.forge.digests import code_of
+from tollway.forge.steps import Cost, Runs
 from tollway.kit.clock import ManualClock, SystemClock
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 

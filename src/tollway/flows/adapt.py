@@ -21,7 +21,8 @@ from tollway.flows import versions
 from tollway.flows.rollout import Policy
 from tollway.forge import data, recipe
 from tollway.forge.data import tasks
-from tollway.forge.steps import Run, Runs, Sink
+from tollway.forge.desk import Sink
+from tollway.forge.steps import Run, Runs
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.said import Said, say
 from tollway.sell import feedback

@@ -4,51 +4,23 @@ Read `make` down: every line is a step, cached by what goes into it. A recipe th
 that was killed goes on where it was; a model that misses its gates never reaches the shelf.
 """
 
-import hashlib
 import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tollway.artifacts import store
-from tollway.artifacts.manifest import Lineage
 from tollway.flows import translating
+from tollway.flows.registering import register
 from tollway.forge import recipe as recipes
+from tollway.forge.desk import Desk, Sink, Stopped
 from tollway.forge.recipe import Recipe
-from tollway.forge.steps import Cost, Desk, Record, Run, Runs, Sink, Stopped
+from tollway.forge.steps import Cost, Record, Run, Runs
 from tollway.insight import economics
 from tollway.kit.errors import BadRequest, TollwayError
-from tollway.kit.formats import FORMATS
 from tollway.shop import Shop
 
-KINDS: Final = {
-    "text-classification": "classification",
-    "text-regression": "regression",
-    "token-classification": "token-classification",
-    "question-answering": "question-answering",
-    "translation": "translation",
-    "language-modeling": "chat",
-    "chat": "chat",
-    "preference": "chat",
-    "sentence-embedding": "embedding",
-    "image-classification": "image-classification",
-    "image-generation": "image-generation",
-    "object-detection": "object-detection",
-    "recommendation": "recommendation",
-    "tabular-classification": "classification",
-    "tabular-regression": "regression",
-}
-"""What a package of each task can be asked for."""
 _AGAIN: Final = "Start the same recipe again: it goes on where it was."
-INPUTS: Final = {
-    "image-classification": "image",
-    "image-generation": "image",
-    "object-detection": "image",
-    "tabular-classification": "row",
-    "tabular-regression": "row",
-    "recommendation": "row",
-}
 
 
 def build(shop: Shop, path: Path, *, sink: Sink | None = None, stop_asked: Callable[[], bool] = lambda: False) -> Run:
@@ -260,63 +232,6 @@ def compare(shop: Shop, records: Sequence[Record]) -> list[dict[str, Any]]:
     from tollway.forge import report as reporter
 
     return reporter.compare(Runs(shop.settings.home, shop.clock), records)
-
-
-def register(shop: Shop, recipe: Recipe, run: Run, files: Path, text: str) -> None:
-    """Sign what was made and put it on the shelf: the same files again are the same version."""
-    from tollway import __version__
-
-    record, hours = run.record, run.record.made_seconds / 3600
-    lineage = Lineage(
-        parent=recipe.package.parent,
-        recipe=recipe.recipe.name,
-        recipe_digest="sha256:" + hashlib.sha256(text.encode()).hexdigest(),
-        run=record.id,
-        code_version=__version__,
-        training_cost_micros=round(hours * run.cost.micros_per_hour),
-        cost_currency=run.cost.currency,
-        training_ms=round(record.made_seconds * 1000),
-        energy_mwh=round(hours * run.cost.watts * 1000),
-        datasets={record.dataset: record.dataset_digest},
-    )
-    card = run.folder / "card.md"
-    package = shop.store.add_package(
-        recipe.recipe.name,
-        files,
-        store.About(
-            task=recipe.recipe.task,
-            kind=KINDS[recipe.recipe.task],
-            input=INPUTS.get(recipe.recipe.task, "text"),
-            serves=_served(run),
-            embedding_dimensions=int(run.figures("convert").get("embedding_dimensions", 0)),
-            title=recipe.package.title or recipe.recipe.name,
-            description=recipe.package.description,
-            licence=recipe.package.licence,
-            metrics={name: value for name, value in record.metrics.items() if isinstance(value, (int, float, str))},
-            parity={
-                name: value for name, value in run.figures("convert").items() if isinstance(value, (int, float, str))
-            },
-            lineage=lineage,
-            card=card.read_text(encoding="utf-8") if card.is_file() else "",
-        ),
-        files=_example(run),
-    )
-    record.package = package.ref
-    run.save()
-    run.emit({"kind": "note", "text": f"{package.ref} is on the shelf, signed: {package.folder}"})
-
-
-def _example(run: Run) -> dict[str, Path]:
-    """One input to copy, where the evaluation found one: it travels with the package."""
-    scores = run.runs.output(run.record, "evaluate")
-    path = scores / "example.json" if scores is not None else None
-    return {"example.json": path} if path is not None and path.is_file() else {}
-
-
-def _served(run: Run) -> str:
-    """The format that the conversion chose and the evaluation measured; the shelf's choice where there was none."""
-    chosen = str(run.figures("convert").get("serve", ""))
-    return chosen if chosen in FORMATS else ""
 
 
 def _prepared(folder: Path) -> Any:

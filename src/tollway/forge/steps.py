@@ -13,9 +13,6 @@ Everything that happens is a line of `events.jsonl`; the terminal, `run watch`, 
 """
 
 import fcntl
-import functools
-import hashlib
-import importlib.metadata
 import json
 import os
 import resource
@@ -23,41 +20,21 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
+from tollway.forge.desk import Desk, Event, Sink, Stopped
+from tollway.forge.digests import code_of, digest_of
 from tollway.kit import durable
 from tollway.kit.clock import Clock
 from tollway.kit.errors import Conflict, NotFound, TollwayError
 from tollway.kit.ids import new_id
-from tollway.kit.said import say
+from tollway.kit.said import coded, say
 
-Event: TypeAlias = dict[str, Any]
 Events: TypeAlias = list[Event]  # inside Runs the word list is a method
-Sink: TypeAlias = Callable[[Event], None]
-_LIBRARIES: Final = (
-    "torch",
-    "transformers",
-    "peft",
-    "trl",
-    "tokenizers",
-    "onnx",
-    "onnxruntime",
-    "scikit-learn",
-    "numpy",
-)
-_EVERY_S: Final = 0.2
-
-
-class Stopped(TollwayError):
-    """The run was stopped before its end."""
-
-    status = 409
-    exit_code = 130
-    code = "run_stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +65,7 @@ class Record(msgspec.Struct, kw_only=True):
     made_seconds: float = 0.0  # what making it took in all, steps from the cache included at what they took then
     error: str = ""
     hint: str = ""
+    said: list[dict[str, Any] | None] = []  # both as codes and figures
     package: str = ""
     dataset: str = ""
     dataset_digest: str = ""
@@ -98,62 +76,6 @@ class Record(msgspec.Struct, kw_only=True):
     def alive_state(self) -> str:
         """`interrupted` when its process is gone without having said how it ended."""
         return self.state if self.state != "running" or _alive(self.pid) else "interrupted"
-
-
-@dataclass
-class Desk:
-    """A step's place of work."""
-
-    out: Path
-    work: Path
-    home: Path
-    seed: int
-    threads: int
-    emit: Sink
-    step: str
-    shelf: Any = None  # datasets
-    store: Any = None  # model packages
-    translators: Any = None  # of back-translation: a step's options -> its translator
-    board: Path | None = None  # TensorBoard's folder
-    stop_asked: Callable[[], bool] = lambda: False
-    _last: float = 0.0
-    _writer: Any = field(default=None, repr=False)
-
-    def progress(self, done: float, total: float, unit: str = "steps", **figures: float) -> None:
-        """So much of so much; at most five times a second, and always the last one."""
-        now = time.monotonic()
-        if now - self._last >= _EVERY_S or done >= total:
-            self._last = now
-            self.emit({"kind": "progress", "done": done, "total": total, "unit": unit, **figures})
-
-    def metric(self, name: str, value: float, step: int | None = None) -> None:
-        """A figure over time: a curve in the report and in TensorBoard."""
-        self.emit({"kind": "metric", "name": name, "value": value, "at": step})
-        if self.board is not None and step is not None:
-            self._tensorboard().add_scalar(f"{self.step}/{name}", value, step)
-
-    def note(self, text: str) -> None:
-        """A sentence for whoever follows the run."""
-        self.emit({"kind": "note", "text": text})
-
-    def warn(self, text: str) -> None:
-        """Something that is probably not wanted."""
-        self.emit({"kind": "warning", "text": text})
-
-    def stopped(self) -> bool:
-        """Somebody asked for an end: save what there is and raise Stopped."""
-        return self.stop_asked()
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-    def _tensorboard(self) -> Any:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self.board))
-        return self._writer
 
 
 class Run:
@@ -274,6 +196,7 @@ class Run:
         self.record.finished_ms = self.runs.clock.now_ms()
         if error is not None:
             self.record.error, self.record.hint = error.message, error.hint
+            self.record.said = [coded(error.said), coded(error.said_hint)]
         self.save()
         self.emit({"kind": "run_done", "state": state, "error": self.record.error, "package": self.record.package})
 
@@ -350,38 +273,6 @@ class Runs:
                 except json.JSONDecodeError:
                     continue
         return found
-
-
-def digest_of(inputs: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of what goes into a step (pydantic models included)."""
-    text = json.dumps(inputs, sort_keys=True, ensure_ascii=False, default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-@functools.lru_cache(maxsize=32)
-def code_of(rooms: tuple[str, ...]) -> str:
-    """A digest of the source files of some of our packages and of the versions of the libraries they stand on."""
-    root = Path(__file__).resolve().parents[1]
-    seen = hashlib.sha256()
-    for room in sorted(rooms):
-        where = root / room.replace(".", "/")
-        files = sorted(where.rglob("*.py")) if where.is_dir() else [where.with_suffix(".py")]
-        for file in files:
-            seen.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
-    for library in _LIBRARIES:
-        try:
-            seen.update(f"{library} {importlib.metadata.version(library)}".encode())
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return seen.hexdigest()[:16]
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    if isinstance(value, Path):
-        return str(value)
-    return str(value)
 
 
 def _alive(pid: int) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tollway.forge.steps import Desk
+from tollway.forge.desk import Desk
 from tollway.forge.train.batches import Batches
 
 

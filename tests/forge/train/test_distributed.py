@@ -9,7 +9,7 @@ from tests.forge.train import nets
 from tests.forge.train.test_fitting import MLP, accuracy, prepared
 from tollway.forge import data, models, recipe, train
 from tollway.forge.data import samples
-from tollway.forge.steps import Stopped
+from tollway.forge.desk import Stopped
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import BadRequest, TollwayError
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.forge.train import nets
-from tollway.forge.steps import Stopped
+from tollway.forge.desk import Stopped
 from tollway.forge.train import checkpoints, loop
 from tollway.forge.train.plan import Plan
 from tollway.kit.errors import Conflict

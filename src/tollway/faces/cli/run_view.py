@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from tollway.forge.steps import Event
+from tollway.forge.desk import Event
 
 _FIGURES = 4
 

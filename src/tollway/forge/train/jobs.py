@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tollway.forge.steps import Stopped
+from tollway.forge.desk import Stopped
 from tollway.forge.train.plan import Plan
 from tollway.kit import errors
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tollway.forge.steps import Stopped
+from tollway.forge.desk import Stopped
 from tollway.forge.train import attention, checkpoints, device, judge, objectives, precision
 from tollway.forge.train.batches import Batches
 from tollway.forge.train.freezing import train_mode

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tollway.forge.steps import Stopped
+from tollway.forge.desk import Stopped
 from tollway.forge.train.plan import LOWER_IS_BETTER, METHODS, Plan
 from tollway.kit.errors import BadRequest, Conflict
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from tollway.forge.steps import Desk
+from tollway.forge.desk import Desk
 from tollway.kit.errors import TollwayError
 
 
