@@ -56,12 +56,12 @@ def add(
         str, typer.Option("--upstream-key-env", help="Variable that holds the key for it.")
     ] = "",
     kind: Annotated[str, typer.Option("--kind", help=f"One of {', '.join(models.UPSTREAM_KINDS)}.")] = "chat",
-    title: Title = "",
-) -> None:
     cost: Annotated[
         list[str] | None,
         typer.Option("--cost", help="METER=PRICE per 1M units: what the upstream charges you, for the books; repeat."),
     ] = None,
+    title: Title = "",
+) -> None:
     """Offer a model that another server runs (vLLM, another Tollway, a provider), metered and priced by us."""
     if kind not in models.UPSTREAM_KINDS:
         raise BadRequest(
@@ -273,11 +273,11 @@ def _upstream_card(model: models.Model, state: str) -> Any:
             "answered by": ", ".join(there.urls) if there else None,
             "its name there": there.model if there else None,
             "key from": f"${there.key_env}" if there and there.key_env else "no key",
+            "it charges": ", ".join(f"{meter} {micros / 1e6:g} per 1M" for meter, micros in there.costs) if there else None,
             "since": tables.moment(model.created_ms),
             "state": state,
         }
     )
-            "it charges": ", ".join(f"{meter} {micros / 1e6:g} per 1M" for meter, micros in there.costs) if there else None,
 
 
 def _walk(steps: list[dict[str, Any]]) -> Any:
