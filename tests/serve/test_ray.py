@@ -5,6 +5,7 @@ node that does not see them; at the end no process is left.
 """
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -48,6 +49,7 @@ async def test_replicas_and_nodes_die_under_load_and_no_call_fails(tmp_path: Pat
         town.fleet.offer([town.model()])
         await town.until(lambda: sum(one.state is State.READY for one in town.served.replicas) == 2, 40)
         assert {one.node for one in town.served.replicas} == {"127.0.0.1"}
+        await town.until(lambda: asked_for() == [], 20)  # what runs keeps its node by itself
         engines = engine_pids()
         assert len(set(engines.values())) == 2, "both engines are on one node"
         stop = asyncio.Event()
@@ -68,6 +70,32 @@ async def test_replicas_and_nodes_die_under_load_and_no_call_fails(tmp_path: Pat
         assert town.failures == []
         print(f"replica back in {back_s:.1f} s, elsewhere {elsewhere_s:.1f} s after its node, {town.calls} calls")
     await town.until(lambda: not engine_pids(), 5)
+
+
+async def test_the_cluster_is_asked_for_room_for_all_replicas_at_once(tmp_path: Path, cluster: Any) -> None:
+    """Six processors for eight replicas: two wait for a node that an autoscaler would start. What Ray was asked for stands
+    where its autoscaler reads it."""
+    made: list[RayRuntime] = []
+
+    def runtime(store: Any) -> RayRuntime:
+        made.append(RayRuntime(ray, store.root, ip="127.0.0.1"))
+        return made[0]
+
+    async with rows_fleet(tmp_path, runtime, replicas_min=8, replicas_max=8) as town:
+        town.fleet.offer([town.model()])
+        await town.until(lambda: len(asked_for()) == 8, 40)
+        assert asked_for() == [{"CPU": 1}] * 8
+        await town.until(lambda: town.fleet.ready, 60)
+        assert (await town.call())["data"]
+    made[0].expect(0)  # as when it closes: nothing is kept for a gateway that has stopped
+    await town.until(lambda: asked_for() == [], 20)
+
+
+def asked_for() -> list[dict[str, int]]:
+    """What the autoscaler of this cluster is told to have room for."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    return list(json.loads(_internal_kv_get(b"autoscaler_resource_request") or b"[]"))
 
 
 async def test_a_package_that_a_node_does_not_see_is_sent_there(

@@ -200,8 +200,17 @@ class Fleet:
             await asyncio.sleep(1)
             try:
                 self._keeper.tick(self.versions())
+                if self._runtime is not None:
+                    self._runtime.expect(self._missing())
             except Exception:  # noqa: BLE001 - logged; if this ended, nothing would be looked after
                 _log.exception("the fleet's housekeeping failed")
+
+    def _missing(self) -> int:
+        """How many replicas there are to be of all versions that run at a runtime, while not all of them do; 0 when they do."""
+        ours = [one for one in self.versions() if not one.passes_through]
+        ready = sum(replica.state is State.READY for one in ours for replica in one.replicas)
+        wanted = sum(one.wanted for one in ours)
+        return wanted if ready < wanted else 0
 
     def _bring(self, model: Model, beside: Sequence[Deployment]) -> None:
         """Have exactly these versions of one model in service."""

@@ -63,6 +63,9 @@ class Local:
         assert isinstance(place, Process)
         await buried(place.process, within_s)
 
+    def expect(self, replicas: int) -> None:
+        return None
+
     async def close(self) -> None:
         return None
 

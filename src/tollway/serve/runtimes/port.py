@@ -58,6 +58,10 @@ class Runtime(Protocol):
         """End it for certain: politely, and after `within_s` otherwise."""
         ...
 
+    def expect(self, replicas: int) -> None:
+        """So many replicas are to run, and not all do: have room for them. 0: all do. Returns at once; it is only a hint."""
+        ...
+
     async def close(self) -> None:
         """Let go of whatever this runtime holds."""
         ...

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from tollway.kit import log
 from tollway.kit.errors import BadRequest, Unavailable
+from tollway.kit.tasks import Tasks
 from tollway.serve.engines import Address, Engine
 from tollway.serve.runtimes import parcel
 from tollway.serve.runtimes.host import SOCKET, Host
@@ -31,6 +32,7 @@ _CLIENT_PORT: Final = 10001
 _NAMESPACE: Final = "tollway"
 _STORE_BYTES: Final = 256 * 1024 * 1024
 _SCHEME: Final = "ray://"
+_ASK_S: Final = 5.0
 
 
 class RayPlace:
@@ -69,6 +71,9 @@ class RayRuntime:
         self._ray, self._packages, self._share, self._ip = ray, packages.resolve(), share, ip
         self._contents: dict[str, tuple[str, dict[str, str]]] = {}
         self._host = ray.remote(Host)
+        self._room = ray.remote(_room)
+        self._expected = self._asked = 0
+        self._tasks = Tasks()
 
     async def start(self, engine: Engine, folder: Path, limits: Limits) -> Place | None:
         launch = engine.launch(Path(SOCKET))
@@ -107,7 +112,30 @@ class RayRuntime:
         finally:
             place.kill()
 
+    def expect(self, replicas: int) -> None:
+        """Ask the cluster's autoscaler for nodes: for all at once, where a replica that waits for its place would be seen one
+        at a time. What runs keeps its node by itself, so nothing is asked for then."""
+        self._expected = replicas
+        if self._expected != self._asked and not list(self._tasks):
+            self._tasks.begin(self._ask())
+
+    async def _ask(self) -> None:
+        while self._asked != self._expected:
+            self._asked = self._expected
+            try:
+                await _told(self._room.options(num_cpus=0).remote(self._asked))
+            except Exception as error:  # noqa: BLE001 - Ray's many errors; whatever becomes of a hint
+                _LOG.warning("the cluster was not asked for room", replicas=self._asked, why=type(error).__name__)
+            else:
+                _LOG.info("room on the cluster", replicas=self._asked)
+
     async def close(self) -> None:
+        self._tasks.cancel()
+        if self._asked:  # or the nodes would be kept for nobody
+            self._expected = 0
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ASK_S):
+                    await self._ask()
         await asyncio.to_thread(self._ray.shutdown)
 
     def _kill(self, actor: Any) -> None:
@@ -177,6 +205,13 @@ def opened(address: str, packages: Path) -> Runtime:
             hint="Its version must be ours; RAY_AUTH_MODE and the token file the same here and there (docs/scale-out.md).",
         ) from error
     return RayRuntime(ray, packages)
+
+
+def _room(replicas: int) -> None:
+    """Run on the cluster: a client outside of it has no word with its autoscaler."""
+    from ray.autoscaler import sdk
+
+    sdk.request_resources(bundles=[{"CPU": 1}] * replicas)
 
 
 async def _told(ref: Any) -> Any:
