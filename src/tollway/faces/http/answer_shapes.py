@@ -227,11 +227,19 @@ def _header(text: str, kind: str = "string") -> Shape:
     return {"description": text, "schema": {"type": kind}}
 
 
-MODEL_VERSION: Shape = {"x-tollway-model-version": _header("The version of the model that answered.")}
+OF_CALL: Shape = {
+    "x-tollway-model-version": _header("The version of the model that answered."),
+    "x-tollway-queue-ms": _header("Milliseconds that the call waited for its turn.", "integer"),
+    "openai-processing-ms": _header("Milliseconds from the call's admission to this answer.", "integer"),
+    "x-tollway-price": _header("What the call cost, and the currency; a stream's is in the usage afterwards."),
+}
 REQUEST_ID: Shape = {"x-request-id": _header("Names this call in logs, usage and support.")}
 RATE_LIMITS: Shape = {
     f"x-ratelimit-{what}-{unit}": _header(f"{text} {unit} in the running minute.")
     for unit in ("requests", "tokens")
     for what, text in (("limit", "Allowed"), ("remaining", "Left"), ("reset", "Seconds until all are free again:"))
 }
-RETRY_AFTER: Shape = {"retry-after": _header("Seconds to wait before trying again.")}
+RETRY_AFTER: Shape = {
+    "retry-after": _header("Seconds to wait before trying again."),
+    "retry-after-ms": _header("The same, in milliseconds.", "integer"),
+}

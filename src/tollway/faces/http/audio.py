@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from tollway.faces.http import call_headers
 from tollway.faces.http.files import parts_of
 from tollway.faces.http.policy import Door
 from tollway.faces.http.wire import (
@@ -24,7 +25,6 @@ from tollway.faces.http.wire import (
     timeout_of,
 )
 from tollway.flows.answer import answer_whole, open_call
-from tollway.flows.call import Call
 from tollway.flows.gateway import Gateway
 from tollway.kit.crash import crashpoint
 from tollway.kit.delays import Delays
@@ -76,10 +76,10 @@ class Audio:
             request = _transcription(fields, recording)
             async with Departure(receive, self._departures) as departure:
                 call = await open_call(self._desk, caller, request, call_id, timeout_s=timeout_of(scope))
-                headers += self._told(call, caller)
+                headers += self._desk.access.rate_headers(caller)
                 told = msgspec.json.decode(await answer_whole(call))
                 content_type, shown = rendered(told, request.response_format)
-                await _send(send, content_type, shown, headers)
+                await _send(send, content_type, shown, headers + call_headers.of(call))
                 crashpoint("answer.after_last_byte")
         return 499 if departure.gone else 200
 
@@ -90,9 +90,10 @@ class Audio:
         body = await read_body(scope, receive, self._settings.body_bytes_max)
         request: SpeechRequest = decode(self._decoder, body)
         call = await open_call(self._desk, caller, request, call_id, timeout_s=timeout_of(scope))
-        headers += self._told(call, caller)
+        headers += self._desk.access.rate_headers(caller)
         async with Departure(receive, self._departures) as departure:
             told = msgspec.json.decode(await answer_whole(call))
+            headers += call_headers.of(call)
             await _send(send, told["content_type"], base64.b64decode(told["audio"]), headers)
             crashpoint("answer.after_last_byte")
         return 499 if departure.gone else 200
@@ -116,10 +117,6 @@ class Audio:
             self._hearing[org_id] -= 1
             if not self._hearing[org_id]:
                 del self._hearing[org_id]
-
-    def _told(self, call: Call, caller: Caller) -> Headers:
-        version = (b"x-tollway-model-version", call.served.model.version.encode())
-        return [*self._desk.access.rate_headers(caller), version]
 
 
 async def _send(send: Send, content_type: str, body: bytes, headers: Headers) -> None:

@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from tollway import __version__
 from tollway.faces.http import made_shapes, spoken_shapes
-from tollway.faces.http.answer_shapes import MODEL_VERSION, PARAMETERS, RATE_LIMITS, REQUEST_ID, RETRY_AFTER, SHAPES
+from tollway.faces.http.answer_shapes import OF_CALL, PARAMETERS, RATE_LIMITS, REQUEST_ID, RETRY_AFTER, SHAPES
 from tollway.faces.http.asked import ASKED
 from tollway.faces.http.policy import Door
 
@@ -103,7 +103,7 @@ def _operation(door: Door, body: Any) -> dict[str, Any]:
         content = {kind: {"schema": shape} for kind, shape in spoken_shapes.CONTENT[door.path].items()}
     if door.path.endswith("completions"):
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    headers = REQUEST_ID | (RATE_LIMITS | MODEL_VERSION if door.path in _GENERATES else {})
+    headers = REQUEST_ID | (RATE_LIMITS | OF_CALL if door.path in _GENERATES else {})
     responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content, "headers": headers}}
     form = _of(made_shapes.FORMS | spoken_shapes.FORMS, door)
     left_out = set() if door.path in _GENERATES else made_shapes.NOT_HERE.get(door.method, set(_ONLY_GENERATION))

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from tollway.faces.http import templates
+from tollway.faces.http import call_headers, templates
 from tollway.faces.http.asked import ASKED
 from tollway.faces.http.policy import Door
 from tollway.faces.http.told import CALL, CALLER, Telling
@@ -157,7 +157,6 @@ class Api:
             call = await open_call(self._desk, caller, request, call_id, timeout_s=timeout_of(scope))
             scope[CALL] = call
             headers += self._desk.access.rate_headers(caller)
-            headers.append((b"x-tollway-model-version", call.served.model.version.encode()))
             async with Departure(receive, self._departures) as departure:
                 await self._render(call, send, headers)
             return 499 if departure.gone else 200
@@ -168,14 +167,15 @@ class Api:
         if call.request.stream:
             await self._stream(call, send, headers)
         else:
-            await send_json(send, 200, await answer_whole(call), headers)
+            await send_json(send, 200, await answer_whole(call), headers + call_headers.of(call))
         crashpoint("answer.after_last_byte")
 
     async def _stream(self, call: Call, send: Send, headers: Headers) -> None:
         """The first event decides the status: until then an error is an ordinary error answer."""
         async with aclosing(answer_stream(call)) as groups:
             first = await anext(groups)
-            await send({"type": "http.response.start", "status": 200, "headers": [EVENTS, *_NO_BUFFERING, *headers]})
+            headers = [EVENTS, *_NO_BUFFERING, *headers, *call_headers.of(call)]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             try:
                 await send({"type": "http.response.body", "body": _events(first), "more_body": True})
                 crashpoint("answer.after_first_event")

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from tollway.faces.http import call_headers
 from tollway.faces.http import response_words as words
 from tollway.faces.http.policy import Door
 from tollway.faces.http.response_words import ResponsesRequest
@@ -55,14 +56,13 @@ class Responses:
             request.stream_options = StreamOptions(include_usage=True)
         call = await open_call(self._desk, caller, request, call_id, timeout_s=timeout_of(scope))
         headers += self._desk.access.rate_headers(caller)
-        headers.append((b"x-tollway-model-version", call.served.model.version.encode()))
         async with Departure(receive, self._departures) as departure:
             if asked.stream:
                 await self._stream(asked, call, send, headers)
             else:
                 chat = msgspec.json.decode(await answer_whole(call))
                 shown = words.answered(asked, call.id, call.at_ms // 1000, chat)
-                await send_json(send, 200, msgspec.json.encode(shown), headers)
+                await send_json(send, 200, msgspec.json.encode(shown), headers + call_headers.of(call))
             crashpoint("answer.after_last_byte")
         return 499 if departure.gone else 200
 
@@ -71,7 +71,8 @@ class Responses:
         telling = Telling(asked, call.id, call.at_ms // 1000)
         async with aclosing(answer_stream(call)) as groups:
             first = await anext(groups)
-            await send({"type": "http.response.start", "status": 200, "headers": [EVENTS, *_NO_BUFFERING, *headers]})
+            headers = [EVENTS, *_NO_BUFFERING, *headers, *call_headers.of(call)]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             try:
                 await _say(send, [*telling.begun(), *telling.told(first)])
                 async for group in groups:
