@@ -20,8 +20,10 @@ from tollway.faces.console import routes
 from tollway.faces.console.pages import PAGES
 from tollway.flows import release, versions
 from tollway.forge import data, steps
+from tollway.forge import desk as desks
 from tollway.kit.errors import Conflict
 from tollway.kit.formats import SERVED
+from tollway.kit.said import say
 from tollway.sell import tables as sell
 
 # What a Chinese reader reads as it is: names of products, formats and measures, units, currencies.
@@ -110,6 +112,9 @@ def _factory(shop: Any) -> dict[str, str]:
     )
     for at in range(1, 9):
         done.emit({"kind": "metric", "name": "train_loss", "at": at, "value": 3 / at})
+    desk = desks.Desk(out=home, work=home, home=home, seed=1, threads=1, step="train", emit=done.emit)
+    desk.note(say("train.goes_on", "Goes on at step {step} of {total}.", step=1200, total=4000))
+    desk.warn("a library says something of its own")
     for name in ("prepare", "train", "compress", "convert", "evaluate", "explain", "report", "package"):
         done.record.steps.append({"name": name, "folder": name, "cached": name == "prepare", "seconds": 1.5})
     done.record.metrics |= {"accuracy": 0.91, "f1": 0.9, "loss": 0.3}

@@ -23,6 +23,7 @@ from tollway.forge.data.schema import columns_of
 from tollway.forge.data.shelf import SPLITS, Shelf, Version
 from tollway.forge.recipe import Data
 from tollway.kit.errors import BadRequest
+from tollway.kit.said import say
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -127,7 +128,7 @@ def prepare(wish: Data, task: str, shelf: Shelf, desk: Place) -> Prepared:
         )
         work.meta["augment"] = [str(one) for one in done]
         for one in done:
-            desk.note(f"augmented: {one}")
+            desk.note(say("data.augmented", "augmented: {what}", what=str(one)))
     for split, table in work.tables.items():
         pq.write_table(table, desk.out / f"{split}.parquet", compression="zstd")
     whole = {
@@ -140,7 +141,9 @@ def prepare(wish: Data, task: str, shelf: Shelf, desk: Place) -> Prepared:
     return Prepared(desk.out)
 
 
-def _canonical(version: Version, split: str, found: Mapping[str, str], task: str, asked: Mapping[str, str]) -> "pa.Table":
+def _canonical(
+    version: Version, split: str, found: Mapping[str, str], task: str, asked: Mapping[str, str]
+) -> "pa.Table":
     import pyarrow as pa
 
     table = version.read(split)
@@ -173,7 +176,9 @@ def _features(version: Version, found: Mapping[str, str], asked: Mapping[str, st
         version.column(name)
     chosen = [name for name in (named or fit) if name not in dropped]
     if not chosen:
-        raise BadRequest(f"{version.ref} has no column left to learn from.", hint="Name some: columns = {features = …}.")
+        raise BadRequest(
+            f"{version.ref} has no column left to learn from.", hint="Name some: columns = {features = …}."
+        )
     return chosen
 
 
@@ -253,20 +258,29 @@ def _clean(work: _Work, steps: list[str], desk: Place) -> None:
     import pyarrow.compute as pc
 
     order = [split for split in ("test", "validation", "train") if split in work.tables]  # the first of equals stays
-    parts = [work.tables[split].append_column("__split", pa.array([split] * work.tables[split].num_rows)) for split in order]
+    parts = [
+        work.tables[split].append_column("__split", pa.array([split] * work.tables[split].num_rows)) for split in order
+    ]
     whole = pa.concat_tables(parts)
-    needed = [name for name in work.found if name != "time" and not (work.task == "sentence-embedding" and name != "text")]
+    needed = [
+        name for name in work.found if name != "time" and not (work.task == "sentence-embedding" and name != "text")
+    ]
     roles = _roles(work)
-    required = cleaning.Roles(roles.texts, tuple(name for name in needed if name not in ("answer", "answer_start")), None)
+    required = cleaning.Roles(
+        roles.texts, tuple(name for name in needed if name not in ("answer", "answer_start")), None
+    )
     whole, gone = cleaning.clean(whole, ["drop-missing"], required)
     if gone[0].dropped:
-        desk.warn(f"{gone[0].dropped:,} rows have no {' or no '.join(required.content)}: they are left out.")
+        desk.warn(say("data.missing", "{count} rows have no {columns}: they are left out.", count=gone[0].dropped,
+                      columns=" or no ".join(required.content)))  # fmt: skip
     if not whole.num_rows:
         raise BadRequest(f"{work.version.ref} has no row with {' and '.join(required.content)}.", code="dataset_empty")
     whole, done = cleaning.clean(whole, steps, roles)
     for one in done:
-        desk.note(f"cleaned: {one}")
-    work.meta["clean"] = [str(one) for one in [*gone, *done] if one.dropped or one.changed or one.step != "drop-missing"]
+        desk.note(say("data.cleaned", "cleaned: {what}", what=str(one)))
+    work.meta["clean"] = [
+        str(one) for one in [*gone, *done] if one.dropped or one.changed or one.step != "drop-missing"
+    ]
     for split in order:
         work.tables[split] = whole.filter(pc.equal(whole["__split"], split)).drop_columns(["__split"])
     work.tables = {split: table for split, table in work.tables.items() if table.num_rows}
@@ -280,13 +294,18 @@ def _mask(work: _Work, desk: Place) -> None:
         work.tables[split], counts = mask.mask_table(table, mask.columns_to_mask(table, work.label))
         total += counts
     work.meta["masked"] = dict(total)
-    desk.note("masked: " + (", ".join(f"{count:,} {kind}" for kind, count in total.most_common()) or "nothing found"))
+    found = ", ".join(f"{count:,} {kind}" for kind, count in total.most_common())
+    desk.note(
+        say("data.masked", "masked: {what}", what=found) if found else say("data.masked_none", "masked: nothing found")
+    )
 
 
 def _split(work: _Work, wish: Any, desk: Place) -> None:
     """Splits the dataset has are kept; those it lacks are cut from train."""
     if "train" not in work.tables:
-        raise BadRequest(f"{work.version.ref} has no train rows.", hint="Import it again, or split it: tollway dataset split.")
+        raise BadRequest(
+            f"{work.version.ref} has no train rows.", hint="Import it again, or split it: tollway dataset split."
+        )
     shares = {name: 0.0 if name in work.tables else getattr(wish, name) for name in ("validation", "test")}
     made = [name for name, share in shares.items() if share]
     if made:
@@ -320,7 +339,8 @@ def _limit(work: _Work, rows_max: int | None, desk: Place) -> None:
         if table.num_rows > (rows_max or 0):
             order = np.argsort(digests.keys(table, salt=f"limit {desk.seed}"), kind="stable")[:rows_max]
             work.tables[split] = table.take(np.sort(order))
-            desk.note(f"{split}: {rows_max:,} of {table.num_rows:,} rows are used (rows_max).")
+            desk.note(say("data.limited", "{split}: {used} of {count} rows are used (rows_max).", split=split, used=rows_max,
+                          count=table.num_rows))  # fmt: skip
 
 
 def _examine(work: _Work, desk: Place) -> None:
@@ -342,10 +362,11 @@ def _examine(work: _Work, desk: Place) -> None:
         )
     everything = sum(counts.values(), Counter())
     for wrong, right in labels.typos(everything).items():
-        desk.warn(f"The label {wrong!r} ({everything[wrong]} rows) looks like {right!r}. "
-                  f"If so: clean = [\"rename:{wrong}={right}\"].")  # fmt: skip
+        desk.warn(say("data.typo", "The label {wrong!r} ({count} rows) looks like {right!r}. "
+                      'If so: clean = ["rename:{wrong}={right}"].', wrong=wrong, right=right, count=everything[wrong]))  # fmt: skip
     unseen = sorted(set(everything) - set(train))
     if unseen:
-        desk.warn(f"No training row has the label {', '.join(map(repr, unseen[:10]))}: it cannot be learned.")
+        desk.warn(say("data.unseen", "No training row has the label {labels}: it cannot be learned.",
+                      labels=", ".join(map(repr, unseen[:10]))))  # fmt: skip
     work.meta["labels"] = sorted(everything)
     work.meta["classes"] = {split: dict(sorted(count.items())) for split, count in counts.items()}

@@ -15,6 +15,7 @@ from typing import Any
 from tollway.forge.train import jobs
 from tollway.forge.train.plan import Plan
 from tollway.kit import errors
+from tollway.kit.said import say
 
 _TAIL = 2000  # characters of a failed process's last words
 
@@ -30,7 +31,8 @@ def fit(plan: Plan, train: Any, model: Any, task: str, prepared: Any, desk: Any)
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={plan.processes}",
         "-m", "tollway.forge.train.worker", str(job),
     ]  # fmt: skip
-    desk.note(f"{plan.processes} processes train together ({plan.distributed}).")
+    how = str(plan.distributed)
+    desk.note(say("train.processes", "{count} processes train together ({how}).", count=plan.processes, how=how))
     environment = {"GLOO_SOCKET_IFNAME": "lo", **os.environ, "OMP_NUM_THREADS": str(plan.threads)}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as talk:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=talk, text=True, env=environment)  # noqa: S603 - our own interpreter
@@ -46,7 +48,8 @@ def fit(plan: Plan, train: Any, model: Any, task: str, prepared: Any, desk: Any)
         talk.seek(0)
         last = talk.read()[-_TAIL:]
     raise errors.Conflict(
-        f"The training processes ended with code {code}. Their last words: {last.strip()[-400:]}", code="training_processes_failed",
+        f"The training processes ended with code {code}. Their last words: {last.strip()[-400:]}",
+        code="training_processes_failed",
         hint="Start the run again (it goes on from the last checkpoint), or set processes = 1.",
     )
 

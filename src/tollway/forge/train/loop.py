@@ -27,6 +27,7 @@ from tollway.forge.train.objectives import Objective
 from tollway.forge.train.plan import Plan, better
 from tollway.forge.train.quick_dropout import quick
 from tollway.kit.errors import Conflict
+from tollway.kit.said import say
 
 _POINTS = 200  # of a curve
 _ASK_EVERY = 10  # steps between the moments when processes agree on whether to save
@@ -115,7 +116,7 @@ class Loop:
         total = plan.total_steps(lambda number: len(self._steps_of(number)))
         choice = precision.choose(net, self.objective, batches, plan, self.work, group, Path(desk.home))
         if group.number == 0 and plan.precision == "auto" and not precision.is_small(net):
-            desk.note(f"Computes in {choice.precision}{f', attention {choice.attention}' if choice.attention else ''}: {choice.why}.")
+            desk.note(precision.in_words(choice))
         self.course = Course(total=total, precision=choice.precision, attention=choice.attention)
         self.learner = Learner(net, self.objective, plan, total, plan.rate(pretrained=pretrained), choice.precision, group)
         self._metric = plan.metric or ""
@@ -216,8 +217,14 @@ class Loop:
                 course.ended = "early"
                 if self.group.number == 0:
                     self.desk.note(
-                        f"Stopped early at step {course.step}: {self._metric} has not improved since step {course.best_step} "
-                        f"({course.best:.4g})."
+                        say(
+                            "train.early",
+                            "Stopped early at step {step}: {metric} has not improved since step {best_step} ({best}).",
+                            step=course.step,
+                            metric=str(self._metric),
+                            best_step=course.best_step,
+                            best=f"{course.best:.4g}",
+                        )
                     )
 
     def _choose_metric(self, figures: dict[str, float]) -> str:
@@ -249,7 +256,8 @@ class Loop:
         self.learner.precision = self.course.precision
         self._spent = self.course.seconds
         if self.group.number == 0 and self.course.step:
-            self.desk.note(f"Goes on at step {self.course.step} of {self.course.total}.")
+            done, total = self.course.step, self.course.total
+            self.desk.note(say("train.goes_on", "Goes on at step {step} of {total}.", step=done, total=total))
 
     def _pause_if_asked(self) -> None:
         if self.course.step % _ASK_EVERY and self.group.size > 1:

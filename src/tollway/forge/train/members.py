@@ -13,15 +13,18 @@ from tollway.forge.train import judge
 from tollway.forge.train.case import Case
 from tollway.forge.train.plan import Plan, better
 from tollway.forge.train.single import sub_desk, train_one
+from tollway.kit.said import say
 
 
 def fit(case: Case, plan: Plan, desk: Any) -> dict[str, Any]:
     """Trains the members one after another and writes what they become to `desk.out`."""
     nets, rows = [], []
     for number in range(plan.members):
-        desk.note(f"Member {number + 1} of {plan.members}.")
+        desk.note(say("train.member", "Member {number} of {count}.", number=number + 1, count=plan.members))
         own = plan.but(seed=plan.seed + number)
-        net, figures = train_one(case, own, sub_desk(desk, f"member-{number}"), net_seed=plan.seed if plan.soup else own.seed)
+        net, figures = train_one(
+            case, own, sub_desk(desk, f"member-{number}"), net_seed=plan.seed if plan.soup else own.seed
+        )
         nets.append(net)
         rows.append(figures)
     totals = {name: sum(row[name] for row in rows) for name in ("steps", "tokens", "rows", "seconds")}
@@ -30,7 +33,9 @@ def fit(case: Case, plan: Plan, desk: Any) -> dict[str, Any]:
     if plan.soup:
         net, used, best = soup(case, plan, nets, rows)
         figures |= {"soup": used, "best": best}
-        desk.note(f"The soup is the mean of {len(used)} of {len(nets)} members.")
+        desk.note(
+            say("train.soup", "The soup is the mean of {used} of {count} members.", used=len(used), count=len(nets))
+        )
     else:
         from tollway.forge.models import ensemble
 

@@ -8,6 +8,7 @@ run's work folder, so that a resumed run computes exactly as before, and in `run
 import hashlib
 import json
 import platform
+import re
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from tollway.forge.train.learner import autocast, turns_of
 from tollway.forge.train.material import write_json
 from tollway.forge.train.objectives import Objective
 from tollway.forge.train.plan import Plan
+from tollway.kit.said import Said, say
 
 _GAIN = 1.15  # how much faster the second choice must be: figures near 1 would make it a matter of luck
 _ROUNDS = 2
@@ -66,6 +68,20 @@ def choose(
     return choice
 
 
+def in_words(choice: Choice) -> Said:
+    """The choice as a note of the run."""
+    measured = re.fullmatch(r"bf16 was measured at ([0-9.]+)x fp32's speed", choice.why)
+    why: str = choice.why
+    if measured:
+        why = say("train.measured", "bf16 was measured at {times}x fp32's speed", times=measured.group(1))
+    if not choice.attention:
+        return say("train.computes", "Computes in {precision}: {why}.", precision=choice.precision, why=why)
+    return say(
+        "train.computes_attention", "Computes in {precision}, attention {attention}: {why}.",
+        precision=choice.precision, attention=choice.attention, why=why,
+    )  # fmt: skip
+
+
 def _key(net: nn.Module, plan: Plan) -> str:
     """What a measurement depends on: the shapes, what learns, the device, the processor, the library."""
     shapes = [(name, tuple(one.shape), one.requires_grad) for name, one in net.named_parameters()]
@@ -102,7 +118,9 @@ def _measured(net: nn.Module, objective: Objective, batches: Batches, plan: Plan
     if len(precisions) < 2:
         return Choice(precisions[0], kind, "the only precision here")
     plain = _seconds(net, objective, batch, "fp32", kind, best * _GAIN)
-    return Choice("bf16" if best * _GAIN < plain else "fp32", kind, f"bf16 was measured at {plain / best:.2f}x fp32's speed")
+    return Choice(
+        "bf16" if best * _GAIN < plain else "fp32", kind, f"bf16 was measured at {plain / best:.2f}x fp32's speed"
+    )
 
 
 def _seconds(

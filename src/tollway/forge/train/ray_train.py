@@ -13,6 +13,7 @@ from typing import Any
 
 from tollway.forge.train.plan import Plan
 from tollway.kit.errors import Conflict, Unavailable
+from tollway.kit.said import say
 
 _POLL_S = 0.3
 
@@ -31,7 +32,7 @@ def fit(plan: Plan, job: Path, desk: Any) -> dict[str, Any]:
     started = not ray.is_initialized()
     if started:
         ray.init(**_where(plan))
-    desk.note(f"{plan.processes} Ray workers train together.")
+    desk.note(say("train.ray", "{count} Ray workers train together.", count=plan.processes))
     try:
         with tempfile.TemporaryDirectory(prefix="ray-", dir=job.parent) as storage:
             trainer = TorchTrainer(

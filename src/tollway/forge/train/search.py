@@ -16,6 +16,7 @@ from typing import Any
 from tollway.forge.desk import Stopped
 from tollway.forge.train.plan import LOWER_IS_BETTER, METHODS, Plan
 from tollway.kit.errors import BadRequest, Conflict
+from tollway.kit.said import say
 
 _NEVER = ("search", "members", "soup", "processes", "distributed", "threads", "checkpoint_every_s", "early_stopping", "adversarial")
 
@@ -204,7 +205,8 @@ def _show(row: dict[str, Any], rows: list[dict[str, Any]], trials: int, desk: An
     settings = ", ".join(f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}"
                          for name, value in row["settings"].items())  # fmt: skip
     result = row["problem"] or f"{row['metric']} {row['value']:.4f}"
-    desk.note(f"Trial {row['number'] + 1} of {trials}: {settings}: {result} ({row['seconds']:.0f} s).")
+    desk.note(say("train.trial", "Trial {number} of {count}: {settings}: {result} ({took_s}).", number=row["number"] + 1,
+                  count=trials, settings=settings, result=result, took_s=row["seconds"]))  # fmt: skip
     if row["value"] is not None:
         desk.metric(f"search.{row['metric']}", row["value"], row["number"] + 1)
         desk.metric("search.best", best_of(rows)["value"], row["number"] + 1)
@@ -225,8 +227,11 @@ def _finish(rows: list[dict[str, Any]], train: Any, model: Any, desk: Any) -> di
     shutil.copytree(Path(desk.work) / f"trial-{best['number']}-model", out, dirs_exist_ok=True)
     chosen, part = changed(train, model, best["settings"])
     (out / "best.toml").write_text(as_toml(chosen, part), encoding="utf-8")
-    trials = [{name: row[name] for name in ("number", "settings", "value", "metric", "seconds", "problem")} for row in rows]
-    desk.note(f"Best of {len(rows)} trials: number {best['number'] + 1}, {best['metric']} {best['value']:.4f}.")
+    trials = [
+        {name: row[name] for name in ("number", "settings", "value", "metric", "seconds", "problem")} for row in rows
+    ]
+    desk.note(say("train.best", "Best of {count} trials: number {number}, {metric} {value}.", count=len(rows),
+                  number=best["number"] + 1, metric=best["metric"], value=f"{best['value']:.4f}"))  # fmt: skip
     totals = {name: sum(row["figures"].get(name, 0) for row in rows) for name in ("tokens", "seconds")}
     return {**best["figures"], **totals, "search": {"trials": trials, "best": best["number"], "settings": best["settings"]}}
 

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from tollway.forge.train.plan import Plan
+from tollway.kit.said import say
 
 
-def train_one(case: Any, plan: Plan, desk: Any, *, net_seed: int | None = None, group: Any = None) -> tuple[Any, dict[str, Any]]:
+def train_one(
+    case: Any, plan: Plan, desk: Any, *, net_seed: int | None = None, group: Any = None
+) -> tuple[Any, dict[str, Any]]:
     """One net of the case, trained; with the frozen layers' outputs kept on disk where that pays."""
     from tollway.forge.train import device
 
@@ -27,13 +30,16 @@ def train_one(case: Any, plan: Plan, desk: Any, *, net_seed: int | None = None, 
     table: Any = net.embeddings() if hasattr(net, "embeddings") else None
     if hasattr(table, "missing_share"):
         counts["vectors_missing_share"] = round(table.missing_share, 4)
-        lacks = f"{table.missing_share:.1%} of the {table.num_embeddings:,} words"
-        desk.note(f"The file of word vectors lacks {lacks}; theirs are learnt afresh.")
+        lacks = say("train.lacks", "{missing_share} of the {count} words", missing_share=table.missing_share,
+                    count=table.num_embeddings)  # fmt: skip
+        desk.note(
+            say("train.vectors", "The file of word vectors lacks {found}; theirs are learnt afresh.", found=lacks)
+        )
     if plan.method == "none":
-        desk.note("method = 'none': the model is kept as it is.")
+        desk.note(say("train.none", "method = 'none': the model is kept as it is."))
         return net.eval(), {**counts, "steps": 0, "tokens": 0, "seconds": 0.0}
     if place.type != "cpu":
-        desk.note(f"Trained on {place}.")
+        desk.note(say("train.place", "Trained on {place}.", place=str(place)))
     with device.on(net, place):
         result = _learn(case, net, plan, desk, group)
     figures = result.to_json()
@@ -62,8 +68,10 @@ def _learn(case: Any, net: Any, plan: Plan, desk: Any, group: Any) -> Any:
     if group is None and freezing.can_recall(net):
         choice = precision.choose(net, case.objective, batches, plan, Path(desk.work), home=Path(desk.home))
         try:
-            with freezing.recalled(net, case.objective, [batches, held_out], Path(desk.work), choice.precision) as objective:
-                desk.note("The frozen layers' outputs are computed once and kept while training.")
+            with freezing.recalled(
+                net, case.objective, [batches, held_out], Path(desk.work), choice.precision
+            ) as objective:
+                desk.note(say("train.frozen", "The frozen layers' outputs are computed once and kept while training."))
                 return loop.run(net, batches, plan, desk, objective=objective, **run)
         except freezing.NoRoom as error:
             desk.warn(str(error))
