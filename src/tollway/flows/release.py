@@ -20,6 +20,9 @@ from tollway.serve import deployments, models
 from tollway.serve.deployments import Record
 from tollway.shop import Shop
 
+_GREY = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mNsYIAAJgaKGAAmCACQtTEKkQAAAABJRU5ErkJggg=="
+"""A picture to send where a package carries none: eight by eight, grey."""
+
 
 def import_file(
     shop: Shop, path: Path, name: str, about: store.About | None = None, progress: store.Progress | None = None
@@ -183,17 +186,25 @@ def sample_call(shop: Shop, model: models.Model) -> tuple[str, dict[str, Any]]:
     if model.kind == "image-generation":
         return "/v1/images/generations", {"model": model.name, "n": 1} | _class_to_draw(shop, model)
     if model.kind == "recommendation" and model.engine in ROWS:
-        return "/v1/recommendations", {"model": model.name, "user": "…", "top_n": 5}
-    example: Any = "A toll road for models"
-    if model.engine in ROWS:
-        from tollway import inference  # lazy: reads with numpy and tokenizers
-
-        example = inference.load_features(shop.store.get(model.package_name, model.version).folder).example(1)[0]
-        if "image" in example:
-            example = {"image": "data:image/png;base64,…"}
-        elif set(example) == {"text"}:
-            example = example["text"]
+        return "/v1/recommendations", {"model": model.name, "user": _example(shop, model), "top_n": 5}
+    example = _example(shop, model) if model.engine in ROWS else "A toll road for models"
+    if model.kind == "object-detection":
+        return "/v1/detect", {"model": model.name, "input": example}
     return "/v1/classify", {"model": model.name, "input": example}
+
+
+def _example(shop: Shop, model: models.Model) -> Any:
+    """An input that this model reads: a real one that its package carries, else one made up from what it learnt."""
+    folder = shop.store.get(model.package_name, model.version).folder
+    carried = folder / "example.json"
+    if carried.is_file():
+        return msgspec.json.decode(carried.read_bytes())["input"]
+    from tollway import inference  # lazy: reads with numpy and tokenizers
+
+    made = inference.load_features(folder).example(1)[0]
+    if "image" in made:
+        return {"image": _GREY}
+    return made["user"] if "user" in made else made["text"] if set(made) == {"text"} else made
 
 
 def _class_to_draw(shop: Shop, model: models.Model) -> dict[str, str]:
