@@ -53,17 +53,18 @@ _ONLY_GENERATION = ("402", "413", "429")
 def mount(app: FastAPI, doors: list[Door]) -> list[Door]:
     """Add `/openapi.json` and `/docs`; returns their doors."""
     described = openapi(app, doors)
+    policy = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+    # Made once: anybody may ask, and to write it all down anew would take the time of a hundred calls.
+    as_json, as_page = (
+        JSONResponse(described),
+        HTMLResponse(_page(described), headers={"content-security-policy": policy}),
+    )
 
     async def spec(_: Request) -> Response:
-        return JSONResponse(described)
+        return as_json
 
     async def page(_: Request) -> Response:
-        return HTMLResponse(
-            _page(described),
-            headers={
-                "content-security-policy": "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'"
-            },
-        )
+        return as_page
 
     own = [Door("GET", "/openapi.json", "public", spec), Door("GET", "/docs", "public", page)]
     for door in own:

@@ -1,0 +1,63 @@
+"""What anybody may ask costs the gateway little, however often they ask."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.clients.open_shop import OpenShop
+from tollway.faces.http.app import Scrapes
+
+
+class Measured:
+    """A gateway that counts how often it is measured, and what it was when it was."""
+
+    def __init__(self) -> None:
+        self.calls, self.times, self.at_once, self.most = 0, 0, 0, 0
+        self.desk = SimpleNamespace(metrics=self)
+
+    async def measure(self) -> None:
+        self.times += 1
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        await asyncio.sleep(0.02)
+        self.at_once -= 1
+
+    def exposition(self) -> bytes:
+        return b"calls %d" % self.calls
+
+
+async def test_many_who_ask_for_metrics_share_a_few_measurements_and_hear_nothing_old() -> None:
+    gateway: Any = Measured()
+    scrapes = Scrapes(gateway)
+    asked: list[tuple[int, asyncio.Task[bytes]]] = []
+    for _ in range(60):
+        gateway.calls += 1
+        asked += [(gateway.calls, asyncio.create_task(scrapes.next())) for _ in range(10)]
+        await asyncio.sleep(0.005)
+    for number, task in asked:
+        assert int((await task).split()[1]) >= number, "told what was before it was asked"
+    assert gateway.most == 1 and gateway.times < 60
+
+
+async def test_a_measurement_that_fails_fails_for_those_who_waited_for_it_only() -> None:
+    gateway: Any = Measured()
+    scrapes, measure = Scrapes(gateway), gateway.measure
+
+    async def broken() -> None:
+        raise OSError("away")
+
+    gateway.measure = broken
+    with pytest.raises(OSError, match="away"):
+        await scrapes.next()
+    gateway.measure = measure
+    assert await scrapes.next() == b"calls 0"
+
+
+@pytest.mark.engine
+def test_the_description_of_the_api_is_the_same_each_time(open_shop: OpenShop) -> None:
+    with open_shop.http("") as client:
+        for path in ("/openapi.json", "/docs"):
+            first, second = client.get(path), client.get(path)
+            assert first.status_code == 200 and first.content == second.content and len(first.content) > 10_000
