@@ -55,9 +55,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
 
 
 class Buyer:
-    def __init__(self, gateway: GatewayProcess, wallet_micros: int = 1_000_000) -> None:
+    def __init__(self, gateway: GatewayProcess, wallet_micros: int = 1_000_000, **key: Any) -> None:
         self.home = gateway.home
-        made = make_customer(gateway.home, TERMS, wallet_micros, name=f"b-{uuid.uuid4().hex[:8]}")
+        made = make_customer(gateway.home, TERMS, wallet_micros, name=f"b-{uuid.uuid4().hex[:8]}", **key)
         self.org_id, self.key = made.org_id, made.key
         self.http = httpx.Client(
             base_url=gateway.url, headers={"authorization": f"Bearer {self.key}"}, timeout=60, trust_env=False
@@ -98,6 +98,15 @@ def test_what_is_spoken_is_heard_again_and_both_are_paid(buyer: Buyer) -> None:
     seconds = buyer.totals().audio_seconds
     assert 2 <= seconds <= 4
     assert buyer.totals().price_picos == (len(SENTENCE) * 10 + seconds * 100) * 1_000_000
+
+
+def test_a_refused_recording_is_a_request_of_the_minute(gateway: GatewayProcess) -> None:
+    """It is decoded before it can be refused: without a limit, refusals would be work for nothing."""
+    buyer = Buyer(gateway, rpm=2)
+    answers = [buyer.post(b"RIFF, and no sound") for _ in range(3)]
+    assert [one.status_code for one in answers] == [400, 400, 429], [one.text for one in answers]
+    assert int(answers[-1].headers["retry-after"]) > 0
+    assert buyer.totals().requests == 0
 
 
 def test_every_form_of_a_transcription_tells_the_same(buyer: Buyer) -> None:

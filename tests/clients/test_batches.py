@@ -1,6 +1,5 @@
 """Batches through the unmodified openai client: answered, billed at the batch's price, cancelled, refused with every problem."""
 
-import io
 import json
 import time
 from collections.abc import Iterator
@@ -9,8 +8,8 @@ from typing import Any
 import openai
 import pytest
 
+from tests.clients import buying
 from tests.clients.open_shop import CHAT, EMBED, OpenShop
-from tests.proof.house import Customer
 from tollway.kit.settings import Settings
 from tollway.sell import api_keys, catalog, usage
 from tollway.shop import Shop
@@ -37,15 +36,11 @@ def lines(rows: list[Any]) -> bytes:
     return b"\n".join(json.dumps(one, ensure_ascii=False).encode() for one in rows)
 
 
-class Buyer:
-    def __init__(self, shop: OpenShop, wallet_micros: int = 2_000_000) -> None:
-        self.shop = shop
-        self.customer: Customer = shop.customer(CHEAP, wallet_micros)
-        self.client = openai.OpenAI(base_url=shop.base_url, api_key=self.customer.key, max_retries=0)
-        self.http = shop.http(self.customer.key)
+class Buyer(buying.Buyer):
+    terms, purpose = CHEAP, "batch"
 
     def upload(self, content: bytes) -> Any:
-        return self.client.files.create(file=("calls.jsonl", io.BytesIO(content)), purpose="batch")
+        return self.send(content, "calls.jsonl")
 
     def begin(self, rows: list[Any], endpoint: Any = "/v1/embeddings", **more: Any) -> Any:
         file = self.upload(lines(rows))
@@ -61,23 +56,19 @@ class Buyer:
         assert file_id is not None
         return [json.loads(line) for line in self.client.files.content(file_id).text.splitlines()]
 
-    def totals(self) -> usage.Totals:
-        with Shop.open(Settings(self.shop.home, environment={})) as shop, shop.db.read() as conn:
-            return usage.totals(conn, self.customer.org_id, 0)
-
 
 @pytest.fixture
 def buyer(open_shop: OpenShop) -> Iterator[Buyer]:
     one = Buyer(open_shop)
     yield one
-    one.http.close()
+    one.close()
 
 
 @pytest.fixture
 def other(open_shop: OpenShop) -> Iterator[Buyer]:
     one = Buyer(open_shop)
     yield one
-    one.http.close()
+    one.close()
 
 
 def test_a_batch_is_answered_and_costs_half(buyer: Buyer, other: Buyer) -> None:

@@ -1,6 +1,5 @@
 """Files, fine-tuning jobs and feedback through the unmodified openai client, and by hand what no client would send."""
 
-import io
 import json
 import time
 from collections.abc import Iterator
@@ -10,11 +9,9 @@ import httpx
 import openai
 import pytest
 
+from tests.clients import buying
 from tests.clients.open_shop import CHAT, EMBED, OpenShop
-from tests.proof.house import Customer
-from tollway.kit.settings import Settings
-from tollway.sell import catalog, ledger, usage
-from tollway.shop import Shop
+from tollway.sell import catalog
 
 PRICED = catalog.Terms(
     overage="wallet",
@@ -39,38 +36,28 @@ def examples(count: int = 12) -> bytes:
     return b"\n".join(json.dumps(row, ensure_ascii=False).encode() for row in rows)
 
 
-class Buyer:
-    def __init__(self, shop: OpenShop, wallet_micros: int = 2_000_000) -> None:
-        self.shop = shop
-        self.customer: Customer = shop.customer(PRICED, wallet_micros)
-        self.client = openai.OpenAI(base_url=shop.base_url, api_key=self.customer.key, max_retries=0)
-        self.http = shop.http(self.customer.key)
+class Buyer(buying.Buyer):
+    terms, purpose = PRICED, "fine-tune"
 
     def upload(self, content: bytes | None = None, name: str = "chats.jsonl") -> Any:
-        given = examples() if content is None else content
-        return self.client.files.create(file=(name, io.BytesIO(given)), purpose="fine-tune")
-
-    def wallet(self) -> int:
-        with Shop.open(Settings(self.shop.home, environment={})) as shop, shop.db.read() as conn:
-            return ledger.wallet_micros(conn, self.customer.org_id, "USD")
+        return self.send(examples() if content is None else content, name)
 
     def trained(self) -> int:
-        with Shop.open(Settings(self.shop.home, environment={})) as shop, shop.db.read() as conn:
-            return usage.totals(conn, self.customer.org_id, 0).training_tokens
+        return self.totals().training_tokens
 
 
 @pytest.fixture
 def buyer(open_shop: OpenShop) -> Iterator[Buyer]:
     one = Buyer(open_shop)
     yield one
-    one.http.close()
+    one.close()
 
 
 @pytest.fixture
 def other(open_shop: OpenShop) -> Iterator[Buyer]:
     one = Buyer(open_shop)
     yield one
-    one.http.close()
+    one.close()
 
 
 def test_a_file_is_kept_listed_read_and_deleted(buyer: Buyer, other: Buyer) -> None:

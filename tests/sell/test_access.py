@@ -13,6 +13,7 @@ from tollway.kit.errors import Forbidden, PaymentRequired, RateLimited, TollwayE
 from tollway.sell import access, accounts, api_keys, catalog, ledger, rating
 from tollway.sell.access import Access, Caller
 from tollway.sell.book import read_book
+from tollway.sell.shared_access import SharedAccess
 
 MILLION = 1_000_000
 PRICES = (
@@ -159,6 +160,23 @@ def test_a_request_that_was_looked_into_and_refused_counts_against_rpm(
         shop.access.count(shop.caller())
     with pytest.raises(RateLimited, match="2 requests per minute"):
         shop.access.look(shop.caller(), "m")
+    clock.advance(seconds=61)
+    shop.access.look(shop.caller(), "m")
+
+
+def test_one_of_several_gateways_refuses_when_a_whole_minute_of_requests_came_here(
+    sqlite_db: Database, clock: ManualClock, pepper: bytes
+) -> None:
+    """Without asking the others for more: whatever its share is, there is nothing to be had."""
+    shop = Shop(sqlite_db, clock, pepper, terms(rpm=2), wallet_micros=MILLION)
+    shop.access = SharedAccess(clock, pepper)
+    shop.refresh()
+    for _ in range(2):
+        shop.access.look(shop.caller(), "m")
+        shop.access.count(shop.caller())
+    with pytest.raises(RateLimited, match="2 requests per minute"):
+        shop.access.look(shop.caller(), "m")
+    shop.access.look(shop.caller(), "m", catalog.BATCH)  # fills idle time: no rate limits
     clock.advance(seconds=61)
     shop.access.look(shop.caller(), "m")
 

@@ -4,10 +4,12 @@
 closes the call exactly once: what was delivered is billed and durable before the answer ends, the rest is given back.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager, nullcontext
 
 from tollway.flows.call import Call, Desk, refuse_suspect, turn_of
 from tollway.kit.crash import crashpoint
+from tollway.kit.errors import TollwayError, Unavailable
 from tollway.sell.access import Caller
 from tollway.serve.requests import OnePiece, Request
 
@@ -27,16 +29,29 @@ async def open_call(
     counted = {least.meter: least.units} if least.meter else None
     desk.access.look(caller, request.model, tier, least.input_tokens, least.output_tokens, counted)
     served.line.require(size.tokens_each if size else served.rough_size(request), turn)
-    if size is None:
-        size = await served.size(request)
-    crashpoint("answer.before_hold")
-    counted = {size.meter: size.units} if size.meter else None
-    grant = await desk.admit(caller, request.model, size.input_tokens, size.output_tokens, counted, tier)
+    with _looked_into(desk, caller) if size is None and not tier else nullcontext():
+        size = size or await served.size(request)
+        crashpoint("answer.before_hold")
+        counted = {size.meter: size.units} if size.meter else None
+        grant = await desk.admit(caller, request.model, size.input_tokens, size.output_tokens, counted, tier)
     crashpoint("answer.after_hold")
     try:
         return Call(desk, served, request, size, grant, call_id, tier, turn)
     except BaseException:
         desk.access.release(grant)
+        raise
+
+
+@contextmanager
+def _looked_into(desk: Desk, caller: Caller) -> Iterator[None]:
+    """An engine decodes a recording and counts a prompt before it can be said whether the call is taken: who is refused then
+    has used a request of the minute, or refused ones would be work for nothing without a limit."""
+    try:
+        yield
+    except Unavailable:
+        raise
+    except TollwayError:
+        desk.access.count(caller)
         raise
 
 

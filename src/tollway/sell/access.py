@@ -251,14 +251,19 @@ class Access:
             caller, plan, account.subscription_id, model, spending, units, tokens, taken, plan.terms.overage == "wallet"
         )
 
+    def count(self, caller: Caller) -> None:
+        """A request that was refused after work was done for it: one of the minute's, as any other."""
+        now = self._clock.monotonic()
+        for gate in gates_of(caller):
+            gate.count(now)
+
     def _check_gates(self, caller: Caller, tokens: int) -> tuple[float, list[Gate]]:
         """Raise RateLimited unless a call of so many tokens fits now; the moment and the gates it will pass."""
-        now = self._clock.monotonic()
-        gates = [caller.account.gate] if caller.gate is None else [caller.gate, caller.account.gate]
+        now, gates = self._clock.monotonic(), gates_of(caller)
         for gate in gates:
             blocked = gate.refusal(now, tokens)
             if blocked:
-                raise self._refuse(_rate_limited(gate, tokens, *blocked))
+                raise self._refuse(rate_limited(gate, tokens, *blocked))
         return now, gates
 
     def settle(self, grant: Grant, quantities: dict[str, int]) -> int:
@@ -454,7 +459,13 @@ class Access:
         return error
 
 
-def _rate_limited(gate: Gate, tokens: int, limit: str, wait_s: float) -> RateLimited:
+def gates_of(caller: Caller) -> list[Gate]:
+    """The limits that a caller's requests pass: its key's own, and its organization's."""
+    return [caller.account.gate] if caller.gate is None else [caller.gate, caller.account.gate]
+
+
+def rate_limited(gate: Gate, tokens: int, limit: str, wait_s: float) -> RateLimited:
+    """The refusal of a call of so many tokens that a limit stands in the way of."""
     if gate.tpm is not None and tokens > gate.tpm.limit:
         return RateLimited(
             f"This call may need {tokens:,} tokens, more than the limit of {limit} ever allows.",

@@ -77,6 +77,11 @@ class Gate:
         self.concurrency = concurrency
         self.running = 0
 
+    def count(self, now: float) -> None:
+        """A request was made that came to nothing."""
+        if self.rpm is not None:
+            self.rpm.take(now, 1)
+
     def take(self, now: float, tokens: int) -> "tuple[Gate, list[int] | None]":
         """A call of so many tokens begins (ask `refusal` first). Its ticket is for `correct`; `running` falls with it."""
         self.running += 1

@@ -1,8 +1,14 @@
 """Selling by command: organizations, plans, subscriptions, wallets, keys, invoices; on a real home."""
 
+import csv
+import io
+
 import pytest
 
 from tollway.guard import keys
+from tollway.kit.settings import Settings
+from tollway.sell import catalog
+from tollway.shop import Shop
 
 
 def test_an_organization_is_opened_listed_suspended_and_resumed(ask):
@@ -43,6 +49,21 @@ def test_a_plan_travels_as_json(ask, tmp_path):
     file = tmp_path / "terms.json"
     file.write_text(__import__("json").dumps(ask("plan", "show", "pro")))
     assert ask("plan", "create", "copy", "--file", str(file))["terms"] == ask("plan", "show", "pro")["terms"]
+
+
+def test_what_has_no_price_is_named_with_what_to_type(ask, tollway):
+    ask("plan", "create", "pro", "--price", "output_tokens=2", "--price", "training_tokens=3")
+    ran = tollway("model", "add", "pictures", "--upstream", "http://127.0.0.1:9/v1", "--kind", "image-generation")
+    assert "pro: pictures: images: no price, refused" in ran.err
+    assert "tollway price set pro images PRICE --model pictures" in ran.err
+    ask("plan", "create", "open", "--price", "output_tokens=2", "--price", "input_tokens=2", "--unpriced", "free")
+    ran = tollway("plan", "show", "open")
+    assert "open: pictures: images: no price, FREE" in ran.err
+    assert ask("plan", "show", "pro")["unpriced"] == [{"model": "pictures", "meter": "images", "outcome": "refused"}]
+    priced = tollway("price", "set", "pro", "images", "0", "--model", "pictures")
+    assert "no price" not in priced.err, "a price of 0 is a price"
+    assert ask("plan", "show", "pro")["unpriced"] == []
+    assert "prices nothing" in tollway("plan", "create", "flat", "--flat-fee", "9").err
 
 
 def test_one_price_is_set_and_listed(ask):
@@ -129,6 +150,21 @@ def test_usage_and_economics_of_a_shop_without_calls(ask, shop):
     assert books["attributed_micros"] + books["idle_micros"] + books["failed_micros"] == books["hardware_micros"] == 0
     assert ask("economics")["rows"] == []
     assert ask("economics", "report", "--from", "2026-01-01", "--to", "2026-01-31")["from_ms"] == 1767225600000
+
+
+def test_every_meter_that_was_used_has_a_column(ask, tollway, shop, home, record_use):
+    with Shop.open(Settings(home, environment={})) as opened, opened.db.write() as conn:
+        sub = catalog.running_subscription(conn, shop["org"]["id"])
+        now = opened.clock.now_ms()
+        record_use(conn, sub, model="ears", at_ms=now, meter="audio_seconds", units=4321, operation="transcription")
+        record_use(conn, sub, model="words", at_ms=now + 1, output_tokens=7)
+    by_model = tollway("usage", "--by", "model").out
+    assert "audio seconds" in by_model and "4,321" in by_model and "output" in by_model and "images" not in by_model
+    calls = tollway("usage", "--by", "event").out
+    assert "audio seconds" in calls and "4,321" in calls
+    rows = {row["model"]: row for row in csv.DictReader(io.StringIO(tollway("usage", "--by", "model", "--csv").out))}
+    assert (rows["ears"]["audio_seconds"], rows["words"]["output_tokens"]) == ("4321", "7")
+    assert {row["model"]: row["audio_seconds"] for row in ask("usage", "--by", "model")} == {"ears": 4321, "words": 0}
 
 
 @pytest.mark.parametrize("by", ["day", "model", "key", "org", "event"])

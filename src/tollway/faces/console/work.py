@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import sqlalchemy as sa
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
 from tollway.faces.console.confirm import confirmation
 from tollway.faces.console.factory import curve
@@ -98,8 +98,8 @@ def file_content(visit: Visit) -> Response:
     with visit.shop.db.read() as conn:
         found = files.get(conn, str(visit.org_id), visit.request.path_params["file_id"])
     headers = {"content-disposition": f'attachment; filename="{found.id}.jsonl"'}
-    data = files.path_of(files.root_in(visit.shop.settings.home), found).read_bytes()
-    return Response(data, media_type="application/octet-stream", headers=headers)
+    path = files.path_of(files.root_in(visit.shop.settings.home), found)
+    return FileResponse(path, media_type="application/octet-stream", headers=headers)
 
 
 def delete_file(visit: Visit) -> Response:

@@ -5,12 +5,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tollway.faces.http import templates
-from tollway.faces.http.listing import Metadata, listing, page_of, query_of, reading
+from tollway.faces.http.job_doors import JobDoors
+from tollway.faces.http.listing import Metadata
 from tollway.faces.http.policy import Door
-from tollway.faces.http.wire import Headers, Receive, Scope, Send, decode, read_body, send_json
+from tollway.faces.http.wire import Headers, Receive, Scope, Send, decode, read_body
 from tollway.flows.gateway import Gateway
-from tollway.kit import jobs
 from tollway.kit.jobs import Job
 from tollway.sell import batches
 from tollway.sell.access import Caller
@@ -39,12 +38,18 @@ def doors(gateway: Gateway) -> list[Door]:
     ]
 
 
-class Desk:
+class Desk(JobDoors):
     """Answers `/v1/batches*`."""
 
+    kind, place = KIND, 3
+
     def __init__(self, gateway: Gateway) -> None:
-        self._shop, self._flow = gateway.shop, gateway.batches
+        super().__init__(gateway.shop, gateway.batches)
+        self._flow = gateway.batches
         self._decoder = msgspec.json.Decoder(BatchRequest)
+
+    def shown(self, job: Job) -> dict[str, Any]:
+        return _shown(job)
 
     async def create(
         self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
@@ -52,36 +57,7 @@ class Desk:
         """POST /v1/batches."""
         asked: BatchRequest = decode(self._decoder, await read_body(scope, receive, self._shop.settings.body_bytes_max))
         job = await self._flow.create(caller, asked.input_file_id, asked.endpoint, asked.metadata or {})
-        await send_json(send, 200, msgspec.json.encode(_shown(job)), headers)
-        return 200
-
-    async def list_(
-        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
-    ) -> int:
-        """GET /v1/batches, newest first."""
-        limit, after = page_of(query_of(scope, {"limit", "after"}))
-        org_id = caller.account.org_id
-        found = await reading(self._shop, lambda conn: jobs.list_of(conn, KIND, org_id, limit=limit + 1, after=after))
-        await send_json(send, 200, listing([_shown(job) for job in found], limit, None), headers)
-        return 200
-
-    async def show(
-        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
-    ) -> int:
-        """GET /v1/batches/{batch}."""
-        job_id, org_id = templates.name_in(scope["path"]), caller.account.org_id
-        job = await reading(self._shop, lambda conn: jobs.get(conn, KIND, job_id, org_id))
-        await send_json(send, 200, msgspec.json.encode(_shown(job)), headers)
-        return 200
-
-    async def cancel(
-        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
-    ) -> int:
-        """POST /v1/batches/{batch}/cancel."""
-        await read_body(scope, receive, self._shop.settings.body_bytes_max)
-        job = await self._flow.cancel(caller.account.org_id, templates.name_in(scope["path"]))
-        await send_json(send, 200, msgspec.json.encode(_shown(job)), headers)
-        return 200
+        return await self.answer(send, job, headers)
 
 
 def _shown(job: Job) -> dict[str, Any]:

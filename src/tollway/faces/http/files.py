@@ -3,6 +3,7 @@ sees its own and no others."""
 
 import asyncio
 import logging
+import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from tollway.faces.http.listing import listing, page_of, query_of, reading
 from tollway.faces.http.policy import Door
 from tollway.faces.http.wire import Headers, Receive, Scope, Send, header, read_body, send_json
 from tollway.flows.gateway import Gateway
-from tollway.kit.errors import BadRequest, RateLimited, TooLarge
+from tollway.kit.errors import BadRequest, NotFound, RateLimited, TooLarge
 from tollway.sell import files
 from tollway.sell.access import Caller
 from tollway.sell.file_checks import CHECKS
@@ -24,6 +25,7 @@ _AT_ONCE = 8  # an upload is held in memory until it is checked
 _AT_ONCE_EACH = 2  # of one organization
 _CHECKED_AT_ONCE = 2
 _PARTS_MAX = 8
+_PIECE = 256 * 1024  # of a download that is in memory at a time
 _AROUND = 64 * 1024  # the form's own bytes around the file's
 
 
@@ -93,12 +95,23 @@ class Files:
     async def content(
         self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
     ) -> int:
-        """GET /v1/files/{file}/content: the bytes as they came."""
+        """GET /v1/files/{file}/content: the bytes as they came, some at a time."""
         found = await self._get(scope, caller)
-        body = await asyncio.to_thread(files.path_of(self._root, found).read_bytes)
-        kind = [(b"content-type", b"application/octet-stream"), (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200, "headers": [*kind, *headers]})
-        await send({"type": "http.response.body", "body": body})
+        try:
+            file = await asyncio.to_thread(files.path_of(self._root, found).open, "rb")
+        except FileNotFoundError:
+            raise NotFound(f"The file {found.id!r} was deleted just now.", code="file_not_found") from None
+        with file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            kind = [(b"content-type", b"application/octet-stream"), (b"content-length", b"%d" % size_bytes)]
+            await send({"type": "http.response.start", "status": 200, "headers": [*kind, *headers]})
+            left = size_bytes
+            while left > 0:
+                piece = await asyncio.to_thread(file.read, min(_PIECE, left))
+                left = left - len(piece) if piece else 0
+                await send({"type": "http.response.body", "body": piece, "more_body": left > 0})
+            if not size_bytes:
+                await send({"type": "http.response.body", "body": b""})
         return 200
 
     async def delete(

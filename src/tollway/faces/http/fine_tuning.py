@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tollway.faces.http import templates
+from tollway.faces.http.job_doors import JobDoors
 from tollway.faces.http.listing import Metadata, listing, page_of, query_of, reading
 from tollway.faces.http.policy import Door
 from tollway.faces.http.wire import Headers, Receive, Scope, Send, decode, read_body, send_json
@@ -69,12 +69,18 @@ def doors(gateway: Gateway) -> list[Door]:
     ]
 
 
-class Jobs:
+class Jobs(JobDoors):
     """Answers `/v1/fine_tuning/jobs*`."""
 
+    kind, place = KIND, 4
+
     def __init__(self, gateway: Gateway) -> None:
-        self._shop, self._flow = gateway.shop, gateway.fine_tuning
+        super().__init__(gateway.shop, gateway.fine_tuning)
+        self._flow = gateway.fine_tuning
         self._decoder = msgspec.json.Decoder(FineTuningRequest)
+
+    def shown(self, job: Job) -> dict[str, Any]:
+        return _shown(job)
 
     async def create(
         self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
@@ -98,42 +104,14 @@ class Jobs:
             metadata=asked.metadata or {},
             **msgspec.structs.asdict(chosen),
         )
-        job = await self._flow.create(caller, wish)
-        await send_json(send, 200, msgspec.json.encode(_shown(job)), headers)
-        return 200
-
-    async def list_(
-        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
-    ) -> int:
-        """GET /v1/fine_tuning/jobs, newest first."""
-        limit, after = page_of(query_of(scope, {"limit", "after"}))
-        org_id = caller.account.org_id
-        found = await reading(self._shop, lambda conn: jobs.list_of(conn, KIND, org_id, limit=limit + 1, after=after))
-        await send_json(send, 200, listing([_shown(job) for job in found], limit, None), headers)
-        return 200
-
-    async def show(
-        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
-    ) -> int:
-        """GET /v1/fine_tuning/jobs/{job}."""
-        await send_json(send, 200, msgspec.json.encode(_shown(await self._get(scope, caller))), headers)
-        return 200
-
-    async def cancel(
-        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
-    ) -> int:
-        """POST /v1/fine_tuning/jobs/{job}/cancel."""
-        await read_body(scope, receive, self._shop.settings.body_bytes_max)
-        job = await self._flow.cancel(caller.account.org_id, templates.name_in(scope["path"], 4))
-        await send_json(send, 200, msgspec.json.encode(_shown(job)), headers)
-        return 200
+        return await self.answer(send, await self._flow.create(caller, wish), headers)
 
     async def events(
         self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
     ) -> int:
         """GET /v1/fine_tuning/jobs/{job}/events, newest first."""
         limit, after = page_of(query_of(scope, {"limit", "after"}))
-        job = await self._get(scope, caller)
+        job = await self.get(scope, caller)
         found = await reading(self._shop, lambda conn: jobs.events(conn, job.id, limit + 1, after))
         shown = [
             {
@@ -155,7 +133,7 @@ class Jobs:
     ) -> int:
         """GET /v1/fine_tuning/jobs/{job}/checkpoints: the finished model, with what it was measured at last."""
         limit, after = page_of(query_of(scope, {"limit", "after"}))
-        job = await self._get(scope, caller)
+        job = await self.get(scope, caller)
         found = await reading(self._shop, lambda conn: jobs.events(conn, job.id, 1, kind="metrics"))
         last = found[0] if found else None
         shown = []
@@ -174,10 +152,6 @@ class Jobs:
             )
         await send_json(send, 200, listing(shown, limit, after), headers)
         return 200
-
-    async def _get(self, scope: Scope, caller: Caller) -> Job:
-        job_id, org_id = templates.name_in(scope["path"], 4), caller.account.org_id
-        return await reading(self._shop, lambda conn: jobs.get(conn, KIND, job_id, org_id))
 
 
 def _shown(job: Job) -> dict[str, Any]:
