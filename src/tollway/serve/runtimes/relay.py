@@ -10,6 +10,9 @@ from typing import Any, Final
 
 _HEAD_BYTES_MAX: Final = 16 * 1024
 _HEAD_WITHIN_S: Final = 5.0
+STRANGERS_MAX: Final = 128
+"""Connections that have not shown the key yet: one more takes the place of the oldest, so that no crowd of them leaves the
+process without a file for its gateway."""
 
 
 class Relay:
@@ -19,6 +22,7 @@ class Relay:
         self.socket, self._key = socket, f"authorization: bearer {key}".lower().encode("ascii")
         self._server: asyncio.Server | None = None
         self.open: set[_Caller] = set()
+        self.strangers: dict[_Caller, None] = {}  # in the order in which they came
 
     async def listen(self, host: str) -> int:
         """Begin; the port."""
@@ -54,6 +58,9 @@ class _Caller(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self._relay.open.add(self)
+        if len(self._relay.strangers) >= STRANGERS_MAX:
+            next(iter(self._relay.strangers)).abort()
+        self._relay.strangers[self] = None
         self._late = asyncio.get_running_loop().call_later(_HEAD_WITHIN_S, self.abort)
 
     def data_received(self, data: bytes) -> None:
@@ -73,6 +80,7 @@ class _Caller(asyncio.Protocol):
             self.transport.close()
             return
         self._known = True
+        self._relay.strangers.pop(self, None)
         self.transport.pause_reading()
         self._connecting = asyncio.ensure_future(self._connect())
 
@@ -104,6 +112,7 @@ class _Caller(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._relay.open.discard(self)
+        self._relay.strangers.pop(self, None)
         if self._late is not None:
             self._late.cancel()
         if self._engine is not None:
@@ -111,6 +120,7 @@ class _Caller(asyncio.Protocol):
 
     def abort(self) -> None:
         """Cut it off."""
+        self._relay.strangers.pop(self, None)
         self.transport.abort()
 
 
