@@ -210,7 +210,8 @@ def explain(recipe: Recipe, run: Run, files: Path, model: Path, prepared: Path) 
 
 def report(shop: Shop, run: Run) -> None:
     """The page people look at: `report.html`, and the card that travels with the package."""
-    write_report(shop, run.record)
+    for lang in ("zh", "en"):  # the card beside them is the last one's
+        write_report(shop, run.record, lang)
 
 
 def gates(run: Run) -> None:

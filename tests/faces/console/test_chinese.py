@@ -130,6 +130,7 @@ class Whole:
     """A shop where every page has something to say."""
 
     def __init__(self, shop: seed.SeededShop, folder: Path) -> None:
+        self.home = Path(shop.settings.home)
         shop.fleet, shop.queues = seed_work.fleet, dict  # type: ignore[attr-defined]
         self.ids = seed_work.fill(shop) | _factory(shop)
         for number in range(2):
@@ -256,6 +257,19 @@ def test_what_is_refused_is_said_in_chinese(whole: Whole) -> None:
         if found:
             left[path] = found
     assert left == {}
+
+
+def test_a_report_is_shown_in_the_reader_s_language_if_there_is_one(whole: Whole) -> None:
+    client, run = whole.operator.sign_in(seed.OPERATOR), whole.ids["run"]
+    folder = whole.home / "runs" / run
+    assert client.get(f"/console/runs/{run}/report").status_code == 404
+    (folder / "report.html").write_text("<p>Report</p>")
+    assert "Report" in client.get(f"/console/runs/{run}/report?lang=zh").text, "made by an older release"
+    (folder / "report.zh.html").write_text("<p>报告</p>")
+    assert "报告" in client.get(f"/console/runs/{run}/report?lang=zh").text
+    assert "Report" in client.get(f"/console/runs/{run}/report?lang=en").text
+    (folder / "report.html").unlink()
+    assert "报告" in client.get(f"/console/runs/{run}/report?lang=en").text, "there is no other"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ the command line, where their progress and their checkpoints are at hand.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from starlette.responses import Response
@@ -51,7 +52,7 @@ def run(visit: Visit) -> Response:
         progress=_progress(events) if record.alive_state == "running" else None,
         notes=[event for event in events if event["kind"] in ("note", "warning")][-12:],
         figures={name: value for name, value in record.metrics.items() if type(value) in (int, float)},
-        has_report=(every.folder(record) / "report.html").is_file(),
+        has_report=any(every.folder(record).glob("report*.html")),
         recipe=(every.folder(record) / "recipe.toml").read_text(encoding="utf-8"),
     )
 
@@ -60,9 +61,7 @@ def report(visit: Visit) -> Response:
     """GET /console/runs/{run_id}/report: the run's own page, shut in a sandbox: it may draw, and nothing else."""
     every = _runs(visit)
     record = every.get(visit.request.path_params["run_id"])
-    path = every.folder(record) / "report.html"
-    if not path.is_file():
-        raise NotFound(visit.t("error.no_report"))
+    path = _in_language(visit, every.folder(record))
     return Response(path.read_bytes(), media_type="text/html", headers={"content-security-policy": _REPORT_CSP})
 
 
@@ -86,16 +85,22 @@ def dataset(visit: Visit) -> Response:
         found=found,
         versions=versions,
         card=card.read_text(encoding="utf-8") if card.is_file() else "",
-        has_report=(found.folder / "report.html").is_file(),
+        has_report=any(found.folder.glob("report*.html")),
     )
 
 
 def dataset_report(visit: Visit) -> Response:
     """GET /console/datasets/{ref}/report"""
-    path = _shelf(visit).get(visit.request.path_params["ref"]).folder / "report.html"
-    if not path.is_file():
-        raise NotFound(visit.t("error.no_report"))
+    path = _in_language(visit, _shelf(visit).get(visit.request.path_params["ref"]).folder)
     return Response(path.read_bytes(), media_type="text/html", headers={"content-security-policy": _REPORT_CSP})
+
+
+def _in_language(visit: Visit, folder: Path) -> Path:
+    """A report in the visitor's language, else as it was written. Raises NotFound."""
+    for name in (f"report.{visit.lang}.html", "report.html", *sorted(one.name for one in folder.glob("report.*.html"))):
+        if (folder / name).is_file():
+            return folder / name
+    raise NotFound(visit.t("error.no_report"))
 
 
 def curves(events: Sequence[Mapping[str, Any]]) -> list[Curve]:
