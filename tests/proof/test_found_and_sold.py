@@ -34,13 +34,13 @@ name = "digit-finder"
 task = "object-detection"
 [data]
 dataset = "digit-mosaics"
-rows_max = 600
+rows_max = 480
 split = {validation = 0.05}
 [model]
 architecture = "centernet"
 options = {filters = 8}
 [train]
-epochs = 8
+epochs = 7
 learning_rate = 0.008
 schedule = "one-cycle"
 batch_rows = 16
@@ -49,9 +49,9 @@ threads = 1
 [convert]
 formats = ["onnx"]
 [evaluate]
-bootstrap = 100
+bootstrap = 50
 noise = []
-rows_max = 100
+rows_max = 60
 require = {"map@50" = ">=0.2", "vs.usual-boxes.low" = ">0"}
 """
 PRICE_MICROS = 1_000

@@ -51,12 +51,15 @@ class DetectionFeatures(ImageFeatures):
 
     def _one(self, row: Row, number: int) -> Encoded:
         picture = opened(row.get("image"), number)
-        return {"pixel_values": self._pixels(row, number), "_size": np.asarray(picture.size, dtype=np.int64)}
+        return {"_size": np.asarray(picture.size, dtype=np.int64), "pixel_values": self._square(picture, number)}
 
     def _pixels(self, row: Row, number: int) -> np.ndarray:
+        return self._square(opened(row.get("image"), number), number)
+
+    def _square(self, picture: Any, number: int) -> np.ndarray:
+        """The picture in the upper left of a square, the rest in the usual brightness."""
         from PIL import Image
 
-        picture = opened(row.get("image"), number)
         scale = self.size / max(picture.size)
         fitting = tuple(max(1, round(side * scale)) for side in picture.size)
         try:

@@ -9,7 +9,6 @@ wrong is told with everything else that is: a picture that is missing, a box out
 
 import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -55,21 +54,22 @@ def read(found: dict[Path, dict[str, Any]], root: Path, reading: Reading) -> Fou
     """A row for each picture: `image`, `boxes`, `file`."""
     import pyarrow as pa
 
-    whole, boxed, named = Found("coco"), Counter[str](), set[str]()
+    whole, boxed, named = Found("coco"), set[str](), set[str]()
     rows: dict[str, list[dict[str, Any]]] = {}
     for path, content in found.items():
         one = _Document(path, content, root, reading)
         rows.setdefault(one.split or "train", []).extend(one.rows())
-        boxed += one.boxed
+        boxed |= {box["label"] for boxes_of in one.boxes.values() for box in boxes_of}
         named |= set(one.names.values())
     problems = reading.problems
-    for name in sorted(named - set(boxed)):
+    for name in sorted(named - boxed):
         problems.add("category_empty", "a category has no box", shown=repr(name), doubt=True)
     if not boxed:
         problems.add("empty", "there is no box in it")
     for split, mine in rows.items():
         if not mine:
-            problems.add("empty", f"the split {split} has no pictures")
+            if not problems.errors:
+                problems.add("empty", f"the split {split} has no pictures")
             continue
         whole.tables[split] = pa.table(
             {
@@ -93,7 +93,6 @@ class _Document:
         self.split = _split(path)
         beside = [one for one in sorted(root.iterdir()) if one.is_dir() and self.split and _split(one) == self.split]
         self.places = (path.parent, root, root / "images", *beside)
-        self.boxed: Counter[str] = Counter()
         self.names = self._categories(content["categories"])
         self.images = self._images(content["images"])
         self.crowds = 0
@@ -163,7 +162,7 @@ class _Document:
             if done % 200 == 0:
                 self.reading.progress(done, len(self.images))
             picture = self._picture(one)
-            if picture is None or ident in self.bad:
+            if picture is None:
                 continue
             width, height = int.from_bytes(picture[16:20], "big"), int.from_bytes(picture[20:24], "big")
             said = (one.get("width", width), one.get("height", height))
@@ -172,8 +171,7 @@ class _Document:
                 self._say("box", "a picture's size is not as the file says, so its boxes are elsewhere", told)
                 continue
             mine = [box for box in self.boxes.get(ident, ()) if self._inside(box, width, height, one["file_name"])]
-            if len(mine) == len(self.boxes.get(ident, ())):
-                self.boxed += Counter(box["label"] for box in mine)
+            if len(mine) == len(self.boxes.get(ident, ())) and ident not in self.bad:
                 rows.append({"image": picture, "boxes": mine, "file": one["file_name"]})
         return rows
 
