@@ -3,16 +3,19 @@
 The others take minutes each and are run by `make recipes`, nightly.
 """
 
+import base64
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tollway.flows import build
+from tollway import inference
+from tollway.flows import build, release
 from tollway.forge import data
 from tollway.forge import recipe as recipes
 from tollway.forge.data import samples
+from tollway.inference import answers
 from tollway.kit.errors import TollwayError
 from tollway.kit.settings import Settings
 from tollway.shop import Shop
@@ -49,7 +52,20 @@ def test_a_quick_recipe_reaches_its_figure(shop: Shop, name: str) -> None:
     assert gates and all(gate["passed"] for gate in gates)
     package = shop.store.get(name)
     assert shop.store.verify(package).ok and package.manifest.lineage.recipe == name
+    assert package.manifest.parity["serve"] == package.manifest.serves == "onnx"  # how far it is from its source
+    assert 0 <= package.manifest.parity["onnx.max_difference"] < 0.01
     assert package.manifest.lineage.training_ms > 0 and package.manifest.lineage.datasets
+    path_, body = release.sample_call(shop, release.deploy(shop, name))
+    features = inference.load_features(package.folder)
+    rows = answers.rows_of(body["input"], features, package.manifest.input)
+    features.check(rows)  # what the replica does with it
+    assert path_ == "/v1/classify" and inference.load(package.folder).predict(rows)
+    real = data.Prepared(run.runs.output(run.record, "prepare")).read("test").to_pylist()
+    assert any(all(_sent(row[field]) == value for field, value in rows[0].items()) for row in real)
+
+
+def _sent(value: object) -> object:
+    return "data:image/png;base64," + base64.b64encode(value).decode() if isinstance(value, bytes) else value
 
 
 def test_a_recipe_that_misses_its_figure_fails_and_leaves_no_package(shop: Shop, tmp_path: Path) -> None:
