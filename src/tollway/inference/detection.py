@@ -25,7 +25,7 @@ class DetectionFeatures(ImageFeatures):
     top, right, bottom]} in its pixels, to `true_boxes` and `true_labels`."""
 
     kind: ClassVar[str] = "detection"
-    defaults: ClassVar[dict[str, Any]] = {**ImageFeatures.defaults, "fit": "pad", "threshold": 0.3, "overlap": 0.5,
+    defaults: ClassVar[dict[str, Any]] = {**ImageFeatures.defaults, "fit": "pad", "threshold": 0.4, "overlap": 0.5,
                                           "most": 100}  # fmt: skip
 
     @classmethod

@@ -22,7 +22,7 @@ Row = Mapping[str, Any]
 Answer = Mapping[str, Any]
 TARGETS = frozenset({"label", "target", "tags", "answer", "answer_start", "rating", "time", "chosen", "rejected", "boxes"})
 USERS_MAX = 1000
-LEAST_SCORE = 0.3  # of a box that is shown, where a package does not say
+LEAST_SCORE = 0.4  # of a box that is shown, where a package does not say
 
 
 class Predictor(Protocol):
