@@ -259,6 +259,15 @@ def test_what_is_refused_is_said_in_chinese(whole: Whole) -> None:
     assert left == {}
 
 
+def test_a_call_that_is_refused_in_the_playground_is_told_in_chinese(whole: Whole) -> None:
+    client = whole.buyer.sign_in(seed.BUYER)
+    asked = {"model": seed.CHAT, "messages": [{"role": "user", "content": "refuse this"}]}
+    headers = {"x-csrf-token": client.token(), "accept-language": "zh-CN"}
+    answer = client.post("/console/playground/chat", json=asked, headers=headers)
+    assert answer.status_code == 402
+    assert answer.json()["error"]["message"] == "钱包余额不足以支付这次调用。请充值，或调低最长回答。"
+
+
 def test_a_report_is_shown_in_the_reader_s_language_if_there_is_one(whole: Whole) -> None:
     client, run = whole.operator.sign_in(seed.OPERATOR), whole.ids["run"]
     folder = whole.home / "runs" / run

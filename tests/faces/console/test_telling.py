@@ -9,7 +9,7 @@ import pytest
 import tollway
 from tollway.faces.console import words
 from tollway.faces.console.telling import failure, sentence
-from tollway.kit.errors import Conflict, NotFound
+from tollway.kit.errors import Conflict, NotFound, PaymentRequired
 from tollway.kit.said import Said, coded, listed, say
 
 SOURCE = Path(tollway.__file__).parent
@@ -29,10 +29,25 @@ def spoken() -> dict[str, set[str]]:
 
 
 def test_every_code_has_a_chinese_sentence_with_the_same_figures():
-    chinese = {code: {n for _, n, _, _ in Formatter().parse(text) if n} for code, text in words.sentences("zh").items()}
+    chinese = {
+        code: {n for _, n, _, _ in Formatter().parse(text) if n}
+        for code, text in words.sentences("zh").items()
+        if not code.startswith("code.")
+    }
     english = spoken()
     assert len(english) > 100
     assert chinese == english
+
+
+def test_errors_of_calls_are_told_by_their_code_and_every_such_code_is_in_the_source():
+    source = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    codes = [one.removeprefix("code.") for one in words.sentences("zh") if one.startswith("code.")]
+    assert len(codes) > 15 and not [one for one in codes if f'"{one}"' not in source]
+    empty = PaymentRequired(
+        "This call may cost up to 1.00 USD, the wallet has 0.20 USD free.", hint="Top up the wallet."
+    )
+    assert failure("zh", empty) == "钱包余额不足以支付这次调用。请充值，或调低最长回答。"
+    assert "1.00 USD" in failure("en", empty)
 
 
 def test_a_reason_made_of_reasons_is_said_whole_in_both_languages():

@@ -47,6 +47,9 @@ def sentence(lang: str, text: str, coded: Mapping[str, Any] | None = None) -> Ma
 def failure(lang: str, error: TollwayError) -> Markup:
     """An error's message with what to do next; one that has no words in this language begins with what kind it is."""
     told = sentence(lang, error.said)
+    known = words.sentences(lang).get(f"code.{error.code}")
+    if "<" in told and known is not None:
+        return escape(known)
     if "<" in told:  # its own words are English
         names = words.dictionary(lang)
         kind = error.status if f"error.title.{error.status}" in names else 500
