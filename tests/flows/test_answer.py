@@ -1,5 +1,6 @@
 """How far a call comes that nobody pays for: no engine counts for it, no model is loaded, no line looks crowded."""
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,9 +39,12 @@ class Asked(Engine):
     def __init__(self) -> None:
         super().__init__()
         self.paths: list[str] = []
+        self.hangs = False
 
     async def post(self, path: str, body: bytes, kind: str = "") -> Any:
         self.paths.append(path)
+        if self.hangs:
+            await asyncio.Event().wait()
         if path == "/apply-template":
             return SimpleNamespace(status=200, body=b'{"prompt":"x"}')
         return SimpleNamespace(status=200, body=b'{"tokens":[1,2],"seconds":3}')
@@ -57,16 +61,16 @@ class House:
         self.served = Served(model, engines, {}, settings, shop.clock, lambda *_: None, self._wake)
         seat = Seat(self.engine, 4, 0, "1")  # type: ignore[arg-type]
         self.served.line.seats.append(seat)
-        self.served._replicas.seat = lambda: seat  # type: ignore[method-assign]
+        self.served._sizing._seat = lambda: seat
         fleet = SimpleNamespace(find=lambda *_: self.served)
         self.desk = Desk(shop.clock, shop.access, None, fleet, Metrics(), 5.0)  # type: ignore[arg-type]
 
     def _wake(self, _served: Served) -> None:
         self.woken += 1
 
-    async def ask(self, request: Request) -> TollwayError | None:
+    async def ask(self, request: Request, timeout_s: float | None = None) -> TollwayError | None:
         try:
-            call = await open_call(self.desk, self.shop.caller(), request, "id")
+            call = await open_call(self.desk, self.shop.caller(), request, "id", timeout_s=timeout_s)
         except TollwayError as error:
             return error
         self.desk.access.release(call.grant)
@@ -96,6 +100,22 @@ async def test_an_empty_wallet_has_nothing_counted_and_nothing_loaded(
     poor.change(lambda conn: ledger.top_up(conn, poor.clock.now_ms(), poor.org.id, "USD", 10_000_000, "t"))
     assert await house.ask(request_) is None
     assert house.engine.paths and house.woken
+
+
+@pytest.mark.parametrize(
+    ("request_", "caps"),
+    [(CHAT, Caps(chat=True, tokenize=True)), (RECORDING, Caps(transcriptions=True, languages=("en",)))],
+)
+async def test_a_template_that_never_ends_takes_the_time_of_its_call_only(
+    poor: Shop, request_: Request, caps: Caps
+) -> None:
+    poor.change(lambda conn: ledger.top_up(conn, poor.clock.now_ms(), poor.org.id, "USD", 10_000_000, "t"))
+    house = House(poor, caps)
+    house.engine.hangs = True
+    async with asyncio.timeout(10):
+        error = await house.ask(request_, timeout_s=0.2)
+    assert error is not None and (error.status, error.code) == (503, "timeout")
+    assert house.engine.paths and house.shop.caller().account.gate.running == 0
 
 
 async def test_calls_that_nobody_pays_for_make_no_line_look_crowded(poor: Shop) -> None:

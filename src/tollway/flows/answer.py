@@ -4,6 +4,8 @@
 closes the call exactly once: what was delivered is billed and durable before the answer ends, the rest is given back.
 """
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -11,7 +13,9 @@ from tollway.flows.call import Call, Desk, refuse_suspect, turn_of
 from tollway.kit.crash import crashpoint
 from tollway.kit.errors import TollwayError, Unavailable
 from tollway.sell.access import Caller
+from tollway.serve.line import Turn
 from tollway.serve.requests import OnePiece, Request
+from tollway.serve.served import Served, Size
 
 
 async def open_call(
@@ -30,7 +34,7 @@ async def open_call(
     desk.access.look(caller, request.model, tier, least.input_tokens, least.output_tokens, counted)
     served.line.require(size.tokens_each if size else served.rough_size(request), turn)
     with _looked_into(desk, caller) if size is None and not tier else nullcontext():
-        size = size or await served.size(request)
+        size = size or await _sized(served, request, turn)
         crashpoint("answer.before_hold")
         counted = {size.meter: size.units} if size.meter else None
         grant = await desk.admit(caller, request.model, size.input_tokens, size.output_tokens, counted, tier)
@@ -40,6 +44,15 @@ async def open_call(
     except BaseException:
         desk.access.release(grant)
         raise
+
+
+async def _sized(served: Served, request: Request, turn: Turn) -> Size:
+    """As the engine counts it, in the time that the call has: a template can be written so that it never ends."""
+    try:
+        async with asyncio.timeout(turn.deadline - time.monotonic()):
+            return await served.size(request)
+    except TimeoutError:
+        raise Unavailable(f"The model {served.name!r} did not count this call in time.", code="timeout") from None
 
 
 @contextmanager
