@@ -25,6 +25,13 @@ from tollway.serve.deployments import Role
 _USUAL = "start"
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 Name = Annotated[str, typer.Argument(help="The name buyers call.", metavar="NAME")]
+Price = Annotated[list[str] | None, typer.Option(
+    "--price", help="METER=PRICE per 1M units, for this model on --plan; repeat. "
+    f"Meters: {', '.join(catalog.METERS)}.")]  # fmt: skip
+Plan = Annotated[
+    str | None, typer.Option("--plan", help="The plan it is sold on: a known one, or the name of a new one.")
+]
+Move = Annotated[bool, typer.Option("--move-subscribers", help="Those on the plan get the new prices at once.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Stay until it is decided; exit code 1 if it was taken back.")]
 
 
@@ -88,17 +95,9 @@ def start(
     min_margin: Annotated[
         str | None, typer.Option("--min-margin", help="What must be left of the price after engine time.")
     ] = None,
-    price: Annotated[
-        list[str] | None,
-        typer.Option("--price", help="METER=PRICE per 1M units, for this model on --plan; repeat. "
-                     f"Meters: {', '.join(catalog.METERS)}."),
-    ] = None,
-    plan: Annotated[
-        str | None, typer.Option("--plan", help="The plan it is sold on: a known one, or the name of a new one.")
-    ] = None,
-    move: Annotated[
-        bool, typer.Option("--move-subscribers", help="Those on the plan get the new prices at once.")
-    ] = False,
+    price: Price = None,
+    plan: Plan = None,
+    move: Move = False,
     watch: Watch = False,
 ) -> None:  # fmt: skip
     """Put a version into service: for all calls (with its price), as a canary, or as a shadow. `start` may be left out."""
