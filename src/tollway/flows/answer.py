@@ -15,7 +15,8 @@ from tollway.kit.errors import TollwayError, Unavailable
 from tollway.sell.access import Caller
 from tollway.serve.line import Turn
 from tollway.serve.requests import OnePiece, Request
-from tollway.serve.served import Served, Size
+from tollway.serve.served import Served
+from tollway.serve.sizing import Size
 
 
 async def open_call(

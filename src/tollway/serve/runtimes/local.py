@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tollway.kit.said import say
-from tollway.serve.engines import Address, Engine, Launch, child
+from tollway.serve.engines import Address, Engine, Launch, child, fence
 from tollway.serve.runtimes.port import Failed, Limits, Place
 
 SOCKET: Final = "replica.sock"
@@ -139,4 +139,4 @@ async def _reason(process: asyncio.subprocess.Process, word: Any) -> str:
 def _environment(limits: Limits) -> dict[str, str]:
     """What a replica may know of ours: no keys, no database address."""
     kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | child.QUIET
-    return kept | ({child.fence.VARIABLE: limits.home} if limits.home else {})
+    return kept | ({fence.VARIABLE: limits.home} if limits.home else {})
