@@ -7,6 +7,7 @@ then takes everything from the cache, which is itself a figure: `recipe_cached_r
 import argparse
 import json
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -48,11 +49,19 @@ def _one(home: Path, name: str) -> bool:
     for gate, wanted in recipe.get("evaluate", {}).get("require", {}).items():
         bar = float(re.sub(r"[<>=\s]", "", wanted))
         _say(f"recipe_{_plain(name)}_{_plain(gate)}", met.get(gate), gate, bar, seconds=round(took, 1))
-    began = time.monotonic()
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     again = _tollway(home, "run", "start", str(path))
-    took = time.monotonic() - began
+    took, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    work = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     made = [step["name"] for step in again.get("steps", []) if not step["cached"]]
-    _say(f"recipe_{_plain(name)}_cached_rerun_s", None if made else round(took, 2), "s", 2.0, made_again=made)
+    _say(
+        f"recipe_{_plain(name)}_cached_rerun_s",
+        None if made else round(took, 2),
+        "s",
+        2.0,
+        cpu_s=round(work, 2),
+        made_again=made,
+    )
     return not made
 
 

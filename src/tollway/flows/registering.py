@@ -1,5 +1,6 @@
 """What a run made becomes a package: signed, with its lineage and what making it cost."""
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import Final
@@ -8,6 +9,7 @@ from tollway.artifacts import store
 from tollway.artifacts.manifest import Lineage
 from tollway.forge.recipe import Recipe
 from tollway.forge.steps import Run
+from tollway.kit.errors import NotFound
 from tollway.kit.formats import FORMATS
 from tollway.shop import Shop
 
@@ -41,6 +43,13 @@ INPUTS: Final = {
 
 def register(shop: Shop, recipe: Recipe, run: Run, files: Path, text: str) -> None:
     """Sign what was made and put it on the shelf: the same files again are the same version."""
+    package = _made_before(shop, run) or _made(shop, recipe, run, files, text)
+    run.record.package = package.ref
+    run.save()
+    run.emit({"kind": "note", "text": f"{package.ref} is on the shelf, signed: {package.folder}"})
+
+
+def _made(shop: Shop, recipe: Recipe, run: Run, files: Path, text: str) -> store.ModelPackage:
     from tollway import __version__
 
     record, hours = run.record, run.record.made_seconds / 3600
@@ -57,7 +66,7 @@ def register(shop: Shop, recipe: Recipe, run: Run, files: Path, text: str) -> No
         datasets={record.dataset: record.dataset_digest},
     )
     card = run.folder / "card.md"
-    package = shop.store.add_package(
+    return shop.store.add_package(
         recipe.recipe.name,
         files,
         store.About(
@@ -78,9 +87,20 @@ def register(shop: Shop, recipe: Recipe, run: Run, files: Path, text: str) -> No
         ),
         files=_example(run),
     )
-    record.package = package.ref
-    run.save()
-    run.emit({"kind": "note", "text": f"{package.ref} is on the shelf, signed: {package.folder}"})
+
+
+def _made_before(shop: Shop, run: Run) -> store.ModelPackage | None:
+    """The package of an earlier run whose every step came out of the same folders: nothing is copied a second time."""
+    steps = run.record.steps
+    folders = [step["folder"] for step in steps]
+    if not all(step["cached"] for step in steps):
+        return None
+    for old in reversed(run.runs.list()):
+        if old.package and old.recipe == run.record.recipe and [step["folder"] for step in old.steps] == folders:
+            with contextlib.suppress(NotFound):  # removed since
+                found = shop.store.get(*old.package.split("@", 1))
+                return found if shop.store.verify(found).ok else None
+    return None
 
 
 def _example(run: Run) -> dict[str, Path]:

@@ -19,6 +19,7 @@ from tollway.forge.evaluate.measures import Measure
 from tollway.forge.evaluate.scores import Calibration, Comparison, Noise, Scores
 from tollway.forge.evaluate.tasks import Case, Known, Predictor
 from tollway.kit.errors import BadRequest
+from tollway.kit.said import say
 
 Row = Mapping[str, Any]
 NOISE_ROWS = 1000
@@ -318,7 +319,15 @@ def run(
             json.dumps({"input": call}, ensure_ascii=False), encoding="utf-8"
         )
     if scores.not_better_than:
-        desk.warn(f"NOT BETTER THAN {', '.join(scores.not_better_than)} on the same {scores.rows:,} rows.")
+        names = ", ".join(scores.not_better_than)
+        desk.warn(
+            say(
+                "evaluate.not_better",
+                "NOT BETTER THAN {names} on the same {count} rows.",
+                names=names,
+                count=scores.rows,
+            )
+        )
     for name, one in scores.metrics.items():
         if "." not in name and one.value is not None:
             desk.metric(name, one.value)
