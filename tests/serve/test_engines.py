@@ -117,6 +117,15 @@ def openvino_replica(run: Run[Any], openvino_folder: Path) -> Iterator[Replica]:
     run(replica.stop())
 
 
+def spent(pid: int | None) -> dict[str, int]:
+    """What each thread of a process has used of the processors, in ticks."""
+    found = {}
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        fields = (thread / "stat").read_text().rpartition(")")[2].split()
+        found[thread.name] = int(fields[11]) + int(fields[12])
+    return found
+
+
 class EngineContract(AnyEngine):
     """What every engine for language models does. Subclasses give `served`."""
 
@@ -248,6 +257,16 @@ class TestLlamaCpp(EngineContract, OwnProcess):
         served = Served(chat_replica, run)
         yield served
         served.pool.close()
+
+    def test_no_more_threads_work_than_it_was_given(self, served: Served) -> None:
+        """Two spinning threads on two busy cores write a tenth of what one writes, whatever the orders say."""
+        launch = served.replica.engine.launch(Path("/tmp/x"))
+        assert launch is not None
+        before = spent(served.replica.pid)
+        served.post("/chat/completions", {"messages": ASK, "max_tokens": 60, "ignore_eos": True})
+        used = {thread: ticks - before.get(thread, 0) for thread, ticks in spent(served.replica.pid).items()}
+        busy = [ticks for ticks in used.values() if ticks > max(used.values()) / 4]
+        assert len(busy) <= json.loads(launch.first_line)["threads"], used
 
     def test_a_stream_counts_as_it_goes(self, served: Served) -> None:
         *events, _ = served.events("/chat/completions", {"messages": ASK, "max_tokens": 5, "timings_per_token": True})

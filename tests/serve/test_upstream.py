@@ -51,13 +51,14 @@ class _Handler(socketserver.StreamRequestHandler):
     timeout = 60
     answers: ClassVar[dict[str, tuple[int, bytes]]] = {
         "html": (200, b"<!DOCTYPE html><html>bad gateway</html>"),
-        "error": (200, b'{ "error": {"message": "no"}}'),
+        "error": (200, b'{ "error": {"message": "no, sk-secret"}}'),
         "empty": (200, b""),
         "broken": (500, b"no"),
         "busy": (429, b'{"error": {"message": "slow down"}}'),
         "stranger": (401, b'{"error": {"message": "who are you, sk-secret?"}}'),
         "nonsense": (200, b'{"results": [{"index": 0, "relevance_score": "very"}], "text": 7, "segments": [{}]}'),
         "list": (200, b"[1]"),
+        "halfway": (200, b'data: {"error": {"message": "out of memory, sk-secret"}}\n\n'),
         "loose": (200, b'{"results": [{"index": 0, "relevance_score": 0.5}], "usage": {"total_tokens": 9}}'),
         "negative": (200, b'{"results": [{"index": 0, "relevance_score": 0.5}], "usage": {"prompt_tokens": -1000000}}'),
     }
@@ -139,7 +140,8 @@ def near(
             upstream = models.Upstream(open_shop.base_url, there, "OPEN_KEY")
             release.add_upstream(shop, name, kind, upstream)  # type: ignore[arg-type]
         for mode in (*_Handler.answers, "long", "silent"):
-            for name, kind in (("rank", "rerank"), ("say", "speech"), ("hear", "transcription")):
+            kinds = {"rank": "rerank", "say": "speech", "hear": "transcription", "talk": "chat", "embed": "embedding"}
+            for name, kind in kinds.items():
                 upstream = models.Upstream(f"{strange}/{mode}/v1", "any")
                 release.add_upstream(shop, f"{name}-{mode}", kind, upstream)  # type: ignore[arg-type]
     key = open_shop.customer(TERMS, 1_000_000).key
@@ -288,20 +290,33 @@ def asked(buyer: Buyer, name: str, mode: str, **headers: str) -> httpx.Response:
     path, body = ("/v1/rerank", {"query": "QUERY", "documents": ["d"]})
     if name == "say":
         path, body = "/v1/audio/speech", {"input": "SAY"}
+    if name == "embed":
+        path, body = "/v1/embeddings", {"input": ["QUERY"]}
+    if name == "talk":
+        path, body = "/v1/chat/completions", {"messages": [{"role": "user", "content": "QUERY"}]}
     return buyer.http.post(path, json=model | body, headers=headers)
 
 
-@pytest.mark.parametrize("name", ["rank", "say", "hear"])
 @pytest.mark.parametrize("mode", ["html", "error", "empty", "broken", "busy", "stranger", "nonsense", "list", "long"])
-def test_what_is_no_answer_is_a_503_that_nobody_pays(name: str, mode: str, buyer: Buyer) -> None:
-    reply = asked(buyer, name, mode)
-    assert reply.status_code == 503, reply.text[:200]
-    told = reply.json()["error"]
-    assert told["code"] in ("engine_failed", "engine_busy", "engine_lost") and "sk-secret" not in reply.text
+def test_what_is_no_answer_is_a_503_that_nobody_pays(mode: str, buyer: Buyer) -> None:
+    names = {"long": ["rank"], "nonsense": ["rank", "say", "hear", "talk", "embed"]}
+    for name in names.get(mode, ["rank", "say", "talk", "embed"]):
+        reply = asked(buyer, name, mode)
+        assert reply.status_code == 503, f"{name}: {reply.text[:200]}"
+        assert reply.json()["error"]["code"] in ("engine_failed", "engine_busy", "engine_lost")
+        assert "sk-secret" not in reply.text
     assert buyer.totals().requests == 0 and buyer.totals().price_picos == 0
 
 
-@pytest.mark.parametrize("name", ["rank", "say", "hear"])
+def test_an_error_in_the_middle_of_a_stream_is_none_of_its_pieces(buyer: Buyer) -> None:
+    """An engine that has said 200 can only say it there."""
+    body = {"model": "talk-halfway", "stream": True, "messages": [{"role": "user", "content": "QUERY"}]}
+    reply = buyer.http.post("/v1/chat/completions", json=body)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "engine_failed"), reply.text
+    assert "sk-secret" not in reply.text and buyer.totals().requests == 0
+
+
+@pytest.mark.parametrize("name", ["rank", "hear"])
 def test_one_that_says_nothing_is_left_when_the_time_is_over(name: str, buyer: Buyer) -> None:
     began = time.monotonic()
     reply = asked(buyer, name, "silent", **{"x-tollway-timeout-ms": "800"})
