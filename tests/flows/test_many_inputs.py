@@ -79,8 +79,10 @@ def test_only_engines_that_read_one_by_one_get_a_few_at_a_time() -> None:
     ranked = RerankRequest(model="m", query="q", documents=[str(number) for number in range(20)])
     for request, count in ((asked, 40), (ranked, 21)):
         for one_by_one, parts in ((True, -(-count // 16)), (False, 1)):
-            works = request.work("own", Caps(embeddings=True, one_by_one=one_by_one), 0, stream=False, defaults={})
-            bodies = [msgspec.json.decode(one.body) for one in works]
+            calls = request.engine_calls(
+                "own", Caps(embeddings=True, one_by_one=one_by_one), 0, stream=False, defaults={}
+            )
+            bodies = [msgspec.json.decode(one.body) for one in calls]
             assert len(bodies) == parts and sum(len(one["input"]) for one in bodies) == count
             assert {(one["model"], one["encoding_format"]) for one in bodies} == {("own", "base64")}
 

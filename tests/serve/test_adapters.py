@@ -102,7 +102,7 @@ async def first_words(served: Served, prompt: str, **more: Any) -> tuple[str, fl
     ask = ChatRequest(
         model=served.name, messages=[Message(role="user", content=prompt)], logprobs=True, temperature=0.0
     )
-    work = ask.work(served.engine_model, served.caps, 2, stream=False, defaults=served.defaults)[0]
+    work = ask.engine_calls(served.engine_model, served.caps, 2, stream=False, defaults=served.defaults)[0]
     seat = await served.line.take_turn(64, ANYBODY)  # whether or not this machine is busy
     try:
         body = json.loads(work.body) | more

@@ -165,7 +165,9 @@ def test_everything_that_is_taken_reaches_the_engine_or_is_known_to_have_no_effe
     assert plain == own - {"messages", "max_completion_tokens", "modalities"} | set(DONE) | set(
         WITHOUT_EFFECT
     ) | refused | {"logprobs"}
-    (work,) = chat(**DONE, **CHAT_ONLY, **WITHOUT_EFFECT).work("engine-name", ALL, 17, stream=False, defaults={})
+    (work,) = chat(**DONE, **CHAT_ONLY, **WITHOUT_EFFECT).engine_calls(
+        "engine-name", ALL, 17, stream=False, defaults={}
+    )
     sent = json.loads(work.body)
     assert {name: sent[name] for name in DONE | CHAT_ONLY} == DONE | CHAT_ONLY
     assert not set(WITHOUT_EFFECT) & set(sent), "who asked is nobody's business behind the gateway"
@@ -174,34 +176,36 @@ def test_everything_that_is_taken_reaches_the_engine_or_is_known_to_have_no_effe
 
 def test_the_models_defaults_give_way_to_the_caller() -> None:
     defaults = {"temperature": 0.2, "top_p": 0.9}
-    (work,) = chat(temperature=0).work("m", ALL, 5, stream=False, defaults=defaults)
+    (work,) = chat(temperature=0).engine_calls("m", ALL, 5, stream=False, defaults=defaults)
     sent = json.loads(work.body)
     assert sent["temperature"] == 0 and sent["top_p"] == 0.9
 
 
 def test_streams_ask_the_engine_for_usage_and_timings() -> None:
-    (work,) = chat().work("m", ALL, 5, stream=True, defaults={})
+    (work,) = chat().engine_calls("m", ALL, 5, stream=True, defaults={})
     sent = json.loads(work.body)
     assert (
         sent["stream"] is True
         and sent["stream_options"] == {"include_usage": True}
         and sent["timings_per_token"] is True
     )
-    (work,) = chat().work("m", without(token_timings=False), 5, stream=True, defaults={})
+    (work,) = chat().engine_calls("m", without(token_timings=False), 5, stream=True, defaults={})
     assert "timings_per_token" not in json.loads(work.body)
 
 
 def test_each_choice_is_a_call_with_a_seed_of_its_own() -> None:
-    bodies = [json.loads(work.body) for work in chat(n=3, seed=40).work("m", ALL, 5, stream=True, defaults={})]
+    bodies = [json.loads(work.body) for work in chat(n=3, seed=40).engine_calls("m", ALL, 5, stream=True, defaults={})]
     assert [body["seed"] for body in bodies] == [40, 41, 42] and all("n" not in body for body in bodies)
-    works = completion(prompt=["a", "b"], n=2).work("m", ALL, 5, stream=True, defaults={})
+    works = completion(prompt=["a", "b"], n=2).engine_calls("m", ALL, 5, stream=True, defaults={})
     assert [json.loads(work.body)["prompt"] for work in works] == ["a", "a", "b", "b"]
     assert completion(prompt=["a", "b"], n=2).answers == 4
 
 
 @pytest.mark.parametrize("seed", [2**63 - 1, 2**32 - 2, -1, -(2**63), 0])
 def test_any_seed_is_one_the_engine_knows_and_never_the_one_that_means_any(seed: int) -> None:
-    bodies = [json.loads(work.body) for work in chat(n=3, seed=seed).work("m", ALL, 5, stream=True, defaults={})]
+    bodies = [
+        json.loads(work.body) for work in chat(n=3, seed=seed).engine_calls("m", ALL, 5, stream=True, defaults={})
+    ]
     assert all(0 <= body["seed"] < 2**32 - 1 for body in bodies) and len({body["seed"] for body in bodies}) == 3
 
 

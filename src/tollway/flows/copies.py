@@ -73,7 +73,7 @@ class Copies:
         """Where a streamed answer's events are folded, should it be copied; None for most."""
         if not self._targets or not self._drawn(call):
             return None
-        return fold.Folded() if len(call.run.work) == 1 else None
+        return fold.Folded() if len(call.run.engine_calls) == 1 else None
 
     def heard(self, call: Answered, answer: fold.Folded) -> None:
         """A stream that was listened to has ended."""

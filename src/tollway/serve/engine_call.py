@@ -1,4 +1,4 @@
-"""One call into an engine: send the work, pass on what comes, and keep the tally of what was used.
+"""One call into an engine: send it, pass on what comes, and keep the tally of what was used.
 
 `Tally` is the service line's own record of use: the engine's counts, its own share of engine time, and, where an
 upstream never reports usage, an honest estimate that says it is one. None is not zero: a count that never came stays None.
@@ -16,7 +16,7 @@ from tollway.kit.errors import BadRequest, TollwayError, Unavailable
 from tollway.serve.engine_time import EngineTime, Stint
 from tollway.serve.line import Seat
 from tollway.serve.quarantine import Guest, Life
-from tollway.serve.requests import Work
+from tollway.serve.requests import EngineCall
 from tollway.serve.wire import Answer
 
 _TIMINGS = b',"timings":{'
@@ -92,10 +92,10 @@ class Tally(msgspec.Struct):
         return 0, 0, 0
 
 
-async def relay(seat: Seat, work: Work, tally: Tally) -> AsyncIterator[list[bytes]]:
+async def relay(seat: Seat, call: EngineCall, tally: Tally) -> AsyncIterator[list[bytes]]:
     """Run a streamed call. Yields the JSON of its events as they arrive, without usage and without the engine's own
     timings. Leaving early stops the generation. Raises BadRequest, Unavailable, WireError."""
-    async with seat.pool.stream(seat.prefix + work.path, work.body) as answer:
+    async with seat.pool.stream(seat.prefix + call.path, call.body) as answer:
         if answer.status != 200:
             raise refusal_of(answer.status, await answer.body())
         async for events in _events(answer):
@@ -104,15 +104,15 @@ async def relay(seat: Seat, work: Work, tally: Tally) -> AsyncIterator[list[byte
                 yield kept
 
 
-async def once(seat: Seat, work: Work, tally: Tally) -> bytes:
+async def once(seat: Seat, call: EngineCall, tally: Tally) -> bytes:
     """Run a call that is answered in one piece; the engine's JSON, untouched. A file of sound comes as the JSON that our own
     engines answer with."""
-    reply = await seat.pool.post(seat.prefix + work.path, work.body, work.kind)
+    reply = await seat.pool.post(seat.prefix + call.path, call.body, call.kind)
     if reply.status != 200:
         raise refusal_of(reply.status, reply.body)
     try:
-        if work.sound:
-            return _sound_of(reply.body, work.sound, tally)
+        if call.sound:
+            return _sound_of(reply.body, call.sound, tally)
         # an engine of our own writes what can be read; an upstream's answer is looked through
         tally.usage = _usage_of(reply.body) if seat.time is not None else _strangers_usage(reply.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -25,7 +25,7 @@ from tollway.serve import fold
 from tollway.serve.engine_call import Tally, once, relay
 from tollway.serve.line import Seat, Turn
 from tollway.serve.requests import ChatRequest, CompletionRequest, Request, StreamOptions
-from tollway.serve.requests.parts import Work
+from tollway.serve.requests.parts import EngineCall
 from tollway.serve.retries import TRIES_MAX, Patience
 from tollway.serve.served import Served
 from tollway.serve.sizing import Size
@@ -54,10 +54,12 @@ class Run:
         self.id, self.at_ms = call_id, at_ms
         stream = bool(request.stream) or (not served.passes_through and request.generates)
         each = size.output_tokens // size.parts
-        self.work = request.work(served.engine_model, served.caps, each, stream=stream, defaults=served.defaults)
-        self.tallies = [Tally() for _ in self.work]
+        self.engine_calls = request.engine_calls(
+            served.engine_model, served.caps, each, stream=stream, defaults=served.defaults
+        )
+        self.tallies = [Tally() for _ in self.engine_calls]
         # what one of its engine calls takes a seat for; of a request in pieces, its part of the whole
-        self._tokens = size.tokens_each if request.generates else -(-size.tokens_each // len(self.work))
+        self._tokens = size.tokens_each if request.generates else -(-size.tokens_each // len(self.engine_calls))
         self.retries = 0
         self.expired = False  # it took too long and is being stopped
         self._in_engine = 0
@@ -66,18 +68,19 @@ class Run:
 
     async def answer(self) -> bytes:
         """The whole answer, with the usage that is billed. Raises Unavailable (503)."""
-        served, request, alone = self.served, self.request, len(self.work) == 1
+        served, request, alone = self.served, self.request, len(self.engine_calls) == 1
         in_one_piece = alone and (served.passes_through or not served.caps.cancel)
         if isinstance(request, ChatRequest | CompletionRequest) and not in_one_piece:
             return fold.whole(request, await self._all_folded(), self.id, self.at_ms // 1000, self.usage())
         parts = []
-        for index in range(len(self.work)):  # one after the other: between two of them it is somebody else's turn
+        # one after the other: between two of them it is somebody else's turn
+        for index in range(len(self.engine_calls)):
             parts.append(await (self._whole(index) if served.caps.cancel else self._to_its_end(index)))
         return self._corrected(parts[0]) if alone else fold.joined(parts, self.usage())
 
     def events(self) -> AsyncGenerator[list[bytes]]:
         """The events of a streamed answer as they come, all but `last_events`."""
-        events = self._relayed(0) if len(self.work) == 1 and self.request.operation == "chat" else self._woven()
+        events = self._relayed(0) if len(self.engine_calls) == 1 and self.request.operation == "chat" else self._woven()
         options = self._stream_options()
         return self._counting(events) if options is not None and options.continuous_usage_stats else events
 
@@ -94,13 +97,13 @@ class Run:
         for attempt in count(1):
             seat, done = await self._sit(index, seat), False
             try:
-                work = self._in_turn(self.work[index]) if self.served.caps.turns else self.work[index]
+                call = self._in_turn(self.engine_calls[index]) if self.served.caps.turns else self.engine_calls[index]
                 patience_s = self._patience_s(attempt, whole=True)
                 if patience_s is None:
-                    answer = await once(seat, work, self.tallies[index])
+                    answer = await once(seat, call, self.tallies[index])
                 else:
                     async with asyncio.timeout(patience_s):
-                        answer = await once(seat, work, self.tallies[index])
+                        answer = await once(seat, call, self.tallies[index])
                 done = True
                 return answer
             except (WireError, Unavailable, TimeoutError) as error:
@@ -161,7 +164,7 @@ class Run:
                 self._stand(index, seat, done=done)
 
     def _pieces(self, index: int, seat: Seat, patience_s: float | None) -> AsyncIterator[list[bytes]]:
-        events = relay(seat, self.work[index], self.tallies[index])
+        events = relay(seat, self.engine_calls[index], self.tallies[index])
         return events if patience_s is None else _begun_within(events, patience_s)
 
     async def _woven(self) -> AsyncGenerator[list[bytes]]:
@@ -179,7 +182,7 @@ class Run:
                 raise
             arrived.put_nowait(None)
 
-        tasks = [asyncio.ensure_future(run(index)) for index in range(len(self.work))]
+        tasks = [asyncio.ensure_future(run(index)) for index in range(len(self.engine_calls))]
         try:
             open_parts = len(tasks)
             while open_parts:
@@ -195,9 +198,9 @@ class Run:
 
     async def _all_folded(self) -> list[fold.Folded]:
         """Run all engine calls of one answer at once and fold each."""
-        if len(self.work) == 1:
+        if len(self.engine_calls) == 1:
             return [await self._folded(0)]
-        tasks = [asyncio.ensure_future(self._folded(index)) for index in range(len(self.work))]
+        tasks = [asyncio.ensure_future(self._folded(index)) for index in range(len(self.engine_calls))]
         try:
             return await asyncio.gather(*tasks)
         finally:
@@ -209,7 +212,7 @@ class Run:
         if served.away:
             served.come(self.turn)
         if served.quarantine.marks:
-            tally.guest = await served.quarantine.enter(self.work[index].body, time.monotonic())
+            tally.guest = await served.quarantine.enter(self.engine_calls[index].body, time.monotonic())
         try:
             seat = line.take_at_once(tokens, avoid, self.turn) or await line.take_turn(tokens, self.turn, avoid)
         except BaseException:
@@ -287,10 +290,10 @@ class Run:
         waited_s = time.monotonic() - tally.sat_at
         return tally.first_piece_at is None and waited_s >= self._patience.within_s * 0.99
 
-    def _in_turn(self, work: Work) -> Work:
+    def _in_turn(self, call: EngineCall) -> EngineCall:
         """What is asked, with whose turn it is: an engine whose rows wait once more serves them in the same order."""
         told = b',"call":"%b",%b}' % (self.id.encode(), self.turn.told(time.monotonic()))
-        return Work(work.path, work.body[:-1] + told)
+        return EngineCall(call.path, call.body[:-1] + told)
 
     async def _recall(self) -> None:
         """Tell the engine that nobody waits any more: what it has not begun it never will."""
@@ -325,7 +328,7 @@ class Run:
         served.went_wrong()
         self._blame(index, seat, error)
         if gone and seat.time is not None:
-            refusal = served.quarantine.lost(self.work[index].body, self.tallies[index].life, time.monotonic())
+            refusal = served.quarantine.lost(self.engine_calls[index].body, self.tallies[index].life, time.monotonic())
             if refusal is not None:
                 _log.error("a request stops the engine", model=self.request.model, call=self.id)
                 raise refusal from error
@@ -398,7 +401,7 @@ class Run:
             "choices": [],
             "usage": self.usage(),
         }
-        if chat and len(self.work) == 1:
+        if chat and len(self.engine_calls) == 1:
             usage |= self._head  # its events were passed on as they came
         return [msgspec.json.encode(usage), b"[DONE]"]
 

@@ -155,9 +155,9 @@ class Sizing:
         seat = self._seat()
         if seat is None:
             raise Unavailable(f"The model {self._name!r} is not ready.", code="model_unavailable")
-        work = request.measuring()
+        call = request.measuring()
         try:
-            reply = await seat.pool.post(seat.prefix + work.path, work.body)
+            reply = await seat.pool.post(seat.prefix + call.path, call.body)
         except WireError as error:
             raise Unavailable("The engine could not read the recording.", code="engine_failed") from error
         if reply.status != 200:

@@ -23,7 +23,7 @@ from tollway.serve.requests.inputs import (
     ExplainRequest,
 )
 from tollway.serve.requests.making import ImageRequest, SpeechRequest, TranscriptionRequest
-from tollway.serve.requests.parts import INPUTS_MAX, Name, OnePiece, Work
+from tollway.serve.requests.parts import INPUTS_MAX, EngineCall, Name, OnePiece
 from tollway.serve.requests.ranking import ModerationRequest, RecommendationRequest, RerankRequest
 
 Request = ChatRequest | CompletionRequest | OnePiece
@@ -39,6 +39,7 @@ __all__ = [
     "CompletionRequest",
     "DetectRequest",
     "EmbeddingRequest",
+    "EngineCall",
     "ExplainRequest",
     "Generation",
     "ImageRequest",
@@ -53,5 +54,4 @@ __all__ = [
     "SpeechRequest",
     "StreamOptions",
     "TranscriptionRequest",
-    "Work",
 ]

@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from tollway.serve import schema_limits
 from tollway.serve.engines import Caps
-from tollway.serve.requests.parts import Name, Work
+from tollway.serve.requests.parts import EngineCall, Name
 from tollway.serve.requests.parts import unsupported as _unsupported
 
 CHOICES_MAX = 8
@@ -184,7 +184,9 @@ class ChatRequest(Generation, kw_only=True):
         for tool in self.tools or ():
             schema_limits.check(tool, "tools")
 
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+    def engine_calls(
+        self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]
+    ) -> list[EngineCall]:
         """One engine call for each choice."""
         body = self.settings(model, defaults, output_max)
         body["messages"] = self.plain_messages()
@@ -250,7 +252,9 @@ class CompletionRequest(Generation, kw_only=True):
         if self.logprobs is not None and not caps.logprobs:
             raise _unsupported("logprobs", "this engine does not report them")
 
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+    def engine_calls(
+        self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]
+    ) -> list[EngineCall]:
         """One engine call for each prompt and choice."""
         body = self.settings(model, defaults, output_max)
         if self.logprobs is not None:
@@ -261,7 +265,7 @@ class CompletionRequest(Generation, kw_only=True):
         return calls
 
 
-def _per_choice(path: str, body: dict[str, Any], choices: int, caps: Caps, *, stream: bool) -> list[Work]:
+def _per_choice(path: str, body: dict[str, Any], choices: int, caps: Caps, *, stream: bool) -> list[EngineCall]:
     """Engines count usage for one choice only, so each choice is a call of its own, with a seed of its own."""
     if stream:
         body["stream"] = True
@@ -270,9 +274,9 @@ def _per_choice(path: str, body: dict[str, Any], choices: int, caps: Caps, *, st
             body["timings_per_token"] = True
     seed = body.get("seed")
     if seed is None:
-        return [Work(path, msgspec.json.encode(body))] * choices
+        return [EngineCall(path, msgspec.json.encode(body))] * choices
     seeds = [(seed + index) % SEEDS for index in range(choices)]
-    return [Work(path, msgspec.json.encode(body | {"seed": one})) for one in seeds]
+    return [EngineCall(path, msgspec.json.encode(body | {"seed": one})) for one in seeds]
 
 
 def _plain(message: Message) -> Any:

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from tollway.serve.engines import Caps
-from tollway.serve.requests.parts import INPUTS_MAX, OnePiece, Work, embedding, text_bytes, unsupported
+from tollway.serve.requests.parts import INPUTS_MAX, EngineCall, OnePiece, embedding, text_bytes, unsupported
 
 EXPLAINED_MAX = 8  # each asks the model hundreds of times
 
@@ -44,7 +44,9 @@ class EmbeddingRequest(OnePiece, kw_only=True):
         if self.dimensions is not None and self.dimensions != caps.embedding_dimensions:
             raise unsupported("dimensions", f"this model's embeddings have {caps.embedding_dimensions} dimensions")
 
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+    def engine_calls(
+        self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]
+    ) -> list[EngineCall]:
         """One engine call for all texts, or for some of them after the other."""
         return embedding(model, self.inputs, self.encoding_format or "float", caps)
 
@@ -89,12 +91,14 @@ class ClassifyRequest(_Given, kw_only=True):
             raise unsupported("model", "this model does not classify; GET /v1/models says what kind each is")
         self.refuse_wrong_inputs(INPUTS_MAX)
 
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+    def engine_calls(
+        self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]
+    ) -> list[EngineCall]:
         """One engine call for all inputs."""
         body: dict[str, Any] = {"model": model, "input": self.input}
         if self.top_k is not None:
             body["top_k"] = self.top_k
-        return [Work("/classify", msgspec.json.encode(body))]
+        return [EngineCall("/classify", msgspec.json.encode(body))]
 
 
 class DetectRequest(_Given, kw_only=True):
@@ -111,10 +115,14 @@ class DetectRequest(_Given, kw_only=True):
             raise unsupported("model", "this model finds no objects; GET /v1/models says what kind each is")
         self.refuse_wrong_inputs(INPUTS_MAX)
 
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+    def engine_calls(
+        self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]
+    ) -> list[EngineCall]:
         """One engine call for all pictures."""
         body = {"model": model, "input": self.input, "threshold": self.threshold, "top_k": self.top_k}
-        return [Work("/detect", msgspec.json.encode({name: one for name, one in body.items() if one is not None}))]
+        return [
+            EngineCall("/detect", msgspec.json.encode({name: one for name, one in body.items() if one is not None}))
+        ]
 
 
 class ExplainRequest(_Given, kw_only=True):
@@ -135,7 +143,9 @@ class ExplainRequest(_Given, kw_only=True):
             raise unsupported("model", "this model cannot be explained")
         self.refuse_wrong_inputs(EXPLAINED_MAX)
 
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+    def engine_calls(
+        self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]
+    ) -> list[EngineCall]:
         """One engine call for all inputs."""
         body = {
             "model": model,
@@ -144,4 +154,6 @@ class ExplainRequest(_Given, kw_only=True):
             "target": self.target,
             "samples": self.samples,
         }
-        return [Work("/explain", msgspec.json.encode({name: one for name, one in body.items() if one is not None}))]
+        return [
+            EngineCall("/explain", msgspec.json.encode({name: one for name, one in body.items() if one is not None}))
+        ]

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from tollway.kit.errors import Unavailable
 from tollway.serve.engines import Caps
-from tollway.serve.requests.parts import OnePiece, Work, unsupported
+from tollway.serve.requests.parts import EngineCall, OnePiece, unsupported
 
 PICTURES_MAX: Final = 10
 CHARACTERS_MAX: Final = 4096
@@ -64,12 +64,14 @@ class ImageRequest(OnePiece, kw_only=True):
             if getattr(self, name) not in (None, "auto", "standard"):
                 raise unsupported(name, "this model does not have it")
 
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+    def engine_calls(
+        self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]
+    ) -> list[EngineCall]:
         body = msgspec.to_builtins(self) | {"model": model}
         if not caps.passes_through:
             seed = secrets.randbelow(_SEED_MAX) if self.seed is None else self.seed
             body = {"model": model, "n": self.n or 1, "seed": seed, "prompt": self.prompt.strip()}
-        return [Work("/images/generations", msgspec.json.encode(body))]
+        return [EngineCall("/images/generations", msgspec.json.encode(body))]
 
     def shaped(self, answer: bytes, call_id: str, at_s: int) -> bytes:
         return msgspec.json.encode({"created": at_s} | msgspec.json.decode(answer))
@@ -108,17 +110,19 @@ class SpeechRequest(OnePiece, kw_only=True):
         if self.instructions:
             raise unsupported("instructions", "this model speaks in one way")
 
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+    def engine_calls(
+        self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]
+    ) -> list[EngineCall]:
         form = self.response_format or "wav"
         if caps.passes_through:
             named = ("input", "voice", "speed", "instructions")
             asked = {name: value for name in named if (value := getattr(self, name)) is not None}
             body = msgspec.json.encode(asked | {"model": model, "response_format": form})
-            return [Work("/audio/speech", body, sound=_SOUNDS[form])]
+            return [EngineCall("/audio/speech", body, sound=_SOUNDS[form])]
         body = msgspec.json.encode(
             {"model": model, "input": self.input, "speed": self.speed or 1.0, "response_format": form}
         )
-        return [Work("/audio/speech", body)]
+        return [EngineCall("/audio/speech", body)]
 
 
 class TranscriptionRequest(OnePiece, kw_only=True):
@@ -149,13 +153,15 @@ class TranscriptionRequest(OnePiece, kw_only=True):
         if "word" in self.timestamp_granularities:
             raise unsupported("timestamp_granularities", "this model tells the time of segments")
 
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+    def engine_calls(
+        self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]
+    ) -> list[EngineCall]:
         if caps.passes_through:
             return [self._form(model)]
         asked = {"model": model, "prompt": self.prompt or "", "temperature": self.temperature or 0.0}
-        return [Work("/audio/transcriptions", msgspec.json.encode(asked) + b"\n" + self.recording)]
+        return [EngineCall("/audio/transcriptions", msgspec.json.encode(asked) + b"\n" + self.recording)]
 
-    def _form(self, model: str) -> Work:
+    def _form(self, model: str) -> EngineCall:
         """The form that somebody else's server reads. Its words with their times are asked for where the caller sees them."""
         fields = [
             ("model", model),
@@ -177,7 +183,7 @@ class TranscriptionRequest(OnePiece, kw_only=True):
             "Content-Type: application/octet-stream\r\n\r\n"
         )
         body = b"".join([part.encode() for part in parts]) + self.recording + f"\r\n--{boundary}--\r\n".encode()
-        return Work("/audio/transcriptions", body, f"multipart/form-data; boundary={boundary}")
+        return EngineCall("/audio/transcriptions", body, f"multipart/form-data; boundary={boundary}")
 
     def shaped(self, answer: bytes, call_id: str, at_s: int) -> bytes:
         """What was heard with all that it may be shown with; an upstream says less than our own engine."""
@@ -192,9 +198,9 @@ class TranscriptionRequest(OnePiece, kw_only=True):
         words = {"words": told["words"]} if isinstance(told.get("words"), list) else {}
         return msgspec.json.encode(whole | words | {"usage": usage})
 
-    def measuring(self) -> Work:
+    def measuring(self) -> EngineCall:
         """The call that tells how long the recording is."""
-        return Work("/audio/measure", b"{}\n" + self.recording)
+        return EngineCall("/audio/measure", b"{}\n" + self.recording)
 
 
 def _segment(one: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ INPUTS_AT_ONCE: Final = 16
 Name = Annotated[str, Meta(min_length=1, max_length=120)]
 
 
-class Work(msgspec.Struct):
+class EngineCall(msgspec.Struct):
     """One engine call: where to and with which body, of which content type. `sound`: what is answered is no JSON but a
     file of this type."""
 
@@ -54,7 +54,9 @@ class OnePiece(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, k
     def refuse_unsupported(self, caps: Caps) -> None:
         """Raise BadRequest for what this engine cannot honour."""
 
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+    def engine_calls(
+        self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]
+    ) -> list[EngineCall]:
         """The one engine call."""
         raise NotImplementedError
 
@@ -63,11 +65,11 @@ class OnePiece(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, k
         return answer
 
 
-def embedding(model: str, inputs: list[str], encoding: str, caps: Caps) -> list[Work]:
+def embedding(model: str, inputs: list[str], encoding: str, caps: Caps) -> list[EngineCall]:
     """The calls that embed these texts: one, or several to be made one after the other."""
     each = INPUTS_AT_ONCE if caps.one_by_one else len(inputs)
     return [
-        Work("/embeddings", msgspec.json.encode({"model": model, "input": some, "encoding_format": encoding}))
+        EngineCall("/embeddings", msgspec.json.encode({"model": model, "input": some, "encoding_format": encoding}))
         for some in (inputs[start : start + each] for start in range(0, len(inputs), each))
     ]
 

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from tollway.kit.errors import Unavailable
 from tollway.serve.engines import Caps
-from tollway.serve.requests.parts import INPUTS_MAX, OnePiece, Work, embedding, text_bytes, unsupported
+from tollway.serve.requests.parts import INPUTS_MAX, EngineCall, OnePiece, embedding, text_bytes, unsupported
 
 _DIGITS: Final = 6
 _RANKED_MAX: Final = INPUTS_MAX - 1  # the query is an input of its own
@@ -65,10 +65,12 @@ class RerankRequest(OnePiece, kw_only=True):
         if self.max_tokens_per_doc is not None:
             raise unsupported("max_tokens_per_doc", "each model cuts a text where its own context ends")
 
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+    def engine_calls(
+        self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]
+    ) -> list[EngineCall]:
         if caps.rerank:
             body: dict[str, Any] = {"model": model, "query": self.query, "documents": self.texts}
-            return [Work("/rerank", msgspec.json.encode(body))]
+            return [EngineCall("/rerank", msgspec.json.encode(body))]
         return embedding(model, [self.query, *self.texts], "base64", caps)
 
     def shaped(self, answer: bytes, call_id: str, at_s: int) -> bytes:
@@ -130,8 +132,10 @@ class ModerationRequest(OnePiece, kw_only=True):
             if not isinstance(one, str) and (one.get("type") != "text" or not isinstance(one.get("text"), str)):
                 raise unsupported(f"input[{index}]", "this model reads text parts only")
 
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
-        return [Work("/moderations", msgspec.json.encode({"model": model, "input": self.inputs}))]
+    def engine_calls(
+        self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]
+    ) -> list[EngineCall]:
+        return [EngineCall("/moderations", msgspec.json.encode({"model": model, "input": self.inputs}))]
 
     def shaped(self, answer: bytes, call_id: str, at_s: int) -> bytes:
         told: dict[str, Any] = msgspec.json.decode(answer)
@@ -156,9 +160,11 @@ class RecommendationRequest(OnePiece, kw_only=True):
         if not caps.recommendations:
             raise unsupported("model", "this model recommends nothing; GET /v1/models says what kind each is")
 
-    def work(self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]) -> list[Work]:
+    def engine_calls(
+        self, model: str, caps: Caps, output_max: int, *, stream: bool, defaults: dict[str, Any]
+    ) -> list[EngineCall]:
         row = {"user": str(self.user), "top": self.top_n, "exclude": [str(one) for one in self.exclude]}
-        return [Work("/classify", msgspec.json.encode({"model": model, "input": [row]}))]
+        return [EngineCall("/classify", msgspec.json.encode({"model": model, "input": [row]}))]
 
     def shaped(self, answer: bytes, call_id: str, at_s: int) -> bytes:
         told: dict[str, Any] = msgspec.json.decode(answer)
