@@ -50,6 +50,12 @@ class _WithAnyUsage(msgspec.Struct):
     usage: dict[str, Any] | None = None
 
 
+class _Outline(msgspec.Struct):
+    choices: list[msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
+    data: list[msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
+    error: Any | msgspec.UnsetType = msgspec.UNSET
+
+
 class _Timings(msgspec.Struct):
     cache_n: int = 0
     prompt_n: int = 0
@@ -57,6 +63,7 @@ class _Timings(msgspec.Struct):
 
 
 _decode_usage = msgspec.json.Decoder(_WithUsage).decode
+_decode_outline = msgspec.json.Decoder(_Outline).decode
 _decode_loosely = msgspec.json.Decoder(_WithAnyUsage).decode
 _decode_timings = msgspec.json.Decoder(_Timings).decode
 
@@ -114,11 +121,22 @@ async def once(seat: Seat, call: EngineCall, tally: Tally) -> bytes:
         if call.sound:
             return _sound_of(reply.body, call.sound, tally)
         # an engine of our own writes what can be read; an upstream's answer is looked through
+        if seat.time is None:
+            _require_answer(call.path, reply.body)
         tally.usage = _usage_of(reply.body) if seat.time is not None else _strangers_usage(reply.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_answer() from error
     tally.pieces = 1
     return reply.body
+
+
+def _require_answer(path: str, body: bytes) -> None:
+    """Raise Unavailable for what is no answer though it says 200: an error object, or something else altogether."""
+    found = _decode_outline(body)
+    parts = {"/chat/completions": found.choices, "/completions": found.choices, "/embeddings": found.data,
+             "/classify": found.data, "/images/generations": found.data}  # fmt: skip
+    if found.error not in (msgspec.UNSET, None) or parts.get(path, ()) is msgspec.UNSET:
+        raise invalid_answer()
 
 
 def _sound_of(body: bytes, kind: str, tally: Tally) -> bytes:
