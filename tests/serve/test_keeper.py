@@ -1,7 +1,6 @@
 """The fleet's housekeeping: models come when called and go when idle or in the way, and get the replicas they need."""
 
 import asyncio
-import time
 from pathlib import Path
 
 import pytest
@@ -28,10 +27,9 @@ async def test_a_model_is_loaded_by_its_first_call_and_unloaded_when_nobody_call
         await town.until(lambda: states(town) == {"mood": "resting"}, 8)
         await town.until(lambda: town.pids() == [], 5)
         assert town.fleet.ready, "a shop whose models rest is open"
-        began = time.monotonic()
         with pytest.raises(Unavailable) as refused:
             await town.call(within_s=0.05)
-        assert time.monotonic() - began < 0.05, "what cannot be in time is refused at once"
+        assert not town.served.ready, "what cannot be in time is refused at once, not when the model is there"
         assert refused.value.code == "model_loading"
         assert 0.05 < (refused.value.retry_after_s or 0) < 10
         await town.until(lambda: town.served.ready)  # the refused call has it loaded for the next
