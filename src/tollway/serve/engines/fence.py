@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-VARIABLE: Final = "TOLLWAY_HIDDEN"
+VARIABLE: Final = "FENCED_HOME"
 """Names the home to the process that is to be fenced."""
 _OPEN: Final = ("packages",)
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same numbers on every architecture
