@@ -28,6 +28,8 @@ from tollway.kit.settings import Settings
 from tollway.sell import catalog, ledger, usage
 from tollway.shop import Shop
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 [recipe]
 name = "digit-finder"
