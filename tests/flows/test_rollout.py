@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tollway.flows.rollout import Agreement, Policy, Side, judge, policy_of
+from tollway.flows.rollout import Agreement, RolloutPolicy, Side, judge, policy_of
 from tollway.kit.errors import BadRequest
 from tollway.serve.stats import Stats
 
-QUICK = Policy(promote_after_s=0)
+QUICK = RolloutPolicy(promote_after_s=0)
 
 
 def side(calls: int, errors: int = 0, took_ms: float = 40.0, first_ms: float = 0.0, **more: int) -> Side:
@@ -24,7 +24,9 @@ def side(calls: int, errors: int = 0, took_ms: float = 40.0, first_ms: float = 0
     return made
 
 
-def decided(canary: Side, stable: Side, policy: Policy = QUICK, elapsed_s: float = 60, **agreement: float) -> str:
+def decided(
+    canary: Side, stable: Side, policy: RolloutPolicy = QUICK, elapsed_s: float = 60, **agreement: float
+) -> str:
     return judge(policy, canary, stable, Agreement(**agreement), elapsed_s).decision  # type: ignore[arg-type]
 
 
@@ -37,7 +39,7 @@ def test_a_version_like_the_stable_one_is_promoted_and_the_reason_is_honest() ->
 
 def test_too_few_calls_or_too_little_time_prove_nothing() -> None:
     assert decided(side(99), side(1000)) == "go on"
-    assert decided(side(120), side(1000), Policy(promote_after_s=61)) == "go on"
+    assert decided(side(120), side(1000), RolloutPolicy(promote_after_s=61)) == "go on"
     assert judge(QUICK, side(3), side(9), Agreement(), 60).why == "3 of 100 calls"
 
 
@@ -86,7 +88,7 @@ def test_bad_ratings_take_it_back_and_a_handful_does_not() -> None:
 
 
 def test_answers_unlike_the_stable_ones_take_it_back() -> None:
-    asked = Policy(promote_after_s=0, min_agreement=0.9, mirror=10)
+    asked = RolloutPolicy(promote_after_s=0, min_agreement=0.9, mirror=10)
     assert decided(side(20), side(180), asked, compared=20, agreed=4) == "roll back"
     assert decided(side(200), side(1800), asked, compared=100, agreed=97) == "promote"
     assert decided(side(200), side(1800), asked) == "go on"  # none was compared yet
@@ -95,10 +97,10 @@ def test_answers_unlike_the_stable_ones_take_it_back() -> None:
 
 
 def test_cost_and_margin_are_judged_when_promotion_is_due() -> None:
-    dear = Policy(promote_after_s=0, max_cost_ratio=1.2, max_latency_ratio=9)
+    dear = RolloutPolicy(promote_after_s=0, max_cost_ratio=1.2, max_latency_ratio=9)
     assert decided(side(50, took_ms=60), side(1000), dear) == "go on"
     assert decided(side(200, took_ms=60), side(1000), dear) == "roll back"
-    earns = Policy(promote_after_s=0, min_margin=0.3)
+    earns = RolloutPolicy(promote_after_s=0, min_margin=0.3)
     assert decided(side(200, sold=200, price_picos=100, cost_picos=80), side(1000), earns) == "roll back"
     assert decided(side(200, sold=200, price_picos=100, cost_picos=60), side(1000), earns) == "promote"
 
@@ -106,7 +108,7 @@ def test_cost_and_margin_are_judged_when_promotion_is_due() -> None:
 def test_what_cannot_be_shown_in_time_is_taken_back_unless_a_person_decides() -> None:
     day = 86_400
     assert decided(side(37), side(300), QUICK, day) == "roll back"
-    assert decided(side(37), side(300), Policy(automatic=False), day) == "go on"
+    assert decided(side(37), side(300), RolloutPolicy(automatic=False), day) == "go on"
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_nothing_is_promoted_before_its_calls(calls: int, left: int, stable: int
 def test_an_equal_version_is_hardly_ever_taken_back_however_often_one_looks() -> None:
     """200 rollouts of versions with the same 3 % of errors and the same times, looked at after every tenth call: the
     promise is at most 5 % of false alarms."""
-    policy = Policy(min_calls=10**6, max_error=0.0, max_latency_ratio=1.0)
+    policy = RolloutPolicy(min_calls=10**6, max_error=0.0, max_latency_ratio=1.0)
     alarms = 0
     for seed in range(200):
         chance = random.Random(seed)
@@ -174,7 +176,7 @@ def test_a_faulty_version_is_found_soon(share: float, within: int) -> None:
             old.stats.calls += 9
             new.stats.calls += 1
             new.stats.errors += chance.random() < share
-            if decided(new, old, Policy(min_calls=10**6)) == "roll back":
+            if decided(new, old, RolloutPolicy(min_calls=10**6)) == "roll back":
                 needed.append(number)
                 break
     assert len(needed) == 60

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.serve import tiny_models
 from tollway.flows import release, versions
-from tollway.flows.rollout import Policy
+from tollway.flows.rollout import RolloutPolicy
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.settings import Settings
 from tollway.serve import deployments, models
@@ -67,7 +67,7 @@ def test_the_same_canary_again_has_another_share_and_keeps_its_figures(shop: Sho
     first = versions.start(shop, "mood", "2", "canary", 10)
     with shop.db.write() as conn:
         deployments.note_figures(conn, first.id, {"calls": 7}, "7 of 100 calls")
-    again = versions.start(shop, "mood", "2", "canary", 50, Policy(min_calls=5))
+    again = versions.start(shop, "mood", "2", "canary", 50, RolloutPolicy(min_calls=5))
     assert (again.id, again.share, again.policy["min_calls"]) == (first.id, 50, 5)
     assert versions.status(shop, "mood").in_service[1].figures == {"calls": 7}
     versions.start(shop, "mood", "3", "canary", 20)

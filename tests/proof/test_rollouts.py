@@ -20,7 +20,7 @@ from tests.proof.house import Answer, Customer, GatewayProcess, make_customer, r
 from tests.proof.test_several_gateways import several
 from tests.serve import tiny_versions
 from tollway.flows import release, versions
-from tollway.flows.rollout import Policy
+from tollway.flows.rollout import RolloutPolicy
 from tollway.insight import economics
 from tollway.sell import catalog, tables
 from tollway.serve.deployments import Record
@@ -66,7 +66,9 @@ class Stage:
 
     def start(self, version: str, role: Any = "canary", share: int = 30, **policy: Any) -> Record:
         with shop_of(self.home) as shop:
-            return versions.start(shop, "mood", version, role, share, Policy(**({"promote_after_s": 0} | policy)))
+            return versions.start(
+                shop, "mood", version, role, share, RolloutPolicy(**({"promote_after_s": 0} | policy))
+            )
 
     def act(self, work: Callable[..., Any], *given: Any) -> Any:
         with shop_of(self.home) as shop:
@@ -252,7 +254,7 @@ async def test_a_restart_in_the_middle_goes_on_with_what_was_measured(stage: Sta
     before = stage.record(made.id).figures["canary"]["stats"]["calls"]
     stage.gateway.kill()
     stage.gateway = start_gateway(stage.home, starter=False)
-    stage.act(versions.start, "2", "canary", 50, Policy(promote_after_s=0, min_calls=before + 30))
+    stage.act(versions.start, "2", "canary", 50, RolloutPolicy(promote_after_s=0, min_calls=before + 30))
     await stage.load(stage.decided(made))
     ended = stage.record(made.id)
     assert ended.state == "promoted"
@@ -344,7 +346,7 @@ async def test_two_gateways_judge_one_rollout_by_what_both_saw(tmp_path: Path, p
     body = {"model": "mood", "input": "a lovely film"}
     async with several(tmp_path, postgres_url, 2) as gateways:
         with shop_of(tmp_path, postgres_url) as shop:
-            made = versions.start(shop, "mood", "2", "canary", 50, Policy(promote_after_s=0, min_calls=80))
+            made = versions.start(shop, "mood", "2", "canary", 50, RolloutPolicy(promote_after_s=0, min_calls=80))
 
             def now() -> versions.Status:
                 return versions.status(shop, "mood")

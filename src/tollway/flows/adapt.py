@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from tollway.flows import versions
-from tollway.flows.rollout import Policy
+from tollway.flows.rollout import RolloutPolicy
 from tollway.forge import data, recipe
 from tollway.forge.data import tasks
 from tollway.forge.desk import Sink
@@ -51,7 +51,7 @@ def adapt(
     *,
     least: int = _LEAST,
     share: int = 0,
-    policy: Policy | None = None,
+    policy: RolloutPolicy | None = None,
     sink: Sink | None = None,
     stop_asked: Callable[[], bool] = lambda: False,
 ) -> Adapted:

@@ -64,7 +64,7 @@ _BODIES: Final[dict[str, Any]] = {
 }
 
 
-class Line(msgspec.Struct):
+class BatchLine(msgspec.Struct):
     """One call of the input file."""
 
     custom_id: str
@@ -218,7 +218,14 @@ class Batches:
         return stop.is_set() or self._shop.clock.now_ms() >= order.expires_ms
 
     async def _line(
-        self, job: Job, order: Order, caller: Caller, number: int, line: Line, journal: Journal, stop: asyncio.Event
+        self,
+        job: Job,
+        order: Order,
+        caller: Caller,
+        number: int,
+        line: BatchLine,
+        journal: Journal,
+        stop: asyncio.Event,
     ) -> None:
         """One call, tried until it is answered or refused for good."""
         call_id = code_of(job.id, str(number))
@@ -245,7 +252,9 @@ class Batches:
                     await journal.keep(number, False, _refused(call_id, line, error), None)
                 return
 
-    async def _ask(self, caller: Caller, order: Order, call_id: str, number: int, line: Line, journal: Journal) -> None:
+    async def _ask(
+        self, caller: Caller, order: Order, call_id: str, number: int, line: BatchLine, journal: Journal
+    ) -> None:
         request: Request = decode(self._decoders[order.endpoint], bytes(line.body))
         current = self._desk.access.caller_of(caller.key.id) or caller  # a plan may have changed since, or the key
         self._desk.access.require_valid(current.key)
@@ -381,10 +390,10 @@ class _Named(msgspec.Struct):
     model: str
 
 
-_line = msgspec.json.Decoder(Line)
+_line = msgspec.json.Decoder(BatchLine)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Line]]:
+def _lines(path: Path) -> Iterator[tuple[int, BatchLine]]:
     """The calls of a checked file, numbered."""
     number = 0
     with path.open("rb") as file:
@@ -394,7 +403,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Line]]:
                 number += 1
 
 
-async def _read(path: Path) -> AsyncIterator[tuple[int, Line]]:
+async def _read(path: Path) -> AsyncIterator[tuple[int, BatchLine]]:
     """The same, read in a thread some at a time."""
     lines = _lines(path)
     while some := await asyncio.to_thread(lambda: list(itertools.islice(lines, _CHUNK))):
@@ -420,16 +429,16 @@ def _room() -> Iterator[None]:
         raise Unavailable(say("batch.not_kept", "An answer could not be kept."), code="recording_failed") from error
 
 
-def _row(call_id: str, line: Line, status: int, body: Any) -> dict[str, Any]:
+def _row(call_id: str, line: BatchLine, status: int, body: Any) -> dict[str, Any]:
     response = {"status_code": status, "request_id": f"req_{call_id}", "body": body}
     return {"id": f"batch_req_{call_id}", "custom_id": line.custom_id, "response": response, "error": None}
 
 
-def _refused(call_id: str, line: Line, error: TollwayError) -> dict[str, Any]:
+def _refused(call_id: str, line: BatchLine, error: TollwayError) -> dict[str, Any]:
     return _row(call_id, line, error.status, {"error": error.shown()})
 
 
-def _expired(call_id: str, line: Line, why: str) -> dict[str, Any]:
+def _expired(call_id: str, line: BatchLine, why: str) -> dict[str, Any]:
     message = f"This request could not be executed before the batch expired. {why}".rstrip()
     error = {"code": "batch_expired", "message": message}
     return {"id": f"batch_req_{call_id}", "custom_id": line.custom_id, "response": None, "error": error}

@@ -29,7 +29,7 @@ _COMPARABLE: Final = 5  # calls of the stable version below which there is nothi
 _P95: Final = 0.95
 
 
-class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RolloutPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a new version must be like, and how long it is watched. The same names as the options of `tollway deploy`."""
 
     automatic: bool = True  # promote by itself; rolling back is always by itself
@@ -131,7 +131,7 @@ def verdict(decision: Decision, why: str, findings: tuple[Finding, ...] = ()) ->
     return Verdict(decision, str(why), findings, coded(why))
 
 
-def judge(policy: Policy, canary: Side, stable: Side, agreement: Agreement, elapsed_s: float) -> Verdict:
+def judge(policy: RolloutPolicy, canary: Side, stable: Side, agreement: Agreement, elapsed_s: float) -> Verdict:
     """What to do now."""
     each = policy.chance / _SHARES
     findings = tuple(
@@ -165,7 +165,7 @@ def judge(policy: Policy, canary: Side, stable: Side, agreement: Agreement, elap
     return verdict("go on", _so_far(policy, calls, elapsed_s), findings)
 
 
-def _due(policy: Policy, calls: int, canary: Side, findings: tuple[Finding, ...], elapsed_s: float) -> Verdict:
+def _due(policy: RolloutPolicy, calls: int, canary: Side, findings: tuple[Finding, ...], elapsed_s: float) -> Verdict:
     """There are enough calls, and nothing is proven against it."""
     against = [one for one in findings if one.state in ("open", "bad")]
     dear = [one for one in against if one.state == "bad"]
@@ -189,7 +189,7 @@ def _due(policy: Policy, calls: int, canary: Side, findings: tuple[Finding, ...]
     return verdict("promote", why, findings)
 
 
-def _so_far(policy: Policy, calls: int, elapsed_s: float) -> Said:
+def _so_far(policy: RolloutPolicy, calls: int, elapsed_s: float) -> Said:
     asked, wanted_s = policy.min_calls, policy.promote_after_s
     if elapsed_s >= wanted_s:
         return say("rollout.calls_so_far", "{calls} of {asked} calls", calls=calls, asked=asked)
@@ -202,7 +202,7 @@ def _so_far(policy: Policy, calls: int, elapsed_s: float) -> Said:
 # -- the measures ------------------------------------------------------------------------------------------------------
 
 
-def _errors(policy: Policy, canary: Side, stable: Side, chance: float) -> Finding:
+def _errors(policy: RolloutPolicy, canary: Side, stable: Side, chance: float) -> Finding:
     failed, tried = canary.stats.errors, canary.tried
     seen, usual = _ratio(failed, tried), _ratio(stable.stats.errors, stable.tried)
     low = bounds(failed, tried, chance / 2)[0]
@@ -219,7 +219,7 @@ def _errors(policy: Policy, canary: Side, stable: Side, chance: float) -> Findin
     return _finding("errors", "share", state, seen, usual, limit, tried, words)
 
 
-def _refusals(policy: Policy, canary: Side, stable: Side, chance: float) -> Finding | None:
+def _refusals(policy: RolloutPolicy, canary: Side, stable: Side, chance: float) -> Finding | None:
     """Requests that it calls wrong and the stable version does not: it wants other input, and callers were not asked."""
     mine, usual = canary.stats.refused, stable.stats.refused
     asked, asked_usually = canary.tried + mine, stable.tried + usual
@@ -262,7 +262,7 @@ def _slower(name: str, ratio: float, canary: Histogram, stable: Histogram, chanc
     return _finding(name, "ms", state, seen_ms, usual_ms, limit_ms, canary.count, words)
 
 
-def _ratings(policy: Policy, canary: Side, stable: Side, chance: float) -> Finding | None:
+def _ratings(policy: RolloutPolicy, canary: Side, stable: Side, chance: float) -> Finding | None:
     if not canary.rated:
         return None
     seen, usual = canary.bad / canary.rated, _ratio(stable.bad, stable.rated)
@@ -278,7 +278,7 @@ def _ratings(policy: Policy, canary: Side, stable: Side, chance: float) -> Findi
     return _finding("ratings", "share", state, seen, usual, limit, canary.rated, words)
 
 
-def _agreement(policy: Policy, agreement: Agreement, chance: float) -> Finding | None:
+def _agreement(policy: RolloutPolicy, agreement: Agreement, chance: float) -> Finding | None:
     if not agreement.compared and not (policy.min_agreement and policy.mirror):
         return None
     seen = _ratio(agreement.agreed, agreement.compared)
@@ -297,7 +297,7 @@ def _agreement(policy: Policy, agreement: Agreement, chance: float) -> Finding |
     return _finding("agreement", "share", state, seen, None, asked or None, agreement.compared, words)
 
 
-def _cost(policy: Policy, canary: Side, stable: Side) -> Finding | None:
+def _cost(policy: RolloutPolicy, canary: Side, stable: Side) -> Finding | None:
     mine, usual = canary.stats.engine_us, stable.stats.engine_us
     if not canary.tried or not stable.tried or not mine or not usual:
         return None
@@ -312,7 +312,7 @@ def _cost(policy: Policy, canary: Side, stable: Side) -> Finding | None:
     return _finding("cost", "ratio", state, ratio, 1.0, policy.max_cost_ratio, canary.tried, words)
 
 
-def _margin(policy: Policy, canary: Side, stable: Side) -> Finding | None:
+def _margin(policy: RolloutPolicy, canary: Side, stable: Side) -> Finding | None:
     mine, usual = _margin_of(canary), _margin_of(stable)
     if mine is None:
         return None
@@ -356,9 +356,9 @@ def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def policy_of(given: dict[str, Any]) -> Policy:
+def policy_of(given: dict[str, Any]) -> RolloutPolicy:
     """A policy as it was stored. Raises BadRequest for one that is none."""
     try:
-        return msgspec.convert(given, Policy)
+        return msgspec.convert(given, RolloutPolicy)
     except msgspec.ValidationError as error:
         raise BadRequest(f"The policy is not valid: {error}.", param="policy") from error

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from tollway.flows import versions
 from tollway.flows.copies import Copies, Target
-from tollway.flows.rollout import Policy, Verdict, judge, policy_of, verdict
+from tollway.flows.rollout import RolloutPolicy, Verdict, judge, policy_of, verdict
 from tollway.flows.rollout_figures import Figures, Growth, Part, figures_of, read
 from tollway.insight import economics, versions_sold
 from tollway.kit import log
@@ -320,7 +320,7 @@ def _short(failure: str) -> str:
     return failure if len(failure) <= 340 else failure[:340]
 
 
-def _may(record: Record, policy: Policy) -> bool:
+def _may(record: Record, policy: RolloutPolicy) -> bool:
     return policy.automatic or record.role == "shadow"
 
 

@@ -15,7 +15,7 @@ import msgspec
 import sqlalchemy as sa
 
 from tollway.flows import release
-from tollway.flows.rollout import Policy
+from tollway.flows.rollout import RolloutPolicy
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.said import say
 from tollway.sell import revision
@@ -38,7 +38,9 @@ class Status(msgspec.Struct, frozen=True):
     way_back: str  # the version that `back` would bring; "" when there is none
 
 
-def start(shop: Shop, name: str, version: str | None, role: Role, share: int, policy: Policy | None = None) -> Record:
+def start(
+    shop: Shop, name: str, version: str | None, role: Role, share: int, policy: RolloutPolicy | None = None
+) -> Record:
     """Put a version into service beside the stable one, as canary or shadow. The same version again gets the new share and
     policy, and what was measured of it stays. Raises Conflict for models that have no versions of their own."""
     if not 1 <= share <= 100:
@@ -47,7 +49,7 @@ def start(shop: Shop, name: str, version: str | None, role: Role, share: int, po
             param="share",
             hint=say("versions.share_hint", "For example --canary 10%."),
         )
-    rules = msgspec.to_builtins(policy or Policy())
+    rules = msgspec.to_builtins(policy or RolloutPolicy())
     manifest = release.servable(shop, name, version)
     with shop.db.write() as conn:
         model = _with_versions(conn, name)

@@ -17,13 +17,13 @@ from tollway.kit.ids import new_id
 from tollway.kit.said import say
 from tollway.sell import catalog, ledger, rating, tables
 from tollway.sell.accounts import Organization
-from tollway.sell.billing_lines import Bill, Invoice, Line, bill
+from tollway.sell.billing_lines import Bill, Invoice, InvoiceLine, bill
 from tollway.sell.ledger import Leg
 
 __all__ = [
     "STATUSES",
     "Invoice",
-    "Line",
+    "InvoiceLine",
     "audit",
     "draft",
     "due_subscriptions",
@@ -361,4 +361,4 @@ def _stored(conn: sa.Connection, *conditions: sa.ColumnElement[bool]) -> Invoice
 
 
 def _invoice(row: sa.Row[tuple[object, ...]]) -> Invoice:
-    return Invoice(**dict(row._mapping) | {"lines": msgspec.convert(row.lines, tuple[Line, ...])})
+    return Invoice(**dict(row._mapping) | {"lines": msgspec.convert(row.lines, tuple[InvoiceLine, ...])})

@@ -17,7 +17,7 @@ from tollway.sell import rating
 from tollway.sell.catalog import PRICED_SINGLY, PlanVersion, Subscription, Terms
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True):
+class InvoiceLine(msgspec.Struct, frozen=True, kw_only=True):
     """One line of an invoice. For use: `quantity` units of `meter`, of which `free` cost nothing. For a flat fee
     (`meter` is None): `quantity` days of the `period_days` of the month."""
 
@@ -46,7 +46,7 @@ class Invoice(msgspec.Struct, frozen=True, kw_only=True):
     period: str
     currency: str
     status: str  # draft | finalised | paid | void
-    lines: tuple[Line, ...]
+    lines: tuple[InvoiceLine, ...]
     total_micros: int
     due_micros: int
     created_ms: int
@@ -62,7 +62,7 @@ class Invoice(msgspec.Struct, frozen=True, kw_only=True):
 class Bill(msgspec.Struct, frozen=True):
     """What a month comes to, before it has a place in the books. Usage is paid by wallet, invoice, or partly each."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[InvoiceLine, ...]
     flat_micros: int
     usage_micros: int  # the usage lines' amounts
     wallet_micros: int  # whole micros the wallet paid for them, call by call
@@ -124,7 +124,7 @@ def bill(
     )
 
 
-def _flat_line(plan: PlanVersion, days: int, period_days: int) -> Line | None:
+def _flat_line(plan: PlanVersion, days: int, period_days: int) -> InvoiceLine | None:
     fee, currency = plan.terms.flat_fee_micros, plan.terms.currency
     if not fee or not days:
         return None
@@ -132,7 +132,7 @@ def _flat_line(plan: PlanVersion, days: int, period_days: int) -> Line | None:
     amount = round(Fraction(fee * days, period_days * quantum)) * quantum  # exact; half-even like every line
     shown = format_micros(fee, currency)
     share = f"{days} / {period_days} × {shown} = {format_micros(amount, currency)}"
-    return Line(
+    return InvoiceLine(
         description=f"{plan.title}, {days} of {period_days} days" if days < period_days else plan.title,
         meter=None,
         model=None,
@@ -162,14 +162,14 @@ _NAMES = {
 }
 
 
-def _usage_line(terms: Terms, rated: rating.Rated) -> Line:
+def _usage_line(terms: Terms, rated: rating.Rated) -> InvoiceLine:
     charge, currency = rated.charge, terms.currency
     unit, size = _unit(charge.meter, charge.price_micros)
     price = charge.price_micros * size // 1_000_000
     amount = round_to_minor(rated.picos, currency)
     count = f"({rated.quantity:,} - {rated.free:,})" if rated.free else f"{rated.quantity:,}"
     per = f" / {size:,}" if size > 1 else ""
-    return Line(
+    return InvoiceLine(
         description=_NAMES[charge.meter]
         + ("" if charge.model == "*" else f", {charge.model}")
         + (", batch" if rated.batch else ""),

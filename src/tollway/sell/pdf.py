@@ -21,7 +21,7 @@ from tollway.kit.clock import day_of
 from tollway.kit.errors import BadRequest
 from tollway.kit.money import format_micros
 from tollway.sell.accounts import Organization
-from tollway.sell.billing_lines import Invoice, Line
+from tollway.sell.billing_lines import Invoice, InvoiceLine
 
 _CHINESE: Final = "STSong-Light"
 _LATIN: Final = "Helvetica"
@@ -149,7 +149,7 @@ class _Sheet:
             self.text(edge, y, self.words[word], 8.5, right=True, ink=_GREY)
         return y - 28
 
-    def line(self, line: Line, y: float) -> float:
+    def line(self, line: InvoiceLine, y: float) -> float:
         """One line of the invoice, its formula in grey below."""
         currency = self.invoice.currency
         title = _title(line, self.words)
@@ -209,9 +209,9 @@ class _Sheet:
             x += pdfmetrics.stringWidth(run, used, size)
 
 
-def _pages(lines: tuple[Line, ...], words: dict[str, str]) -> Iterator[list[Line]]:
+def _pages(lines: tuple[InvoiceLine, ...], words: dict[str, str]) -> Iterator[list[InvoiceLine]]:
     """The lines cut into pages; the first has the letterhead, and each keeps room for the sums below it."""
-    page: list[Line] = []
+    page: list[InvoiceLine] = []
     room = _FIRST_PAGE
     for line in lines:
         needed = 12 * len(_title(line, words)) + 24
@@ -223,11 +223,11 @@ def _pages(lines: tuple[Line, ...], words: dict[str, str]) -> Iterator[list[Line
     yield page
 
 
-def _title(line: Line, words: dict[str, str]) -> list[str]:
+def _title(line: InvoiceLine, words: dict[str, str]) -> list[str]:
     return _wrap(_describe(line, words), 9.5, 190)[:3]
 
 
-def _describe(line: Line, words: dict[str, str]) -> str:
+def _describe(line: InvoiceLine, words: dict[str, str]) -> str:
     if line.meter is None:
         name = "fee" if line.quantity == line.period_days else "share"
         return words[name].format(plan=line.plan, days=line.quantity, of=line.period_days)

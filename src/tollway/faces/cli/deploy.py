@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from tollway.faces.cli import deploy_view, unpriced
 from tollway.faces.cli.desk import Desk, amount, command, nearest, pairs
 from tollway.flows import release, versions
-from tollway.flows.rollout import Policy
+from tollway.flows.rollout import RolloutPolicy
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.formats import ROWS
 from tollway.sell import catalog
@@ -113,7 +113,7 @@ def start(
     if canary is not None or shadow is not None:
         if blue_green or price or plan:
             raise BadRequest("--canary and --shadow go with neither --blue-green nor --price.")
-        policy = Policy(
+        policy = RolloutPolicy(
             automatic=not by_hand, promote_after_s=_seconds(promote_after), min_calls=min_calls,
             max_time_s=max(_seconds(max_time), _seconds(promote_after)), max_error=_share(max_error),
             max_latency_ratio=max_latency_ratio, max_first_token_ratio=max_first_token_ratio, max_bad=_share(max_bad),
@@ -172,7 +172,13 @@ def _back(desk: Desk, name: str) -> None:
 
 
 def _beside(
-    desk: Desk, name: str, version: str | None, canary: str | None, shadow: str | None, policy: Policy, watch: bool
+    desk: Desk,
+    name: str,
+    version: str | None,
+    canary: str | None,
+    shadow: str | None,
+    policy: RolloutPolicy,
+    watch: bool,
 ) -> None:
     """A canary, with or without copies to compare; or a shadow."""
     role: Role = "canary" if canary is not None else "shadow"

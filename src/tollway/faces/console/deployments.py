@@ -10,7 +10,7 @@ from starlette.responses import Response
 from tollway.faces.console.confirm import confirmation
 from tollway.faces.console.visit import Visit
 from tollway.flows import versions
-from tollway.flows.rollout import Policy
+from tollway.flows.rollout import RolloutPolicy
 from tollway.kit.errors import BadRequest, NotFound, TollwayError
 from tollway.serve import deployments
 from tollway.serve.deployments import Record
@@ -43,7 +43,7 @@ def start(visit: Visit) -> Response:
     if role not in _ROLES or not version:
         raise BadRequest(visit.t("error.form"))
     share = _number(visit, "share", 1, 100)
-    policy = Policy(
+    policy = RolloutPolicy(
         automatic=visit.field("automatic") == "yes",
         min_calls=_number(visit, "min_calls", 1, 10**6),
         promote_after_s=60 * _number(visit, "minutes", 0, 10_000),
