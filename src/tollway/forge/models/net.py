@@ -65,6 +65,10 @@ class Net(nn.Module):
         """The word (or item) vectors, for adversarial training."""
         return next((one for one in self.modules() if isinstance(one, nn.Embedding)), None)
 
+    def read_by_rows(self) -> list[nn.Embedding]:
+        """Tables that are read through their forward pass alone, so that rows no batch mentions need not be moved."""
+        return []
+
     def layers(self) -> list[nn.Module]:
         """The stack from input to output, for training only the top of it. Empty: this model has none."""
         return []

@@ -85,6 +85,15 @@ class Pretrained(Net):
         found = self.hf.get_input_embeddings()
         return found if isinstance(found, nn.Embedding) else None
 
+    def read_by_rows(self) -> list[nn.Embedding]:
+        """The word vectors, where no other layer has the same weights."""
+        try:
+            found = self.embeddings()
+        except AttributeError:  # frozen, and something stands in for them that knows their outputs
+            return []
+        weights = [one for _, one in self.hf.named_parameters(remove_duplicate=False)]
+        return [found] if found is not None and sum(one is found.weight for one in weights) == 1 else []
+
     def layers(self) -> list[nn.Module]:
         """Embeddings first, then the blocks."""
         stacks: list[Any] = [one for one in self.hf.modules() if isinstance(one, nn.ModuleList) and len(one) > 1]

@@ -34,6 +34,9 @@ class Recommender(Net):
         scale = [0.0, 1.0] if self.choosing else [target.mean, target.std]
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
 
+    def read_by_rows(self) -> list[nn.Embedding]:
+        return [self.user, self.item]
+
     def vectors(self, user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
         """Of both sides, after their towers."""
         return self.user_tower(self.drop(self.user(user))), self.item_tower(self.drop(self.item(item)))

@@ -42,6 +42,9 @@ class TextNet(Net):
             return pair_loss(self, batch)
         return super().loss(batch, turn)
 
+    def read_by_rows(self) -> list[nn.Embedding]:
+        return [self.embedding]
+
 
 class Pool(nn.Module):
     """States to one vector, padding left out: mean, max, first, last, or a learnt attention."""

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tollway.forge.train import optimisers, schedules
+from tollway.forge.train import optimisers, row_adamw, schedules
 from tollway.forge.train.group import Alone, Group
 from tollway.forge.train.objectives import Objective
 from tollway.forge.train.plan import Plan
+from tollway.forge.train.row_adamw import RowAdamW
 from tollway.kit.errors import Conflict
 
 Batch = dict[str, Tensor]
@@ -47,10 +48,28 @@ class Learner:
     def __post_init__(self) -> None:
         self.module = self.group.wrap(Lossy(self.net, self.objective), many_turns=len(turns_of(self.net)) > 1)
         self.optimisers = {
-            turn: optimisers.make(parameters_of(self.net, turn), self.plan, self.rate) for turn in turns_of(self.net)
+            turn: optimisers.make(parameters_of(self.net, turn), self.plan, self.rate, self._tables()) for turn in turns_of(self.net)
         }
         self.device = next(self.net.parameters()).device
         self._warmup = self.plan.warmup_steps(self.total)
+
+    def _tables(self) -> list[nn.Embedding]:
+        """Tables whose rows can be moved when they are read: alone, on a processor, with nothing that looks at all of them."""
+        if not isinstance(self.group, Alone) or self.plan.l1 or self.plan.adversarial_epsilon:
+            return []
+        return [each for each in tables_of(self.net) if each.weight.numel() >= row_adamw.LEAST and each.weight.device.type == "cpu"]
+
+    def settle(self) -> None:
+        """The weights are what they should be, also those that nobody has read for a while."""
+        for each in self.optimisers.values():
+            if isinstance(each, RowAdamW):
+                each.settle()
+
+    def close(self) -> None:
+        """The net is an ordinary one again."""
+        for each in self.optimisers.values():
+            if isinstance(each, RowAdamW):
+                each.close()
 
     def autocast(self) -> Any:
         """Where the forward pass runs: bf16 for products of matrices, or plain."""
@@ -73,7 +92,7 @@ class Learner:
             parameters = [each for group in optimiser.param_groups for each in group["params"]]
             if self.plan.l1:
                 _add_l1(parameters, self.plan.l1)
-            norm = self._clip(parameters, number, loss)
+            norm = self._clip(optimiser, parameters, number, loss)
             figures["rate"] = optimisers.set_rate(optimiser, factor)
             optimiser.step()
             figures["loss" if turn == "all" else f"loss_{turn}"] = loss
@@ -114,9 +133,9 @@ class Learner:
         with torch.no_grad():
             table.weight.copy_(kept)
 
-    def _clip(self, parameters: list[nn.Parameter], number: int, loss: float) -> float:
+    def _clip(self, optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter], number: int, loss: float) -> float:
         limit = self.plan.clip or math.inf
-        norm = _clipped(parameters, limit)
+        norm = _clipped(parameters, limit, optimiser)
         if not math.isfinite(norm):
             raise self._diverged(f"The gradient became {norm} at step {number + 1} (loss {loss:.4g})", None)
         return norm
@@ -156,19 +175,48 @@ def embeddings_of(net: nn.Module) -> nn.Embedding | None:
     return find() if find is not None else None
 
 
-def _clipped(parameters: list[nn.Parameter], limit: float) -> float:
+def tables_of(net: nn.Module) -> list[nn.Embedding]:
+    """Tables that are read through their forward pass alone, as the net says."""
+    own: Any = getattr(net, "read_by_rows", None)
+    found = list(own()) if own is not None else []
+    return [each for each in found if "weight" in each._parameters]  # not one that is computed from something else
+
+
+def _clipped(parameters: list[nn.Parameter], limit: float, optimiser: torch.optim.Optimizer) -> float:
     """Scales the gradients down to a norm of `limit`; the norm they had. Sharded and plain ones may be mixed."""
-    gradients = [each.grad for each in parameters if each.grad is not None]
+    gradients = [_plain(each) for each in parameters if each.grad is not None]
     sharded = [each for each in gradients if hasattr(each, "full_tensor")]
-    if not sharded or len(sharded) == len(gradients):
+    if not sharded:
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        _scale(gradients, norm, limit, optimiser)
+        return norm
+    if len(sharded) == len(gradients):
         measured: Any = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        return float(measured.full_tensor() if sharded else measured)
+        return float(measured.full_tensor())
     squares = [torch.linalg.vector_norm(each).square() for each in gradients]
     norm = math.sqrt(sum(float(each.full_tensor() if hasattr(each, "full_tensor") else each) for each in squares))
     if norm > limit:
         for each in gradients:
             each.mul_(limit / (norm + 1e-6))
     return norm
+
+
+def _plain(parameter: nn.Parameter) -> Tensor:
+    """A gradient's numbers; of one that came as rows, each row's once."""
+    gradient: Any = parameter.grad
+    if gradient.is_sparse:
+        parameter.grad = gradient = gradient.coalesce()
+        return gradient.values()  # type: ignore[no-any-return]
+    return gradient  # type: ignore[no-any-return]
+
+
+def _scale(gradients: list[Tensor], norm: float, limit: float, optimiser: Any) -> None:
+    """Down to the limit: on the way through the fused optimiser, which divides as it reads, or here."""
+    above = norm > limit
+    if optimiser.defaults.get("fused"):
+        optimiser.grad_scale = torch.tensor((norm + 1e-6) / limit, device=gradients[0].device) if above else None
+    elif above:
+        torch._foreach_mul_(gradients, limit / (norm + 1e-6))
 
 
 def _add_l1(parameters: list[nn.Parameter], strength: float) -> None:

@@ -6,6 +6,7 @@ For `train.fit` and everything that trains anything here. It knows a net only by
     result = loop.run(net, batches, plan, desk, validation=held_out, objective=objectives.get(None, task))
 """
 
+import contextlib
 import json
 import random
 import time
@@ -26,6 +27,7 @@ from tollway.forge.train.learner import Learner, set_dropout
 from tollway.forge.train.objectives import Objective
 from tollway.forge.train.plan import Plan, better
 from tollway.forge.train.quick_dropout import quick
+from tollway.forge.train.quick_layers import quick_layers
 from tollway.kit.errors import Conflict
 from tollway.kit.said import say
 
@@ -89,8 +91,10 @@ def run(
     before = attention.used(net)
     torch.set_flush_denormal(True)  # shares near nothing (masked attention) cost 1.5x the time, and nobody sees them
     try:
-        with quick(net):
-            return Loop(net, batches, plan, desk, validation, objective, group or Alone(), pretrained).go()
+        with quick(net), quick_layers(net), contextlib.ExitStack() as stack:
+            loop = Loop(net, batches, plan, desk, validation, objective, group or Alone(), pretrained)
+            stack.callback(loop.learner.close)
+            return loop.go()
     finally:
         torch.set_flush_denormal(False)  # it is the whole thread's, and others rely on it
         attention.use(net, before)
@@ -106,7 +110,14 @@ class Loop:
         # Threads wait for each other spinning: for a small net that costs more than it brings, on a busy machine 10 times more.
         torch.set_num_threads(1 if precision.is_small(net) else plan.threads)
         _seed(plan.seed + group.rank)
-        self.net, self.batches, self.plan, self.desk, self.validation, self.group = net, batches, plan, desk, validation, group
+        self.net, self.batches, self.plan, self.desk, self.validation, self.group = (
+            net,
+            batches,
+            plan,
+            desk,
+            validation,
+            group,
+        )
         self.objective = objective or objectives.get(plan.objective, "", label_smoothing=plan.label_smoothing)
         self.work = Path(desk.work)
         self.shelf = checkpoints.Shelf(self.work / "checkpoints", group.number, group.barrier)
@@ -118,7 +129,9 @@ class Loop:
         if group.number == 0 and plan.precision == "auto" and not precision.is_small(net):
             desk.note(precision.in_words(choice))
         self.course = Course(total=total, precision=choice.precision, attention=choice.attention)
-        self.learner = Learner(net, self.objective, plan, total, plan.rate(pretrained=pretrained), choice.precision, group)
+        self.learner = Learner(
+            net, self.objective, plan, total, plan.rate(pretrained=pretrained), choice.precision, group
+        )
         self._metric = plan.metric or ""
         self._recent: dict[str, float] = {}
         self._began = self._saved = time.monotonic()
@@ -135,6 +148,7 @@ class Loop:
                 self._step(steps[course.position], last=course.position + 1 == len(steps))
             if not course.ended:
                 course.epoch, course.position = course.epoch + 1, 0
+        self.learner.settle()
         self._keep_best()
         return Result(
             steps=course.step, best=course.best, metric=self._metric, history=course.history, seconds=round(self._seconds(), 3),
@@ -191,7 +205,9 @@ class Loop:
     def _look(self) -> None:
         """Measure on the held-out rows; remember the best; end early when nothing gets better."""
         if self.validation is None:
-            self.course.history.append({"step": self.course.step, "epoch": self.course.epoch, "train_loss": self._recent.get("loss", 0.0)})
+            self.course.history.append(
+                {"step": self.course.step, "epoch": self.course.epoch, "train_loss": self._recent.get("loss", 0.0)}
+            )
             return
         course = self.course
         figures = judge.measure(
@@ -201,7 +217,9 @@ class Loop:
         if not self._metric or self._metric not in figures:
             self._metric = self._choose_metric(figures)
         value = figures[self._metric]
-        course.history.append({"step": course.step, "epoch": course.epoch, "train_loss": self._recent.get("loss", 0.0), **figures})
+        course.history.append(
+            {"step": course.step, "epoch": course.epoch, "train_loss": self._recent.get("loss", 0.0), **figures}
+        )
         if self.group.number == 0:
             for name, each in figures.items():
                 self.desk.metric(f"validation.{name}", each, course.step)
@@ -210,6 +228,7 @@ class Loop:
         equal = value == course.best and better("loss", figures["loss"], course.best_loss)
         if equal or better(self._metric, value, course.best):
             course.best, course.best_loss, course.best_step, course.stale = value, figures["loss"], course.step, 0
+            self.learner.settle()
             checkpoints.save_weights(self._best_file(course.step), self.net)
         else:
             course.stale += 1
@@ -231,7 +250,8 @@ class Loop:
         if self._metric:
             raise Conflict(
                 f"early_stopping.metric = {self._metric!r} is not measured here; there are {', '.join(sorted(figures))}.",
-                param="train.early_stopping.metric", hint="Take one of these.",
+                param="train.early_stopping.metric",
+                hint="Take one of these.",
             )
         return "accuracy" if "accuracy" in figures else "loss"
 
@@ -250,7 +270,9 @@ class Loop:
             return
         saved = self.shelf.load(newest, self.net, self.learner.optimisers)
         if saved["total"] != self.course.total:
-            raise Conflict("The checkpoint is of a run with another number of steps.", hint="Delete the run's work folder.")
+            raise Conflict(
+                "The checkpoint is of a run with another number of steps.", hint="Delete the run's work folder."
+            )
         self._metric, self._recent = saved.pop("metric"), saved.pop("recent")
         self.course = Course(**saved)
         self.learner.precision = self.course.precision

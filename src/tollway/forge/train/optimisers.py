@@ -3,17 +3,21 @@
 For the loop. Weight decay (L2) spares biases, norms and other vectors, as everybody's recipes do; L1 is the loop's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from tollway.forge.train.plan import Plan
+from tollway.forge.train.row_adamw import RowAdamW
 from tollway.kit.errors import BadRequest
 
 
-def make(parameters: Iterable[torch.nn.Parameter], plan: Plan, rate: float) -> torch.optim.Optimizer:
-    """The plan's optimiser over the parameters that are trained. Raises BadRequest when there are none."""
+def make(
+    parameters: Iterable[torch.nn.Parameter], plan: Plan, rate: float, tables: Sequence[torch.nn.Embedding] = ()
+) -> torch.optim.Optimizer:
+    """The plan's optimiser over the parameters that are trained; of `tables` it may move only the rows that were read.
+    Raises BadRequest when there are none."""
     trained = list({id(each): each for each in parameters if each.requires_grad}.values())
     if not trained:
         raise BadRequest("No parameter is left to train.", hint="Choose another method than 'none', or a larger N in top:N.")
@@ -24,6 +28,10 @@ def make(parameters: Iterable[torch.nn.Parameter], plan: Plan, rate: float) -> t
         {"params": vectors, "weight_decay": 0.0, "base": rate},
     ]
     kinds = {hasattr(each, "full_tensor") for each in trained}
+    mine = {id(each) for each in trained}
+    tables = [each for each in tables if id(each.weight) in mine]
+    if tables and plan.optimizer == "adamw":
+        return RowAdamW([group for group in groups if group["params"]], rate, tables)
     return _named(plan, [group for group in groups if group["params"]], rate, one_by_one=len(kinds) > 1)
 
 

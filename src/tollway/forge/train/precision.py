@@ -29,6 +29,7 @@ from tollway.kit.said import Said, say
 _GAIN = 1.15  # how much faster the second choice must be: figures near 1 would make it a matter of luck
 _ROUNDS = 2
 _ROWS = 4
+_WAYS = 2  # rises when what is compared becomes faster or slower: older choices are made afresh
 _SMALL = 200_000  # parameters below which nothing is worth measuring
 
 
@@ -86,7 +87,7 @@ def _key(net: nn.Module, plan: Plan) -> str:
     """What a measurement depends on: the shapes, what learns, the device, the processor, the library."""
     shapes = [(name, tuple(one.shape), one.requires_grad) for name, one in net.named_parameters()]
     place = next(net.parameters()).device.type
-    said = [shapes, plan.precision, plan.threads, place, platform.processor(), has_bf16(), torch.__version__]
+    said = [_WAYS, shapes, plan.precision, plan.threads, place, platform.processor(), has_bf16(), torch.__version__]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
