@@ -165,6 +165,10 @@ class OwnProcess:
         process = Path(f"/proc/{served.replica.pid}")
         assert served.replica.engine.launch(Path("/tmp/x")).argv[-1].encode() in (process / "cmdline").read_bytes()
         assert {os.readlink(process / "fd" / number) for number in ("1", "2")} == {"/dev/null"}
+        forked = [
+            (task / "children").read_text() for task in (process / "task").iterdir() if (task / "children").exists()
+        ]
+        assert not "".join(forked), "a child that is forked after a model was loaded hangs"
 
     def test_the_process_knows_no_secrets_and_goes_first_when_memory_ends(self, served: Served) -> None:
         process = Path(f"/proc/{served.replica.pid}")
