@@ -199,7 +199,9 @@ def revise_plan(conn: sa.Connection, now_ms: int, name: str, terms: Terms) -> Pl
     if newest.terms.currency != terms.currency:
         raise BadRequest(
             say(
-                "plan.currency", "The plan {name!r} is sold in {currency}; its currency cannot change.", name=name,
+                "plan.currency",
+                "The plan {name!r} is sold in {currency}; its currency cannot change.",
+                name=name,
                 currency=newest.terms.currency,
             ),
             param="currency",
@@ -380,5 +382,7 @@ def _end(conn: sa.Connection, now_ms: int, running: Subscription) -> Subscriptio
 def _no_plan(name: str, version: int | None = None) -> NotFound:
     which = say("plan.unknown", "There is no plan {name!r}.", name=name)
     if version is not None:
-        which = say("plan.unknown_version", "There is no plan {name!r} version {version}.", name=name, version=str(version))
+        which = say(
+            "plan.unknown_version", "There is no plan {name!r} version {version}.", name=name, version=str(version)
+        )
     return NotFound(which, code="plan_not_found", hint=say("plan.list", "`tollway plan list` shows what there is."))

@@ -184,7 +184,7 @@ def test_an_upstream_is_offered_shown_and_retired(ask):
         "--upstream-key-env",
         "K",
     )
-    assert made["upstream"] == {"url": "http://127.0.0.1:9/v1", "model": "llama", "key_env": "K", "more": []}
+    assert made["upstream"] == {"url": "http://127.0.0.1:9/v1", "model": "llama", "key_env": "K", "more": [], "costs": []}
     assert ask("model", "show", "big")["state"] == "on offer"
     ask("model", "retire", "big", "--yes")
     assert ask("model", "list") == []

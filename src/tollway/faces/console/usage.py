@@ -78,7 +78,9 @@ def table(visit: Visit) -> Response:
     file.writerow([asked.group, "name", "requests", *meters, "price_picos"])
     for row in rows:
         named = names[asked.group].get(row["group"], row["group"])
-        file.writerow([row["group"], _plain(named), row["requests"], *(row[name] for name in meters), row["price_picos"]])
+        file.writerow(
+            [row["group"], _plain(named), row["requests"], *(row[name] for name in meters), row["price_picos"]]
+        )
     name = f"usage-{asked.group}-{asked.from_day}-{asked.to_day}.csv"
     given = {"content-disposition": f'attachment; filename="{name}"'}
     return Response(text.getvalue().encode("utf-8-sig"), media_type="text/csv; charset=utf-8", headers=given)
@@ -123,9 +125,7 @@ def _groups(visit: Visit) -> list[str]:
 
 
 def _rows(conn: Any, asked: Asked) -> list[dict[str, Any]]:
-    return queries.usage_rows(
-        conn, asked.group, asked.from_day, asked.to_day, asked.org_id, asked.model, asked.key
-    )
+    return queries.usage_rows(conn, asked.group, asked.from_day, asked.to_day, asked.org_id, asked.model, asked.key)
 
 
 def _meters(totals: Mapping[str, int]) -> list[str]:
