@@ -86,9 +86,8 @@ class Crew:
                         pass
                 except TollwayError as error:  # the database is away for a moment: the jobs are still there
                     _log.warning("jobs wait", kind=self._kind, error=error.message)
-                with contextlib.suppress(
-                    TimeoutError
-                ):  # wait_for would swallow a cancellation that comes with the news
+                # not wait_for: it swallows a cancellation that comes together with the news
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):
                         await self._news.wait()
         finally:
