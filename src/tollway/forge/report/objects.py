@@ -38,7 +38,7 @@ def drawn(row: Mapping[str, Any]) -> Child:
     boxes += [_box(one, "found") for one in row["answer"].get("boxes") or ()]
     names = [_name(one, height) for one in row["answer"].get("boxes") or ()]
     image = tag("image", href=picture, width=width, height=height)
-    return tag("svg", image, *boxes, *names, viewBox=f"0 0 {width} {height}", cls="picture objects", role="img")
+    return tag("svg", image, *boxes, *names, viewBox=f"0 0 {width} {height}", cls="picture objects", aria_hidden="true")
 
 
 def _box(one: Mapping[str, Any], cls: str) -> Markup:
