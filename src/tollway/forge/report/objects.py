@@ -50,4 +50,6 @@ def _box(one: Mapping[str, Any], cls: str) -> Markup:
 
 def _name(one: Mapping[str, Any], height: int) -> Markup:
     size = max(1.0, height / _NAME_SHARE)
-    return tag("text", one["label"], x=round(one["box"][0] + 1, 1), y=round(one["box"][1] + size, 1), font_size=round(size, 1))
+    return tag(
+        "text", one["label"], x=round(one["box"][0] + 1, 1), y=round(one["box"][1] + size, 1), font_size=round(size, 1)
+    )
