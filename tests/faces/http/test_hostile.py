@@ -508,9 +508,49 @@ def test_a_smuggled_request_is_never_answered(fortress: OpenShop, client: httpx.
         ("Transfer-Encoding: chunked", f"Content-Length: {len(hidden) + 5}"),
         ("Transfer-Encoding: identity", "Content-Length: 4"),
         ("Content-Length: 4", f"Content-Length: {len(hidden) + 4}"),
+        ("Content-Length: 5, 5",),
+        ("Transfer-Encoding: chunked, identity",),
+        ("Transfer-Encoding: chunked", "Transfer-Encoding: identity"),
+        ("Transfer-Encoding:\r\n chunked",),
+        ("Transfer-Encoding: \x0bchunked",),
+        ("X: a\rContent-Length: 5",),
+        ("Connection: Upgrade", "Upgrade: h2c", "Content-Length: 5"),
     ):
         answer = raw(fortress, request(b"0\r\n\r\n" + hidden, key, *lines))
         assert b"maas_" not in answer and answer.count(b"HTTP/1.1 ") <= 1, f"{lines}: {answer[:400]!r}"
+
+
+@pytest.mark.parametrize("to", ["websocket", "h2c", "TLS/1.0"])
+def test_an_upgrade_is_answered_as_what_it_stands_and_ends_the_connection(
+    fortress: OpenShop, client: httpx.Client, to: str
+) -> None:
+    key = client.headers["authorization"]
+    asked = request(b"", key, "Connection: Upgrade", f"Upgrade: {to}", line="GET /v1/models HTTP/1.1")
+    answer = raw(fortress, asked + b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert status_of(answer) == 200 and answer.count(b"HTTP/1.1 ") == 1 and b"maas_" not in answer
+
+
+@pytest.mark.parametrize("ms", ["0", "-1", "1.5", "1e3", "NaN", "", "9" * 11, "9" * 400, "0x10", "٣", "86400001"])
+def test_a_call_that_says_nonsense_about_its_time(client: httpx.Client, ms: str) -> None:
+    headers = {b"x-tollway-timeout-ms": ms.encode()}
+    answer = client.post("/v1/embeddings", json=VALID["/v1/embeddings"], headers=headers)
+    if ms:
+        assert refused(answer)["param"] == "x-tollway-timeout-ms"
+    else:
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("seconds", ["NaN", "inf", "-1", "1e400", "", ".", "0", "9" * 400])
+def test_what_a_library_says_of_its_patience_is_no_error(client: httpx.Client, seconds: str) -> None:
+    headers = {"x-stainless-read-timeout": seconds}
+    answer = client.post("/v1/embeddings", json=VALID["/v1/embeddings"], headers=headers)
+    assert answer.status_code == 200 or (seconds == "0" and answer.status_code == 503)
+
+
+@pytest.mark.parametrize("tier", ["priority", "flex", "scale", "batch", 1])
+def test_no_call_takes_a_tier_that_its_plan_does_not_have(client: httpx.Client, tier: Any) -> None:
+    body = VALID["/v1/chat/completions"] | {"service_tier": tier}
+    assert refused(client.post("/v1/chat/completions", json=body))["param"] == "service_tier"
 
 
 def test_pipelined_requests_are_answered_in_order(fortress: OpenShop, client: httpx.Client) -> None:
