@@ -68,7 +68,7 @@ def ours(threads: int) -> Way:
         ticks: list[float] = []
         with tempfile.TemporaryDirectory() as folder:
             desk = SimpleNamespace(
-                work=Path(folder), out=Path(folder), progress=lambda *_, **__: ticks.append(time.process_time()),
+                work=Path(folder), out=Path(folder), home=Path(folder), progress=lambda *_, **__: ticks.append(time.process_time()),
                 metric=lambda *_: None, note=lambda _: None, warn=lambda _: None, stopped=lambda: False,
             )  # fmt: skip
             loop.run(net, batches, plan, desk, objective=Plain())  # type: ignore[arg-type]

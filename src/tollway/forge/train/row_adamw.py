@@ -62,7 +62,7 @@ class RowAdamW(torch.optim.AdamW):
         weight: Any = table.weight
         if weight in self.state:
             with torch.no_grad():
-                self._catch_up(weight, torch.unique(inputs[0]))
+                self._catch_up(weight, torch.unique(inputs[0]) if inputs else torch.arange(len(weight)))
 
     def _catch_up(self, weight: Tensor, rows: Tensor) -> None:
         """What these rows would have done since they were moved last."""
