@@ -19,12 +19,15 @@ from tollway.forge.convert import starter
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import NotFound
 from tollway.kit.settings import Settings
+from tollway.serve.engines import LlamaCpp
 from tollway.serve.fleet import Fleet
 from tollway.serve.line import ANYBODY
 from tollway.serve.models import Model
 from tollway.serve.packages import Packages
+from tollway.serve.replica import Replica
 from tollway.serve.requests import ChatRequest, Message
 from tollway.serve.served import Served
+from tollway.serve.wire import Pool
 
 pytestmark = pytest.mark.engine
 
@@ -110,7 +113,12 @@ async def first_words(served: Served, prompt: str, **more: Any) -> tuple[str, fl
     finally:
         served.line.leave(seat, 64)
     assert reply.status == 200, reply.body
-    first = json.loads(reply.body)["choices"][0]["logprobs"]["content"][0]
+    return first_of(reply.body)
+
+
+def first_of(answer: bytes) -> tuple[str, float]:
+    """The first token of an answer, and how sure the engine was of it."""
+    first = json.loads(answer)["choices"][0]["logprobs"]["content"][0]
     return first["token"], first["logprob"]
 
 
@@ -123,19 +131,34 @@ Truth = dict[tuple[str, str], tuple[str, float]]
 
 
 @pytest.fixture(scope="module")
-def truth(fleet: Fleet, run: Run[Any]) -> Truth:
-    """What each model says to each prompt when it is asked alone and remembers nothing."""
+def truth(fleet: Fleet, run: Run[Any], tmp_path_factory: pytest.TempPathFactory) -> Truth:
+    """What each model says to each prompt on an engine that has nobody else's adapter: the fleet's own word would be as mixed
+    up as what is held against it."""
+    folder, weights = tmp_path_factory.mktemp("alone"), starter.locate_smollm2()
+    assert weights is not None
+    files = {BASE: [], ANN: [adapter(folder / "1.gguf", 1)], BEN: [adapter(folder / "2.gguf", 2)]}
 
-    async def alone() -> Truth:
-        return {
-            (name, prompt): await first_words(fleet.find(name, OWNER[name]), prompt, cache_prompt=False)
-            for name, prompt in itertools.product(OWNER, PROMPTS)
-        }
+    async def alone(name: str) -> list[tuple[str, float]]:
+        engine = LlamaCpp(weights, "alone", slots=1, context_tokens=1024, adapters=files[name])
+        replica = Replica(engine, SystemClock())
+        await replica.start()
+        try:
+            pool = Pool(replica.address.url, replica.address.key)
+            body = {"logprobs": True, "temperature": 0.0, "max_tokens": 2, "cache_prompt": False}
+            body |= {"lora": [{"id": 0, "scale": 1.0}]} if files[name] else {}
+            found = []
+            for prompt in PROMPTS:
+                asked = json.dumps(body | {"messages": [{"role": "user", "content": prompt}]}).encode()
+                found.append(first_of((await pool.post("/v1/chat/completions", asked)).body))
+            pool.close()
+            return found
+        finally:
+            await replica.stop()
 
-    found: Truth = run(alone())
-    pairs = [(one, other, prompt) for one, other in itertools.combinations(OWNER, 2) for prompt in PROMPTS]
-    apart = [pair for pair in pairs if distance(found[pair[0], pair[2]], found[pair[1], pair[2]]) > 1]
-    assert len(apart) >= 3, "too alike for these tests to say anything"
+    found = {(name, prompt): one for name in OWNER for prompt, one in zip(PROMPTS, run(alone(name)), strict=True)}
+    for one, other in itertools.combinations(OWNER, 2):
+        far = max(distance(found[one, prompt], found[other, prompt]) for prompt in PROMPTS)
+        assert far > 1, f"{one} and {other} are too alike for these tests to say anything"
     return found
 
 
