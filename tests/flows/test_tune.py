@@ -175,7 +175,9 @@ def test_a_language_model_without_openvino_and_what_the_gateway_makes_of_the_cho
     assert next(one for one in made.rows if one.own).agreement > 0.8
 
     async def served() -> None:
-        fleet = Fleet(Packages(shop.store, shop.settings), shop.settings, shop.clock, lambda served, replica, state: None)
+        fleet = Fleet(
+            Packages(shop.store, shop.settings), shop.settings, shop.clock, lambda served, replica, state: None
+        )
         tuning.forget(package)
         fleet.offer([offered])
         await fleet.wait_ready()
@@ -194,7 +196,9 @@ def test_a_language_model_without_openvino_and_what_the_gateway_makes_of_the_cho
         await fleet.close()
         with (folder / "weights.gguf").open("ab") as file:
             file.write(b"!")
-        other = Fleet(Packages(shop.store, shop.settings), shop.settings, shop.clock, lambda served, replica, state: None)
+        other = Fleet(
+            Packages(shop.store, shop.settings), shop.settings, shop.clock, lambda served, replica, state: None
+        )
         other.offer([offered])
         async with asyncio.timeout(10):
             while "tiny" not in other.broken:

@@ -39,7 +39,9 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     turns: bool = (
         False  # it reads `turn` in a body (whose call, how urgent), and POST /recall takes back what has not begun
     )
-    one_by_one: bool = False  # the inputs of a call are read one after the other: it gets a few at a time, others in between
+    one_by_one: bool = (
+        False  # the inputs of a call are read one after the other: it gets a few at a time, others in between
+    )
     slots: int = 1  # calls it works on at the same time; more wait inside, unseen: never send more
     context_tokens: int = 0  # the longest prompt + answer of one call; 0: not known
     cache_tokens: int = 0  # tokens all running calls together may hold; 0: not known
