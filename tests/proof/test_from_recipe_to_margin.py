@@ -42,7 +42,7 @@ noise = []
 require = {{accuracy = ">={bar}", "vs.majority" = ">=-0.1"}}
 """
 LINES: dict[str, dict[str, Any]] = {
-    "film-mood": {"task": "text-classification", "dataset": "movies", "architecture": "bilstm", "rows": 1500, "epochs": 3,
+    "film-mood": {"task": "text-classification", "dataset": "movies", "architecture": "bilstm", "rows": 1500, "epochs": 6,
                   "rate": 0.003, "bar": 0.6, "meter": "input_tokens", "price": "2000"},
     "digits": {"task": "image-classification", "dataset": "digits", "architecture": "mlp", "rows": 2000, "epochs": 8,
                "rate": 0.003, "bar": 0.9, "meter": "images", "price": "3000"},
