@@ -170,9 +170,9 @@ def inspect(path: Path) -> Header:
     try:
         return Header(**sandbox.call(f"{__name__}:facts", {"path": str(path.absolute())}, limits=LIMITS))
     except TollwayError as error:
-        if error.code == _REFUSED:
-            raise
-        raise _refusal(path, "reading its header needs more memory or time than allowed") from None
+        if error.code in ("limit_memory", "limit_time"):
+            raise _refusal(path, "reading its header needs more memory or time than allowed") from None
+        raise
 
 
 def facts(path: str) -> dict[str, Any]:
