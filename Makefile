@@ -7,7 +7,7 @@
 HOME_DIR ?= .tollway
 ARGS ?=
 TESTS ?= tests
-WORKERS ?= 2
+WORKERS ?= 3 # on two cores: the third works while the others wait for what was killed to come back
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet

@@ -121,7 +121,7 @@ async def test_killed_at_each_crash_point_no_answered_call_is_lost_or_doubled(
 
 
 @pytest.mark.parametrize(
-    "kills", [pytest.param(4), pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(400)])]
+    "kills", [pytest.param(4), pytest.param(12, marks=[pytest.mark.slow, pytest.mark.timeout(400)])]
 )
 async def test_killed_from_outside_at_any_moment(tmp_path: Path, mill: Upstream, kills: int) -> None:
     house = House(tmp_path / "home", mill, kills)

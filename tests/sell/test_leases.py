@@ -206,8 +206,8 @@ class World(RuleBasedStateMachine):
             for house in self.houses:
                 for payload in payloads:
                     house.leasing.hear(payload)
-                while house.leasing._giving:
-                    await asyncio.gather(*house.leasing._giving, return_exceptions=True)
+                while giving := list(house.leasing._giving):
+                    await asyncio.gather(*giving, return_exceptions=True)
 
         self.run(heard())
 
