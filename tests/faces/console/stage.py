@@ -20,6 +20,15 @@ from tollway.kit.db import Database
 from tollway.kit.errors import PaymentRequired
 from tollway.kit.settings import Settings
 
+RECIPE = """[recipe]
+name = "reviews"
+task = "text-classification"
+[data]
+dataset = "reviews@1"
+[model]
+architecture = "bilstm"
+"""
+
 
 def opened(seeded_home: Path, home: Path, **flags: Any) -> Iterator[seed.SeededShop]:
     shutil.copytree(seeded_home, home)

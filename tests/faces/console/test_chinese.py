@@ -11,7 +11,7 @@ import pytest
 from starlette.applications import Starlette
 
 from tests.faces.console import seed, seed_work
-from tests.faces.console.stage import Client, opened, tell_a_story
+from tests.faces.console.stage import RECIPE, Client, opened, tell_a_story
 from tests.faces.console.test_deployments import measured
 from tests.faces.console.test_tuned import ROWS, TUNED
 from tests.serve import tiny_versions
@@ -88,15 +88,6 @@ def english_in(page: str, names: set[str]) -> list[str]:
 
 
 # -- a shop with everything --------------------------------------------------------------------------------------------
-
-RECIPE = """[recipe]
-name = "reviews"
-task = "text-classification"
-[data]
-dataset = "reviews@1"
-[model]
-architecture = "bilstm"
-"""
 
 
 def _factory(shop: Any) -> dict[str, str]:

@@ -10,21 +10,13 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.faces.console import seed
-from tests.faces.console.stage import Site, opened, serve
+from tests.faces.console.stage import RECIPE, Site, opened, serve
 from tests.faces.console.test_browser import LOOKS, faults
 from tests.faces.console.test_browser import opened as browsing
 from tollway.forge import data, steps
 from tollway.kit.errors import Conflict
 
 pytestmark = pytest.mark.browser
-RECIPE = """[recipe]
-name = "reviews"
-task = "text-classification"
-[data]
-dataset = "reviews@1"
-[model]
-architecture = "bilstm"
-"""
 
 
 class Factory:
