@@ -49,3 +49,10 @@ def test_amounts_are_shown_with_their_currency() -> None:
     assert money.format_micros(-1_234_567_890_000, "EUR") == "-€1,234,567.89"
     assert money.format_micros(1_500, "USD") == "$0.0015"
     assert money.format_micros(120_000_000, "JPY") == "JP¥120"
+
+
+@given(st.integers(min_value=0, max_value=10**18))
+def test_picos_for_programs_are_exact_and_end_without_zeros(picos: int) -> None:
+    shown = format_picos(picos)
+    assert Decimal(shown) == Decimal(picos) / PICOS
+    assert "." not in shown or shown[-1] not in "0."

@@ -156,12 +156,12 @@ def test_a_request_that_was_looked_into_and_refused_counts_against_rpm(
 ) -> None:
     shop = Shop(sqlite_db, clock, pepper, terms(rpm=2), wallet_micros=MILLION, rpm=5)
     for _ in range(2):
-        shop.access.look(shop.caller(), "m")
+        shop.access.look(shop.caller(), "m", 1, 1)
         shop.access.count(shop.caller())
     with pytest.raises(RateLimited, match="2 requests per minute"):
-        shop.access.look(shop.caller(), "m")
+        shop.access.look(shop.caller(), "m", 1, 1)
     clock.advance(seconds=61)
-    shop.access.look(shop.caller(), "m")
+    shop.access.look(shop.caller(), "m", 1, 1)
 
 
 def test_one_of_several_gateways_refuses_when_a_whole_minute_of_requests_came_here(
@@ -172,13 +172,13 @@ def test_one_of_several_gateways_refuses_when_a_whole_minute_of_requests_came_he
     shop.access = SharedAccess(clock, pepper)
     shop.refresh()
     for _ in range(2):
-        shop.access.look(shop.caller(), "m")
+        shop.access.look(shop.caller(), "m", 1, 1)
         shop.access.count(shop.caller())
     with pytest.raises(RateLimited, match="2 requests per minute"):
-        shop.access.look(shop.caller(), "m")
-    shop.access.look(shop.caller(), "m", catalog.BATCH)  # fills idle time: no rate limits
+        shop.access.look(shop.caller(), "m", 1, 1)
+    shop.access.look(shop.caller(), "m", 1, 1, tier=catalog.BATCH)  # fills idle time: no rate limits
     clock.advance(seconds=61)
-    shop.access.look(shop.caller(), "m")
+    shop.access.look(shop.caller(), "m", 1, 1)
 
 
 def test_without_a_subscription_there_is_402(shop: Shop, clock: ManualClock) -> None:
@@ -379,10 +379,10 @@ def test_every_refusal_is_counted_and_none_is_a_row(shop: Shop) -> None:
 
 def test_a_look_refuses_what_admitting_would_before_any_work(db: Database, clock: ManualClock, pepper: bytes) -> None:
     shop = Shop(db, clock, pepper, terms("invoice", rpm=1))
-    shop.access.look(shop.caller(), "m")
+    shop.access.look(shop.caller(), "m", 1, 1)
     shop.access.release(shop.access.admit(shop.caller(), "m", 1, 1))
     with pytest.raises(RateLimited):
-        shop.access.look(shop.caller(), "m")
+        shop.access.look(shop.caller(), "m", 1, 1)
     shop.change(lambda conn: catalog.cancel(conn, clock.now_ms(), shop.org.id))
     with pytest.raises(PaymentRequired, match="no subscription"):
-        shop.access.look(shop.caller(), "m")
+        shop.access.look(shop.caller(), "m", 1, 1)

@@ -6,13 +6,12 @@ closes the call exactly once: what was delivered is billed and durable before th
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncGenerator
 
 from tollway.flows.call import Call, Desk, refuse_suspect, turn_of
 from tollway.kit.crash import crashpoint
 from tollway.kit.errors import TollwayError, Unavailable
-from tollway.sell.access import Caller
+from tollway.sell.access import Caller, Grant
 from tollway.serve.line import Turn
 from tollway.serve.requests import OnePiece, Request
 from tollway.serve.served import Served
@@ -31,19 +30,36 @@ async def open_call(
     size = served.size_at_once(request)
     # The engine counts, a model is loaded and a line looks crowded for nobody who may not call or cannot pay.
     least = size or served.least(request)
-    counted = {least.meter: least.units} if least.meter else None
-    desk.access.look(caller, request.model, tier, least.input_tokens, least.output_tokens, counted)
+    claim = desk.access.look(caller, request.model, least.input_tokens, least.output_tokens, least.counted(), tier)
     served.line.require(size.tokens_each if size else served.rough_size(request), turn)
-    with _looked_into(desk, caller) if size is None and not tier else nullcontext():
-        size = size or await _sized(served, request, turn)
-        crashpoint("answer.before_hold")
-        counted = {size.meter: size.units} if size.meter else None
-        grant = await desk.admit(caller, request.model, size.input_tokens, size.output_tokens, counted, tier)
+    crashpoint("answer.before_hold")
+    if size is not None and claim is not None:
+        grant = desk.access.hold(claim)
+    else:
+        size, grant = await _asked(desk, caller, served, request, size, turn, tier)
     crashpoint("answer.after_hold")
     try:
         return Call(desk, served, request, size, grant, call_id, tier, turn)
     except BaseException:
         desk.access.release(grant)
+        raise
+
+
+async def _asked(
+    desk: Desk, caller: Caller, served: Served, request: Request, size: Size | None, turn: Turn, tier: str
+) -> tuple[Size, Grant]:
+    """The size where only the engine can tell it, and the grant where other gateways may have to give up a share for it."""
+    counts = size is None and not tier
+    try:
+        size = size or await _sized(served, request, turn)
+        return size, await desk.admit(
+            caller, request.model, size.input_tokens, size.output_tokens, size.counted(), tier
+        )
+    except TollwayError as error:
+        # An engine decoded a recording or counted a prompt for it: it has used a request of the minute, or refused calls
+        # would be work for nothing without a limit.
+        if counts and not isinstance(error, Unavailable):
+            desk.access.count(caller)
         raise
 
 
@@ -54,19 +70,6 @@ async def _sized(served: Served, request: Request, turn: Turn) -> Size:
             return await served.size(request)
     except TimeoutError:
         raise Unavailable(f"The model {served.name!r} did not count this call in time.", code="timeout") from None
-
-
-@contextmanager
-def _looked_into(desk: Desk, caller: Caller) -> Iterator[None]:
-    """An engine decodes a recording and counts a prompt before it can be said whether the call is taken: who is refused then
-    has used a request of the minute, or refused ones would be work for nothing without a limit."""
-    try:
-        yield
-    except Unavailable:
-        raise
-    except TollwayError:
-        desk.access.count(caller)
-        raise
 
 
 async def answer_whole(call: Call) -> bytes:

@@ -100,7 +100,7 @@ class Batches:
         lines, models = await asyncio.to_thread(self._looked_through, org_id, file_id, endpoint)
         for model in sorted(models):
             self._desk.fleet.find(model, org_id)
-            plan = self._desk.access.look(caller, model, catalog.BATCH)
+            plan = self._desk.access.plan_for(caller, model)
             if plan.terms.overage == "refuse" and plan.terms.batch_percent and plan.terms.charges:
                 raise BadRequest(
                     f"The plan {plan.title!r} has no batches: they are paid for, and nothing pays beyond its included units.",

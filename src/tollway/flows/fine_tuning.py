@@ -91,7 +91,7 @@ class FineTuning:
         """Take a job: everything is checked and the most it can cost is held. Raises 400, 402, 403, 404."""
         org_id, now_ms = caller.account.org_id, self._shop.clock.now_ms()
         served = self._base(wish.model, org_id)
-        self._desk.access.look(caller, wish.model)
+        self._desk.access.look(caller, wish.model, 0, 0, {"training_tokens": 1})
         training = await asyncio.to_thread(self._examples, org_id, wish.training_file)
         if wish.validation_file is not None:
             await asyncio.to_thread(self._examples, org_id, wish.validation_file)

@@ -44,6 +44,12 @@ def round_to_minor(picos: int, currency: str) -> int:
     return int(amount * MICROS)
 
 
+def format_picos(picos: int) -> str:
+    """Exactly, for programs: `0.0000123`, without a currency and without zeros at the end. `picos` >= 0."""
+    whole, part = divmod(picos, PICOS)
+    return f"{whole}.{part:012d}".rstrip("0") if part else str(whole)
+
+
 def format_micros(micros: int, currency: str) -> str:
     """For people: `$12.50`; keeps up to six decimals where the amount has them, never fewer than the minor unit."""
     exponent = EXPONENTS[currency]

@@ -101,6 +101,20 @@ class Grant(msgspec.Struct):
     owed: bool = False  # held without asking: what it used is billed whatever there is
 
 
+class Claim(msgspec.Struct):
+    """What a call may have, as found by `Access.look`: nothing is held yet. True until anything else is admitted or settled,
+    so it is for `Access.hold` in the same step of the loop."""
+
+    caller: Caller
+    plan: catalog.PlanVersion
+    model: str  # as it is sold
+    spending: Spending
+    units: dict[int, int]
+    tokens: int
+    now: float
+    gates: list[Gate]
+
+
 class Access:
     """The gateway's memory of who may do what. All methods run on the event loop's thread and never wait."""
 
@@ -182,22 +196,16 @@ class Access:
         self,
         caller: Caller,
         model: str,
-        tier: str = "",
-        input_least: int = 0,
-        output_least: int = 0,
+        input_max: int,
+        output_max: int,
         counted: dict[str, int] | None = None,
-    ) -> catalog.PlanVersion:
-        """Whether a call that takes at least so much could be admitted at all, before any work is done to learn its size.
-        Raises what `admit` does; nothing said of its size, nothing is asked of quota and wallet."""
-        plan, account = self._plan_for(caller, model), caller.account
-        if not tier:
-            self._check_gates(caller, 0)
-        if input_least or output_least or counted:
-            model, spending = catalog.sold_as(model, tier), self._this_month(account)
-            self._check_money(account, plan, spending, model, input_least, output_least, counted)
-        return plan
+        tier: str = "",
+    ) -> Claim | None:
+        """What a call of that size would be admitted with, before any work is done for it. Raises what `admit` does. None:
+        nothing is in the way, but `admit` has to be asked."""
+        return self._claim(caller, model, input_max, output_max, counted, tier)
 
-    def _plan_for(self, caller: Caller, model: str) -> catalog.PlanVersion:
+    def plan_for(self, caller: Caller, model: str) -> catalog.PlanVersion:
         """The plan under which a caller may call a model now. Raises Forbidden, PaymentRequired."""
         account, plan = caller.account, caller.account.plan
         self._require_active(account)  # a caller from the console showed no key
@@ -229,27 +237,49 @@ class Access:
     ) -> Grant:
         """Hold the most this call can take; `counted`: of meters that are not tokens; a batch passes no rate limits, it
         fills idle time. Raises Forbidden, PaymentRequired (402) or RateLimited (429)."""
-        plan, account = self._plan_for(caller, model), caller.account
-        tokens = input_max + output_max
-        now, gates = (0.0, []) if tier else self._check_gates(caller, tokens)
-        spending = self._this_month(account)
-        model = catalog.sold_as(model, tier)
-        units = self._check_money(account, plan, spending, model, input_max, output_max, counted)
+        return self.hold(self._claim(caller, model, input_max, output_max, counted, tier))
+
+    def hold(self, claim: Claim) -> Grant:
+        """Set aside what was found for a call just now."""
+        spending, account = claim.spending, claim.caller.account
+        for index, held in claim.units.items():
+            spending.held_units[index] += held
+        spending.held_tokens += claim.tokens
+        return Grant(
+            claim.caller,
+            claim.plan,
+            account.subscription_id,
+            claim.model,
+            spending,
+            claim.units,
+            claim.tokens,
+            [gate.take(claim.now, claim.tokens) for gate in claim.gates],
+            claim.plan.terms.overage == "wallet",
+        )
+
+    def _claim(
+        self,
+        caller: Caller,
+        model: str,
+        input_max: int,
+        output_max: int,
+        counted: dict[str, int] | None,
+        tier: str,
+    ) -> Claim:
+        plan, tokens = self.plan_for(caller, model), input_max + output_max
+        now, gates = (0.0, []) if tier else self.require_within_rates(caller, tokens)
+        spending = self._this_month(caller.account)
+        sold = catalog.sold_as(model, tier)
+        units = self._check_money(caller.account, plan, spending, sold, input_max, output_max, counted)
         if plan.terms.unpriced == "refuse" and plan.terms.charges and not any(units.values()):
             raise self._refuse(
                 Forbidden(
-                    f"The plan {plan.title!r} has no price for this use of the model {catalog.tier_of(model)[0]!r}.",
+                    f"The plan {plan.title!r} has no price for this use of the model {model!r}.",
                     code="model_not_priced",
                     hint="Ask the operator, who finds what is missing with `tollway plan show`.",
                 )
             )
-        for index, held in units.items():
-            spending.held_units[index] += held
-        spending.held_tokens += tokens
-        taken = [gate.take(now, tokens) for gate in gates]
-        return Grant(
-            caller, plan, account.subscription_id, model, spending, units, tokens, taken, plan.terms.overage == "wallet"
-        )
+        return Claim(caller, plan, sold, spending, units, tokens, now, gates)
 
     def count(self, caller: Caller) -> None:
         """A request that was refused after work was done for it: one of the minute's, as any other."""
@@ -257,7 +287,7 @@ class Access:
         for gate in gates_of(caller):
             gate.count(now)
 
-    def _check_gates(self, caller: Caller, tokens: int) -> tuple[float, list[Gate]]:
+    def require_within_rates(self, caller: Caller, tokens: int = 0) -> tuple[float, list[Gate]]:
         """Raise RateLimited unless a call of so many tokens fits now; the moment and the gates it will pass."""
         now, gates = self._clock.monotonic(), gates_of(caller)
         for gate in gates:

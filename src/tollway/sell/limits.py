@@ -56,8 +56,7 @@ class Window:
         return 0.0 if missing <= 0 else float(_SPAN_S)
 
     def reset_s(self, now: float) -> float:
-        """Seconds until the whole limit is free again."""
-        self._forget(now)
+        """Seconds until the whole limit is free again, as of the last look at what is left."""
         return self._seconds[-1][0] + _SPAN_S + 1 - now if self._seconds else 0.0
 
     def _forget(self, now: float) -> None:
@@ -122,11 +121,11 @@ def rate_headers(now: float, gate: Gate, own: Gate | None) -> list[tuple[bytes, 
         if other is not None and (window is None or other.left(now) <= window.left(now)):
             tightest = other
         if tightest is not None:
-            left, reset_s = tightest.left(now), tightest.reset_s(now)
+            left = tightest.left(now)
             headers += (
                 (names[0], b"%d" % tightest.limit),
                 (names[1], b"%d" % (left if left > 0 else 0)),
-                (names[2], b"%.3fs" % reset_s),
+                (names[2], b"%.3fs" % tightest.reset_s(now)),
             )
     return headers
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from tollway.kit.clock import Clock
 from tollway.kit.errors import PaymentRequired, RateLimited
 from tollway.sell import catalog, rating
-from tollway.sell.access import Access, Account, Caller, Grant, Spending, gates_of, rate_limited
+from tollway.sell.access import Access, Account, Caller, Claim, Grant, Spending, gates_of, rate_limited
 from tollway.sell.book import Book, used_this_month
 from tollway.sell.leases import Need, Pools
 from tollway.sell.limits import Gate, Window
@@ -132,7 +132,7 @@ class SharedAccess(Access):
         tier: str = "",
     ) -> Grant:
         """As `Access.admit`; raises Unleased when asking the other gateways or the pool may help."""
-        plan = self._plan_for(caller, model)
+        plan = self.plan_for(caller, model)
         spending = self._this_month(caller.account)
         sold = catalog.sold_as(model, tier)
         units = self._units(caller.account, spending, plan, sold, input_max, output_max, counted)
@@ -153,18 +153,19 @@ class SharedAccess(Access):
         self,
         caller: Caller,
         model: str,
-        tier: str = "",
-        input_least: int = 0,
-        output_least: int = 0,
+        input_max: int,
+        output_max: int,
         counted: dict[str, int] | None = None,
-    ) -> catalog.PlanVersion:
+        tier: str = "",
+    ) -> Claim | None:
         """As `Access.look`, but a share that is used up refuses nobody yet; a minute's requests that all came here do."""
-        plan, now = self._plan_for(caller, model), self._clock.monotonic()
+        self.plan_for(caller, model)
+        now = self._clock.monotonic()
         for gate in () if tier else gates_of(caller):
             if gate.rpm is not None and Window.left(gate.rpm, now) < 1:
                 limit = f"{gate.rpm.limit} requests per minute"
                 raise self._refuse(rate_limited(gate, 0, limit, Window.wait_s(gate.rpm, now, 1)))
-        return plan
+        return None
 
     def hold_again(self, key_id: str, model: str, counted: dict[str, int], tier: str = "") -> Grant | None:
         grant = super().hold_again(key_id, model, counted, tier)

@@ -26,6 +26,8 @@ _OTHER_TEXT = re.compile(rb'"tool_calls": ?\[|"reasoning(?:_content)?": ?"[^"]')
 _OUR_CODES = ("invalid_audio", "audio_too_long")  # of our own engines, for callers to tell apart
 _PAGE = re.compile(rb'\s*(?:\{\s*"|<(?:!doctype|html|\?xml))', re.IGNORECASE)  # an error, or a proxy's page: no sound
 _STARTS = {"audio/wav": b"RIFF", "audio/flac": b"fLaC", "audio/ogg": b"OggS"}
+_PARTS = {"/chat/completions": "choices", "/completions": "choices", "/embeddings": "data", "/classify": "data",
+          "/images/generations": "data"}  # fmt: skip
 _EVENT_BYTES_MAX = 4 * 1024 * 1024
 
 
@@ -46,14 +48,11 @@ class _WithUsage(msgspec.Struct):
     usage: _Usage | None = None
 
 
-class _WithAnyUsage(msgspec.Struct):
-    usage: dict[str, Any] | None = None
-
-
 class _Outline(msgspec.Struct):
     choices: list[msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
     data: list[msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
     error: Any | msgspec.UnsetType = msgspec.UNSET
+    usage: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Timings(msgspec.Struct):
@@ -64,7 +63,8 @@ class _Timings(msgspec.Struct):
 
 _decode_usage = msgspec.json.Decoder(_WithUsage).decode
 _decode_outline = msgspec.json.Decoder(_Outline).decode
-_decode_loosely = msgspec.json.Decoder(_WithAnyUsage).decode
+_decode_told: msgspec.json.Decoder[_Usage | None] = msgspec.json.Decoder(_Usage | None)
+_decode_loosely = msgspec.json.Decoder(dict[str, Any] | None).decode
 _decode_timings = msgspec.json.Decoder(_Timings).decode
 
 
@@ -120,22 +120,24 @@ async def once(seat: Seat, call: EngineCall, tally: Tally) -> bytes:
     try:
         if call.sound:
             return _sound_of(reply.body, call.sound, tally)
-        # an engine of our own writes what can be read; an upstream's answer is looked through
-        if seat.time is None:
-            _require_answer(call.path, reply.body)
-        tally.usage = _usage_of(reply.body) if seat.time is not None else _strangers_usage(reply.body)
+        if seat.time is not None:
+            tally.usage = _usage_of(reply.body)
+        else:  # an engine of our own writes what can be read; an upstream's answer is looked through
+            found = _decode_outline(reply.body)
+            _require_answer(call.path, found)
+            tally.usage = _strangers_usage(found.usage)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_answer() from error
     tally.pieces = 1
     return reply.body
 
 
-def _require_answer(path: str, body: bytes) -> None:
+def _require_answer(path: str, found: _Outline) -> None:
     """Raise Unavailable for what is no answer though it says 200: an error object, or something else altogether."""
-    found = _decode_outline(body)
-    parts = {"/chat/completions": found.choices, "/completions": found.choices, "/embeddings": found.data,
-             "/classify": found.data, "/images/generations": found.data}  # fmt: skip
-    if found.error not in (msgspec.UNSET, None) or parts.get(path, ()) is msgspec.UNSET:
+    if found.error is not msgspec.UNSET and found.error is not None:
+        raise invalid_answer()
+    part = _PARTS.get(path)
+    if part is not None and getattr(found, part) is msgspec.UNSET:
         raise invalid_answer()
 
 
@@ -147,13 +149,13 @@ def _sound_of(body: bytes, kind: str, tally: Tally) -> bytes:
     return msgspec.json.encode({"audio": base64.b64encode(body).decode("ascii"), "content_type": kind})
 
 
-def _strangers_usage(body: bytes) -> _Usage | None:
-    """The usage of an upstream's whole answer. Each of its doors counts in words of its own: pictures `input_tokens`,
-    rankings a total, recordings seconds. None where no tokens are named."""
+def _strangers_usage(raw: bytes) -> _Usage | None:
+    """What an upstream says of usage. Each of its doors counts in words of its own: pictures `input_tokens`, rankings a
+    total, recordings seconds. None where no tokens are named."""
     try:
-        return _decode_usage(body).usage
+        return _decode_told.decode(raw)
     except msgspec.ValidationError:
-        told = _decode_loosely(body).usage or {}
+        told = _decode_loosely(raw) or {}
     read = next(
         (told[name] for name in ("prompt_tokens", "input_tokens", "total_tokens") if _counts(told.get(name))), None
     )
@@ -200,9 +202,9 @@ def _note(seat: Seat, tally: Tally, event: bytes) -> bytes:
         raise refusal_of(500, event)
     if b'"usage":{' in event:
         try:
-            tally.usage = (
-                _decode_usage(event).usage if seat.time is not None else _strangers_usage(event)
-            ) or tally.usage
+            ours = seat.time is not None
+            told = _decode_usage(event).usage if ours else _strangers_usage(_decode_outline(event).usage)
+            tally.usage = told or tally.usage
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise invalid_answer() from error
         if b'"choices":[]' in event:

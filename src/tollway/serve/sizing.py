@@ -41,6 +41,10 @@ class Size(msgspec.Struct):
     meter: str = ""
     units: int = 0
 
+    def counted(self) -> dict[str, int] | None:
+        """What it uses of a meter that is not tokens, if any."""
+        return {self.meter: self.units} if self.meter else None
+
 
 def least(request: Request) -> Size:
     """What the smallest call of its kind takes, where `at_once` cannot tell more."""
