@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tollway.kit import money
+from tollway.kit.money import PICOS, format_picos
 
 
 @given(st.integers(-(10**16), 10**16))

@@ -209,8 +209,9 @@ class Call:
     def _settle(self, status: str, counts: tuple[int, int, int]) -> UsageEvent:
         fresh, cached, output = counts
         grant, account = self.grant, self.grant.caller.account
-        self.price_picos = self.desk.access.settle(grant, _quantities(fresh, cached, output) | self.run.counted())
-        first = self.run.first_piece_at()
+        used = {"input_tokens": fresh, "cached_tokens": cached, "output_tokens": output, "requests": 1}
+        self.price_picos = self.desk.access.settle(grant, used | self.run.counted())
+        first, (prefill_us, decode_us) = self.run.first_piece_at(), self.run.engine_us()
         return UsageEvent(
             id=f"evt_{self.id}",
             request_id=f"req_{self.id}",
@@ -227,8 +228,8 @@ class Call:
             cached_tokens=cached,
             output_tokens=output,
             price_picos=self.price_picos,
-            prefill_us=sum(tally.prefill_us for tally in self.run.tallies),
-            decode_us=sum(tally.decode_us for tally in self.run.tallies),
+            prefill_us=prefill_us,
+            decode_us=decode_us,
             first_token_us=round((first - self.began) * 1e6) if first is not None else None,
             duration_us=round((time.monotonic() - self.began) * 1e6),
             streamed=bool(self.request.stream),
@@ -236,10 +237,6 @@ class Call:
             units=self.size.units,
             tier=self.tier,
         )
-
-
-def _quantities(fresh: int, cached: int, output: int) -> dict[str, int]:
-    return {"input_tokens": fresh, "cached_tokens": cached, "output_tokens": output, "requests": 1}
 
 
 def new_call_id() -> str:

@@ -88,9 +88,11 @@ class Tally(msgspec.Struct):
         """(input, cached, output) tokens: the engine's final word, else its last word before we were cut off, else an
         estimate (one token a piece; a quarter of the input's bytes)."""
         if self.usage is not None:
-            cached = (self.usage.prompt_tokens_details and self.usage.prompt_tokens_details.cached_tokens) or 0
-            cached = min(cached, self.usage.prompt_tokens)
-            return self.usage.prompt_tokens - cached, cached, self.usage.completion_tokens
+            usage, details = self.usage, self.usage.prompt_tokens_details
+            cached = (details.cached_tokens or 0) if details is not None else 0
+            if cached > usage.prompt_tokens:
+                cached = usage.prompt_tokens
+            return usage.prompt_tokens - cached, cached, usage.completion_tokens
         if self.timings:
             seen = _decode_timings(self.timings)
             return seen.prompt_n, seen.cache_n, seen.predicted_n

@@ -355,14 +355,23 @@ class Run:
         size = self.size
         if len(self.tallies) == 1:
             fresh, cached, output = self.tallies[0].counts(size.input_tokens)
-            cached = min(cached, size.input_tokens)
-            return min(fresh, size.input_tokens - cached), cached, min(output, size.output_tokens)
-        per_part = [tally.counts(self.size.input_tokens) for tally in self.tallies]
-        firsts = per_part[:: self.request.choices] if self.request.generates else per_part
-        output = min(sum(part[2] for part in per_part), self.size.output_tokens)
-        cached = min(sum(part[1] for part in firsts), self.size.input_tokens)
-        fresh = min(sum(part[0] for part in firsts), self.size.input_tokens - cached)
-        return fresh, cached, output
+            if fresh + cached <= size.input_tokens and output <= size.output_tokens:
+                return fresh, cached, output  # as nearly always
+        else:
+            per_part = [tally.counts(size.input_tokens) for tally in self.tallies]
+            firsts = per_part[:: self.request.choices] if self.request.generates else per_part
+            output = sum(part[2] for part in per_part)
+            fresh, cached = sum(part[0] for part in firsts), sum(part[1] for part in firsts)
+        cached = min(cached, size.input_tokens)
+        return min(fresh, size.input_tokens - cached), cached, min(output, size.output_tokens)
+
+    def engine_us(self) -> tuple[int, int]:
+        """Microseconds of engine time, of all its engine calls: (prefill, decode)."""
+        prefill = decode = 0
+        for tally in self.tallies:
+            prefill += tally.prefill_us
+            decode += tally.decode_us
+        return prefill, decode
 
     def usage(self) -> dict[str, Any]:
         """The usage object of the answer."""
@@ -418,6 +427,8 @@ class Run:
 
     def first_piece_at(self) -> float | None:
         """When the first piece came (monotonic), of any choice."""
+        if len(self.tallies) == 1:
+            return self.tallies[0].first_piece_at
         return min((tally.first_piece_at for tally in self.tallies if tally.first_piece_at is not None), default=None)
 
 

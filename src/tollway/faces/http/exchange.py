@@ -154,16 +154,15 @@ class Exchange:
 
     def _head_of(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
         delimited = said_close = False
-        lines = [_STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        for name, value in (*self._connection.fixed_headers(), *headers):
-            lines.append(b"%b: %b\r\n" % (name, value))
-            if name in _FRAMING:
-                if name == b"content-length":
-                    delimited, self._left = True, int(value)
-                elif name == b"transfer-encoding":
-                    delimited = self.chunked = True
-                elif b"close" in value.lower():
-                    said_close, self.keep_alive = True, False
+        lines = [b"%b: %b\r\n" % one for one in (*self._connection.fixed_headers(), *headers)]
+        lines.insert(0, _STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status)
+        for name, value in [one for one in headers if one[0] in _FRAMING]:
+            if name == b"content-length":
+                delimited, self._left = True, int(value)
+            elif name == b"transfer-encoding":
+                delimited = self.chunked = True
+            elif b"close" in value.lower():
+                said_close, self.keep_alive = True, False
         if not self.keep_alive and not said_close:
             lines.append(b"connection: close\r\n")
         if self.scope["method"] == "HEAD":

@@ -153,8 +153,10 @@ class ChatRequest(Generation, kw_only=True):
 
     def input_bytes(self) -> int:
         """An upper bound on prompt tokens where the engine cannot count: no tokenizer makes more tokens than bytes."""
-        framing = 16 * len(self.messages) + (len(msgspec.json.encode(self.tools)) if self.tools else 0)
-        return framing + sum(_bytes_of(message) for message in self.messages)
+        total = 16 * len(self.messages) + (len(msgspec.json.encode(self.tools)) if self.tools else 0)
+        for message in self.messages:
+            total += _bytes_of(message)
+        return total
 
     def refuse_unsupported(self, caps: Caps) -> None:
         super().refuse_unsupported(caps)
