@@ -90,6 +90,18 @@ TABLE = (
         1000,
         "Open client connections; a further one takes the place of one that asks for nothing, else is closed.",
     ),
+    Setting(
+        "keyless_rps",
+        float,
+        50.0,
+        "Requests a second that one address may make without a key or a sign-in, ten seconds' worth at once; 0: no limit.",
+    ),
+    Setting(
+        "proxies",
+        str,
+        "",
+        "Addresses or networks of your proxies, with commas: their X-Forwarded-For says who asks. Others' is not believed.",
+    ),
     Setting("header_timeout_s", float, 5.0, "A client must have sent its headers by then."),
     Setting("body_timeout_s", float, 15.0, "A client must have sent its body by then."),
     Setting("call_timeout_s", float, 300.0, "A call that has not finished by then is stopped."),

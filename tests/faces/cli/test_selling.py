@@ -167,6 +167,15 @@ def test_every_meter_that_was_used_has_a_column(ask, tollway, shop, home, record
     assert {row["model"]: row["audio_seconds"] for row in ask("usage", "--by", "model")} == {"ears": 4321, "words": 0}
 
 
+@pytest.mark.parametrize("by", ["model", "event"])
+def test_a_spreadsheet_finds_no_formula(tollway, shop, home, record_use, by):
+    with Shop.open(Settings(home, environment={})) as opened, opened.db.write() as conn:
+        sub = catalog.running_subscription(conn, shop["org"]["id"])
+        record_use(conn, sub, model="=HYPERLINK(A1)", at_ms=opened.clock.now_ms(), output_tokens=7)
+    rows = list(csv.DictReader(io.StringIO(tollway("usage", "--by", by, "--csv").out)))
+    assert [row["model"] for row in rows] == ["'=HYPERLINK(A1)"]
+
+
 @pytest.mark.parametrize("by", ["day", "model", "key", "org", "event"])
 def test_usage_is_grouped_every_way(ask, shop, by):
     assert isinstance(ask("usage", "--by", by), list)
@@ -184,7 +193,13 @@ def test_an_upstream_is_offered_shown_and_retired(ask):
         "--upstream-key-env",
         "K",
     )
-    assert made["upstream"] == {"url": "http://127.0.0.1:9/v1", "model": "llama", "key_env": "K", "more": [], "costs": []}
+    assert made["upstream"] == {
+        "url": "http://127.0.0.1:9/v1",
+        "model": "llama",
+        "key_env": "K",
+        "more": [],
+        "costs": [],
+    }
     assert ask("model", "show", "big")["state"] == "on offer"
     ask("model", "retire", "big", "--yes")
     assert ask("model", "list") == []

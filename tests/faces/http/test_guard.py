@@ -13,6 +13,7 @@ import uvloop
 
 from tollway.faces.http.guard import HEAD_BYTES_MAX, PIPELINED_MAX, guarded
 from tollway.faces.http.server import listen
+from tollway.faces.http.wire import MEMO, PUT_OFF
 
 CONNECTIONS = 20
 
@@ -30,6 +31,10 @@ class Server:
             pass
         self.asked.append(scope["path"])
         self.headers = scope["headers"]
+        if scope["path"] == "/put-off":
+            with scope[MEMO][PUT_OFF]():
+                assert (await receive())["type"] == "http.disconnect"
+            return
         if scope["path"] == "/sleep":
             assert (await receive())["type"] == "http.disconnect"
             self.asked.append("left")
@@ -194,6 +199,19 @@ async def test_who_does_not_read_an_answer_makes_room(server: Server) -> None:
     for _ in range(5):
         assert (await server.ask(GET)).endswith(b"ok\r\n0\r\n\r\n")
     for writer in floods:
+        writer.transport.abort()
+
+
+async def test_whose_refusal_is_kept_back_makes_room(server: Server) -> None:
+    """All places are taken by those who ask too often: each newcomer takes one of them, and is answered."""
+    waiting = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(CONNECTIONS)]
+    for _, writer in waiting:
+        writer.write(GET.replace(b"/", b"/put-off", 1))
+    while server.asked.count("/put-off") < CONNECTIONS:
+        await asyncio.sleep(0.01)
+    for _ in range(5):
+        assert (await server.ask(GET)).endswith(b"ok\r\n0\r\n\r\n")
+    for _, writer in waiting:
         writer.transport.abort()
 
 

@@ -63,7 +63,7 @@ class Town:
 @pytest.fixture
 async def town(tmp_path: Path, clock: ManualClock, record_use: Callable[..., str]) -> AsyncIterator[Town]:
     """A gateway without models, open in this process."""
-    shop = Shop.open(Settings(tmp_path, environment={}), clock)
+    shop = Shop.open(Settings(tmp_path, environment={"TOLLWAY_KEYLESS_RPS": "0"}), clock)
     a, b = (_tenant(shop, name, record_use) for name in ("ada", "bob"))
     operator = _signed_in(shop, "operator@x.test", "operator", None)
     dead = {"nonsense": "nonsense", "very long": "x" * 5000}

@@ -1,6 +1,5 @@
 """`tollway usage`: what was used, by day, model, key or organization, or call by call."""
 
-import csv
 import sys
 from datetime import timedelta
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from tollway.faces.cli import find, tables
 from tollway.faces.cli.desk import Desk, command, day
+from tollway.guard import spreadsheet
 from tollway.kit.clock import day_of, from_ms
 from tollway.kit.errors import BadRequest
 from tollway.sell import usage as reading
@@ -89,10 +89,8 @@ def _columns(by: str, rows: list[dict[str, Any]]) -> dict[str, str]:
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:
     """Every field of every row, under its name."""
-    file = csv.writer(sys.stdout)
     if rows:
-        file.writerow(rows[0])
-        file.writerows(row.values() for row in rows)
+        spreadsheet.write(sys.stdout, [rows[0], *(row.values() for row in rows)])
 
 
 def _plain(row: Any) -> dict[str, Any]:

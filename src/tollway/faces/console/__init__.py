@@ -11,15 +11,21 @@ from typing import Any
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tollway.faces.console.fence import Recognised
 from tollway.faces.console.pages import PAGES
 from tollway.faces.console.visit import Desk, Page
 
 __all__ = ["PAGES", "Page", "routes"]
 
 
-def routes(shop: Any, playground: Callable[[str, dict[str, Any]], Awaitable[Response]] | None = None) -> list[Route]:
-    """All routes of the console, each with the checks of its declared policy built in."""
-    desk = Desk(shop, playground)
+def routes(
+    shop: Any,
+    playground: Callable[[str, dict[str, Any]], Awaitable[Response]] | None = None,
+    recognised: Recognised | None = None,
+) -> list[Route]:
+    """All routes of the console, each with the checks of its declared policy built in. `recognised` is told whose sessions
+    were found good."""
+    desk = Desk(shop, playground, recognised)
     return [
         Route(page.path, desk.serve(page), methods=list(page.methods), name=f"console:{page.path}") for page in PAGES
     ]

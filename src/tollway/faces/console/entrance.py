@@ -47,7 +47,7 @@ def login(visit: Visit) -> Response:
         _close_own_session(visit, conn)
         cookie = accounts.open_session(conn, visit.now_ms, member.id, hours, shop.secrets.pepper)
     response = visit.go(_local(target))
-    visit.desk.set_cookie(response, visit.desk.session_cookie, cookie, hours * 3600)
+    visit.desk.hand_over(response, cookie, hours)
     visit.desk.set_cookie(response, "tollway_view_as", "", 0)
     return response
 
@@ -112,7 +112,7 @@ def change_password(visit: Visit) -> Response:
         _close_own_session(visit, conn)
         cookie = accounts.open_session(conn, visit.now_ms, member.id, hours, shop.secrets.pepper)
     response = visit.go("/account", done="password_changed")
-    visit.desk.set_cookie(response, visit.desk.session_cookie, cookie, hours * 3600)
+    visit.desk.hand_over(response, cookie, hours)
     return response
 
 
@@ -130,6 +130,7 @@ def _close_own_session(visit: Visit, conn: sa.Connection) -> None:
     cookie = visit.request.cookies.get(visit.desk.session_cookie)
     if cookie:
         accounts.close_session(conn, cookie, visit.shop.secrets.pepper)
+        visit.desk.recognised.note(cookie, good=False)
 
 
 def _local(target: str) -> str:

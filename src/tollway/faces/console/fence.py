@@ -7,6 +7,7 @@ import ipaddress
 import secrets
 import threading
 from collections.abc import Callable
+from typing import Final
 from urllib.parse import urlsplit
 
 CSP = (
@@ -55,6 +56,29 @@ def origin_allowed(origin: str | None, fetch_site: str | None, host_header: str,
 def token_matches(expected: str, *given: str | None) -> bool:
     """The session's CSRF token, from the form or the header, compared in constant time."""
     return any(token is not None and secrets.compare_digest(expected.encode(), token.encode()) for token in given)
+
+
+class Recognised:
+    """Sessions that were found good of late: a flood of strangers does not keep their holders out. A hint and no right:
+    every page looks for itself."""
+
+    MOST: Final = 10_000
+
+    def __init__(self) -> None:
+        self._seen: dict[int, None] = {}  # by the cookie's hash: no cookie is kept
+        self._lock = threading.Lock()  # pages are served by several threads
+
+    def note(self, cookie: str, *, good: bool) -> None:
+        """A session was found, or there is none."""
+        with self._lock:
+            self._seen.pop(hash(cookie), None)
+            if good:
+                self._seen[hash(cookie)] = None
+                if len(self._seen) > self.MOST:
+                    del self._seen[next(iter(self._seen))]
+
+    def __contains__(self, cookie: str) -> bool:
+        return hash(cookie) in self._seen
 
 
 class LoginBrake:

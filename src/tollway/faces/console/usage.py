@@ -1,6 +1,5 @@
 """Usage for both sides: the operator sees all organizations, a buyer its own; every sum leads to its single calls."""
 
-import csv
 import io
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from starlette.responses import Response
 from tollway.faces.console import charts, queries
 from tollway.faces.console.ranges import DAY_MS
 from tollway.faces.console.visit import Visit, currencies
+from tollway.guard import spreadsheet
 from tollway.kit.clock import day_of
 from tollway.kit.errors import NotFound
 from tollway.sell import accounts, catalog
@@ -74,13 +74,15 @@ def table(visit: Visit) -> Response:
         rows, names = _rows(conn, asked), _names(visit, conn)
     meters = _meters({name: sum(row[name] for row in rows) for name in (*TOKENS, *catalog.COUNTED)})
     text = io.StringIO()
-    file = csv.writer(text)
-    file.writerow([asked.group, "name", "requests", *meters, "price_picos"])
-    for row in rows:
-        named = names[asked.group].get(row["group"], row["group"])
-        file.writerow(
-            [row["group"], _plain(named), row["requests"], *(row[name] for name in meters), row["price_picos"]]
-        )
+    spreadsheet.write(text, [[asked.group, "name", "requests", *meters, "price_picos"]])
+    spreadsheet.write(
+        text,
+        (
+            [row["group"], names[asked.group].get(row["group"], row["group"]), row["requests"]]
+            + [row[name] for name in (*meters, "price_picos")]
+            for row in rows
+        ),
+    )
     name = f"usage-{asked.group}-{asked.from_day}-{asked.to_day}.csv"
     given = {"content-disposition": f'attachment; filename="{name}"'}
     return Response(text.getvalue().encode("utf-8-sig"), media_type="text/csv; charset=utf-8", headers=given)
@@ -131,11 +133,6 @@ def _rows(conn: Any, asked: Asked) -> list[dict[str, Any]]:
 def _meters(totals: Mapping[str, int]) -> list[str]:
     """What was used, besides requests; tokens when nothing was."""
     return [name for name in (*TOKENS, *catalog.COUNTED) if totals[name]] or list(TOKENS)
-
-
-def _plain(name: str) -> str:
-    """A name that no spreadsheet takes for a formula."""
-    return f"'{name}" if name[:1] in "=+-@\t\r" else name
 
 
 def _days(visit: Visit) -> tuple[str, str]:

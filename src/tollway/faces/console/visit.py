@@ -167,12 +167,18 @@ class Visit:
 class Desk:
     """What all visits share: the shop, the templates, the login brake, and the function that answers the playground."""
 
-    def __init__(self, shop: Any, playground: Callable[..., Awaitable[Response]] | None) -> None:
+    def __init__(
+        self,
+        shop: Any,
+        playground: Callable[..., Awaitable[Response]] | None,
+        recognised: fence.Recognised | None = None,
+    ) -> None:
         self.shop = shop
+        self.recognised = recognised or fence.Recognised()
         self.playground = playground
         self.brake = fence.LoginBrake(shop.clock.monotonic)
         self.secure = shop.settings.url.startswith("https://")
-        self.session_cookie = "__Host-tollway_session" if self.secure else "tollway_session"
+        self.session_cookie = session_cookie(shop.settings.url)
         self.templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
             autoescape=True,
@@ -198,6 +204,11 @@ class Desk:
             httponly=http_only,
             samesite="strict",
         )
+
+    def hand_over(self, response: Response, cookie: str, hours: int) -> None:
+        """Give a browser its new session."""
+        self.recognised.note(cookie, good=True)
+        self.set_cookie(response, self.session_cookie, cookie, hours * 3600)
 
     def serve(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
         """The ASGI endpoint of a page: checks first, then the page, then the headers that every answer carries."""
@@ -250,7 +261,7 @@ class Desk:
             visit.body = await _body(visit)
             if headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
                 visit.form = _form(visit)
-        if page.endpoint is not static.file:
+        if page.endpoint is not static.file and request.cookies.get(self.session_cookie):
             await run_in_threadpool(self._recognise, visit)
         if page.policy != "public":
             _require(visit, page.policy)
@@ -265,6 +276,7 @@ class Desk:
             return
         with self.shop.db.read() as conn:
             visit.session = accounts.session_of(conn, visit.now_ms, cookie, self.shop.secrets.pepper)
+            self.recognised.note(cookie, good=visit.session is not None)
             acting = visit.request.cookies.get("tollway_view_as")
             if visit.session is not None and visit.member.role == "operator" and acting:
                 visit.acting_for = _known_organization(conn, acting)
@@ -283,6 +295,11 @@ class Desk:
             return visit.page("parts/failure.html", error.status, error=error)
         kind = error.status if f"error.title.{error.status}" in words.dictionary(visit.lang) else 500
         return visit.page("error.html" if visit.session else "error_outside.html", error.status, error=error, kind=kind)
+
+
+def session_cookie(shop_url: str) -> str:
+    """The name of the cookie that a session lives in."""
+    return "__Host-tollway_session" if shop_url.startswith("https://") else "tollway_session"
 
 
 def _require(visit: Visit, policy: str) -> None:

@@ -1,11 +1,17 @@
 """The whole HTTP face as one ASGI app: `/v1` goes straight to the hot path, everything else through FastAPI.
 
+What is the same for everybody (descriptions, styles, scripts) is answered here from ready bytes, and who asks too often without
+a key or a sign-in is told so here (`keyless.py`): neither reaches the framework.
+
 `build` collects every door of the house with its policy (`app.doors`); a route without one is refused here, before the
 first request. `tests/faces/http/test_policy.py` walks the same list with every kind of wrong key.
 """
 
 import asyncio
-from collections.abc import Awaitable
+import math
+import time
+from collections.abc import Awaitable, Mapping
+from contextlib import nullcontext
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -13,26 +19,60 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tollway import __version__
+from tollway.faces.console import static, words
+from tollway.faces.console.fence import HEADERS, Recognised
+from tollway.faces.console.shown import Shown
+from tollway.faces.console.visit import BASE, session_cookie
 from tollway.faces.http import refusals
+from tollway.faces.http.keyless import Strangers
 from tollway.faces.http.openai import Api
 from tollway.faces.http.policy import Door
 from tollway.faces.http.told import Telling
-from tollway.faces.http.wire import Receive, Scope, Send
+from tollway.faces.http.wire import MEMO, PUT_OFF, Receive, Scope, Send, error_headers, header, send_error
 from tollway.flows.gateway import Gateway
+from tollway.kit.errors import RateLimited
+
+_NOT_COUNTED: Final = ("/healthz", "/readyz")
+PUT_OFF_S: Final = 1.0
+"""How long a refusal is kept back: a flood comes no faster than its connections times this."""
 
 
 class House:
     """The ASGI application."""
 
-    def __init__(self, api: Api, app: FastAPI, doors: list[Door]) -> None:
+    def __init__(
+        self, api: Api, app: FastAPI, doors: list[Door], shown: Mapping[str, Shown], strangers: Strangers
+    ) -> None:
         self._api = api
         self._app = app
+        self._shown = shown
+        self._strangers = strangers
         self.doors = doors
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["path"].startswith("/v1/") or scope["path"] == "/v1":
             return self._api(scope, receive, send)
-        return self._app(scope, receive, send)
+        return self._other(scope, receive, send)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, reads = scope["path"], scope["method"] in ("GET", "HEAD")
+        self._strangers.put_right(scope)
+        if not (reads and path in _NOT_COUNTED):
+            refusal = self._strangers.refusal(scope)
+            if refusal is not None:
+                with scope.get(MEMO, {}).get(PUT_OFF, nullcontext)():
+                    await asyncio.sleep(PUT_OFF_S)
+                await _refuse(scope, send, refusal)
+                return
+        shown = self._shown.get(path) if reads else None
+        if shown is None:
+            await self._app(scope, receive, send)
+            return
+        version = scope["query_string"].decode("latin-1").removeprefix("v=")
+        asked = header(scope, b"if-none-match"), header(scope, b"accept-encoding")
+        status, headers, body = shown.answer(*asked, version)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 def build(gateway: Gateway) -> House:
@@ -44,15 +84,36 @@ def build(gateway: Gateway) -> House:
     settings = gateway.shop.settings
     tell = Telling(gateway.tracing, settings.request_log) if gateway.tracing or settings.request_log else None
     api = Api(gateway.desk, gateway.shop.db, settings.body_bytes_max, more, tell)
+    recognised = Recognised()
+    cookie = session_cookie(settings.url)
+    strangers = Strangers(
+        gateway.desk.access, recognised, cookie, settings.keyless_rps, settings.proxies, time.monotonic
+    )
     app = FastAPI(title="Tollway", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     refusals.install(app)
     doors = list(api.doors)
     doors += _health(app, gateway)
     doors += admin.mount(app, gateway)
-    doors += console.mount(app, gateway)
-    doors += docs.mount(app, doors)
+    doors += console.mount(app, gateway, recognised)
+    described, shown = docs.mount(app, doors)
+    doors += described
     _every_route_has_a_door(app, doors)
-    return House(api, app, doors)
+    shown |= {static.PLACE + name: file for name, file in static.files().items()}
+    return House(api, app, doors, shown, strangers)
+
+
+async def _refuse(scope: Scope, send: Send, refusal: RateLimited) -> None:
+    """Who asks too often: programs hear it in OpenAI's shape, people in their language."""
+    if not scope["path"].startswith(BASE):
+        await send_error(send, refusal, [])
+        return
+    lang = words.choose(None, None, header(scope, b"accept-language"))
+    seconds = math.ceil(refusal.retry_after_s or 1)
+    body = words.translate(lang, "error.too_often", seconds=seconds).encode()
+    head = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+    head += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": head + error_headers(refusal)})
+    await send({"type": "http.response.body", "body": body})
 
 
 class Scrapes:

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from starlette.responses import Response, StreamingResponse
 
 from tollway.faces.console import PAGES, routes
+from tollway.faces.console.fence import Recognised
 from tollway.faces.http.policy import Door, Policy
 from tollway.faces.http.wire import decode, error_body
 from tollway.flows.answer import answer_stream, open_call
@@ -22,13 +23,13 @@ from tollway.serve.requests import ChatRequest
 _chat = msgspec.json.Decoder(ChatRequest)
 
 
-def mount(app: FastAPI, gateway: Gateway) -> list[Door]:
+def mount(app: FastAPI, gateway: Gateway, recognised: Recognised) -> list[Door]:
     """Add the console's routes; returns their doors."""
 
     async def playground(org_id: str, body: dict[str, Any]) -> Response:
         return await _chat_as(gateway, org_id, body)
 
-    app.router.routes.extend(routes(LiveShop(gateway), playground))
+    app.router.routes.extend(routes(LiveShop(gateway), playground, recognised))
     return [
         Door(method, page.path, cast(Policy, page.policy), page.endpoint) for page in PAGES for method in page.methods
     ]

@@ -10,9 +10,10 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import Response
 
 from tollway import __version__
+from tollway.faces.console.shown import Shown
 from tollway.faces.http import made_shapes, spoken_shapes
 from tollway.faces.http.answer_shapes import OF_CALL, PARAMETERS, RATE_LIMITS, REQUEST_ID, RETRY_AFTER, SHAPES
 from tollway.faces.http.asked import ASKED
@@ -50,26 +51,23 @@ _ERRORS = {
 _ONLY_GENERATION = ("402", "413", "429")
 
 
-def mount(app: FastAPI, doors: list[Door]) -> list[Door]:
-    """Add `/openapi.json` and `/docs`; returns their doors."""
+def mount(app: FastAPI, doors: list[Door]) -> tuple[list[Door], dict[str, Shown]]:
+    """Add `/openapi.json` and `/docs`; returns their doors, and what is to be seen there."""
     described = openapi(app, doors)
     policy = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'"
     # Made once: anybody may ask, and to write it all down anew would take the time of a hundred calls.
-    as_json, as_page = (
-        JSONResponse(described),
-        HTMLResponse(_page(described), headers={"content-security-policy": policy}),
-    )
+    shown = {
+        "/openapi.json": Shown(msgspec.json.encode(described), "application/json"),
+        "/docs": Shown(_page(described).encode(), "text/html; charset=utf-8", {"content-security-policy": policy}),
+    }
 
-    async def spec(_: Request) -> Response:
-        return as_json
+    async def page(request: Request) -> Response:
+        return Response(shown[request.url.path].body)  # the house answers before it comes to this
 
-    async def page(_: Request) -> Response:
-        return as_page
-
-    own = [Door("GET", "/openapi.json", "public", spec), Door("GET", "/docs", "public", page)]
+    own = [Door("GET", path, "public", page) for path in shown]
     for door in own:
         app.add_route(door.path, door.endpoint, methods=[door.method], include_in_schema=False)
-    return own
+    return own, shown
 
 
 def openapi(app: FastAPI, doors: list[Door]) -> dict[str, Any]:

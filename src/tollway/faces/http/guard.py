@@ -2,16 +2,18 @@
 
 A server that waits for ever for headers and bodies is stopped by 1,500 slow connections. Here a connection must have sent
 its headers within `header_timeout_s` of opening (or of its first byte after idling), its body within `body_timeout_s`
-of its headers, must read what it is sent (no progress for `body_timeout_s` ends it). When the cap is reached a newcomer takes the place of
-the one whose request has been on its way longest, else of the one that has idled longest, else of the one that has not read
-its answer for longest: who holds connections open without asking for anything, or without reading, keeps nobody out. While
-all are being answered, newcomers are closed at once.
+of its headers, must read what it is sent (no progress for `body_timeout_s` ends it). When the cap is reached a newcomer
+takes the place of the one whose request has been on its way longest, else of one whose refusal is kept back, else of the one
+that has idled longest, else of the one that has not read its answer for longest: who holds connections open without asking
+for anything, or without reading, keeps nobody out. While all are being answered, newcomers are closed at once.
 
 uvicorn accepts the connections, counts them and ends them in good order; parsing is httptools'.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
@@ -20,7 +22,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from tollway.faces.http.exchange import Exchange
-from tollway.faces.http.wire import MEMO, Scope, error_body
+from tollway.faces.http.wire import MEMO, PUT_OFF, Scope, error_body
 from tollway.kit.errors import BadRequest
 
 HEAD_BYTES_MAX = 64 * 1024
@@ -37,6 +39,7 @@ def guarded(header_timeout_s: float, body_timeout_s: float, connections_max: int
         "connections_max": connections_max,
         "_unasked": {},
         "_unread": {},
+        "_put_off": {},
     }
     return type("LimitedProtocol", (GuardedProtocol,), limits)
 
@@ -50,6 +53,7 @@ class GuardedProtocol(asyncio.Protocol):
     _unasked: ClassVar[
         dict["GuardedProtocol", None]
     ]  # whose request is not complete, in the order of their deadlines' start
+    _put_off: ClassVar[dict["GuardedProtocol", None]]  # whose refusal is kept back
     _unread: ClassVar[dict["GuardedProtocol", None]]  # whose client does not read, in the order of when it stopped
 
     def __init__(
@@ -102,7 +106,7 @@ class GuardedProtocol(asyncio.Protocol):
             "client": _address(transport.get_extra_info("peername")),
             "scheme": "http",
             "root_path": "",
-            MEMO: {},
+            MEMO: {PUT_OFF: self.put_off},
         }
         self._arm()
 
@@ -257,6 +261,15 @@ class GuardedProtocol(asyncio.Protocol):
         """What every answer says: the date."""
         return self._state.default_headers
 
+    @contextmanager
+    def put_off(self) -> Iterator[None]:
+        """While a refusal is kept back, so that who asks too often asks less: nobody waits for this connection's place."""
+        self._put_off[self] = None
+        try:
+            yield
+        finally:
+            self._put_off.pop(self, None)
+
     # -- for the server ----------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
@@ -329,7 +342,7 @@ class GuardedProtocol(asyncio.Protocol):
 
     def _make_room(self) -> bool:
         """Close the connection that others should not wait for; False when all are being answered."""
-        leaving = next(iter(self._unasked), None)
+        leaving = next(iter(self._unasked), None) or next(iter(self._put_off), None)
         if leaving is None:
             idle = (one for one in self._connections if one.idles)
             leaving = min(idle, key=lambda one: one.idle_since, default=None)
@@ -350,6 +363,7 @@ class GuardedProtocol(asyncio.Protocol):
         """End at once; the place is free when this returns."""
         self._disarm()
         self._unread.pop(self, None)
+        self._put_off.pop(self, None)
         self._connections.discard(self)
         self._transport.abort()
 

@@ -34,11 +34,21 @@ async def _serve(
     listener = listen(settings.host, settings.port)
     gateway = Gateway(shop)
     await gateway.open(on_progress)
-    build = await asyncio.to_thread(_builder)
-    protocol = guarded(settings.header_timeout_s, settings.body_timeout_s, settings.connections_max)
+    try:
+        build = await asyncio.to_thread(_builder)
+        await _answer(gateway, build(gateway), listener, on_ready)
+    finally:
+        await gateway.close()
+
+
+async def _answer(
+    gateway: Gateway, house: "House", listener: socket.socket, on_ready: Callable[[Gateway], None] | None
+) -> None:
+    """Serve the house until told to stop."""
+    settings = gateway.shop.settings
     config = uvicorn.Config(
-        build(gateway),
-        http=protocol,
+        house,
+        http=guarded(settings.header_timeout_s, settings.body_timeout_s, settings.connections_max),
         ws="none",
         interface="asgi3",
         lifespan="off",
@@ -60,7 +70,6 @@ async def _serve(
         await server.serve(sockets=[listener])
     finally:
         announce.cancel()
-        await gateway.close()
 
 
 def _builder() -> "Callable[[Gateway], House]":

@@ -17,6 +17,7 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 MEMO = "tollway.memo"  # in a scope: what is remembered from one request of a connection to the next
+PUT_OFF = "put off"  # in a memo: the connection's way to say that its answer is kept back
 _TIMEOUT_MS_MAX = 86_400_000
 _BREATHER_S = 2.0  # what cannot be served now is worth another try, but not at once
 JSON = (b"content-type", b"application/json")
