@@ -12,7 +12,7 @@ READ = "tollway.forge.data.readers:read_into"
 
 
 def confined(code: str, writable, limits: str = "") -> subprocess.CompletedProcess[str]:
-    script = f"from tollway.kit.sandbox import Limits, confine\nconfine(Limits({limits}), {str(writable)!r})\n{code}"
+    script = f"from tollway.kit.sandbox import ResourceLimits, confine\nconfine(ResourceLimits({limits}), {str(writable)!r})\n{code}"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
 
 
@@ -74,10 +74,10 @@ def test_time_is_limited(tmp_path):
     source.write_text("a,b\n" + "1,2\n" * 3_000_000)
     arguments = {"source": str(source), "out": str(tmp_path), "options": {}}
     with pytest.raises(TooLarge, match="takes longer than allowed"):
-        sandbox.call(READ, arguments, writable=tmp_path, limits=sandbox.Limits(cpu_s=1))
+        sandbox.call(READ, arguments, writable=tmp_path, limits=sandbox.ResourceLimits(cpu_s=1))
     (tmp_path / "scratch").rmdir()
     with pytest.raises(TooLarge, match="takes longer than allowed"):
-        sandbox.call(READ, arguments, writable=tmp_path, limits=sandbox.Limits(wall_s=0.3))
+        sandbox.call(READ, arguments, writable=tmp_path, limits=sandbox.ResourceLimits(wall_s=0.3))
 
 
 def test_only_our_own_functions_run():

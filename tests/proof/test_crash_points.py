@@ -23,7 +23,7 @@ from tests.proof.load import MODEL, Crowd
 from tests.proof.upstream import Upstream
 from tollway.kit.db import Database
 from tollway.kit.settings import Settings
-from tollway.sell.catalog import Charge, Limits, Terms
+from tollway.sell.catalog import Charge, Terms, UsageLimits
 
 CLIENTS = 12
 POINTS = sorted(
@@ -38,7 +38,7 @@ POINTS = sorted(
 BY_INVOICE = Terms(
     overage="invoice",
     charges=(Charge(meter="output_tokens", price_micros=1_700_000, included=100),),
-    limits=Limits(concurrency=CLIENTS),
+    limits=UsageLimits(concurrency=CLIENTS),
 )
 
 

@@ -36,7 +36,7 @@ TERMS = catalog.Terms(
 )
 PRICE_MICROS = TOKENS * 2 + 1  # 10 input tokens at a tenth of a micro
 INVOICED = catalog.Terms(overage="invoice", charges=TERMS.charges)
-TWO_AT_ONCE = catalog.Terms(overage="invoice", charges=TERMS.charges, limits=catalog.Limits(concurrency=2))
+TWO_AT_ONCE = catalog.Terms(overage="invoice", charges=TERMS.charges, limits=catalog.UsageLimits(concurrency=2))
 ENV = {"TOLLWAY_GATEWAYS": "many", "TOLLWAY_LEASE_S": "2"}
 
 

@@ -60,7 +60,7 @@ class Shop:
 
 
 def terms(overage: str = "wallet", **limits: int) -> catalog.Terms:
-    return catalog.Terms(overage=overage, charges=PRICES, limits=catalog.Limits(**limits))  # type: ignore[arg-type]
+    return catalog.Terms(overage=overage, charges=PRICES, limits=catalog.UsageLimits(**limits))  # type: ignore[arg-type]
 
 
 @pytest.fixture

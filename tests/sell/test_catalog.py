@@ -9,11 +9,11 @@ import sqlalchemy as sa
 from tollway.kit.db import Database
 from tollway.kit.errors import BadRequest, Conflict, NotFound, TollwayError
 from tollway.sell import accounts, catalog, revision, tables
-from tollway.sell.catalog import Charge, Limits, Terms
+from tollway.sell.catalog import Charge, Terms, UsageLimits
 
 NOW = 1_767_225_600_000
 OUT = Charge(meter="output_tokens", price_micros=600_000, included=100)
-TERMS = Terms(flat_fee_micros=5_000_000, charges=(OUT,), limits=Limits(rpm=60), models=("small",))
+TERMS = Terms(flat_fee_micros=5_000_000, charges=(OUT,), limits=UsageLimits(rpm=60), models=("small",))
 
 
 def test_a_plan_is_read_back_as_it_was_made(db: Database) -> None:
@@ -56,7 +56,7 @@ def test_all_problems_of_terms_are_told_at_once() -> None:
         currency="XXX",
         flat_fee_micros=-1,
         charges=(OUT, OUT, Charge(meter="requests", model=" ", price_micros=-5, included=-1)),
-        limits=Limits(rpm=0, monthly_tokens=-3),
+        limits=UsageLimits(rpm=0, monthly_tokens=-3),
         models=(),
     )
     problems = wrong.check()

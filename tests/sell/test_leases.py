@@ -35,7 +35,7 @@ TERMS = catalog.Terms(
         catalog.Charge(meter="input_tokens", price_micros=2_500_000, included=INCLUDED),
         catalog.Charge(meter="output_tokens", price_micros=400_000),  # below a micro: the carry has work
     ),
-    limits=catalog.Limits(monthly_tokens=CAP, concurrency=CONCURRENCY, rpm=RPM),
+    limits=catalog.UsageLimits(monthly_tokens=CAP, concurrency=CONCURRENCY, rpm=RPM),
 )
 
 

@@ -19,7 +19,7 @@ from tollway.serve.line import Turn
 from tollway.serve.models import Model
 from tollway.serve.outliers import IN_A_ROW, Health, stands_out
 from tollway.serve.quarantine import Quarantine, digest
-from tollway.serve.replica import Limits, Pace, Replica, State
+from tollway.serve.replica import Confinement, Pace, Replica, State
 from tollway.serve.requests import ClassifyRequest
 from tollway.serve.retries import Budget, Patience
 from tollway.serve.run import Run
@@ -265,7 +265,7 @@ async def test_a_replica_that_ends_again_and_again_is_failed_and_calls_hear_it_a
 
 async def test_more_memory_than_its_limit_is_not_had(tmp_path: Path) -> None:
     for limit, why in ((256 << 20, "no memory"), (0, "")):
-        replica = Replica(Mortal(hungry=True), SystemClock(), limits=Limits(memory_bytes=limit), folder=tmp_path / "r")
+        replica = Replica(Mortal(hungry=True), SystemClock(), confinement=Confinement(memory_bytes=limit), folder=tmp_path / "r")
         try:
             if why:
                 with pytest.raises(Unavailable, match=why):

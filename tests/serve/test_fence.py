@@ -11,7 +11,7 @@ import pytest
 
 from tollway.serve.engines import fence
 from tollway.serve.engines.port import Launch
-from tollway.serve.runtimes import Limits, local
+from tollway.serve.runtimes import Confinement, local
 
 pytestmark = pytest.mark.skipif(not fence.version(), reason="this kernel has no Landlock")
 
@@ -138,4 +138,4 @@ async def test_a_replica_of_the_shop_is_fenced(tmp_path: Path) -> None:
     orders: dict[str, Any] = {"socket": str(socket), "model": "m", "parent": os.getpid(), "home": str(tmp_path)}
     launch = Launch(argv=(sys.executable, "-c", SPY), first_line=json.dumps(orders).encode() + b"\n")
     with pytest.raises(local.Failed, match="PermissionError"):
-        await local.started(launch, socket, Limits(home=str(tmp_path)))
+        await local.started(launch, socket, Confinement(home=str(tmp_path)))

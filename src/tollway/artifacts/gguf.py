@@ -23,7 +23,7 @@ KEY_BYTES_MAX: Final = 1024
 STRING_BYTES_MAX: Final = 1 << 20
 STRINGS_MAX: Final = 1 << 21  # in arrays: vocabulary and merges of the largest models have 0.8 million
 HEADER_BYTES_MAX: Final = 1 << 28
-LIMITS: Final = sandbox.Limits(memory_bytes=512 << 20, cpu_s=5, wall_s=60, file_bytes=0)
+LIMITS: Final = sandbox.ResourceLimits(memory_bytes=512 << 20, cpu_s=5, wall_s=60, file_bytes=0)
 _REFUSED: Final = "invalid_model_file"
 
 # ggml type number -> (name, elements a block, bytes a block)

@@ -79,7 +79,7 @@ def starter_terms(currency: str) -> catalog.Terms:
         for meter, price in prices.items()
     ]
     charges.append(catalog.Charge(meter="input_tokens", model=EMBEDDING, price_micros=20_000))
-    limits = catalog.Limits(rpm=3_000, tpm=2_000_000, concurrency=64, monthly_tokens=100_000_000)
+    limits = catalog.UsageLimits(rpm=3_000, tpm=2_000_000, concurrency=64, monthly_tokens=100_000_000)
     return catalog.Terms(
         currency=currency, flat_fee_micros=9_000_000, overage="wallet", charges=tuple(charges), limits=limits,
         unpriced="refuse",

@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Limits:
+class ResourceLimits:
     """What the process may use."""
 
     memory_bytes: int = 6 * GIB
@@ -50,7 +50,7 @@ def call(
     arguments: Mapping[str, Any],
     *,
     writable: Path | None = None,
-    limits: Limits | None = None,
+    limits: ResourceLimits | None = None,
     progress: Progress | None = None,
 ) -> Any:
     """Run `module:function` on `arguments` in a limited process; gives back its result.
@@ -58,7 +58,7 @@ def call(
     The function gets `progress=` (a callable) when it has a parameter of that name. Raises what it raised if that was
     one of ours, TooLarge when a limit was met, BadRequest when it failed otherwise.
     """
-    limits = limits or Limits()
+    limits = limits or ResourceLimits()
     job = {"target": target, "arguments": dict(arguments), "limits": asdict(limits), "writable": str(writable or "")}
     environment = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV") if name in os.environ}
     environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system",
@@ -121,7 +121,7 @@ def _tail(process: "subprocess.Popen[bytes]") -> bytes:
     return kept
 
 
-def _error(answer: Mapping[str, Any], code: int, limits: Limits, timed_out: bool, said: str) -> TollwayError:
+def _error(answer: Mapping[str, Any], code: int, limits: ResourceLimits, timed_out: bool, said: str) -> TollwayError:
     if "error" in answer:
         told = answer["error"]
         kind = getattr(errors, told["class"], BadRequest)
@@ -154,7 +154,7 @@ def _main() -> None:
     if not module.startswith("tollway."):
         raise SystemExit("only functions of Tollway run here")
     function = getattr(importlib.import_module(module), name)
-    confine(Limits(**job["limits"]), job["writable"])
+    confine(ResourceLimits(**job["limits"]), job["writable"])
 
     def tell(message: Mapping[str, Any]) -> None:
         answers.write(json.dumps(message, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass") + b"\n")
@@ -179,7 +179,7 @@ def _main() -> None:
             raise
 
 
-def confine(limits: Limits, writable: str = "") -> None:
+def confine(limits: ResourceLimits, writable: str = "") -> None:
     """Give up what parsing does not need. What a system cannot do is left out: the limits always hold."""
     for what, most in (
         (resource.RLIMIT_AS, limits.memory_bytes),

@@ -22,7 +22,7 @@ from tollway.kit.money import PICOS_PER_MICRO, format_micros
 from tollway.sell import catalog, rating
 from tollway.sell.api_keys import ApiKey
 from tollway.sell.book import Book, used_units
-from tollway.sell.limits import Gate, rate_headers
+from tollway.sell.rate_limits import Gate, rate_headers
 
 Refusal = TypeVar("Refusal", bound=TollwayError)
 
@@ -374,7 +374,7 @@ class Access:
         """Replace the picture, keeping what is running: holds, windows and usage already counted."""
         accounts = {}
         for org_id, (name, suspended, subscription_id, plan, wallet_picos) in book.accounts.items():
-            limits = plan.terms.limits if plan else catalog.Limits()
+            limits = plan.terms.limits if plan else catalog.UsageLimits()
             account = self._accounts.get(org_id)
             if account is None or account.subscription_id != subscription_id:
                 spending = self._begun(book.month, plan, *book.usage.get(org_id, ({}, 0)))

@@ -52,7 +52,7 @@ class Charge(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields
     included: int = 0
 
 
-class Limits(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields=True, kw_only=True):
+class UsageLimits(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields=True, kw_only=True):
     """What one organization may take at most; None means no limit."""
 
     rpm: int | None = None
@@ -76,7 +76,7 @@ class Terms(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields=
     flat_fee_micros: int = 0
     overage: Literal["wallet", "invoice", "refuse"] = "wallet"
     charges: tuple[Charge, ...] = ()
-    limits: Limits = Limits()
+    limits: UsageLimits = UsageLimits()
     models: tuple[str, ...] = ("*",)
     aborted: Literal["bill", "free"] = "bill"
     batch_percent: int = 50

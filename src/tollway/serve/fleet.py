@@ -269,7 +269,7 @@ class Fleet:
             return
         offered = self._offered.get(served.name)
         if offered is not None and served in offered.live:
-            _, most = self._keeper.limits(served.model)
+            _, most = self._keeper.bounds(served.model)
             served.price_micros = self.machine_micros // most
             stable = offered.wanted.get("stable") is served  # it takes over from as many as there are
             self._keeper.begin(served, alone=len(offered.live) == 1, at_least=offered.stable.wanted if stable else 1)
@@ -326,7 +326,7 @@ class Fleet:
     def _threads(self, model: Model) -> int:
         """Threads of one replica: its share of the cores when several replicas of a model may run here. 0: its engine
         decides."""
-        _, most = self._keeper.limits(model)
+        _, most = self._keeper.bounds(model)
         if self._settings.replica_threads or most <= 1 or self._runtime is not None:
             return int(self._settings.replica_threads)
         return max(1, cpu_cores() // most)

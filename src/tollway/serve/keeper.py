@@ -62,7 +62,7 @@ class Keeper:
         self._tasks = Tasks()
         self._seconds = 0
 
-    def limits(self, model: Model) -> tuple[int, int]:
+    def bounds(self, model: Model) -> tuple[int, int]:
         """The fewest and the most replicas."""
         serving = model.serving
         least = self._settings.replicas_min if serving.replicas_min is None else serving.replicas_min
@@ -74,7 +74,7 @@ class Keeper:
         there is no room for it. `at_least`: so many replicas, as far as there may be."""
         watched = self._watch(served)
         watched.used_at = self._clock.monotonic()
-        least, most = self.limits(served.model)
+        least, most = self.bounds(served.model)
         if served.passes_through:
             self._tasks.begin(served.scale(served.addresses))
         elif alone and (least == 0 or self._has_no_room(served, 1, self._clock.monotonic())):
@@ -143,7 +143,7 @@ class Keeper:
         return Service(mean_s, variation2, _slots(served))
 
     def _decide(self, served: Served, watched: _Watched, now: float) -> None:
-        least, most = self.limits(served.model)
+        least, most = self.bounds(served.model)
         policy = self._policy(served, least, most)
         watched.scaler.policy = policy
         if policy.affordable <= least == served.wanted:
@@ -197,7 +197,7 @@ class Keeper:
     # -- those that rest -------------------------------------------------------------------------------------------------
 
     def _rest_idle(self, served: Served, watched: _Watched, now: float) -> None:
-        least, _ = self.limits(served.model)
+        least, _ = self.bounds(served.model)
         idle_s = self._settings.replica_idle_s if served.model.serving.idle_s is None else served.model.serving.idle_s
         if (
             least == 0
@@ -225,7 +225,7 @@ class Keeper:
                     other.rest()
             watched = self._watch(served)
             watched.used_at = self._clock.monotonic()
-            least, _ = self.limits(served.model)
+            least, _ = self.bounds(served.model)
             await served.scale(max(1, least))
         finally:
             self._waking.discard(served)

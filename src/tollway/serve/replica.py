@@ -34,7 +34,7 @@ from tollway.kit.clock import Clock
 from tollway.kit.errors import Unavailable
 from tollway.kit.said import say
 from tollway.serve.engines import Address, Caps, Engine
-from tollway.serve.runtimes import Failed, Limits, Local, Place, Runtime
+from tollway.serve.runtimes import Confinement, Failed, Local, Place, Runtime
 from tollway.serve.runtimes.local import SOCKET
 from tollway.serve.wire import Pool, WireError
 
@@ -81,7 +81,7 @@ class Replica:
         pace: Pace | None = None,
         on_state: Notice | None = None,
         folder: Path | None = None,
-        limits: Limits | None = None,
+        confinement: Confinement | None = None,
         runtime: Runtime | None = None,
     ) -> None:
         self.engine = engine
@@ -91,7 +91,7 @@ class Replica:
         self.load_seconds = 0.0
         self.last_failure = ""
         self.short_lives = 0  # in a row
-        self.limits = limits or Limits()
+        self.confinement = confinement or Confinement()
         self._clock = clock
         self._pace = pace or Pace()
         self._on_state = on_state
@@ -235,7 +235,7 @@ class Replica:
             began = self._clock.monotonic()
             async with asyncio.timeout(self._pace.ready_within_s):
                 self._own = True  # whoever cannot start has a process to start
-                self._place = await self._runtime.start(self.engine, self._folder, self.limits)
+                self._place = await self._runtime.start(self.engine, self._folder, self.confinement)
                 self._own = self._place is not None
                 address = self.address
                 pool = Pool(address.url, address.key)

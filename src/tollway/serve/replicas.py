@@ -21,7 +21,7 @@ from tollway.serve.line import Line, Seat
 from tollway.serve.outliers import Health
 from tollway.serve.posts import Lately, Post, ReplicaView
 from tollway.serve.replica import Replica, State
-from tollway.serve.runtimes import Limits, Runtime
+from tollway.serve.runtimes import Confinement, Runtime
 from tollway.serve.wire import Pool
 
 _log = log.get("serve.replicas")
@@ -43,7 +43,7 @@ class Replicas:
         on_turn: Turned,
         *,
         timed: bool,
-        limits: Limits | None = None,
+        confinement: Confinement | None = None,
         runtime: Runtime | None = None,
     ) -> None:
         self.name = name
@@ -58,7 +58,7 @@ class Replicas:
         self._on_turn = on_turn
         self._timed = timed
         self._numbers = 0
-        self._limits = limits
+        self._confinement = confinement
         self._runtime = runtime
         self._tasks = Tasks()
         self._leaving: list[Post] = []
@@ -164,7 +164,7 @@ class Replicas:
 
         name = self._name_of(number)
         post = Post(
-            number, Replica(engine, self._clock, name=name, on_state=turned, limits=self._limits, runtime=self._runtime)
+            number, Replica(engine, self._clock, name=name, on_state=turned, confinement=self._confinement, runtime=self._runtime)
         )
         self.posts.append(post)
         return post

@@ -20,7 +20,7 @@ from tollway.serve.replica import Replica, State
 from tollway.serve.replicas import Replicas
 from tollway.serve.requests import Request
 from tollway.serve.retries import Budget, Patience
-from tollway.serve.runtimes import Limits, Runtime
+from tollway.serve.runtimes import Confinement, Runtime
 from tollway.serve.sizing import Size, Sizing, least
 from tollway.serve.stats import Stats
 from tollway.serve.suspects import Suspects
@@ -62,7 +62,7 @@ class Served:
         self._clock = clock
         self._replicas = Replicas(
             model.name, engines, self.line, self._clock, self._turned, timed=not self.passes_through,
-            limits=Limits(memory_bytes=settings.replica_memory_bytes or memory_bytes(), home=str(settings.home)),
+            confinement=Confinement(memory_bytes=settings.replica_memory_bytes or memory_bytes(), home=str(settings.home)),
             runtime=runtime,
         )  # fmt: skip
         self._replicas.drain_within_s = settings.call_timeout_s

@@ -101,7 +101,7 @@ def charge(meter: str, dollars: str, included: int = 0, model: str = "*") -> cat
 
 
 def plans() -> list[tuple[str, str, catalog.Terms]]:
-    limits = catalog.Limits(rpm=60, tpm=40_000, concurrency=4)
+    limits = catalog.UsageLimits(rpm=60, tpm=40_000, concurrency=4)
     starter = catalog.Terms(
         charges=(
             charge("input_tokens", "18", 20_000),
@@ -113,7 +113,7 @@ def plans() -> list[tuple[str, str, catalog.Terms]]:
     team = catalog.Terms(
         flat_fee_micros=49_000_000,
         overage="invoice",
-        limits=catalog.Limits(rpm=600, tpm=400_000, concurrency=16),
+        limits=catalog.UsageLimits(rpm=600, tpm=400_000, concurrency=16),
         charges=(
             charge("input_tokens", "15", 100_000),
             charge("cached_tokens", "3"),
@@ -168,7 +168,7 @@ def seed(home: Path, url: str = "", share: float = 1.0) -> SeededShop:
             conn,
             clock.now_ms(),
             "starter",
-            catalog.Terms(charges=tuple(dearer), limits=catalog.Limits(rpm=60, tpm=60_000, concurrency=4)),
+            catalog.Terms(charges=tuple(dearer), limits=catalog.UsageLimits(rpm=60, tpm=60_000, concurrency=4)),
         )
         events = sorted((event for buyer in buyers for event in _events(draw, buyer)), key=lambda event: event["at_ms"])
         _rate(events, {buyer["subscription"].id: buyer["terms"] for buyer in buyers})

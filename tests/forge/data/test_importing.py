@@ -321,7 +321,7 @@ def test_a_parser_that_eats_memory_is_stopped(bring, shelf):
     pq.write_table(pa.table({"a": pa.DictionaryArray.from_arrays([0] * 2000, ["x" * 1_000_000])}), made, store_schema=False)
     assert len(made.getvalue()) < 100_000
     with pytest.raises(TooLarge, match=r"more than 1\.0 GiB of memory"):
-        bring("m.parquet", made.getvalue(), limits=sandbox.Limits(memory_bytes=1 << 30))
+        bring("m.parquet", made.getvalue(), limits=sandbox.ResourceLimits(memory_bytes=1 << 30))
     assert shelf.list() == []
 
 

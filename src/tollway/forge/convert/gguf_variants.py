@@ -20,7 +20,7 @@ def write(source: Path, out: Path, precision: str) -> Path:
     """Write `out`. Raises BadRequest when the file cannot be read or the precision is not known."""
     if precision not in gguf_decoder.PRECISIONS:
         raise BadRequest(f"{precision!r} is none of {', '.join(gguf_decoder.PRECISIONS)}.", code="invalid_value")
-    limits = sandbox.Limits(memory_bytes=6 * _GIB + 8 * source.stat().st_size)
+    limits = sandbox.ResourceLimits(memory_bytes=6 * _GIB + 8 * source.stat().st_size)
     orders = {"source": str(source.absolute()), "out": str(out.absolute()), "precision": precision}
     sandbox.call(f"{__name__}:written", orders, writable=out.absolute().parent, limits=limits)
     return out

@@ -47,7 +47,7 @@ def write_all(source: Path, outs: dict[str, Path]) -> dict[str, Path]:
     for folder in outs.values():
         folder.mkdir(parents=True, exist_ok=True)
     orders = {"source": str(source.absolute()), "outs": {one: str(path.absolute()) for one, path in outs.items()}}
-    limits = sandbox.Limits(memory_bytes=16 * _GIB + 24 * source.stat().st_size)
+    limits = sandbox.ResourceLimits(memory_bytes=16 * _GIB + 24 * source.stat().st_size)
     sandbox.call(f"{__name__}:written", orders, writable=place, limits=limits)
     return outs
 

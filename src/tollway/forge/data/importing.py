@@ -47,7 +47,7 @@ def import_(
     card: str = "",
     rename: Mapping[str, str] | None = None,
     anyway: bool = False,
-    limits: sandbox.Limits | None = None,
+    limits: sandbox.ResourceLimits | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Imported:
     """Read a source and put it on the shelf. Raises BadRequest listing all problems; then nothing was kept.

@@ -75,7 +75,7 @@ def import_gguf(path: Path, folder: Path) -> Path:
 
 
 def _in_child(path: Path, folder: Path, parameters: int) -> None:
-    limits = sandbox.Limits(
+    limits = sandbox.ResourceLimits(
         memory_bytes=_ROOM_BYTES + 12 * parameters,  # the file mapped, one float32 copy, and the largest tensor once more
         cpu_s=1200,
         wall_s=1800,

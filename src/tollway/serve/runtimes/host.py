@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from tollway.serve.engines import Launch
 from tollway.serve.runtimes import local, parcel
-from tollway.serve.runtimes.port import Failed, Limits
+from tollway.serve.runtimes.port import Confinement, Failed
 from tollway.serve.runtimes.relay import Relay
 
 SOCKET: Final = "/@replica@.sock"
@@ -65,7 +65,7 @@ class Host:
         words = [self._here(word, str(socket)) for word in argv[1:]]
         launch = Launch(argv=(sys.executable, *words), first_line=json.dumps(orders).encode() + b"\n")
         try:
-            self._process = await local.started(launch, socket, Limits(memory_bytes=memory_bytes))
+            self._process = await local.started(launch, socket, Confinement(memory_bytes=memory_bytes))
         except Failed as failure:
             return {"why": str(failure)}
         self._relay = Relay(str(socket), key)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from tollway.kit.said import say
 from tollway.serve.engines import Address, Engine, Launch, child, fence
-from tollway.serve.runtimes.port import Failed, Limits, Place
+from tollway.serve.runtimes.port import Confinement, Failed, Place
 
 SOCKET: Final = "replica.sock"
 _NOISE_BYTES: Final = 8 * 1024
@@ -52,12 +52,12 @@ class Process:
 class Local:
     """The runtime of one box."""
 
-    async def start(self, engine: Engine, folder: Path, limits: Limits) -> Place | None:
+    async def start(self, engine: Engine, folder: Path, confinement: Confinement) -> Place | None:
         socket = folder / SOCKET
         launch = engine.launch(socket)
         if launch is None:
             return None
-        return Process(await started(launch, socket, limits), engine.address(socket))
+        return Process(await started(launch, socket, confinement), engine.address(socket))
 
     async def stop(self, place: Place, within_s: float) -> None:
         assert isinstance(place, Process)
@@ -70,14 +70,14 @@ class Local:
         return None
 
 
-async def started(launch: Launch, socket: Path, limits: Limits) -> asyncio.subprocess.Process:
+async def started(launch: Launch, socket: Path, confinement: Confinement) -> asyncio.subprocess.Process:
     """Start an engine's process and wait for its word that the model is loaded. The task must run in a thread that lives as
     long as the service: the kernel ends the process with the thread that started it. Raises Failed."""
     socket.unlink(missing_ok=True)  # noqa: ASYNC240 - the folder is in memory
     pipe = asyncio.subprocess.PIPE
     try:
         process = await asyncio.create_subprocess_exec(
-            *launch.argv, stdin=pipe, stdout=pipe, stderr=pipe, env=_environment(limits), start_new_session=True
+            *launch.argv, stdin=pipe, stdout=pipe, stderr=pipe, env=_environment(confinement), start_new_session=True
         )
     except OSError as error:
         raise Failed(
@@ -85,7 +85,7 @@ async def started(launch: Launch, socket: Path, limits: Limits) -> asyncio.subpr
         ) from None
     try:
         assert process.stdin is not None and process.stdout is not None
-        _limit(process.pid, limits)
+        _limit(process.pid, confinement)
         with contextlib.suppress(ConnectionError):
             process.stdin.write(launch.first_line)
             await process.stdin.drain()
@@ -116,11 +116,11 @@ async def buried(process: asyncio.subprocess.Process, within_s: float) -> None:
         await process.wait()
 
 
-def _limit(pid: int, limits: Limits) -> None:
+def _limit(pid: int, confinement: Confinement) -> None:
     """Before it has heard what to load: more than it may have is refused by the kernel, and then it ends."""
-    if limits.memory_bytes and hasattr(resource, "prlimit"):
+    if confinement.memory_bytes and hasattr(resource, "prlimit"):
         with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(pid, resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
+            resource.prlimit(pid, resource.RLIMIT_DATA, (confinement.memory_bytes, confinement.memory_bytes))
 
 
 async def _reason(process: asyncio.subprocess.Process, word: Any) -> str:
@@ -136,7 +136,7 @@ async def _reason(process: asyncio.subprocess.Process, word: Any) -> str:
     return "; ".join(last) or "its process did not report that the model is loaded"
 
 
-def _environment(limits: Limits) -> dict[str, str]:
+def _environment(confinement: Confinement) -> dict[str, str]:
     """What a replica may know of ours: no keys, no database address."""
     kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | child.QUIET
-    return kept | ({fence.VARIABLE: limits.home} if limits.home else {})
+    return kept | ({fence.VARIABLE: confinement.home} if confinement.home else {})

@@ -12,7 +12,7 @@ class Failed(Exception):
     """This life of a replica is over; the text says why."""
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class Confinement(msgspec.Struct, frozen=True, kw_only=True):
     """What a replica's process may take and see."""
 
     memory_bytes: int = 0  # of its own: heap and private pages, not the weights that it maps; 0: as much as it likes
@@ -49,7 +49,7 @@ class Place(Protocol):
 class Runtime(Protocol):
     """Starts and ends places."""
 
-    async def start(self, engine: Engine, folder: Path, limits: Limits) -> Place | None:
+    async def start(self, engine: Engine, folder: Path, confinement: Confinement) -> Place | None:
         """Start the engine and wait until it has loaded its model. `folder` is private to this replica. None: the engine has
         nothing to start (an upstream). Raises Failed."""
         ...

@@ -25,7 +25,7 @@ from tollway.kit.tasks import Tasks
 from tollway.serve.engines import Address, Engine
 from tollway.serve.runtimes import parcel
 from tollway.serve.runtimes.host import SOCKET, Host
-from tollway.serve.runtimes.port import Failed, Limits, Place, Runtime
+from tollway.serve.runtimes.port import Confinement, Failed, Place, Runtime
 
 _LOG: Final = log.get("serve.runtimes")
 _CLIENT_PORT: Final = 10001
@@ -75,7 +75,7 @@ class RayRuntime:
         self._expected = self._asked = 0
         self._tasks = Tasks()
 
-    async def start(self, engine: Engine, folder: Path, limits: Limits) -> Place | None:
+    async def start(self, engine: Engine, folder: Path, confinement: Confinement) -> Place | None:
         launch = engine.launch(Path(SOCKET))
         if launch is None:
             return None
@@ -86,7 +86,7 @@ class RayRuntime:
         try:
             for needed in self._folders(json.loads(launch.first_line)):
                 await self._send(actor, needed)
-            told = await actor.begin.remote(list(launch.argv), launch.first_line, limits.memory_bytes, key, self._ip)
+            told = await actor.begin.remote(list(launch.argv), launch.first_line, confinement.memory_bytes, key, self._ip)
         except asyncio.CancelledError:
             self._kill(actor)
             raise

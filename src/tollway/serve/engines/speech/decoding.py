@@ -18,7 +18,7 @@ from tollway.kit.errors import BadRequest, Unavailable
 
 RATE: Final = 16_000
 NOT_A_RECORDING, TOO_LONG = 3, 4
-_LIMITS: Final = sandbox.Limits(memory_bytes=768 << 20, cpu_s=20, wall_s=40.0, file_bytes=0)
+_LIMITS: Final = sandbox.ResourceLimits(memory_bytes=768 << 20, cpu_s=20, wall_s=40.0, file_bytes=0)
 _FRAMES: Final = 65_536
 _FORMATS: Final = "WAV, FLAC, MP3 or Ogg Vorbis"
 _MODULE: Final = "tollway.serve.engines.speech.decoding"

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tollway.sell.limits import Gate, Window
+from tollway.sell.rate_limits import Gate, Window
 
 STEPS = st.lists(st.tuples(st.floats(0, 30, allow_nan=False), st.integers(1, 8)), max_size=120)
 
