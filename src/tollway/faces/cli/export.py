@@ -61,12 +61,13 @@ def kubernetes(
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs of each vLLM.")] = 1,
 ) -> None:
     """Manifests of the shop for Kubernetes: gateways that share PostgreSQL, a Ray cluster (KubeRay), vLLM."""
-    from tollway.flows import export_kubernetes as flow
+    from tollway.flows import export_kubernetes
+    from tollway.kubernetes import Wanted
 
     low, _, high = gateways.partition("-")
     if not low.isdigit() or not (high or low).isdigit():
         raise BadRequest(f"--gateways is a number or a range such as 2-6, not {gateways!r}.", param="gateways")
-    wanted = flow.Wanted(
+    wanted = Wanted(
         image=image,
         namespace=namespace,
         gateways_min=int(low),
@@ -78,6 +79,6 @@ def kubernetes(
         vllm=dict(pairs(vllm or [], "--vllm")),
         gpus=gpus,
     )
-    made = flow.export(wanted, out)
+    made = export_kubernetes.export(wanted, out)
     desk.answer(made, lambda: f"{made.objects} objects are in {made.folder}: {', '.join(made.files)}.")
     desk.then(f"less {made.folder}/README.md")

@@ -1,0 +1,45 @@
+"""What an operator wants of the shop on Kubernetes: images, sizes, models; and what of it cannot be."""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from tollway.kit.errors import BadRequest
+
+_NAME: Final = r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?"
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What to write. `vllm`: name on offer -> the model that vLLM loads."""
+
+    image: str
+    namespace: str = "tollway"
+    gateways_min: int = 2
+    gateways_max: int = 6
+    public_url: str = ""
+    storage_class: str = ""
+    storage_gib: int = 50
+    ray: bool = True
+    ray_version: str = "2.60.0"
+    ray_workers_max: int = 4
+    vllm: Mapping[str, str] = {}
+    vllm_image: str = "vllm/vllm-openai:v0.11.0"
+    gpus: int = 1
+
+    def check(self) -> None:
+        """Raise BadRequest naming everything that cannot be."""
+        problems = [
+            f"{name!r} is not a name that Kubernetes takes (a-z, 0-9 and -)"
+            for name in (self.namespace, *self.vllm)
+            if not re.fullmatch(_NAME, name)
+        ]
+        if not 1 <= self.gateways_min <= self.gateways_max:
+            problems.append(f"gateways {self.gateways_min} to {self.gateways_max} is no range")
+        if not self.image:
+            problems.append("no image is named")
+        if self.ray_workers_max < 1 or self.gpus < 1 or self.storage_gib < 1:
+            problems.append("workers, GPUs and storage are at least 1")
+        if problems:
+            raise BadRequest("These manifests cannot be: " + "; ".join(problems) + ".", code="bad_manifest")
