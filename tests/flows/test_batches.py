@@ -12,7 +12,7 @@ import pytest
 
 from tests.sell.test_access import Shop as Customer
 from tests.sell.test_access import terms
-from tollway.flows import batches as flow
+from tollway.flows import batch_run
 from tollway.flows.batch_journal import Journal
 from tollway.flows.gateway import Gateway
 from tollway.kit import jobs
@@ -110,7 +110,7 @@ async def test_a_batch_whose_model_never_comes_up_expires_and_says_what_it_waite
     tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, seconds in (("_NOTE_EVERY_S", 0.02), ("_WAITS_AFTER_S", 0.05), ("_PAUSE_MOST_S", 0.05)):
-        monkeypatch.setattr(flow, name, seconds)
+        monkeypatch.setattr(batch_run, name, seconds)
     shop = Shop.open(Settings(tmp_path, environment={"TOLLWAY_QUEUE_TIMEOUT_S": "0.2"}), clock)
     customer = Customer(shop.db, clock, shop.secrets.pepper, terms(), wallet_micros=10_000_000)
     with shop.db.write() as conn:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.sell.test_access import Shop as Customer
 from tests.sell.test_access import terms
-from tollway.flows import fine_tuning as flow
+from tollway.flows import fine_tuned, fine_tuning_bills
 from tollway.flows.fine_tuning_worker import Worker, keep
 from tollway.flows.gateway import Gateway
 from tollway.kit import crew, jobs
@@ -51,7 +51,7 @@ def test_time_that_could_not_be_written_is_told_again_once() -> None:
 async def test_a_bill_that_could_not_be_written_is_written_while_the_gateway_runs(
     tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flow, "_LOOK_S", 0.02)
+    monkeypatch.setattr(fine_tuning_bills, "_LOOK_S", 0.02)
     shop = Shop.open(Settings(tmp_path, environment={}), clock)
     customer = Customer(shop.db, clock, shop.secrets.pepper, terms(), wallet_micros=10_000_000)
     left = ended(shop, customer, "ftjob_left", 1)
@@ -91,7 +91,7 @@ async def test_a_trained_model_that_never_comes_up_is_waited_for_and_costs_nothi
     tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its base is gone. What was trained stays on the shelf; nobody pays, and nobody finds it on offer later."""
-    monkeypatch.setattr(flow, "_LOADED_WITHIN_S", 0.05)
+    monkeypatch.setattr(fine_tuned, "_LOADED_WITHIN_S", 0.05)
     monkeypatch.setattr(crew, "LOOK_S", 0.02)
     shop = Shop.open(Settings(tmp_path, environment={"TOLLWAY_JOB_WAIT_S": "3600"}), clock)
     customer = Customer(shop.db, clock, shop.secrets.pepper, terms(), wallet_micros=10_000_000)

@@ -9,7 +9,6 @@ examples times the epochs, held before the job is taken and settled once, whatev
 
 import asyncio
 import contextlib
-import hashlib
 import os
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,36 +16,28 @@ from typing import Any, Final, Literal
 import msgspec
 import sqlalchemy as sa
 
-from tollway import __version__
-from tollway.artifacts import store
-from tollway.artifacts.manifest import Lineage
 from tollway.flows import fine_tuning_worker
 from tollway.flows.call import Desk
+from tollway.flows.fine_tuned import FineTuned, withdrawn
+from tollway.flows.fine_tuning_bills import Bills
 from tollway.flows.settling import Held
-from tollway.insight import economics
-from tollway.kit import jobs, log
+from tollway.kit import jobs
 from tollway.kit.crew import Crew
-from tollway.kit.errors import BadRequest, NotFound, PaymentRequired, TollwayError, Unavailable
+from tollway.kit.errors import BadRequest, PaymentRequired, TollwayError, Unavailable
 from tollway.kit.ids import new_id
 from tollway.kit.jobs import Job
 from tollway.kit.said import Said, coded, said, say
-from tollway.sell import files, fine_tuning, revision
-from tollway.sell.access import Caller, Grant
+from tollway.sell import files, fine_tuning
+from tollway.sell.access import Caller
 from tollway.sell.fine_tuning import KIND, Order
-from tollway.sell.metering import UsageEvent
-from tollway.serve import models
 from tollway.serve.engines import cpu_threads
 from tollway.serve.served import Served
 from tollway.shop import Shop
 
-_log = log.get("flows.fine_tuning")
 EXAMPLES_MIN: Final = 10
 TOKENS_PER_EXAMPLE_MAX: Final = 2048
 _RATE: Final = 2e-4
-_LOADED_WITHIN_S: Final = 120.0
 _AT_ONCE: Final = 8
-_LOOK_S: Final = 5.0
-_LATE_MS: Final = 30_000  # after its end, a bill that is still being written is written or lost
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +67,7 @@ class FineTuning:
     def __init__(self, shop: Shop, desk: Desk) -> None:
         self._shop, self._desk = shop, desk
         self._held = Held(desk)
+        self._bills, self._models = Bills(shop, desk, self._held), FineTuned(shop, desk)
         self._worker = fine_tuning_worker.Worker()
         wait_s = shop.settings.job_wait_s
         self._crew = Crew(KIND, self, shop.clock, desk.recorder.run, alone=not shop.many, give_up_s=wait_s)
@@ -159,55 +151,15 @@ class FineTuning:
 
     async def work(self) -> None:
         """Run the waiting jobs, one after the other, until cancelled. Begins with what an earlier gateway left."""
-        await self._take_over()
+        await self._bills.take_over()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._crew.work())
-            group.create_task(self._keep_clearing())
-
-    async def _keep_clearing(self) -> None:
-        """A job that was cancelled elsewhere (in the console) holds nothing any more; one whose bill could not be written at
-        its end is billed."""
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            try:
-                await self._release_ended()
-                await self._bill_late()
-            except TollwayError as error:  # the database is away for a moment
-                _log.warning("jobs not cleared", error=error.message)
-
-    async def _release_ended(self) -> None:
-        names = self._held.names
-        for job_id in await self._desk.recorder.run(lambda conn: jobs.ended_of(conn, names)) if names else []:
-            self._held.release(job_id)
-
-    async def _bill_late(self) -> None:
-        before_ms = self._shop.clock.now_ms() - _LATE_MS
-        for job in await self._desk.recorder.run(lambda conn: jobs.list_of(conn, KIND, unsettled=True)):
-            if job.finished_ms is not None and job.finished_ms < before_ms:
-                self._hold(job)
-                await self._bill(job)
-
-    async def _take_over(self) -> None:
-        """Hold again what open jobs may cost; bill what ended and was not billed."""
-
-        def read(conn: sa.Connection) -> tuple[list[Job], list[Job]]:
-            return jobs.list_of(conn, KIND, open_only=True), jobs.list_of(conn, KIND, unsettled=True)
-
-        waiting, unsettled = await self._desk.recorder.run(read)
-        for job in [*([] if self._shop.many else waiting), *unsettled]:
-            self._hold(job)
-        for job in unsettled:
-            await self._bill(job)
-
-    def _hold(self, job: Job) -> bool:
-        """Hold what a job may cost, if this gateway does not yet; False when there is nothing to hold it against."""
-        order = fine_tuning.order_of(job)
-        return self._held.again(job.id, order.key_id, order.base, {"training_tokens": order.tokens_max})
+            group.create_task(self._bills.keep_clearing())
 
     async def run(self, job: Job, stop: asyncio.Event) -> None:
         """One job, from its claim to its bill."""
         order = fine_tuning.order_of(job)
-        if not self._hold(job):
+        if not self._bills.hold(job):
             raise PaymentRequired(
                 say("job.no_subscription", "The organization has no subscription any more."), code="no_subscription"
             )
@@ -233,7 +185,7 @@ class FineTuning:
         await self._note_time(job.id)
         words = say("job.failed_free", "{why} It costs nothing.", why=error.said)
         await self._desk.recorder.run(
-            lambda conn: jobs.end(conn, now_ms, job.id, "failed", words, error=told, **_withdrawn(conn, now_ms, job.id))
+            lambda conn: jobs.end(conn, now_ms, job.id, "failed", words, error=told, **withdrawn(conn, now_ms, job.id))
         )
         self._held.release(job.id)
 
@@ -261,7 +213,7 @@ class FineTuning:
         return outcome | {"trained": tokens, "stopped": stop.is_set() and outcome.get("kind") != "made"}
 
     def _orders(self, job: Job, folder: Path) -> Any:
-        from tollway.flows.fine_tuning_work import Orders
+        from tollway.flows.fine_tuning_child import Orders
 
         order, home = fine_tuning.order_of(job), Path(self._shop.settings.home)
         package = self._shop.store.get(order.base, order.base_version)
@@ -303,8 +255,8 @@ class FineTuning:
 
     async def _publish(self, job: Job, order: Order, made: dict[str, Any], stop: asyncio.Event) -> None:
         """Sign and shelve the adapter, offer it to its owner, wait until it answers, bill. The same again is the same."""
-        name = fine_tuning.made_of(job).model or await self._offer(job, order, made)
-        if await self._loaded(name, job.org_id):
+        name = fine_tuning.made_of(job).model or await self._models.offer(job, order, made)
+        if await self._models.answers(name, job.org_id):
             await self._ended(job, "succeeded", order.tokens_max)
         elif stop.is_set():
             await self._ended(job, "cancelled", 0)  # nobody pays for what never answered
@@ -312,61 +264,6 @@ class FineTuning:
             raise Unavailable(
                 say("tuning.not_loaded", "The trained model could not be loaded."), code="model_not_loaded"
             )
-
-    async def _offer(self, job: Job, order: Order, made: dict[str, Any]) -> str:
-        """The name under which its owner can call it from now on."""
-        account, now_ms = self._desk.access.account(job.org_id), self._shop.clock.now_ms()
-        name = fine_tuning.name_of(order.base, account.name, order.suffix or "model", job.id)
-        package = await asyncio.to_thread(self._shelve, job, order, made, name)
-
-        def offer(conn: sa.Connection) -> Job:
-            version = package.manifest.version
-            models.offer_adapter(conn, now_ms, name, order.base, package.manifest.name, version, job.org_id)
-            revision.touch(conn)
-            jobs.tell(conn, now_ms, job.id, say("tuning.loading", "The model is being loaded."))
-            return jobs.further(conn, job.id, model=name, trained_tokens=order.tokens_max)
-
-        await self._desk.recorder.run(offer)
-        return name
-
-    async def _loaded(self, name: str, org_id: str) -> bool:
-        """Whether it answers, after a while at most."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _LOADED_WITHIN_S
-        while loop.time() < deadline:
-            with contextlib.suppress(NotFound, Unavailable):
-                if self._desk.fleet.find(name, org_id).ready:
-                    return True
-            await asyncio.sleep(0.1)
-        return False
-
-    def _shelve(self, job: Job, order: Order, made: dict[str, Any], name: str) -> store.ModelPackage:
-        folder = Path(self._shop.settings.home) / "fine_tuning" / job.id / "package"
-        folder.mkdir(exist_ok=True)
-        price = economics.machine_price(self._shop.settings)
-        seconds = float(made["seconds"])
-        about = store.About(
-            kind="adapter",
-            task="chat",
-            title=name,
-            architecture="lora",
-            parameters=int(made["figures"].get("parameters", 0)),
-            metrics={key: value for key, value in made["training"].items() if isinstance(value, int | float)},
-            parity={key: value for key, value in made["figures"].items() if isinstance(value, int | float)},
-            lineage=Lineage(
-                parent=f"{order.base}@{order.base_version}",
-                recipe="fine-tuning",
-                recipe_digest="sha256:" + hashlib.sha256(str(made["recipe"]).encode()).hexdigest(),
-                run=job.id,
-                code_version=__version__,
-                training_ms=round(seconds * 1000),
-                training_cost_micros=round(seconds / 3600 * price.micros_per_hour),
-                cost_currency=price.currency,
-                datasets={order.training_file: str(made["digest"])},
-            ),
-        )
-        shelf_name = job.id.replace("_", "-")
-        return self._shop.store.add_package(shelf_name, folder, about, files={"adapter.gguf": Path(made["adapter"])})
 
     async def _ended(self, job: Job, status: str, trained: int) -> None:
         now_ms = self._shop.clock.now_ms()
@@ -377,13 +274,13 @@ class FineTuning:
         await self._note_time(job.id)
 
         def end(conn: sa.Connection) -> Job:
-            made = {} if status == "succeeded" else _withdrawn(conn, now_ms, job.id)
+            made = {} if status == "succeeded" else withdrawn(conn, now_ms, job.id)
             made["trained_tokens"] = trained
             return jobs.end(conn, now_ms, job.id, status, words[status], settled=not trained, **made)
 
         ended = await self._desk.recorder.run(end)
         if trained:
-            await self._bill(ended)
+            await self._bills.bill(ended)
         else:
             self._held.release(job.id)
 
@@ -398,16 +295,6 @@ class FineTuning:
             self._worker.put_back(job_id, busy_us)
             raise
 
-    async def _bill(self, job: Job) -> None:
-        """Settle a job that trained; its event has an id of its own, so twice is once."""
-        event_id = fine_tuning.event_of(job.id)
-        worked_us = await self._desk.recorder.run(lambda conn: jobs.worked_us(conn, job.id))
-        now_ms = self._shop.clock.now_ms()
-        await self._held.settle(job.id, lambda grant: _usage_event(job, grant, event_id, now_ms, worked_us))
-        await self._desk.recorder.run(
-            lambda conn: jobs.change(conn, job.id, settled=True, made=job.made | {"event_id": event_id})
-        )
-
     def _uploads(self, org_id: str, order: Order) -> list[Path]:
         with self._shop.db.read() as conn:
             found = [files.get(conn, org_id, one) for one in (order.training_file, order.validation_file) if one]
@@ -418,29 +305,6 @@ def step_words(step: int, total: int, loss: float | None) -> Said:
     """A training step as an event, in the words that OpenAI's clients look for."""
     shown = "-" if loss is None else str(loss)
     return say("tuning.step", "Step {step}/{total}: training loss={loss}", step=str(step), total=str(total), loss=shown)
-
-
-def _withdrawn(conn: sa.Connection, now_ms: int, job_id: str) -> dict[str, Any]:
-    """A job that does not succeed leaves no model on offer that nobody paid for; its package stays on the shelf."""
-    found = jobs.get(conn, KIND, job_id)
-    name = fine_tuning.made_of(found).model if found.open else None
-    if name is None:
-        return {}
-    with contextlib.suppress(NotFound):
-        models.retire_model(conn, now_ms, name)
-    revision.touch(conn)
-    return {"model": None, "trained_tokens": None}
-
-
-def _usage_event(job: Job, grant: Grant, event_id: str, now_ms: int, worked_us: int) -> UsageEvent:
-    order = fine_tuning.order_of(job)
-    return UsageEvent(
-        id=event_id, request_id=job.id, org_id=job.org_id, key_id=order.key_id, subscription_id=grant.subscription_id,
-        plan_version_id=grant.plan.id, model=order.base, model_version=order.base_version, operation="fine-tuning",
-        status="ok", at_ms=now_ms, input_tokens=0, cached_tokens=0, output_tokens=0, price_picos=0, prefill_us=0,
-        decode_us=worked_us, first_token_us=None, duration_us=(now_ms - (job.started_ms or now_ms)) * 1000,
-        streamed=False, meter="training_tokens", units=fine_tuning.made_of(job).trained_tokens or 0,
-    )  # fmt: skip
 
 
 async def _counted(served: Served, examples: list[list[dict[str, str]]]) -> list[int]:

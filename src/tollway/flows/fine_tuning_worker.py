@@ -1,6 +1,6 @@
 """The process that trains, as the gateway sees it: started with its orders, listened to, told to stop, timed.
 
-What it does inside is `flows/fine_tuning_work.py`. Its last word is kept beside the job (`made.json`), so that a gateway
+What it does inside is `flows/fine_tuning_child.py`. Its last word is kept beside the job (`made.json`), so that a gateway
 that was killed while it published the result does not train again.
 """
 
@@ -35,7 +35,7 @@ class Worker:
         """Start it and yield what it says, up to its end. Setting `stop` ends it after its next step."""
         pipe, environment = asyncio.subprocess.PIPE, {**_environment(), "OMP_NUM_THREADS": str(orders.threads)}
         process = self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "tollway.flows.fine_tuning_work", stdin=pipe, stdout=pipe,
+            sys.executable, "-P", "-m", "tollway.flows.fine_tuning_child", stdin=pipe, stdout=pipe,
             stderr=asyncio.subprocess.DEVNULL, env=environment, start_new_session=True, limit=_LINE_MAX,
         )  # fmt: skip
         self._job_id, self._since = job_id, time.monotonic()

@@ -1,6 +1,6 @@
 """The worker of one fine-tuning job: examples -> LoRA on the shared base -> GGUF adapter, in a process of its own.
 
-Started as `python -m tollway.flows.fine_tuning_work`; reads its orders (`Orders`) as one line of JSON from standard input
+Started as `python -m tollway.flows.fine_tuning_child`; reads its orders (`Orders`) as one line of JSON from standard input
 and tells what happens as lines of JSON on standard output. It dies with the gateway; started again in the same folder it
 goes on where its last checkpoint was. Nothing it says quotes an example.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from tollway.flows import workshop
 from tollway.kit import said
 from tollway.kit.errors import TollwayError
 
@@ -86,11 +87,11 @@ def work(orders: Orders, stopped: Any, say: Any) -> dict[str, Any]:
     base = Path(orders.bases) / f"{weights.parent.parent.name}-{weights.parent.name}"
     if not (base / "model.safetensors").is_file():
         lm_base.import_gguf(weights, base)
-    shelf = data.Shelf(home / "datasets", clock)
+    shelf = workshop.datasets(home, clock)
     version = shelf.add("examples", _tables(orders), kinds={"messages": "json"}, source="upload")
     text = _recipe(orders, version.ref, base)
     plan = recipe.parse(text)
-    run = steps.Runs(home, clock).begin(
+    run = workshop.runs(home, clock).begin(
         text, "fine-tuning", "chat", steps.Cost(), sink=lambda event: _relay(event, say)
     )
     run.seed, run.threads, run.stop_asked = orders.seed, orders.threads, stopped
