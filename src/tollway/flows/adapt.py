@@ -17,12 +17,12 @@ from typing import Any, Final
 
 import msgspec
 
-from tollway.flows import versions
+from tollway.flows import versions, workshop
 from tollway.flows.rollout import RolloutPolicy
-from tollway.forge import data, recipe
+from tollway.forge import recipe
 from tollway.forge.data import tasks
 from tollway.forge.desk import Sink
-from tollway.forge.steps import Run, Runs
+from tollway.forge.steps import Run
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.said import Said, say
 from tollway.sell import feedback
@@ -87,7 +87,7 @@ def collect(
     shop: Shop, old: recipe.Recipe, said: Sequence[Feedback], least: int = _LEAST
 ) -> tuple[str, int, tuple[str, ...]]:
     """Put the corrections into a new version of the recipe's dataset: (its reference, how many, what was left out)."""
-    shelf = data.Shelf(shop.settings.home / "datasets", shop.clock)
+    shelf = workshop.datasets(shop.settings.home, shop.clock)
     base, _, _ = old.data.dataset.partition("@")
     version = shelf.get(base)
     task = old.recipe.task
@@ -139,7 +139,7 @@ def written(recipe_: Mapping[str, Any]) -> str:
 def _recipe_of(shop: Shop, offered: models.Model) -> recipe.Recipe:
     """The recipe that made what is on offer."""
     made = shop.store.get(offered.package_name, offered.version).manifest.lineage
-    path = Runs(shop.settings.home, shop.clock).root / made.run / "recipe.toml" if made.run else None
+    path = workshop.runs(shop.settings.home, shop.clock).root / made.run / "recipe.toml" if made.run else None
     if path is None or not path.is_file():
         raise NotFound(
             say("adaptation.not_made_here", "{name} was not made by a run of this home.", name=offered.name),

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tollway.flows import translating
+from tollway.flows import translating, workshop
 from tollway.flows.registering import register
 from tollway.forge import recipe as recipes
 from tollway.forge.desk import Desk, Sink, Stopped
 from tollway.forge.recipe import Recipe
-from tollway.forge.steps import Cost, Record, Run, Runs
+from tollway.forge.steps import Cost, Record, Run
 from tollway.insight import economics
 from tollway.kit.errors import BadRequest, TollwayError
 from tollway.shop import Shop
@@ -32,7 +32,7 @@ def run_recipe(
     shop: Shop, recipe: Recipe, text: str, *, sink: Sink | None = None, stop_asked: Callable[[], bool] = lambda: False
 ) -> Run:
     """The same for a recipe in hand: fine-tuning jobs and adaptation write theirs."""
-    run = Runs(shop.settings.home, shop.clock).begin(
+    run = workshop.runs(shop.settings.home, shop.clock).begin(
         text, recipe.recipe.name, recipe.recipe.task, cost_of(shop), sink=sink
     )
     run.seed, run.stop_asked = recipe.recipe.seed, stop_asked
@@ -71,14 +71,14 @@ def _unexpected(run: Run, error: Exception) -> TollwayError:
 
 def check(shop: Shop, recipe: Recipe) -> None:
     """Everything that can be known to go wrong before the first step runs, all at once. Raises BadRequest."""
-    from tollway.forge import data, models
+    from tollway.forge import models
     from tollway.forge.compress import plan as compressing
     from tollway.forge.convert import plan as converting
     from tollway.forge.data import augment, clean
 
     task = recipe.recipe.task
     looks: list[Callable[[], object]] = [
-        lambda: data.Shelf(shop.settings.home / "datasets", shop.clock).get(recipe.data.dataset),
+        lambda: workshop.datasets(shop.settings.home, shop.clock).get(recipe.data.dataset),
         lambda: clean.check(recipe.data.clean),
         lambda: augment.check(recipe.data.augment, task),
         lambda: models.check(recipe.model, task, shop.settings.home),
@@ -123,7 +123,7 @@ def prepare(shop: Shop, recipe: Recipe, run: Run) -> Path:
     """Rows as the task needs them: selected, cleaned, masked, split, augmented."""
     from tollway.forge import data
 
-    run.shelf = shelf = data.Shelf(shop.settings.home / "datasets", shop.clock)
+    run.shelf = shelf = workshop.datasets(shop.settings.home, shop.clock)
     version = shelf.get(recipe.data.dataset)
     run.record.dataset, run.record.dataset_digest = version.ref, version.digest
 
@@ -225,14 +225,14 @@ def write_report(shop: Shop, record: Record, lang: str = "en") -> Path:
     """Write a run's report (again, or in another language) and say where it is."""
     from tollway.forge import report as reporter
 
-    return reporter.write(Runs(shop.settings.home, shop.clock), record, lang)
+    return reporter.write(workshop.runs(shop.settings.home, shop.clock), record, lang)
 
 
 def compare(shop: Shop, records: Sequence[Record]) -> list[dict[str, Any]]:
     """Several runs side by side."""
     from tollway.forge import report as reporter
 
-    return reporter.compare(Runs(shop.settings.home, shop.clock), records)
+    return reporter.compare(workshop.runs(shop.settings.home, shop.clock), records)
 
 
 def _prepared(folder: Path) -> Any:

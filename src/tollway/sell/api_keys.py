@@ -96,14 +96,22 @@ def issue_key(
     return IssuedKey(key_id, secret, keys.hint(secret))
 
 
-def revoke_key(conn: sa.Connection, now_ms: int, key_id: str, org_id: str | None = None) -> None:
-    """End a key for good. With `org_id`, only a key of that organization is found. Revoking twice is no error."""
+def get_key(conn: sa.Connection, key_id: str, org_id: str | None = None) -> ApiKey:
+    """One key, revoked or not; with `org_id`, only if it is theirs. Raises NotFound."""
     own = tables.api_key.c.id == key_id
     if org_id is not None:
         own = sa.and_(own, tables.api_key.c.org_id == org_id)
-    if conn.execute(sa.select(tables.api_key.c.id).where(own)).first() is None:
+    row = conn.execute(sa.select(tables.api_key).where(own)).first()
+    if row is None:
         raise NotFound(f"There is no API key {key_id!r}.", hint="`tollway key list` shows them.")
-    conn.execute(tables.api_key.update().where(own, tables.api_key.c.revoked_ms.is_(None)).values(revoked_ms=now_ms))
+    return as_key(row)
+
+
+def revoke_key(conn: sa.Connection, now_ms: int, key_id: str, org_id: str | None = None) -> None:
+    """End a key for good. With `org_id`, only a key of that organization is found. Revoking twice is no error."""
+    own = get_key(conn, key_id, org_id).id
+    key = tables.api_key
+    conn.execute(key.update().where(key.c.id == own, key.c.revoked_ms.is_(None)).values(revoked_ms=now_ms))
     touch(conn)
 
 

@@ -300,6 +300,18 @@ def running_subscription(conn: sa.Connection, org_id: str) -> Subscription | Non
     return None if row is None else Subscription(**row._mapping)
 
 
+def running_plan(conn: sa.Connection, org_id: str) -> PlanVersion | None:
+    """The plan version the organization is on now, or None."""
+    running = running_subscription(conn, org_id)
+    return None if running is None else get_plan_version(conn, running.plan_version_id)
+
+
+def currency_of(conn: sa.Connection, org_id: str, default: str) -> str:
+    """What the organization deals in: the currency of its plan; `default` while it is on none."""
+    plan = running_plan(conn, org_id)
+    return default if plan is None else plan.terms.currency
+
+
 def get_subscription(conn: sa.Connection, subscription_id: str) -> Subscription:
     """A subscription, running or ended. Raises NotFound."""
     row = conn.execute(sa.select(tables.subscription).where(tables.subscription.c.id == subscription_id)).first()

@@ -22,6 +22,6 @@ def audit(desk: Desk) -> None:
         ),
     )
     if problems:
-        desk.then("restore from the last backup before more money moves")
+        desk.then("tollway doctor", "restore from the last backup before more money moves")
         raise typer.Exit(1)
     desk.then("tollway economics")

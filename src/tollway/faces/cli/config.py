@@ -16,5 +16,5 @@ def show(desk: Desk) -> None:
         lambda: tables.table([row | {"value": str(row["value"])} for row in rows], columns),
     )
     desk.then(
-        f"edit {desk.home / 'tollway.toml'} or set TOLLWAY_<NAME>", "a running gateway reads them at its next start"
+        f"edit {desk.home / 'tollway.toml'}", "or set a variable; a running gateway reads them at its next start"
     )

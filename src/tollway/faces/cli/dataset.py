@@ -8,6 +8,8 @@ import typer
 from tollway.faces.cli import tables
 from tollway.faces.cli.desk import Desk, Yes, command, group, quoted
 from tollway.faces.cli.progress import Progress
+from tollway.flows import workshop
+from tollway.kit.clock import SystemClock
 from tollway.kit.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -23,10 +25,7 @@ _MARKS = {"bad": "[red]bad[/red]", "warn": "[yellow]warn[/yellow]", "note": "not
 
 def shelf_of(desk: Desk) -> "Shelf":
     """The datasets of this home. Reading them needs no shop and no database."""
-    from tollway.forge import data
-    from tollway.kit.clock import SystemClock
-
-    return data.Shelf(desk.home / "datasets", SystemClock())
+    return workshop.datasets(desk.home, SystemClock())
 
 
 @command(app, "import")
@@ -105,7 +104,7 @@ def list_(desk: Desk, all_: Annotated[bool, typer.Option("--all", help="Every ve
     rows = [_row(version) for version in shown]
     columns = {"ref": "dataset", "rows": "rows", "splits": "splits", "made_by": "made by", "licence": "licence", "created": "created"}
     desk.answer(rows, lambda: tables.table(rows, columns, empty="No datasets yet."))
-    desk.then("tollway dataset show NAME" if rows else "tollway dataset import FILE --name NAME", "or: tollway dataset sample")
+    desk.then(f"tollway dataset show {shown[-1].name}" if rows else "tollway dataset sample", "your own: tollway dataset import")
 
 
 @command(app, "show")
@@ -262,7 +261,7 @@ def export(
     with Progress(f"Exporting {version.ref}"):
         files = changes.export(version, to, format_)
     desk.answer({"ref": version.ref, "files": [str(path) for path in files]}, lambda: "\n".join(map(str, files)))
-    desk.then(f"tollway dataset import {quoted(str(to))} --name NAME", "reads it back")
+    desk.then(f"tollway dataset import {quoted(str(to))} --name {version.name}", "reads it back")
 
 
 @command(app, "remove")

@@ -13,7 +13,7 @@ import msgspec
 import typer
 from typer.core import TyperGroup
 
-from tollway.faces.cli import deploy_view, unpriced
+from tollway.faces.cli import deploy_view, next_step, unpriced
 from tollway.faces.cli.desk import Desk, amount, command, nearest, pairs
 from tollway.flows import release, versions
 from tollway.flows.rollout import RolloutPolicy
@@ -242,7 +242,7 @@ def _outright(
     for on, gaps in missing:
         unpriced.warn(desk, on, gaps)
     if sold is not None and not move:
-        desk.then(f"tollway subscription start ORG {sold.plan_name}", "puts an organization on these prices")
+        desk.then(*next_step.subscribe(desk, sold.plan_name))
     elif found.way_back:
         desk.then(f"tollway deploy back {name}", f"the way back to version {found.way_back}")
     else:

@@ -24,7 +24,7 @@ def list_(
         devices = edge_devices.list_devices(conn, org_id)
     columns = {"id": "device", "name": "name", "model": "model", "entries": "entries", "heard": "last heard", "state": "state"}
     desk.answer(devices, lambda: tables.table([_row(one) for one in devices], columns, empty="No devices yet."))
-    desk.then("tollway export edge MODEL --org ORG --out DIR")
+    desk.then("tollway model list", "`tollway export edge` takes one of them to a device")
 
 
 @command(app, "revoke")

@@ -52,7 +52,7 @@ def books(desk: Desk, days: Days = 30, from_day: From = None, to_day: To = None)
 def _report(desk: Desk, days: int, from_day: str | None, to_day: str | None) -> None:
     found = _read(desk, days, from_day, to_day)
     desk.answer(found, lambda: _drawn(found))
-    desk.then("tollway price list", "change one with: tollway price set PLAN METER PRICE")
+    desk.then("tollway price list", "what buyers pay; `tollway price set` changes it")
 
 
 def _read(desk: Desk, days: int, from_day: str | None, to_day: str | None) -> economics.Report:

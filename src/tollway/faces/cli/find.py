@@ -39,14 +39,6 @@ def names(conn: sa.Connection) -> dict[str, str]:
     return {one.id: one.name for one in accounts.list_organizations(conn)}
 
 
-def currency_of(conn: sa.Connection, org_id: str, default: str) -> str:
-    """The currency an organization deals in: its plan's, or the shop's."""
-    running = catalog.running_subscription(conn, org_id)
-    if running is None:
-        return default
-    return catalog.plan_versions(conn)[running.plan_version_id].terms.currency
-
-
 def member(conn: sa.Connection, email: str) -> accounts.Member:
     """A person by address."""
     found = accounts.find_member(conn, email)

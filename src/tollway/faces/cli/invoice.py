@@ -65,7 +65,7 @@ def list_(
 def show(desk: Desk, invoice: Invoice) -> None:
     """One invoice with every line and how it was computed."""
     with desk.shop.db.read() as conn:
-        one = _get(conn, invoice)
+        one = billing.get_invoice(conn, invoice)
         names = find.names(conn)
     desk.answer(one, lambda: _drawn(one, names))
     over = one.period < month_of(desk.now_ms)  # a running month can be printed, not closed
@@ -76,7 +76,7 @@ def show(desk: Desk, invoice: Invoice) -> None:
 def finalise(desk: Desk, invoice: Invoice, yes: Yes = False) -> None:
     """Number it and book it: from then on it never changes."""
     with desk.shop.db.read() as conn:
-        one = _get(conn, invoice)
+        one = billing.get_invoice(conn, invoice)
     desk.confirm(f"{tables.money(one.due_micros, one.currency)} becomes due and the invoice can no longer change.", yes)
     with desk.write() as conn:
         done = billing.finalise(conn, desk.now_ms, one.id)
@@ -95,7 +95,7 @@ def pay(
 ) -> None:
     """Book that an invoice was paid (by bank transfer, for example)."""
     with desk.write() as conn:
-        one = _get(conn, invoice)
+        one = billing.get_invoice(conn, invoice)
         done = billing.pay(conn, desk.now_ms, one.id, f"payment:{reference or one.id}")
         names = find.names(conn)
     _list(desk, done, names)
@@ -106,7 +106,7 @@ def pay(
 def void(desk: Desk, invoice: Invoice, yes: Yes = False) -> None:
     """Take an unpaid invoice back; its number stays used."""
     with desk.shop.db.read() as conn:
-        one = _get(conn, invoice)
+        one = billing.get_invoice(conn, invoice)
     desk.confirm(f"The invoice {one.number or one.id} becomes void and its booking is reversed.", yes)
     with desk.write() as conn:
         done = billing.void(conn, desk.now_ms, one.id)
@@ -127,7 +127,7 @@ def pdf(
     if locale not in ("en", "zh"):
         raise BadRequest(f"There is no {locale!r} invoice.", hint="Use --locale en or --locale zh.")
     with desk.shop.db.read() as conn:
-        one = _get(conn, invoice)
+        one = billing.get_invoice(conn, invoice)
         organization = accounts.get_organization(conn, one.org_id)
     path = out or Path(f"{one.number or one.id}.pdf")
     content = billing.render_pdf(one, organization, seller, locale)
@@ -139,13 +139,6 @@ def pdf(
         ) from error
     desk.answer({"path": str(path.absolute()), "bytes": len(content)}, lambda: str(path))
     desk.then(f"tollway invoice {'show' if one.status == 'draft' else 'pay'} {one.number or one.id}")
-
-
-def _get(conn: sa.Connection, text: str) -> Any:
-    for one in billing.list_invoices(conn):
-        if text in (one.id, one.number):
-            return one
-    raise NotFound(f"There is no invoice {text!r}.", hint="`tollway invoice list` shows them.")
 
 
 def _month(text: str | None, now_ms: int) -> str:

@@ -5,9 +5,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tollway.faces.cli import find, tables
-from tollway.faces.cli.desk import Desk, Yes, command, group
-from tollway.kit.errors import NotFound
+from tollway.faces.cli import find, next_step, tables
+from tollway.faces.cli.desk import Desk, Yes, command, group, quoted
 from tollway.sell import api_keys
 
 app = group("API keys: issue, list, revoke.")
@@ -39,8 +38,10 @@ def create(
         )  # fmt: skip
     data = {"id": issued.id, "key": issued.secret, "hint": issued.hint, "org_id": one.id, "expires_ms": expires_ms}
     desk.answer(data, lambda: f"{issued.secret}\n\n{issued.id}, for {one.name}. The key is not shown again.")
-    shown = "KEY" if desk.as_json else issued.secret  # what a program reads ends up in logs
-    desk.then(f"export TOLLWAY_KEY={shown}", "the calls that `tollway deploy` prints use it")
+    if desk.as_json:  # what a program reads ends up in logs: it has the key already
+        desk.then(f"tollway key list {quoted(one.name)}")
+    else:
+        desk.then(f"export TOLLWAY_KEY={issued.secret}", "the calls that `tollway deploy` prints use it")
 
 
 @command(app, "list")
@@ -58,7 +59,10 @@ def list_(
     columns = {"hint": "key", "name": "name", "organization": "organization", "scopes": "scopes", "models": "models",
                "rpm": "rpm", "tpm": "tpm", "concurrency": "at once", "state": "state", "id": "id"}  # fmt: skip
     desk.answer(rows, lambda: tables.table(rows, columns))
-    desk.then("tollway key revoke ID" if rows else "tollway key create ORG")
+    if rows:
+        desk.then("tollway usage --by key", "what each was used for; `tollway key revoke` ends one")
+    else:
+        desk.then(*next_step.issue_key(desk))
 
 
 @command(app, "revoke")
@@ -69,17 +73,13 @@ def revoke(
 ) -> None:
     """End a key for good; running gateways refuse it within a second."""
     with desk.shop.db.read() as conn:
-        known = {key.id: key for key in api_keys.list_keys(conn)}
-    if key_id not in known:
-        raise NotFound(f"There is no API key {key_id!r}.", hint="`tollway key list` shows them.")
-    desk.confirm(
-        f"The key {known[key_id].hint} ({known[key_id].name}) stops working within a second and cannot be brought back.",
-        yes,
-    )
+        key = api_keys.get_key(conn, key_id)
+        owner = find.names(conn)[key.org_id]
+    desk.confirm(f"The key {key.hint} ({key.name}) stops working within a second and cannot be brought back.", yes)
     with desk.write() as conn:
         api_keys.revoke_key(conn, desk.now_ms, key_id)
     desk.answer({"id": key_id, "revoked": True}, lambda: f"{key_id} is revoked.")
-    desk.then("tollway key create ORG", "issues another")
+    desk.then(f"tollway key create {quoted(owner)}", "issues another")
 
 
 def _state(key: api_keys.ApiKey, now_ms: int) -> str:

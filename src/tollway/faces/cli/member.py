@@ -61,7 +61,7 @@ def list_(
     rows = [msgspec.to_builtins(person) | {"organization": names.get(person.org_id or "")} for person in unique]
     columns = {"email": "e-mail", "role": "role", "organization": "organization", "id": "id"}
     desk.answer(rows, lambda: tables.table(rows, columns))
-    desk.then("tollway member password EMAIL", "sets a new password")
+    desk.then("tollway login", "where they sign in; `tollway member password` sets a new password")
 
 
 @command(app, "password")

@@ -7,7 +7,7 @@ import msgspec
 import typer
 
 from tollway.faces.cli import model_serving, model_tune, tables, unpriced
-from tollway.faces.cli.desk import Desk, Yes, amount, command, group, nearest, pairs
+from tollway.faces.cli.desk import Desk, Yes, amount, command, group, nearest, pairs, quoted
 from tollway.faces.cli.progress import Progress
 from tollway.flows import release
 from tollway.kit.errors import BadRequest, NotFound
@@ -92,7 +92,8 @@ def packaged_(
         columns = {"name": "model", "title": "what it is", "licence": "licence", "package": "package",
                    "installed": "installed", "offered": "on offer"}  # fmt: skip
         desk.answer(rows, lambda: tables.table([msgspec.to_builtins(row) for row in rows], columns))
-        desk.then("tollway model packaged NAME")
+        there = next((row.name for row in rows if row.installed and not row.offered), None)
+        desk.then(f"tollway model packaged {there}" if there else "tollway model list")
         return
     with Progress(f"Importing {name}") as progress:
         package, offered = packaged.bring(desk.shop, name, progress.bytes, deploy=not no_deploy)
@@ -104,8 +105,7 @@ def packaged_(
     if no_deploy:
         desk.then(f"tollway deploy {name}")
     elif missing:
-        plan, gaps = missing[0]
-        desk.then(unpriced.price_command(plan.plan_name, gaps[0]), "per million")
+        desk.then(f"tollway plan show {missing[0][0].plan_name}", "what it has no price for, and what it has")
     else:
         desk.then(f"tollway model show {name}")
 
@@ -140,7 +140,7 @@ def list_(
         "state": "state",
     }
     desk.answer(rows, lambda: tables.table(rows, columns))
-    desk.then("tollway model show NAME" if rows else "tollway model import FILE.gguf --name NAME")
+    desk.then(f"tollway model show {rows[0]['name']}" if offered else "tollway model packaged")
 
 
 @command(app, "show")
@@ -228,7 +228,7 @@ def verify(
     columns = {"package": "package", "ok": "sound", "problems": "problems", "hashed_bytes": "bytes read"}
     desk.answer(rows, lambda: tables.table(rows, columns, empty="No packages yet."))
     if not all(verdict.ok for verdict in verdicts):
-        desk.then("tollway model import FILE.gguf --name NAME", "from a source you trust")
+        desk.then("tollway model list --all", "import what is not sound again from a source you trust: tollway model import")
         raise typer.Exit(1)
     desk.then("tollway model list")
 
@@ -242,7 +242,7 @@ def retire(desk: Desk, name: Name, yes: Yes = False) -> None:
     desk.settle()
     desk.answer(_row(retired) | {"state": "retired"}, lambda: f"{name} is retired.")
     desk.then(
-        "tollway model add NAME …" if retired.engine == "upstream" else f"tollway deploy {name}", "offers it again"
+        _added_again(retired) if retired.engine == "upstream" else f"tollway deploy {name}", "offers it again"
     )
 
 
@@ -257,6 +257,17 @@ def _model(desk: Desk, name: str) -> models.Model:
         code="model_not_found",
         hint="`tollway model list --all` shows them.",
     )
+
+
+def _added_again(model: models.Model) -> str:
+    """The command that offers an upstream as it was."""
+    there = model.upstream
+    assert there is not None
+    words = ["tollway", "model", "add", model.name, "--kind", model.kind, "--upstream-model", there.model]
+    words += [word for url in there.urls for word in ("--upstream", url)]
+    words += ["--upstream-key-env", there.key_env] if there.key_env else []
+    words += [word for meter, micros in there.costs for word in ("--cost", f"{meter}={micros / 1e6:g}")]
+    return " ".join(map(quoted, words))
 
 
 def _row(model: models.Model) -> dict[str, Any]:

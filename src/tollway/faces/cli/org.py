@@ -5,9 +5,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tollway.faces.cli import find, tables
+from tollway.faces.cli import find, next_step, tables
 from tollway.faces.cli.desk import Desk, Yes, command, group, quoted
-from tollway.sell import accounts, catalog, ledger
+from tollway.flows import wallets
+from tollway.sell import accounts, catalog
 
 app = group("Organizations: who buys.")
 Org = Annotated[str, typer.Argument(help="Name or id of the organization.", metavar="ORG")]
@@ -23,25 +24,22 @@ def create(
     with desk.write() as conn:
         made = accounts.create_organization(conn, desk.now_ms, name, email)
     desk.answer(made, lambda: f"Organization {made.name} ({made.id})")
-    desk.then(f"tollway subscription start {quoted(made.name)} starter", "then: tollway key create")
+    desk.then(*next_step.plan_for(desk, made.name))
 
 
 @command(app, "list")
 def list_(desk: Desk) -> None:
     """All organizations with plan and wallet."""
     with desk.shop.db.read() as conn:
-        versions = catalog.plan_versions(conn)
         rows = []
         for one in accounts.list_organizations(conn):
-            running = catalog.running_subscription(conn, one.id)
-            plan = versions[running.plan_version_id] if running else None
-            currency = plan.terms.currency if plan else desk.settings.currency
+            plan, wallet = catalog.running_plan(conn, one.id), wallets.wallet_of(conn, one.id, desk.settings.currency)
             rows.append(
                 msgspec.to_builtins(one)
                 | {
                     "plan": plan.plan_name if plan else None,
-                    "currency": currency,
-                    "wallet_micros": ledger.wallet_micros(conn, one.id, currency),
+                    "currency": wallet.currency,
+                    "wallet_micros": wallet.micros,
                 }
             )
     desk.answer(
@@ -58,7 +56,7 @@ def list_(desk: Desk) -> None:
             {"name": "organization", "id": "id", "plan": "plan", "wallet": "wallet", "state": "state"},
         ),
     )
-    desk.then("tollway org show NAME" if rows else "tollway org create NAME")
+    desk.then(f"tollway org show {quoted(rows[0]['name'])}" if rows else "tollway org create first-buyer")
 
 
 @command(app, "show")
@@ -66,16 +64,13 @@ def show(desk: Desk, org: Org) -> None:
     """One organization: plan, wallet, people."""
     with desk.shop.db.read() as conn:
         one = find.organization(conn, org)
-        running = catalog.running_subscription(conn, one.id)
-        plan = catalog.plan_versions(conn)[running.plan_version_id] if running else None
-        currency = plan.terms.currency if plan else desk.settings.currency
-        wallet = ledger.wallet_micros(conn, one.id, currency)
+        plan, wallet = catalog.running_plan(conn, one.id), wallets.wallet_of(conn, one.id, desk.settings.currency)
         people = accounts.list_members(conn, one.id)
     data = msgspec.to_builtins(one) | {
         "plan": plan.plan_name if plan else None,
         "plan_version": plan.version if plan else None,
-        "currency": currency,
-        "wallet_micros": wallet,
+        "currency": wallet.currency,
+        "wallet_micros": wallet.micros,
         "members": [person.email for person in people],
     }
     desk.answer(
@@ -88,7 +83,7 @@ def show(desk: Desk, org: Org) -> None:
                 "since": tables.moment(one.created_ms),
                 "state": f"suspended {tables.moment(one.suspended_ms)}" if one.suspended_ms else "active",
                 "plan": f"{plan.plan_name}, version {plan.version}" if plan else "none",
-                "wallet": tables.money(wallet, currency),
+                "wallet": tables.money(wallet.micros, wallet.currency),
                 "members": data["members"],
             }
         ),

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from tollway.faces.cli import find, tables, unpriced
+from tollway.faces.cli import find, next_step, tables, unpriced
 from tollway.faces.cli.desk import Desk, Yes, amount, command, group, nearest, pairs
 from tollway.kit.errors import BadRequest
 from tollway.sell import catalog
@@ -64,7 +64,7 @@ def create(
     with desk.write() as conn:
         made = catalog.create_plan(conn, desk.now_ms, name, title or name, terms)
     show_plan(desk, made)
-    desk.then(f"tollway subscription start ORG {made.plan_name}")
+    desk.then(*next_step.subscribe(desk, made.plan_name))
 
 
 @command(app, "revise")
@@ -84,7 +84,7 @@ def revise(
             conn, desk.now_ms, name, read_terms(file) if file else catalog.parse_terms(base | given)
         )
     show_plan(desk, made)
-    desk.then(f"tollway subscription start ORG {name}", "moves an organization to the new version")
+    desk.then(*next_step.subscribe(desk, name))
 
 
 @command(app, "list")
@@ -107,7 +107,9 @@ def list_(desk: Desk) -> None:
         "overage": "beyond quota",
     }
     desk.answer(plans, lambda: tables.table(rows, columns))
-    desk.then("tollway plan show PLAN" if plans else "tollway plan create PLAN --price output_tokens=2")
+    desk.then(
+        f"tollway plan show {plans[0].plan_name}" if plans else "tollway plan create starter --price output_tokens=2"
+    )
 
 
 @command(app, "show")

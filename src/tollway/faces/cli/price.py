@@ -5,8 +5,8 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from tollway.faces.cli import find, tables, unpriced
-from tollway.faces.cli.desk import Desk, command, group
+from tollway.faces.cli import find, next_step, tables, unpriced
+from tollway.faces.cli.desk import Desk, command, group, quoted
 from tollway.faces.cli.plan import price_rows, with_charges
 from tollway.sell import catalog
 
@@ -24,7 +24,15 @@ def list_(
         plans = [find.plan(conn, plan)] if plan else catalog.list_plans(conn)
     rows = [{"plan": one.plan_name, "currency": one.terms.currency} | row for one in plans for row in price_rows(one)]
     desk.answer([{k: v for k, v in row.items() if k != "per_1m"} for row in rows], lambda: tables.table(rows, _COLUMNS))
-    desk.then("tollway price set PLAN METER PRICE")
+    if rows:
+        first = rows[0]
+        of = "" if first["model"] == "*" else f" --model {quoted(first['model'])}"
+        desk.then(
+            f"tollway price set {first['plan']} {first['meter']} {first['price_micros'] / 1e6:g}{of}",
+            "the price as it is: type another",
+        )
+    else:
+        desk.then("tollway plan create starter --price output_tokens=2")
 
 
 @command(app, "set")
@@ -45,4 +53,4 @@ def set_(
         made = catalog.revise_plan(conn, desk.now_ms, plan, catalog.parse_terms(terms))
     desk.answer(made, lambda: tables.table([{"plan": plan} | row for row in price_rows(made)], _COLUMNS))
     unpriced.warn(desk, made, unpriced.of_plan(desk, made))
-    desk.then(f"tollway subscription start ORG {plan}", "moves an organization to the new version")
+    desk.then(*next_step.subscribe(desk, plan))

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tollway.faces.cli import tables
+from tollway.faces.cli import next_step, tables
 from tollway.faces.cli.desk import Desk, command, group, nearest, quoted
+from tollway.flows import workshop
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 
 app = group("Recipes: how a model is made, in one TOML file.")
@@ -24,9 +25,9 @@ def new(
     force: Annotated[bool, typer.Option("--force", help="Overwrite.")] = False,
 ) -> None:
     """Write a recipe that works for a dataset: a starting point to edit. Prints its path."""
-    from tollway.forge import data, drafts
+    from tollway.forge import drafts
 
-    version = data.Shelf(desk.shop.settings.home / "datasets", desk.shop.clock).get(dataset)
+    version = workshop.datasets(desk.shop.settings.home, desk.shop.clock).get(dataset)
     text = drafts.draft(name, task, version, base=base or "", architecture=architecture or "")
     path = out or _folder(desk) / f"{name}.toml"
     if path.exists() and not force and path.read_text(encoding="utf-8") != text:
@@ -67,7 +68,10 @@ def list_(desk: Desk) -> None:
     columns = {"name": "recipe", "task": "task", "dataset": "dataset", "problems": "problems"}
     desk.answer(rows, lambda: tables.table(rows, columns, empty="No recipes yet."))
     fine = [row["name"] for row in rows if not row["problems"]]
-    desk.then(f"tollway run start {quoted(fine[0])}" if fine else "tollway recipe new NAME --dataset DATASET")
+    if fine:
+        desk.then(f"tollway run start {quoted(fine[0])}")
+    else:
+        desk.then(*next_step.draft_recipe(desk))
 
 
 @command(app, "schema")
@@ -78,7 +82,7 @@ def schema(desk: Desk) -> None:
     rows = recipes.settings()
     columns = {"part": "part", "name": "setting", "default": "default", "help": "meaning"}
     desk.answer(rows, lambda: tables.table(rows, columns))
-    desk.then("tollway recipe new NAME --dataset DATASET")
+    desk.then(*next_step.draft_recipe(desk))
 
 
 def recipe_path(desk: Desk, recipe: str) -> Path:

@@ -13,10 +13,11 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from tollway.faces.cli import tables
+from tollway.faces.cli import next_step, tables
 from tollway.faces.cli.desk import Desk, Yes, command, group, nearest, quoted
 from tollway.faces.cli.recipe import recipe_path
 from tollway.faces.cli.run_view import RunView
+from tollway.flows import workshop
 from tollway.kit.errors import Conflict, NotFound
 
 app = group("Execute recipes: start, watch, compare, report.")
@@ -57,7 +58,10 @@ def list_(desk: Desk) -> None:
     columns = {"id": "run", "recipe": "recipe", "task": "task", "state": "state", "step": "step", "seconds": "seconds",
                "cost": "cost", "package": "package"}  # fmt: skip
     desk.answer(rows, lambda: tables.table(rows, columns, empty="No runs yet."))
-    desk.then(f"tollway run show {rows[0]['id']}" if rows else "tollway recipe new NAME --dataset DATASET")
+    if rows:
+        desk.then(f"tollway run show {rows[0]['id']}")
+    else:
+        desk.then(*next_step.draft_recipe(desk))
 
 
 @command(app, "show")
@@ -172,9 +176,7 @@ def _follow(path: Path, running: Callable[[], bool]) -> Iterator[dict[str, Any]]
 
 
 def _runs(desk: Desk) -> Any:
-    from tollway.forge.steps import Runs
-
-    return Runs(desk.shop.settings.home, desk.shop.clock)
+    return workshop.runs(desk.shop.settings.home, desk.shop.clock)
 
 
 def _find(desk: Desk, run: str) -> Any:

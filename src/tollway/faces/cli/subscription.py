@@ -49,7 +49,10 @@ def list_(desk: Desk) -> None:
             if (running := catalog.running_subscription(conn, one.id)) is not None
         ]
     desk.answer(rows, lambda: tables.table(rows, _COLUMNS))
-    desk.then("tollway subscription start ORG PLAN")
+    if rows:
+        desk.then(f"tollway subscription show {quoted(rows[0]['organization'])}")
+    else:
+        desk.then("tollway plan list", "what organizations can be put on: tollway subscription start")
 
 
 @command(app, "show")

@@ -7,6 +7,7 @@ import typer
 
 from tollway.faces.cli import find, tables
 from tollway.faces.cli.desk import Desk, amount, command, group, quoted
+from tollway.flows import wallets
 from tollway.kit.errors import BadRequest
 from tollway.kit.ids import new_id
 from tollway.sell import ledger
@@ -22,10 +23,9 @@ def show(desk: Desk, org: Org) -> None:
     """What an organization can spend."""
     with desk.shop.db.read() as conn:
         one = find.organization(conn, org)
-        currency = find.currency_of(conn, one.id, desk.settings.currency)
-        micros = ledger.wallet_micros(conn, one.id, currency)
-    data = {"org_id": one.id, "organization": one.name, "currency": currency, "balance_micros": micros}
-    desk.answer(data, lambda: f"{one.name}: {tables.money(micros, currency)}")
+        wallet = wallets.wallet_of(conn, one.id, desk.settings.currency)
+    data = {"org_id": one.id, "organization": one.name, "currency": wallet.currency, "balance_micros": wallet.micros}
+    desk.answer(data, lambda: f"{one.name}: {tables.money(wallet.micros, wallet.currency)}")
     desk.then(f"tollway wallet top-up {quoted(one.name)} 10")
 
 
@@ -68,21 +68,22 @@ def entries(
     desk.then("tollway audit", "proves that the books balance")
 
 
-def _move(desk: Desk, org: str, sum_: str, reference: str | None, kind: str) -> None:
+def _move(desk: Desk, org: str, sum_: str, reference: str | None, kind: wallets.Kind) -> None:
     micros = amount(sum_)
     if micros <= 0:
         raise BadRequest("The amount must be more than zero.", hint="For example: tollway wallet top-up ORG 10.")
     cause = f"{kind}:{reference or new_id('ref', desk.now_ms)}"
-    with desk.write() as conn:
+    with desk.shop.db.read() as conn:
         one = find.organization(conn, org)
-        currency = find.currency_of(conn, one.id, desk.settings.currency)
-        book = ledger.top_up if kind == "top_up" else ledger.grant
-        moved = book(conn, desk.now_ms, one.id, currency, micros, cause)
-        balance = ledger.wallet_micros(conn, one.id, currency)
+    done = wallets.fill(desk.shop, one.id, kind, micros, cause)
+    desk.settle()
+    currency, balance = done.wallet.currency, done.wallet.micros
     data: dict[str, Any] = {
-        "org_id": one.id, "currency": currency, "amount_micros": micros, "cause": cause,
-        "moved": moved is not None, "balance_micros": balance,
+        "org_id": one.id, "currency": currency, "amount_micros": micros, "cause": cause, "moved": done.moved,
+        "balance_micros": balance,
     }  # fmt: skip
-    line = f"{tables.money(micros, currency)} booked" if moved else "This reference was booked before; nothing moved"
+    line = "This reference was booked before; nothing moved"
+    if done.moved:
+        line = f"{tables.money(micros, currency)} booked"
     desk.answer(data, lambda: f"{line}. {one.name} can spend {tables.money(balance, currency)}.")
     desk.then(f"tollway wallet entries {quoted(one.name)}")

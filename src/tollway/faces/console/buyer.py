@@ -8,9 +8,10 @@ from starlette.responses import Response
 from tollway.faces.console import queries, ranges, snippets
 from tollway.faces.console.confirm import confirmation
 from tollway.faces.console.visit import Visit
+from tollway.flows import wallets
 from tollway.kit.clock import day_of, month_of, to_ms
 from tollway.kit.errors import BadRequest, NotFound
-from tollway.sell import accounts, api_keys, catalog, ledger
+from tollway.sell import accounts, api_keys, catalog
 
 SCOPES = ("inference", "usage")
 LIMITS = ("rpm", "tpm", "concurrency")
@@ -97,14 +98,14 @@ def plan(visit: Visit) -> Response:
         org = accounts.get_organization(conn, org_id)
         subscription = catalog.running_subscription(conn, org_id)
         version = catalog.plan_versions(conn).get(subscription.plan_version_id) if subscription else None
-        currency = version.terms.currency if version else visit.currency
+        wallet = wallets.wallet_of(conn, org_id, visit.currency)
         rows = queries.usage_rows(conn, "model", f"{month}-01", f"{month}-31", org_id, None, None)
         context = {
             "org": org,
             "subscription": subscription,
             "version": version,
-            "currency": currency,
-            "balance": ledger.wallet_micros(conn, org_id, currency),
+            "currency": wallet.currency,
+            "balance": wallet.micros,
             "movements": queries.wallet_movements(conn, org_id, 30),
             "month": month,
             "spent_picos": sum(row["price_picos"] for row in rows),
@@ -116,10 +117,10 @@ def plan(visit: Visit) -> Response:
 
 def offered(conn: Any, org_id: str) -> list[dict[str, Any]]:
     """Models on offer to an organization: running ones that its plan allows, chat models first."""
-    subscription = catalog.running_subscription(conn, org_id)
-    if subscription is None:
+    plan = catalog.running_plan(conn, org_id)
+    if plan is None:
         return []
-    allowed = catalog.get_plan_version(conn, subscription.plan_version_id).terms.models
+    allowed = plan.terms.models
     found = [
         one for one in queries.models(conn) if one["retired_ms"] is None and ("*" in allowed or one["name"] in allowed)
     ]

@@ -12,6 +12,7 @@ from typing import Any
 from starlette.responses import Response
 
 from tollway.faces.console.visit import Visit
+from tollway.flows import workshop
 from tollway.kit.errors import NotFound
 
 _WIDTH, _HEIGHT = 320, 96
@@ -135,12 +136,8 @@ def _progress(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 
 
 def _runs(visit: Visit) -> Any:
-    from tollway.forge.steps import Runs
-
-    return Runs(visit.shop.settings.home, visit.shop.clock)
+    return workshop.runs(visit.shop.settings.home, visit.shop.clock)
 
 
 def _shelf(visit: Visit) -> Any:
-    from tollway.forge import data
-
-    return data.Shelf(visit.shop.settings.home / "datasets", visit.shop.clock)
+    return workshop.datasets(visit.shop.settings.home, visit.shop.clock)

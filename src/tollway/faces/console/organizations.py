@@ -7,10 +7,12 @@ from starlette.responses import Response
 
 from tollway.faces.console import charts, queries, ranges
 from tollway.faces.console.confirm import confirmation, money_field
-from tollway.faces.console.visit import Visit, currency_of
+from tollway.faces.console.visit import Visit
+from tollway.flows import wallets
+from tollway.guard import passwords
 from tollway.kit.clock import day_of
 from tollway.kit.errors import BadRequest, Conflict, TollwayError
-from tollway.sell import accounts, api_keys, catalog, ledger
+from tollway.sell import accounts, api_keys, catalog
 
 _MONTH = ranges.RANGES["30d"]
 ROLES = ("owner", "member")
@@ -56,13 +58,13 @@ def add_money(visit: Visit) -> Response:
 
     The cause is drawn when the question is asked, so that sending the answer twice moves money once.
     """
-    kind = visit.field("kind")
-    if kind not in ("top_up", "grant"):
+    if visit.field("kind") not in ("top_up", "grant"):
         raise BadRequest(visit.t("error.form"))
+    kind: wallets.Kind = "grant" if visit.field("kind") == "grant" else "top_up"
     with visit.shop.db.read() as conn:
         org = accounts.get_organization(conn, _org_id(visit))
-        currency = currency_of(conn, org.id, visit.currency)
-        balance = ledger.wallet_micros(conn, org.id, currency)
+        wallet = wallets.wallet_of(conn, org.id, visit.currency)
+    currency, balance = wallet.currency, wallet.micros
     try:
         micros = money_field(visit, "amount", currency)
     except BadRequest as error:
@@ -88,9 +90,7 @@ def add_money(visit: Visit) -> Response:
     cause = visit.field("cause")
     if not cause.startswith(f"{kind}:") or len(cause) > 60:
         raise BadRequest(visit.t("error.form"))
-    with visit.shop.db.write() as conn:
-        move = ledger.top_up if kind == "top_up" else ledger.grant
-        move(conn, visit.now_ms, org.id, currency, micros, cause)
+    wallets.fill(visit.shop, org.id, kind, micros, cause, currency)
     return visit.go(f"/organizations/{org.id}", done=f"{kind}_booked")
 
 
@@ -129,7 +129,7 @@ def add_member(visit: Visit) -> Response:
     role = visit.field("role")
     if role not in ROLES:
         raise BadRequest(visit.t("error.form"))
-    password = secrets.token_urlsafe(12)
+    password = passwords.new_password()
     try:
         with visit.shop.db.write() as conn:
             org = accounts.get_organization(conn, _org_id(visit))
@@ -167,17 +167,17 @@ def _detail(visit: Visit, problem: TollwayError | None = None, issued: dict[str,
         versions = catalog.plan_versions(conn)
         subscription = catalog.running_subscription(conn, org.id)
         found = queries.overview(conn, {}, _MONTH, visit.now_ms, org.id)
-        currency = currency_of(conn, org.id, visit.currency)
+        wallet = wallets.wallet_of(conn, org.id, visit.currency)
         context: dict[str, Any] = {
             "org": org,
-            "currency": currency,
+            "currency": wallet.currency,
             "members": accounts.list_members(conn, org.id),
             "keys": api_keys.list_keys(conn, org.id),
             "last_used": queries.last_used(conn, org.id),
             "subscription": subscription,
             "version": versions.get(subscription.plan_version_id) if subscription else None,
             "plans": catalog.list_plans(conn),
-            "balance": ledger.wallet_micros(conn, org.id, currency),
+            "balance": wallet.micros,
             "movements": queries.wallet_movements(conn, org.id, 8),
             "found": found,
             "by_model": queries.usage_rows(conn, "model", from_day, to_day, org.id, None, None),

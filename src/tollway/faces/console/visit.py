@@ -282,7 +282,7 @@ class Desk:
                 visit.acting_for = _known_organization(conn, acting)
             tenant = visit.acting_for or (visit.member.org_id if visit.session else None)
             if tenant:
-                visit.tenant_currency = currency_of(conn, tenant, "")
+                visit.tenant_currency = catalog.currency_of(conn, tenant, "")
 
     def _refuse(self, visit: Visit, error: TollwayError) -> Response:
         if isinstance(error, Unauthorized) and error.code == "login_needed":
@@ -332,12 +332,6 @@ def _form(visit: Visit) -> list[tuple[str, str]]:
         return parse_qsl(visit.body.decode("utf-8"), keep_blank_values=True, max_num_fields=500, errors="strict")
     except (UnicodeDecodeError, ValueError) as error:
         raise BadRequest(visit.t("error.form")) from error
-
-
-def currency_of(conn: Any, org_id: str, default: str) -> str:
-    """The currency of the plan an organization is on; the default while it is on none."""
-    subscription = catalog.running_subscription(conn, org_id)
-    return catalog.get_plan_version(conn, subscription.plan_version_id).terms.currency if subscription else default
 
 
 def currencies(conn: sa.Connection) -> dict[str, str]:

@@ -11,12 +11,12 @@ from starlette.responses import FileResponse, Response
 
 from tollway.faces.console.confirm import confirmation
 from tollway.faces.console.factory import curve
-from tollway.faces.console.visit import Visit, currencies, currency_of
+from tollway.faces.console.visit import Visit, currencies
 from tollway.flows import adaptations
 from tollway.kit import jobs
 from tollway.kit.errors import NotFound, TollwayError
 from tollway.kit.jobs import Job
-from tollway.sell import accounts, batches, feedback, files, fine_tuning, usage
+from tollway.sell import accounts, batches, catalog, feedback, files, fine_tuning, usage
 
 KINDS: Final = (fine_tuning.KIND, batches.KIND)
 _SHOWN: Final = 200
@@ -177,7 +177,7 @@ def _cost(visit: Visit, conn: sa.Connection, job: Job) -> tuple[int, str] | None
     """What it cost its buyer (picos), and in which currency; None while that is not settled."""
     if job.kind == batches.KIND:
         picos = batches.made_of(job).price_picos
-        return None if picos is None else (picos, currency_of(conn, job.org_id, str(visit.shop.settings.currency)))
+        return None if picos is None else (picos, catalog.currency_of(conn, job.org_id, str(visit.shop.settings.currency)))
     event_id = job.made.get("event_id")
     if not event_id:
         return None

@@ -17,13 +17,12 @@ from starlette.requests import Request
 from tollway.faces.http import admin_versions
 from tollway.faces.http.policy import Door
 from tollway.faces.http.wire import ClientGone, bearer, read_body
+from tollway.flows import wallets
 from tollway.flows.gateway import Gateway
 from tollway.insight import economics
 from tollway.kit.clock import month_bounds_ms, month_of
-from tollway.kit.errors import BadRequest
 from tollway.kit.ids import new_id
-from tollway.kit.money import EXPONENTS
-from tollway.sell import accounts, api_keys, billing, catalog, ledger, revision, usage
+from tollway.sell import accounts, api_keys, billing, catalog, usage
 from tollway.serve import models
 
 Id = Annotated[str, Path(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9_.\-]+$")]
@@ -229,17 +228,11 @@ def _money(counter: Counter) -> None:
 
     @route("POST", "/admin/organizations/{org_id}/wallet", "Top up its wallet")
     def top_up(org_id: Id, body: TopUp) -> Response:
-        if body.currency not in EXPONENTS:
-            raise BadRequest(f"{body.currency} is not a currency this shop knows.", param="currency")
-
-        def work(conn: sa.Connection) -> dict[str, Any]:
+        with shop.db.read() as conn:
             org = accounts.get_organization(conn, org_id)
-            cause = f"admin:{org.id}:{body.cause or new_id('top')}"
-            ledger.top_up(conn, shop.clock.now_ms(), org.id, body.currency, body.amount_micros, cause)
-            revision.touch(conn)
-            return {"balance_micros": ledger.wallet_micros(conn, org.id, body.currency), "currency": body.currency}
-
-        return write(work)
+        cause = f"admin:{org.id}:{body.cause or new_id('top')}"
+        filled = wallets.fill(shop, org.id, "top_up", body.amount_micros, cause, body.currency)
+        return _json({"balance_micros": filled.wallet.micros, "currency": filled.wallet.currency})
 
     @route("GET", "/admin/plans", "Plans on sale")
     def list_plans() -> Response:
