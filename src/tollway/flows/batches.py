@@ -24,7 +24,7 @@ from tollway.kit.crew import Crew
 from tollway.kit.errors import BadRequest, TollwayError
 from tollway.kit.ids import new_id
 from tollway.kit.jobs import Job
-from tollway.sell import batches, catalog, files
+from tollway.sell import batches, files
 from tollway.sell.access import Caller
 from tollway.sell.batches import KIND, Order
 from tollway.sell.file_checks import check_batch

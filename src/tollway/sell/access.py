@@ -17,12 +17,12 @@ import msgspec
 
 from tollway.guard import keys
 from tollway.kit.clock import Clock, month_bounds_ms, month_of
-from tollway.kit.errors import Forbidden, NotFound, PaymentRequired, RateLimited, TollwayError, Unauthorized
+from tollway.kit.errors import Forbidden, NotFound, PaymentRequired, TollwayError, Unauthorized
 from tollway.kit.money import PICOS_PER_MICRO, format_micros
 from tollway.sell import catalog, rating
 from tollway.sell.api_keys import ApiKey
 from tollway.sell.book import Book, used_units
-from tollway.sell.rate_limits import Gate, rate_headers
+from tollway.sell.rate_limits import Gate, rate_headers, rate_limited
 
 Refusal = TypeVar("Refusal", bound=TollwayError)
 
@@ -492,16 +492,3 @@ class Access:
 def gates_of(caller: Caller) -> list[Gate]:
     """The limits that a caller's requests pass: its key's own, and its organization's."""
     return [caller.account.gate] if caller.gate is None else [caller.gate, caller.account.gate]
-
-
-def rate_limited(gate: Gate, tokens: int, limit: str, wait_s: float) -> RateLimited:
-    """The refusal of a call of so many tokens that a limit stands in the way of."""
-    if gate.tpm is not None and tokens > gate.tpm.limit:
-        return RateLimited(
-            f"This call may need {tokens:,} tokens, more than the limit of {limit} ever allows.",
-            hint="Shorten the prompt or lower max_tokens.",
-            retry_after_s=wait_s,
-        )
-    return RateLimited(
-        f"The limit of {limit} is reached.", hint="Try again after the time in Retry-After.", retry_after_s=wait_s
-    )

@@ -7,6 +7,8 @@ true number of tokens is known.
 
 from collections import deque
 
+from tollway.kit.errors import RateLimited
+
 _SPAN_S = 60
 _REQUESTS = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
 _TOKENS = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
@@ -137,3 +139,16 @@ def _resized(window: Window | None, limit: int | None) -> Window | None:
         return Window(limit)
     window.limit = limit
     return window
+
+
+def rate_limited(gate: Gate, tokens: int, limit: str, wait_s: float) -> RateLimited:
+    """The refusal of a call of so many tokens that a limit stands in the way of."""
+    if gate.tpm is not None and tokens > gate.tpm.limit:
+        return RateLimited(
+            f"This call may need {tokens:,} tokens, more than the limit of {limit} ever allows.",
+            hint="Shorten the prompt or lower max_tokens.",
+            retry_after_s=wait_s,
+        )
+    return RateLimited(
+        f"The limit of {limit} is reached.", hint="Try again after the time in Retry-After.", retry_after_s=wait_s
+    )

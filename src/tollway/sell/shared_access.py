@@ -15,10 +15,10 @@ import sqlalchemy as sa
 from tollway.kit.clock import Clock
 from tollway.kit.errors import PaymentRequired, RateLimited
 from tollway.sell import catalog, rating
-from tollway.sell.access import Access, Account, Caller, Claim, Grant, Spending, gates_of, rate_limited
+from tollway.sell.access import Access, Account, Caller, Claim, Grant, Spending, gates_of
 from tollway.sell.book import Book, used_this_month
 from tollway.sell.leases import Need, Pools
-from tollway.sell.rate_limits import Gate, Window
+from tollway.sell.rate_limits import Gate, Window, rate_limited
 
 _DRY_S: Final = 1.0
 _MOIST_S: Final = 0.03
