@@ -1,6 +1,7 @@
 """The server process of `tollway up`: open the gateway, build the house, serve until told to stop."""
 
 import asyncio
+import ctypes
 import gc
 import signal
 import socket
@@ -65,11 +66,20 @@ async def _answer(
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
+    _give_memory_back()
     announce = asyncio.create_task(_announce(gateway, on_ready))
     try:
         await server.serve(sockets=[listener])
     finally:
         announce.cancel()
+
+
+def _give_memory_back() -> None:
+    """What start-up took and let go (a first one copies models and hashes passwords) goes back to the system; of the C
+    libraries only GNU's keeps it and can be told."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _builder() -> "Callable[[Gateway], House]":
