@@ -73,9 +73,10 @@ def rate(terms: Terms, used: Mapping[int, int], model: str, quantities: Mapping[
     for meter, index, price, included in _steps(terms, model):
         amount = quantities.get(meter, 0)
         if amount:
-            before = used.get(index, 0) + units.get(index, 0)
-            units[index] = units.get(index, 0) + amount
-            picos += price * _beyond(included, before, amount)
+            more = units.get(index, 0)
+            before = used.get(index, 0) + more
+            units[index] = more + amount
+            picos += price * (amount if before >= included else _beyond(included, before, amount))
     return picos, units
 
 
@@ -126,17 +127,18 @@ def exposure(
     wallet. The sum of the calls' own bounds is not: two calls share the last free units, the first to arrive expects
     them, the first to settle gets them.
     """
-    picos = 0
+    picos, prices = 0, _prices(terms)
     for index, amount in held.items():
         if more is not None and index in more:
             amount += more[index]
-        charge = charge_at(terms, index)
-        picos += charge.price_micros * _beyond(charge.included, used.get(index, 0), amount)
+        price, included = prices[index]
+        before = used.get(index, 0)
+        picos += price * (amount if before >= included else _beyond(included, before, amount))
     if more is not None:
         for index, amount in more.items():
             if index not in held:
-                charge = charge_at(terms, index)
-                picos += charge.price_micros * _beyond(charge.included, used.get(index, 0), amount)
+                price, included = prices[index]
+                picos += price * _beyond(included, used.get(index, 0), amount)
     return picos
 
 
@@ -169,6 +171,12 @@ def rate_period(
             )
         )
     return lines
+
+
+@lru_cache(maxsize=1024)
+def _prices(terms: Terms) -> tuple[tuple[int, int], ...]:
+    """(price, included) of every charge by its place, those of batches behind the others."""
+    return tuple((charge.price_micros, charge.included) for charge in (*terms.charges, *_batch_charges(terms)))
 
 
 def _beyond(included: int, before: int, amount: int) -> int:

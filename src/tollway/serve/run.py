@@ -50,6 +50,7 @@ class Run:
     ) -> None:
         self.served, self.request, self.size, self.org_id = served, request, size, org_id
         self.turn = turn or Turn(org_id)
+        self._constrained = request.constrained
         self._seat: Seat | None = None
         self.id, self.at_ms = call_id, at_ms
         stream = bool(request.stream) or (not served.passes_through and request.generates)
@@ -221,7 +222,7 @@ class Run:
             raise
         self._in_engine += 1
         self._seat = seat
-        if self.request.constrained:
+        if self._constrained:
             served.suspects.enter(self.org_id)
         self.tallies[index] = tally
         tally.sat_at = now = time.monotonic()
@@ -243,7 +244,7 @@ class Run:
         self._in_engine -= 1
         served.stats.calls += 1
         error = None if done else sys.exc_info()[1]
-        if self.request.constrained:
+        if self._constrained:
             cut_off = isinstance(error, WireError | Unavailable | asyncio.CancelledError | GeneratorExit)
             served.suspects.leave(self.org_id, now, finished=not cut_off)
         if tally.guest is not None:
@@ -312,7 +313,7 @@ class Run:
         """How long this try may take until its first piece, when somebody else could be asked then; None: until the
         deadline. How long a `whole` answer takes depends on what is written: nothing can be said of it."""
         served = self.served
-        if attempt == TRIES_MAX or len(served.line.seats) == 1 or self.request.constrained:
+        if attempt == TRIES_MAX or len(served.line.seats) == 1 or self._constrained:
             return None
         if whole and self.request.generates:
             return served.whole_answer.most_s
@@ -332,7 +333,7 @@ class Run:
             if refusal is not None:
                 _log.error("a request stops the engine", model=self.request.model, call=self.id)
                 raise refusal from error
-        final = final or self.request.constrained  # it may be what the engine died of
+        final = final or self._constrained  # it may be what the engine died of
         final = final or not (gone or served.others(seat)) or not served.retries.take()
         if not final:
             self.retries += 1

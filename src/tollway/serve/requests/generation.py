@@ -1,5 +1,6 @@
 """Chat and plain completions: what can be asked, and what the engine is sent for it."""
 
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -58,6 +59,24 @@ class Message(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     reasoning_content: str | None = None
 
 
+# What is passed on to the engine as it was said; read in one step for each call.
+_SETTINGS = (
+    "seed",
+    "stop",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "logit_bias",
+)
+_CHAT_SETTINGS = ("logprobs", "top_logprobs", "response_format", "tools", "tool_choice", "parallel_tool_calls",
+                  "reasoning_effort", "verbosity")  # fmt: skip
+_settings_of = attrgetter(*_SETTINGS)
+_chat_settings_of = attrgetter(*_CHAT_SETTINGS)
+
+
 class StreamOptions(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """How to stream."""
 
@@ -98,20 +117,8 @@ class Generation(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
 
     def settings(self, model: str, defaults: dict[str, Any], output_max: int) -> dict[str, Any]:
         """The part of the engine's body that says how to generate: the caller's word, else the model's own defaults."""
-        named = (
-            "seed",
-            "stop",
-            "temperature",
-            "top_p",
-            "top_k",
-            "min_p",
-            "frequency_penalty",
-            "presence_penalty",
-            "logit_bias",
-        )
-        body = defaults | {name: value for name in named if (value := getattr(self, name)) is not None}
-        body |= {"model": model, "max_tokens": output_max}
-        return body
+        said = {name: value for name, value in zip(_SETTINGS, _settings_of(self), strict=True) if value is not None}
+        return defaults | said | {"model": model, "max_tokens": output_max}
 
     def refuse_unsupported(self, caps: Caps) -> None:
         """Raise BadRequest for the first parameter that this engine cannot honour."""
@@ -192,9 +199,7 @@ class ChatRequest(Generation, kw_only=True):
         """One engine call for each choice."""
         body = self.settings(model, defaults, output_max)
         body["messages"] = self.plain_messages()
-        optional = ("logprobs", "top_logprobs", "response_format", "tools", "tool_choice", "parallel_tool_calls")
-        for name in (*optional, "reasoning_effort", "verbosity"):
-            value = getattr(self, name)
+        for name, value in zip(_CHAT_SETTINGS, _chat_settings_of(self), strict=True):
             if value is not None:
                 body[name] = value
         return _per_choice("/chat/completions", body, self.choices, caps, stream=stream)
