@@ -6,6 +6,7 @@ then takes everything from the cache, which is itself a figure: `recipe_cached_r
 
 import argparse
 import json
+import os
 import re
 import resource
 import subprocess
@@ -84,6 +85,9 @@ def _tollway(home: Path, *arguments: str) -> dict[str, Any]:
         stdout=subprocess.PIPE,
         text=True,
         check=False,
+        env={
+            name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+        },  # as users have it
     )
     try:
         answer: dict[str, Any] = json.loads(done.stdout)

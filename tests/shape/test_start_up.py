@@ -53,3 +53,17 @@ def test_a_gateway_loads_none_of_the_libraries_of_models():
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     loaded = set(run.stdout.split("LOADED")[-1].split())
     assert not loaded & {"numpy", "torch", "onnx", "onnxruntime", "openvino", "pandas", "ray", "transformers", "gguf"}
+
+
+def test_a_run_that_finds_everything_in_the_cache_loads_no_library_of_models():
+    """The rooms it walks through are entered without what only their work needs; a second is what it takes."""
+    script = (
+        "import sys\n"
+        "from tollway.flows import build\n"
+        "from tollway.forge import compress, convert, data, evaluate, explain, models, report\n"
+        "evaluate.read, evaluate.enforce_figures, explain.read, report.write, models.check, data.Shelf\n"
+        "print('LOADED', *sorted({name.split('.')[0] for name in sys.modules}))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    loaded = set(run.stdout.split("LOADED")[-1].split())
+    assert not loaded & {"numpy", "torch", "sklearn", "pyarrow", "onnx", "onnxruntime", "transformers", "pandas", "PIL"}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tollway.flows import translating, workshop
+from tollway.flows import workshop
 from tollway.flows.registering import register
 from tollway.forge import recipe as recipes
 from tollway.forge.desk import Desk, Sink, Stopped
@@ -25,7 +25,7 @@ _AGAIN: Final = "Start the same recipe again: it goes on where it was."
 
 def build(shop: Shop, path: Path, *, sink: Sink | None = None, stop_asked: Callable[[], bool] = lambda: False) -> Run:
     """Make what a recipe describes, from its data to a package on the shelf. Raises what stopped it."""
-    return run_recipe(shop, recipes.load(path), path.read_text(encoding="utf-8"), sink=sink, stop_asked=stop_asked)
+    return run_recipe(shop, read(shop, path), path.read_text(encoding="utf-8"), sink=sink, stop_asked=stop_asked)
 
 
 def run_recipe(
@@ -69,32 +69,57 @@ def _unexpected(run: Run, error: Exception) -> TollwayError:
     )
 
 
+def read(shop: Shop, path: Path) -> Recipe:
+    """A recipe's file. Raises BadRequest naming what is written wrongly, and what of the rest cannot work."""
+    try:
+        return recipes.load(path)
+    except recipes.Faulty as error:
+        more = _troubles(shop, error.rest, error.gone) if error.rest is not None else []
+        if not more:
+            raise
+        raise BadRequest(f"{error.message}\nand what is left cannot work:\n  {_told(more)}",
+                         code="invalid_recipe", hint=error.hint) from None  # fmt: skip
+
+
 def check(shop: Shop, recipe: Recipe) -> None:
     """Everything that can be known to go wrong before the first step runs, all at once. Raises BadRequest."""
-    from tollway.forge import models
+    errors = _troubles(shop, recipe)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise BadRequest(
+            f"This recipe cannot work:\n  {_told(errors)}", code="invalid_recipe", hint="Change the recipe."
+        )
+
+
+def _told(errors: Sequence[TollwayError]) -> str:
+    return "\n".join(str(error) for error in errors).replace("\n", "\n  ")
+
+
+def _troubles(shop: Shop, recipe: Recipe, gone: frozenset[str] = frozenset()) -> list[TollwayError]:
+    """What each room has against its part; parts that are gone are not asked."""
+    from tollway.forge import data, explain, models, train
     from tollway.forge.compress import plan as compressing
     from tollway.forge.convert import plan as converting
     from tollway.forge.data import augment, clean
 
-    task = recipe.recipe.task
-    looks: list[Callable[[], object]] = [
-        lambda: workshop.datasets(shop.settings.home, shop.clock).get(recipe.data.dataset),
-        lambda: clean.check(recipe.data.clean),
-        lambda: augment.check(recipe.data.augment, task),
-        lambda: models.check(recipe.model, task, shop.settings.home),
+    task, shelf = recipe.recipe.task, workshop.datasets(shop.settings.home, shop.clock)
+    looks: list[tuple[str, Callable[[], object]]] = [
+        ("data", lambda: data.check(recipe.data, task, shelf.get(recipe.data.dataset), recipe.evaluate.slices)),
+        ("data", lambda: clean.check(recipe.data.clean)),
+        ("data", lambda: augment.check(recipe.data.augment, task)),
+        ("model", lambda: models.check(recipe.model, task, shop.settings.home)),
+        ("train", lambda: train.check(recipe.train, recipe.model, task)),
     ]
     if recipe.compress is not None:
-        looks.append(lambda: compressing.check(recipe.compress, task))
+        looks.append(("compress", lambda: compressing.check(recipe.compress, task)))
     if recipe.convert is not None:
-        looks.append(lambda: converting.check(recipe.convert, task))
+        looks.append(("convert", lambda: converting.check(recipe.convert, task)))
+    if recipe.explain is not None and recipe.explain.methods:
+        looks.append(("explain", lambda: explain.check(recipe.explain)))
     if recipe.package.parent:
-        looks.append(lambda: shop.store.get(*recipe.package.parent.split("@", 1)))
-    errors = [error for error in map(_trouble, looks) if error is not None]
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        told = "\n  ".join(str(error).replace("\n", "\n  ") for error in errors)
-        raise BadRequest(f"This recipe cannot work:\n  {told}", code="invalid_recipe", hint="Change the recipe.")
+        looks.append(("package", lambda: shop.store.get(*recipe.package.parent.split("@", 1))))
+    return [error for error in (_trouble(look) for part, look in looks if part not in gone) if error is not None]
 
 
 def _trouble(look: Callable[[], object]) -> TollwayError | None:
@@ -128,6 +153,8 @@ def prepare(shop: Shop, recipe: Recipe, run: Run) -> Path:
     run.record.dataset, run.record.dataset_digest = version.ref, version.digest
 
     def work(desk: Desk) -> Any:
+        from tollway.flows import translating
+
         desk.translators = translating.opener(shop)
         return data.prepare(recipe.data, recipe.recipe.task, shelf, desk)
 

@@ -27,22 +27,35 @@ def digest_of(inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@functools.lru_cache(maxsize=32)
 def code_of(rooms: tuple[str, ...]) -> str:
     """A digest of the source files of some of our packages and of the versions of the libraries they stand on."""
-    root = Path(__file__).resolve().parents[1]
     seen = hashlib.sha256()
     for room in sorted(rooms):
-        where = root / room.replace(".", "/")
-        files = sorted(where.rglob("*.py")) if where.is_dir() else [where.with_suffix(".py")]
-        for file in files:
-            seen.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
+        seen.update(_room(room))
+    seen.update(_libraries())
+    return seen.hexdigest()[:16]
+
+
+@functools.cache
+def _room(room: str) -> bytes:
+    """Several steps stand on the same room: it is read once."""
+    root = Path(__file__).resolve().parents[1]
+    where = root / room.replace(".", "/")
+    seen = hashlib.sha256()
+    for file in sorted(where.rglob("*.py")) if where.is_dir() else [where.with_suffix(".py")]:
+        seen.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
+    return seen.digest()
+
+
+@functools.cache
+def _libraries() -> bytes:
+    found = []
     for library in _LIBRARIES:
         try:
-            seen.update(f"{library} {importlib.metadata.version(library)}".encode())
+            found.append(f"{library} {importlib.metadata.version(library)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    return seen.hexdigest()[:16]
+    return "\n".join(found).encode()
 
 
 def _plain(value: Any) -> Any:

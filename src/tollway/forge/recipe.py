@@ -148,7 +148,9 @@ class Train(Part):
     batch_tokens: int | None = Field(None, ge=16, description="tokens a step; rows of like length go together")
     accumulate: int = Field(1, ge=1, description="batches whose gradients are added up for one step")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto measures what is faster here")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: a graphics card where there is one")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto: a graphics card where there is one"
+    )
     weight_decay: float = Field(0.01, ge=0, description="L2")
     l1: float = Field(0.0, ge=0, description="L1")
     dropout: float | None = Field(None, ge=0, lt=1, description="instead of the architecture's own")
@@ -264,6 +266,14 @@ class Recipe(Part):
     package: Package = Package()
 
 
+class Faulty(BadRequest):
+    """Settings of a recipe are wrong. `rest` is the recipe without them, so that the others can be looked at as well (None:
+    too little is left); `gone` are the parts that fell away whole."""
+
+    rest: Recipe | None = None
+    gone: frozenset[str] = frozenset()
+
+
 def load(path: Path) -> Recipe:
     """Read a recipe file. Raises NotFound, or BadRequest listing every problem with its line."""
     try:
@@ -287,11 +297,30 @@ def parse(text: str, where: str = "the recipe") -> Recipe:
         return Recipe.model_validate(found)
     except ValidationError as error:
         problems = [_problem(one, text) for one in error.errors()]
-        raise BadRequest(
+        faulty = Faulty(
             f"{where} has {len(problems)} problem{'s' * (len(problems) > 1)}:\n  " + "\n  ".join(problems),
             code="invalid_recipe",
             hint="`tollway recipe schema` lists every setting with its meaning.",
-        ) from None
+        )
+        faulty.rest, faulty.gone = _without(found, error)
+        raise faulty from None
+
+
+def _without(found: dict[str, Any], error: ValidationError) -> tuple[Recipe | None, frozenset[str]]:
+    """What is left of a recipe when each wrong setting is taken out, and the parts that went with one."""
+    gone = set()
+    for one in error.errors():
+        path = [str(part) for part in one["loc"]][:2]  # a setting is taken out whole
+        part = found.get(path[0]) if path else None
+        if len(path) == 2 and isinstance(part, dict):
+            part.pop(path[1], None)
+        elif path:
+            found.pop(path[0], None)
+            gone.add(path[0])
+    try:
+        return Recipe.model_validate(found), frozenset(gone)
+    except ValidationError:
+        return None, frozenset(gone)
 
 
 def settings() -> list[dict[str, str]]:

@@ -4,7 +4,9 @@ import html
 import json
 import re
 import tomllib
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -192,6 +194,23 @@ def test_runs_side_by_side(finished):
     assert by_name["accuracy"][column] > 0.7 and by_name["gates"][column] == "3 of 4"
     assert list(by_name)[3:6] == ["accuracy", "accuracy from", "accuracy to"]
     assert json.loads(json.dumps(rows)) == rows
+
+
+def test_settings_that_differ_stand_below_the_figures(finished, tmp_path):
+    import shutil
+
+    runs, record = finished
+    home = tmp_path / "home"
+    shutil.copytree(runs.root, home / "runs")
+    other = msgspec.structs.replace(record, id=record.id[:-4] + "zzzz")
+    folder = Path(shutil.copytree(home / "runs" / record.id, home / "runs" / other.id))
+    (folder / "run.json").write_bytes(msgspec.json.encode(other))
+    recipe = folder / "recipe.toml"
+    text = recipe.read_text(encoding="utf-8")
+    recipe.write_text(text.replace("[train]\n", "[train]\nsearch = {space = {clip = [1, 2]}}\n"), encoding="utf-8")
+    rows = {row["figure"]: list(row.values())[1:] for row in report.compare(Runs(home, SystemClock()), [record, other])}
+    assert [name for name in rows if name.startswith("[")] == ["[train] search.space.clip"]
+    assert rows["[train] search.space.clip"] == [None, "[1, 2]"]
 
 
 def test_a_language_nobody_wrote():

@@ -44,10 +44,9 @@ def check(
 ) -> None:
     """Read a recipe and name every problem, without running anything."""
     from tollway.flows import build
-    from tollway.forge import recipe as recipes
 
     path = recipe_path(desk, recipe)
-    found = recipes.load(path)
+    found = build.read(desk.shop, path)
     build.check(desk.shop, found)
     desk.answer({"path": str(path), "recipe": found.model_dump(mode="json")}, lambda: f"{path}: no problems found.")
     desk.then(f"tollway run start {quoted(recipe)}")

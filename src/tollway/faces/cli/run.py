@@ -79,9 +79,12 @@ def show(desk: Desk, run: RunId) -> None:
 @command(app, "watch")
 def watch(desk: Desk, run: RunId) -> None:
     """Follow a run from another terminal until it ends."""
+    from tollway.flows import build
+
     runs = _runs(desk)
     record = _find(desk, run)
-    with RunView(quiet=desk.as_json) as view:
+    cost = build.cost_of(desk.shop)
+    with RunView(cost.micros_per_hour, cost.currency, quiet=desk.as_json) as view:
         for event in _follow(
             runs.folder(record) / "events.jsonl", lambda: _find(desk, record.id).alive_state == "running"
         ):

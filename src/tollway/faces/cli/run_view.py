@@ -1,7 +1,9 @@
 """A run as people follow it on a terminal: one line a step, a bar for the step in work, what it costs so far.
 
 The same events feed `run start`, which makes them, and `run watch`, which reads them from the run's folder. Where
-nobody watches (a pipe, CI) one plain line a step is written.
+nobody watches (a pipe, CI) one plain line a step is written, and one every half minute of a long one.
+
+What is shown goes by the time of the events, not of their being read: who joins a run in the middle sees how long it takes.
 """
 
 import sys
@@ -12,6 +14,7 @@ from typing import Any, Self
 from tollway.forge.desk import Event
 
 _FIGURES = 4
+_EVERY_S = 30.0
 
 
 class RunView:
@@ -22,7 +25,8 @@ class RunView:
         self._quiet = quiet
         self._rate, self._currency = micros_per_hour, currency
         self._step = ""
-        self._began = time.monotonic()
+        self._at: float | None = None  # the time of the event that is being shown
+        self._began = self._told = time.time()
         self._figures: dict[str, float] = {}
         self._bar: Any = None
         self._task: Any = None
@@ -42,6 +46,7 @@ class RunView:
             self._bar = Progress(
                 SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn(bar_width=24), MofNCompleteColumn(),
                 TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), console=Console(stderr=True), transient=True,
+                get_time=self._now,
             )  # fmt: skip
             self._bar.start()
         return self
@@ -52,6 +57,14 @@ class RunView:
 
     def show(self, event: Event) -> None:
         """Bring the screen up to date with one event."""
+        self._at = float(event["at_ms"]) / 1000 if "at_ms" in event else None
+        self._change(event)
+        self._at = None
+
+    def _now(self) -> float:
+        return time.time() if self._at is None else self._at
+
+    def _change(self, event: Event) -> None:
         match event["kind"]:
             case "step_started":
                 self._start(event)
@@ -67,18 +80,30 @@ class RunView:
                 self._done(event)
 
     def _start(self, event: Event) -> None:
-        self._step, self._began, self._figures = str(event["step"]), time.monotonic(), {}
+        self._step, self._figures = str(event["step"]), {}
+        self._began = self._told = self._now()
         if self._bar is not None:
             if self._task is not None:
                 self._bar.remove_task(self._task)
             self._task = self._bar.add_task(self._step, total=None, figures="")
 
     def _move(self, event: Event) -> None:
-        if self._bar is None or self._task is None:
-            return
         shown = {**self._figures, **{k: v for k, v in event.items() if k not in _KNOWN and isinstance(v, (int, float))}}
         text = "  ".join(f"{name} {_short(value)}" for name, value in list(shown.items())[:_FIGURES])
-        self._bar.update(self._task, total=event["total"], completed=event["done"], figures=f"{text}  {self._cost()}")
+        if self._bar is not None and self._task is not None:
+            text = f"{text}  {self._cost()}"
+            self._bar.update(self._task, total=event["total"], completed=event["done"], figures=text)
+        elif self._bar is None and self._now() - self._told >= _EVERY_S:
+            self._told = self._now()
+            self._line(f"  {self._step:<10} {self._left(event):<16} {text}".rstrip())
+
+    def _left(self, event: Event) -> str:
+        """`35%, 4 min left`, as far as it went until now."""
+        done, total = event["done"], event["total"]
+        if not done or not total or done > total:
+            return f"{done or 0:,}"
+        seconds = (self._now() - self._began) * (total - done) / done
+        return f"{done / total:.0%}, {f'{seconds / 60:.0f} min' if seconds >= 90 else f'{seconds:.0f} s'} left"
 
     def _done(self, event: Event) -> None:
         took = "from the cache" if event["cached"] else f"{event['seconds']:.1f} s"
@@ -86,7 +111,7 @@ class RunView:
         self._line(f"  {event['step']:<10} {took:<16} {'  '.join(shown[:_FIGURES])}".rstrip())
 
     def _cost(self) -> str:
-        spent = (time.monotonic() - self._began) * self._rate / 3600 / 1e6
+        spent = (self._now() - self._began) * self._rate / 3600 / 1e6
         return f"{spent:.4f} {self._currency}" if self._rate else ""
 
     def _line(self, text: str) -> None:

@@ -1,6 +1,7 @@
 """Torch to LiteRT (TFLite) by litert-torch, for phones and small devices: fixed shapes, 32-bit ids, float or 8-bit weights."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +29,9 @@ class _Narrow(nn.Module):
 
 def export(source: Source, path: Path, *, rows: int = ROWS, length: int = LENGTH, int8: bool = False) -> Path:
     """Write `path` and the note about its axes beside it."""
-    import litert_torch
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what its C++ says comes past every channel of ours
+    with quiet():
+        import litert_torch
 
     example = tuple(
         _shaped(one, source.dynamic.get(name, {}), rows, length)

@@ -8,9 +8,17 @@
 Nothing here is imported with torch; pyarrow and scikit-learn are loaded by the functions that need them.
 """
 
-from tollway.forge.data.importing import Imported, Options, import_
-from tollway.forge.data.prepare import Prepared, prepare
+from typing import TYPE_CHECKING
+
+from tollway.forge.data.prepare import Prepared, check, prepare
 from tollway.forge.data.schema import KINDS, Column
 from tollway.forge.data.shelf import SPLITS, Shelf, Version
+from tollway.kit import lazy
 
-__all__ = ["KINDS", "SPLITS", "Column", "Imported", "Options", "Prepared", "Shelf", "Version", "import_", "prepare"]
+if TYPE_CHECKING:
+    from tollway.forge.data.importing import Imported, Options, import_
+
+__all__ = ["KINDS", "SPLITS", "Column", "Imported", "Options", "Prepared", "Shelf", "Version", "check", "import_", "prepare"]
+
+_LAZY = {"Imported": "importing", "Options": "importing", "import_": "importing"}
+__getattr__ = lazy.parts(__name__, _LAZY)

@@ -7,6 +7,7 @@ What was done, and to how many rows, is in `meta.json` beside the rows. Columns 
 the prefix `x_`, so that figures can be given by slices; tabular tasks keep their features under their own names.
 """
 
+import difflib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -99,6 +100,34 @@ class _Work:
         """The column of the classes or the target."""
         names = next(iter(self.tables.values())).column_names
         return next((name for name in ("label", "target", "rating") if name in self.found and name in names), None)
+
+
+def check(wish: Data, task: str, version: Version, slices: Sequence[str] = ()) -> None:
+    """What the recipe asks of this dataset's columns, without reading a row. Raises BadRequest naming everything that is
+    not there. Steps that rename columns are taken at their word."""
+    problems = []
+    try:
+        tasks.match(task, version.columns, wish.columns, version.about.get("roles", {}), version.ref)
+    except BadRequest as error:
+        problems.append(str(error))
+    have = {one.name for one in version.columns} | set(wish.columns)
+    if not any(step.startswith("rename") for step in wish.clean):
+        by = wish.split.by.partition(":")[2]
+        asked = {"split": [by] if by else [], "columns": _listed(wish.columns)}
+        problems += [_no_column(f"[data] {name}", one, have, version) for name in asked for one in asked[name] if one not in have]
+        known = have | {role.name for role in tasks.ROLES[task]} | {"length"}
+        problems += [_no_column("[evaluate] slices", one, known, version) for one in slices if one not in known]
+    if problems:
+        raise BadRequest("\n".join(problems), code="columns_do_not_fit")
+
+
+def _listed(columns: Mapping[str, str]) -> list[str]:
+    return [one.strip() for name in ("features", "drop") for one in columns.get(name, "").split(",") if one.strip()]
+
+
+def _no_column(where: str, name: str, have: set[str], version: Version) -> str:
+    close = difflib.get_close_matches(name, have, n=1)
+    return f"{where}: {version.ref} has no column {name!r}" + (f"; did you mean {close[0]!r}?" if close else ".")
 
 
 def prepare(wish: Data, task: str, shelf: Shelf, desk: Place) -> Prepared:

@@ -8,31 +8,13 @@ draws (paired), so shared difficulty of rows cancels.
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from tollway.forge.evaluate.measures import Floats, Measure
+from tollway.forge.evaluate.scores import Difference, Figure
 
 CHUNK_CELLS = 2_000_000  # weights held at once: 16 MB
-
-
-class Figure(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A value with its 95 % interval; bounds are None when there were too few rows or replicates to say."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    higher: bool = True
-
-
-class Difference(msgspec.Struct, frozen=True):
-    """Ours minus theirs in the direction of better (positive = ours is better), with its paired interval."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    better_share: float | None = None  # share of the resamples in which ours was strictly better
 
 
 class Draws:

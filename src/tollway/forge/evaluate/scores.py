@@ -1,4 +1,7 @@
-"""Scores: everything an evaluation found, as plain data that is stored as `scores.json` and shown by the report."""
+"""Scores: everything an evaluation found, as plain data that is stored as `scores.json` and shown by the report.
+
+Reading them needs nothing heavy: a run that finds everything in the cache loads no numpy.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -7,11 +10,54 @@ import msgspec
 
 from tollway.forge.evaluate import gates
 from tollway.forge.evaluate.gates import Gate
-from tollway.forge.evaluate.intervals import Difference, Figure
-from tollway.forge.evaluate.slices import Gap, Slice
 from tollway.kit.errors import NotFound
 
 FILE_NAME = "scores.json"
+
+
+class Figure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A value with its 95 % interval; bounds are None when there were too few rows or replicates to say."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    higher: bool = True
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """Ours minus theirs in the direction of better (positive = ours is better), with its paired interval."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    better_share: float | None = None  # share of the resamples in which ours was strictly better
+
+
+class Slice(msgspec.Struct, frozen=True):
+    """One part of the rows: the column's value, how many rows, the main metric with its interval."""
+
+    column: str
+    value: str
+    rows: int
+    figure: Figure
+    difference: float | None
+    small: bool
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """How far the groups of a column are apart; `worst` is the widest of the three, and what a gate compares."""
+
+    column: str
+    parity: Figure | None
+    opportunity: Figure | None
+    quality: Figure | None
+    groups: list[str]
+    left_out: list[str]
+
+    @property
+    def worst(self) -> float | None:
+        known = [one.value for one in (self.parity, self.opportunity, self.quality) if one and one.value is not None]
+        return max(known, default=None)
 
 
 class Comparison(msgspec.Struct, frozen=True):

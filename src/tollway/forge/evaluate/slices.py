@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tollway.forge.evaluate.intervals import Draws, Figure, bounds, within
+from tollway.forge.evaluate.intervals import Draws, bounds, within
 from tollway.forge.evaluate.measures import Floats, divide
+from tollway.forge.evaluate.scores import Figure, Gap, Slice
 from tollway.forge.evaluate.tasks import Case
 
 SMALLEST = 30
@@ -23,33 +23,6 @@ SMALLEST_POSITIVES = 10
 VALUES_MAX = 20
 
 Row = Mapping[str, Any]
-
-
-class Slice(msgspec.Struct, frozen=True):
-    """One part of the rows: the column's value, how many rows, the main metric with its interval."""
-
-    column: str
-    value: str
-    rows: int
-    figure: Figure
-    difference: float | None
-    small: bool
-
-
-class Gap(msgspec.Struct, frozen=True):
-    """How far the groups of a column are apart; `worst` is the widest of the three, and what a gate compares."""
-
-    column: str
-    parity: Figure | None
-    opportunity: Figure | None
-    quality: Figure | None
-    groups: list[str]
-    left_out: list[str]
-
-    @property
-    def worst(self) -> float | None:
-        known = [one.value for one in (self.parity, self.opportunity, self.quality) if one and one.value is not None]
-        return max(known, default=None)
 
 
 def columns_of(rows: Sequence[Row]) -> list[str]:

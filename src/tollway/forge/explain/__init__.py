@@ -4,7 +4,16 @@ explain.explain(predictor, {"text": "a lovely film"}, "shap") -> Explanation    
 explain.report(recipe.explain, folder, prepared, desk)                            # the recipe's step
 """
 
-from tollway.forge.explain.explaining import DEFAULTS, FILE_NAME, METHODS, explain, read, report, summary
-from tollway.inference.explain import Explanation
+from typing import TYPE_CHECKING
 
-__all__ = ["DEFAULTS", "FILE_NAME", "METHODS", "Explanation", "explain", "read", "report", "summary"]
+from tollway.forge.explain.kept import FILE_NAME, read
+from tollway.kit import lazy
+
+if TYPE_CHECKING:
+    from tollway.forge.explain.explaining import DEFAULTS, METHODS, check, explain, report, summary
+    from tollway.inference.explain import Explanation
+
+__all__ = ["DEFAULTS", "FILE_NAME", "METHODS", "Explanation", "check", "explain", "read", "report", "summary"]
+
+_LAZY = dict.fromkeys(("DEFAULTS", "METHODS", "Explanation", "check", "explain", "report", "summary"), "explaining")
+__getattr__ = lazy.parts(__name__, _LAZY)

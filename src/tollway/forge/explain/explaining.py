@@ -13,6 +13,7 @@ import numpy as np
 
 from tollway.forge.evaluate import opening
 from tollway.forge.evaluate.examples import plain
+from tollway.forge.explain.kept import FILE_NAME
 from tollway.inference import explain as outside
 from tollway.inference.explain import Explanation
 from tollway.inference.masking import cut
@@ -20,7 +21,6 @@ from tollway.kit.errors import BadRequest, NotFound, TollwayError
 
 INSIDE = ("integrated-gradients", "attention")
 METHODS = (*outside.METHODS, *INSIDE)
-FILE_NAME = "explanations.json"
 BACKGROUND = 8
 DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "text-classification": ("shap", "integrated-gradients", "attention"),
@@ -42,6 +42,13 @@ def explain(predictor: Any, row: Mapping[str, Any], method: str = "shap", **opti
     pieces = cut(predictor, row)
     target = outside.chosen(predictor.predict([pieces.row])[0], options.get("target"))
     return _inside(predictor, pieces, method, target, int(options.get("seed", 0)))
+
+
+def check(part: Any) -> None:
+    """Raises BadRequest for methods that there are not; before anything is trained."""
+    strange = [name for name in part.methods if name not in METHODS]
+    if strange:
+        raise BadRequest(f"[explain] methods has {', '.join(strange)}.", hint=f"There are: {', '.join(METHODS)}.")
 
 
 def _with_net(predictor: Any, method: str) -> Any:
@@ -87,11 +94,9 @@ def report(
 
     `source` is the trained model's folder, for methods that look inside when `folder` has only converted formats.
     """
+    check(part)
     task = opening.task_of(prepared, folder)
     methods = list(part.methods) or list(DEFAULTS.get(task, ()))
-    strange = [name for name in methods if name not in METHODS]
-    if strange:
-        raise BadRequest(f"[explain] methods has {', '.join(strange)}.", hint=f"There are: {', '.join(METHODS)}.")
     if not methods:
         desk.note(f"Answers of {task} are not explained.")
         return {"rows": 0}
@@ -173,9 +178,3 @@ def summary(items: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         row["evaluations"] = float(np.mean([one.get("evaluations", 0) for one in mine]))
         found[method] = row
     return found
-
-
-def read(folder: Path) -> dict[str, Any]:
-    """What the step wrote; empty when there is none."""
-    path = folder / FILE_NAME
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

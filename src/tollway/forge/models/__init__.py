@@ -7,14 +7,13 @@
 torch is loaded when one of these is called, not before: recipes are checked without it.
 """
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tollway.forge.models import bases, options
 from tollway.forge.models.options import default_architecture
-from tollway.inference import Features, features_of, load_features
+from tollway.kit import lazy
 
 if TYPE_CHECKING:
     from tollway.forge.models.adapters import adapt, merge
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from tollway.forge.models.net import ModelSpec, Net
     from tollway.forge.models.predictor import TorchPredictor
     from tollway.forge.models.pretext import masked_image, rotation
+    from tollway.inference import Features
 
 FEATURES = "features.json"
 _LAZY = {
@@ -35,13 +35,7 @@ __all__ = [
     "masked_image", "merge", "options", "rotation", "save", "trainable", "untrained",
 ]  # fmt: skip
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"tollway.forge.models.{_LAZY[name]}"), name)
-    raise AttributeError(name)
-
-
+__getattr__ = lazy.parts(__name__, _LAZY)
 base: Callable[..., Path] = bases.find  # "minilm", a folder, a Hugging Face id -> a folder
 
 
@@ -50,9 +44,11 @@ def check(part: options.Part, task: str, home: Path | None = None) -> options.Op
     return options.read(part, task, home)[1]
 
 
-def fit_features(part: options.Part, task: str, table: Any, home: Path | None = None) -> Features:
+def fit_features(part: options.Part, task: str, table: Any, home: Path | None = None) -> "Features":
     """Learn how rows become arrays: with the base's tokenizer or picture size where there is a base. A base that was made
     here keeps all it knows of its rows; only what is to be predicted is looked at anew."""
+    from tollway.inference import features_of, load_features
+
     given = check(part, task, home).model_dump()
     mine = bases.own(part.base, home) if part.base else None
     if mine is not None and (mine / FEATURES).is_file():

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from tollway.forge.models import folders
 from tollway.forge.models.net import Net
-from tollway.forge.models.options import Options, parse
+from tollway.forge.models.options import AdapterOptions, parse
 from tollway.kit.errors import BadRequest, Conflict
 
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -37,19 +36,6 @@ _TASKS: Final = {
 }  # fmt: skip
 
 
-class AdapterOptions(Options):
-    """[train] options of the methods lora, adapter, prefix and prompt."""
-
-    dropout: float = Field(0.05, ge=0, lt=1, description="lora: share of inputs left out while training")
-    rank: int = Field(8, ge=1, le=1024, description="lora: width of the two small matrices")
-    alpha: float = Field(16.0, gt=0, description="lora: strength; alpha / rank scales what is added")
-    targets: list[str] = Field(
-        [], description="lora: names of linear layers; default: queries and values; all: every one"
-    )
-    size: int = Field(64, ge=1, le=8192, description="adapter: neurons of the bottleneck")
-    tokens: int = Field(16, ge=1, le=1024, description="prefix, prompt: learnt tokens")
-
-
 def adapt(net: Net, method: str, options: Mapping[str, Any] | None = None) -> Net:
     """The same net with an adapter; only the adapter's parameters and the task's head are trainable."""
     if method not in METHODS:
@@ -57,7 +43,7 @@ def adapt(net: Net, method: str, options: Mapping[str, Any] | None = None) -> Ne
     if net.adapter is not None:
         raise Conflict("The net has an adapter already.", hint="Merge it first.")
     known = {name: one for name, one in (options or {}).items() if name in AdapterOptions.model_fields}
-    chosen = parse(AdapterOptions, known).model_dump()
+    chosen = parse(AdapterOptions, known, "[train]").model_dump()
     net.requires_grad_(False)
     if method == "lora":
         _lora(net, chosen)

@@ -39,6 +39,19 @@ class Options(BaseModel):
     dropout: float = Field(0.1, ge=0, lt=1, description="share of values left out while training")
 
 
+class AdapterOptions(Options):
+    """[train] options of the methods lora, adapter, prefix and prompt."""
+
+    dropout: float = Field(0.05, ge=0, lt=1, description="lora: share of inputs left out while training")
+    rank: int = Field(8, ge=1, le=1024, description="lora: width of the two small matrices")
+    alpha: float = Field(16.0, gt=0, description="lora: strength; alpha / rank scales what is added")
+    targets: list[str] = Field(
+        [], description="lora: names of linear layers; default: queries and values; all: every one"
+    )
+    size: int = Field(64, ge=1, le=8192, description="adapter: neurons of the bottleneck")
+    tokens: int = Field(16, ge=1, le=1024, description="prefix, prompt: learnt tokens")
+
+
 class Text(Options):
     """What every text model from scratch has: how texts become tokens."""
 
@@ -347,7 +360,7 @@ def _made_before(folder: Path) -> tuple[str, dict[str, Any]]:
         raise BadRequest(f"model.toml of {folder.name} cannot be read: {error}") from error
 
 
-def parse(kind: type[Options], given: Mapping[str, Any]) -> Options:
+def parse(kind: type[Options], given: Mapping[str, Any], part: str = "[model]") -> Options:
     """Options from a recipe's table; BadRequest lists every wrong one, with the nearest name for a typo."""
     try:
         return kind.model_validate(dict(given))
@@ -355,10 +368,10 @@ def parse(kind: type[Options], given: Mapping[str, Any]) -> Options:
         problems = []
         for one in error.errors():
             name = ".".join(str(each) for each in one["loc"])
-            text = f"[model] options.{name}: {one['msg']}"
+            text = f"{part} options.{name}: {one['msg']}"
             if one["type"] == "extra_forbidden":
                 close = difflib.get_close_matches(name, kind.model_fields, n=1)
-                text = f"[model] options.{name}: there is no such option" + (
+                text = f"{part} options.{name}: there is no such option" + (
                     f"; did you mean {close[0]}?" if close else ""
                 )
             problems.append(text)

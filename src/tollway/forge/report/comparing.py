@@ -1,7 +1,9 @@
-"""Several runs side by side: a row for each figure, a column for each run; for `tollway run compare`."""
+"""Several runs side by side: a row for each figure and each setting that differs, a column for each run; for
+`tollway run compare`."""
 
-from collections.abc import Sequence
-from typing import Any
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from tollway.forge.report.story import Story, gather
 from tollway.forge.steps import Record, Runs
@@ -41,7 +43,28 @@ def _figures(stories: Sequence[Story]) -> dict[str, list[Any]]:
     found["seconds"] = [round(story.record.made_seconds or story.record.seconds, 1) for story in stories]
     found["cost"] = [f"{to_decimal(story.record.cost_micros):.4f} {story.record.currency}" for story in stories]
     found["energy_wh"] = [round(story.record.energy_wh, 3) for story in stories]
-    return {name: values for name, values in found.items() if any(value is not None for value in values)}
+    return {name: values for name, values in (found | _settings(stories)).items() if any(value is not None for value in values)}
+
+
+def _settings(stories: Sequence[Story]) -> dict[str, list[Any]]:
+    """What the recipes do not have in common: why the figures above may differ."""
+    flat = [_flat(story.recipe) for story in stories]
+    names = [name for name in dict.fromkeys(name for one in flat for name in one) if name not in _ABOVE]
+    rows = {f"[{name.replace('.', '] ', 1)}": [one.get(name) for one in flat] for name in names}
+    return {name: values for name, values in rows.items() if any(value != values[0] for value in values)}
+
+
+_ABOVE: Final = ("recipe.name", "recipe.task", "data.dataset")
+
+
+def _flat(table: Mapping[str, Any], head: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{head}{name}.")
+        else:
+            found[f"{head}{name}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return found
 
 
 def _ordered(story: Story) -> list[str]:

@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from tollway.forge.report import charts
 from tollway.forge.report.details import shown
 from tollway.forge.report.markup import Child, Markup, badge, card, table, tag
@@ -73,6 +71,8 @@ def faithfulness(story: Story, t: Words) -> Child:
 
 def _curves(method: str, items: Sequence[Mapping[str, Any]], t: Words) -> Child:
     """The mean over rows of what happens as the input is filled in by importance, and at random."""
+    import numpy as np  # lazy: most reports need none
+
     grid = np.linspace(0, 1, 11)
     names = {
         "insertion_curve": t("explain.insertion"),

@@ -6,8 +6,17 @@
 Nothing here imports torch before a step really runs.
 """
 
-from tollway.forge.train.batches import Batches
-from tollway.forge.train.fitting import Trained, fit
-from tollway.forge.train.plan import Plan
+from typing import TYPE_CHECKING
 
-__all__ = ["Batches", "Plan", "Trained", "fit"]
+from tollway.forge.train.asked import check
+from tollway.forge.train.plan import Plan
+from tollway.kit import lazy
+
+if TYPE_CHECKING:
+    from tollway.forge.train.batches import Batches
+    from tollway.forge.train.fitting import Trained, fit
+
+__all__ = ["Batches", "Plan", "Trained", "check", "fit"]
+
+_LAZY = {"Batches": "batches", "Trained": "fitting", "fit": "fitting"}
+__getattr__ = lazy.parts(__name__, _LAZY)

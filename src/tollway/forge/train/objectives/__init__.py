@@ -42,19 +42,34 @@ _WHERE: dict[str, str] = {
     "dpo": "dpo:Dpo",
 }
 
+# What [train] options each takes; a table, so that a recipe is checked without torch (a test holds it to the classes).
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "causal": ("length",), "sft": ("length",), "masked": ("share",), "next-sentence": ("share",), "dpo": ("beta",),
+}  # fmt: skip
+_PICTURES = ("rotation", "masked-image")
+
 _OF_TASK = {"language-modeling": "causal", "chat": "sft", "preference": "dpo"}
 
 
-def get(name: str | None, task: str, **options: Any) -> Objective:
-    """The objective called `name`, or the task's usual one. `options` go to its class."""
+def named(name: str | None, task: str) -> str:
+    """The objective that is meant: `name`, or the task's usual one. Raises BadRequest when it cannot be. Without torch."""
     wanted = name or _OF_TASK.get(task, "supervised")
-    where = _WHERE.get(wanted)
-    if where is None:
+    if wanted not in _WHERE:
         close = difflib.get_close_matches(wanted, _WHERE, n=1)
         raise BadRequest(
             f"There is no objective {wanted!r}" + (f"; did you mean {close[0]!r}?" if close else "."),
             param="train.objective", hint=f"Take one of {', '.join(_WHERE)}, or leave it out.",
         )
-    module, cls = where.split(":")
+    if wanted in _PICTURES and task and not task.startswith("image-"):
+        raise BadRequest(
+            f"The objective {wanted!r} learns from pictures; {task} has none.", param="train.objective",
+            hint="Leave it out, or choose a task of pictures.",
+        )
+    return wanted
+
+
+def get(name: str | None, task: str, **options: Any) -> Objective:
+    """The objective called `name`, or the task's usual one. `options` go to its class."""
+    module, cls = _WHERE[named(name, task)].split(":")
     found: Objective = getattr(importlib.import_module(f"{__name__}.{module}"), cls)(**options)
     return found

@@ -1,0 +1,82 @@
+"""The factory line's first look: everything wrong with a recipe is told at once, before anything is made."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tollway.flows import build
+from tollway.forge import data
+from tollway.kit.errors import BadRequest
+from tollway.kit.settings import Settings
+from tollway.shop import Shop
+
+RECIPE = """
+[recipe]
+name = "films"
+task = "text-classification"
+[data]
+dataset = "films"
+split = {by = "time:wehn"}
+augment = ["synonim:0.1"]
+[model]
+architecture = "bilsm"
+[train]
+options = {rnk = 3}
+[convert]
+formats = ["gguf"]
+[evaluate]
+slices = ["langage"]
+[explain]
+methods = ["shapp"]
+"""
+TOLD = ("no column 'wehn'; did you mean 'when'", "synonym", "Did you mean bilstm", "there is no rnk", "gguf holds",
+        "no column 'langage'; did you mean 'language'", "[explain] methods has shapp")  # fmt: skip
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    with Shop.open(Settings(tmp_path / "home", environment={})) as opened:
+        (tmp_path / "films.csv").write_text(
+            "text,label,when,language\n"
+            + "".join(f"a fine film {n},{n % 2},2026-01-{n:02d},en\n" for n in range(1, 21))
+        )
+        shelf = data.Shelf(opened.settings.home / "datasets", opened.clock)
+        data.import_(shelf, tmp_path / "films.csv", "films")
+        yield opened
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "films.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_what_cannot_work_is_told_at_once(shop: Shop, tmp_path: Path) -> None:
+    recipe = build.read(shop, written(tmp_path, RECIPE))
+    with pytest.raises(BadRequest) as caught:
+        build.check(shop, recipe)
+    assert not [one for one in TOLD if one not in str(caught.value)]
+
+
+def test_what_is_written_wrongly_does_not_hide_what_cannot_work(shop: Shop, tmp_path: Path) -> None:
+    text = RECIPE.replace("[train]", '[train]\nepochs = -1\noptimiser = "adam"')
+    with pytest.raises(BadRequest) as caught:
+        build.build(shop, written(tmp_path, text))
+    said = str(caught.value)
+    assert "has 2 problems" in said and "did you mean optimizer?" in said and "epochs" in said
+    assert not [one for one in TOLD if one not in said]
+    assert not list((shop.settings.home / "runs").glob("run_*"))
+
+
+def test_a_part_that_fell_away_whole_is_not_blamed(shop: Shop, tmp_path: Path) -> None:
+    text = RECIPE.replace('architecture = "bilsm"', 'architecture = "bilstm"\nbase = "minilm"')
+    with pytest.raises(BadRequest) as caught:
+        build.read(shop, written(tmp_path, text))
+    said = str(caught.value)
+    assert "not both" in said and "there is no rnk" in said and "needs" not in said
+
+
+def test_too_little_left_to_look_at_is_no_reason_to_fall_over(shop: Shop, tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="has 2 problems"):
+        build.read(shop, written(tmp_path, '[recipe]\nname = "x"\ntask = "poetry"\n'))
