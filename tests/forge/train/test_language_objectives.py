@@ -217,6 +217,11 @@ def test_an_encoder_pre_trained_here_is_a_base(objective: str, tmp_path: Path) -
     name = "bert.encoder.layer.0.output.dense.weight"
     saved = models.load(made.folder).state_dict()[name]
     torch.testing.assert_close(classifier.state_dict()[name], saved)
+    kinds = Rows("text-classification", [{"text": one, "label": str("fox" in one)} for one in SENTENCES])
+    part = recipe.Model(base=str(made.folder), options={"max_length": 48})
+    fitted = trainer.fit(recipe.Train(steps=1, learning_rate=1e-9, precision="fp32"), part, kinds.task, kinds, desk(tmp_path / "after"))
+    below = {key.split("bert.", 1)[-1]: one for key, one in models.load(fitted.folder).state_dict().items()}
+    torch.testing.assert_close(below[name.removeprefix("bert.")], saved, atol=1e-6, rtol=0)
 
 
 def test_smoothing_of_preferences_and_wrong_strengths() -> None:

@@ -2,16 +2,21 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from tests.forge.models import worlds
 from tests.forge.train import nets
+from tests.forge.train.test_language_objectives import TINY, Rows
+from tollway.forge import recipe, train
 from tollway.forge.desk import Stopped
-from tollway.forge.train import checkpoints, loop
+from tollway.forge.train import checkpoints, loop, search
 from tollway.forge.train.plan import Plan
 from tollway.kit.errors import Conflict
 
@@ -44,6 +49,52 @@ def test_stopped_and_started_again_every_optimiser_goes_on_exactly(tmp_path, opt
     loop.run(parts, nets.batches(), Plan.of(options), desk)
     assert nets.same(whole, parts)
     assert any("Goes on at step 11" in event.get("text", "") for event in desk.seen)
+
+
+PAIRS = [{"prompt": f"Say {n}.", "chosen": f"{n} is fine, 很好.", "rejected": f"No {n}"} for n in range(12)]
+WAYS = {
+    "a painter's slow half": ("image-generation", worlds.TABLES["image-generation"].to_pylist(), {"batch_rows": 4}, "gan"),
+    "preferences by LoRA": ("preference", PAIRS, {"batch_rows": 3, "method": "lora"}, "llama"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_not_only_weights_and_optimiser_goes_on_exactly(way, tmp_path):
+    task, rows, how, architecture = WAYS[way]
+    part = recipe.Model(architecture=architecture, options=TINY if architecture == "llama" else {"filters": 4})
+    plan, prepared = recipe.Train(epochs=3, precision="fp32", **how), Rows(task, rows)
+    train.fit(plan, part, task, prepared, nets.desk(tmp_path / "whole"))
+    asked = []
+    desk = nets.desk(tmp_path / "parts", stop=lambda: len(asked.append(1) or asked) == 8)
+    with pytest.raises(Stopped):
+        train.fit(plan, part, task, prepared, desk)
+    train.fit(plan, part, task, prepared, desk)
+    files = [next((tmp_path / one / "out").glob("*model.safetensors")) for one in ("whole", "parts")]
+    whole, parts = (load_file(file) for file in files)
+    assert whole.keys() == parts.keys() and all(torch.equal(one, parts[name]) for name, one in whole.items())
+
+
+@pytest.mark.slow
+def test_a_search_killed_while_it_clears_away_a_trial_goes_on(tmp_path, monkeypatch):
+    rows = Rows("text-classification", [{"text": f"word{n % 7} word{n % 3}", "label": str(n % 2)} for n in range(40)])
+    rows.tables["validation"] = rows.tables["train"][:10]
+    plan = recipe.Train(epochs=1, search={"trials": 2, "space": {"learning_rate": [1e-3, 1e-2]}})
+    part = recipe.Model(architecture="bilstm", options={"width": 4, "embedding": 4, "min_count": 1})
+    desk, remove = nets.desk(tmp_path), shutil.rmtree
+
+    def die(path, **more):
+        for file in Path(path).rglob("*.safetensors"):
+            file.unlink()
+        if Path(path).name == "trial-0":
+            raise KeyboardInterrupt
+        remove(path, **more)
+
+    monkeypatch.setattr(search.shutil, "rmtree", die)
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(plan, part, rows.task, rows, desk)
+    monkeypatch.undo()
+    assert len(train.fit(plan, part, rows.task, rows, desk).figures["search"]["trials"]) == 2
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):

@@ -96,6 +96,7 @@ class Gan(Net):
     """DCGAN (Radford et al. 2016): a painter and a critic, in turns, with the non-saturating loss."""
 
     turns = ("discriminator", "generator")
+    moving = ("slow",)
 
     def __init__(self, spec: ModelSpec, features: ImageFeatures) -> None:
         super().__init__(spec, features)

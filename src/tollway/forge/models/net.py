@@ -36,6 +36,7 @@ class Net(nn.Module):
     """A model. Subclasses give `forward`; the loss follows from the outputs and the task."""
 
     turns: tuple[str, ...] = ("all",)
+    moving: tuple[str, ...] = ()  # modules whose weights no optimiser moves but the net itself: checkpoints keep them
 
     def __init__(self, spec: ModelSpec, features: Features) -> None:
         super().__init__()

@@ -320,7 +320,8 @@ def read(part: Part, task: str, home: Path | None = None) -> tuple[str, Options]
     mine = bases.own(part.base, home) if part.base else None
     if mine is not None:
         name, given = _made_before(mine)
-        if name in ARCHITECTURES:
+        encoder = name == "bert" and task in BASE_TASKS  # pre-trained here, but a Hugging Face folder: a base like any other
+        if name in ARCHITECTURES and not encoder:
             if task not in ARCHITECTURES[name].tasks:
                 raise BadRequest(f"{part.base} is a {name}, which does not do {task}.", param="base")
             return name, parse(ARCHITECTURES[name].options, {**given, **part.options})

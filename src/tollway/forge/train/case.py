@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tollway.forge.train import objectives
 from tollway.forge.train.freezing import freeze_below
 from tollway.forge.train.material import Material
@@ -57,7 +59,9 @@ class Case:
         elif plan.method == "none":
             net.requires_grad_(False)
         elif plan.method != "full":
-            net = models.adapt(net, plan.method, dict(getattr(self.train, "options", None) or {}))
+            with torch.random.fork_rng(devices=[]):  # what came before in this process is not to matter
+                torch.manual_seed(seed)
+                net = models.adapt(net, plan.method, dict(getattr(self.train, "options", None) or {}))
         wrap = getattr(self.objective, "wrap", None)  # a goal that needs layers of its own beside the net's
         return net if wrap is None else wrap(net, seed)
 

@@ -25,8 +25,12 @@ _DEVICE_STATE = "random/device"
 
 
 def weights(net: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors that training changes: trained parameters (once each) and buffers; the local part when sharded."""
-    kept: dict[str, torch.Tensor] = {name: each for name, each in net.named_parameters() if each.requires_grad}
+    """The tensors that training changes: trained parameters (once each), those that the net moves itself (`moving`: names
+    of its modules) and buffers; the local part when sharded."""
+    moving = tuple(f"{name}." for name in getattr(net, "moving", ()))
+    kept: dict[str, torch.Tensor] = {
+        name: each for name, each in net.named_parameters() if each.requires_grad or name.startswith(moving)
+    }
     kept |= dict(net.named_buffers())
     return {name: local(each).detach() for name, each in kept.items()}
 

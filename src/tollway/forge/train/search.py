@@ -83,6 +83,7 @@ def fit(train: Any, model: Any, task: str, prepared: Any, desk: Any) -> dict[str
         row = _trial(number, settings, base, model, task, prepared, desk)
         rows.append(row)
         log.add(row)
+        shutil.rmtree(Path(desk.work) / f"trial-{number}", ignore_errors=True)  # not before: half of it is no checkpoint
         _show(row, rows, wish.trials, desk)
         _keep_best(rows, desk)
     return _finish(rows, base, model, desk)
@@ -186,7 +187,6 @@ def _trial(number: int, settings: dict[str, Any], base: Any, model: Any, task: s
         if error.code != "training_diverged":
             raise
         row["problem"] = error.message
-    shutil.rmtree(own.work, ignore_errors=True)
     row["seconds"] = round(time.monotonic() - began, 3)
     return row
 
