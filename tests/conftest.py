@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
 
 import tollway.sell.tables
 import tollway.serve.tables
@@ -23,6 +24,11 @@ from tollway.kit.clock import ManualClock, day_of, month_bounds_ms, month_of
 from tollway.kit.db import Database, metadata
 from tollway.kit.ids import new_id
 from tollway.sell import catalog, rating
+
+# How long an example takes says nothing on a machine that others use too; the same examples each time, so that what is
+# green here is green elsewhere.
+settings.register_profile("house", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
 
 
 @pytest.fixture

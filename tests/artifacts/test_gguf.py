@@ -249,7 +249,7 @@ def test_a_header_made_to_eat_memory_is_refused_without_eating_ours(tmp_path: Pa
     began = time.monotonic()
     with pytest.raises(BadRequest):
         gguf.inspect(path)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 90
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
 
 

@@ -323,7 +323,7 @@ def test_processes_importing_together_agree(shelf: store.Store, tmp_path: Path) 
     workers = [context.Process(target=bring, args=(shelf.root, path, results)) for path in paths]
     for worker in workers:
         worker.start()
-    refs = sorted(results.get(timeout=60) for _ in workers)
+    refs = sorted(results.get(timeout=300) for _ in workers)
     for worker in workers:
         worker.join(30)
     assert refs == ["m@1"] * 3 + ["m@2"] * 3

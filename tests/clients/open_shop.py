@@ -3,6 +3,10 @@
 Whoever comes first starts it; the one who started it waits at the end until the others have left, then stops it. Two
 shops are kept apart: `open_shop` as anybody would start it, and `fortress` with short deadlines, which hostile tests
 may abuse without slowing the others down.
+
+Calls that are computed together in one batch may differ in a word even at temperature 0. Tests that hold two answers
+against each other, or how long calls waited, therefore ask for `alone`: no other test uses the open shop meanwhile, on
+no xdist worker. A conftest.py that imports `open_shop` imports `alone` and `turn` too.
 """
 
 import fcntl
@@ -60,7 +64,7 @@ class OpenShop:
     def http(self, key: str | None = None, **how: Any) -> httpx.Client:
         """A plain client, with the demo key unless told otherwise."""
         headers = {"authorization": f"Bearer {self.key if key is None else key}"} if key != "" else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False, **how)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=300, trust_env=False, **how)
 
     def customer(self, terms: catalog.Terms = PAID, wallet_micros: int = 0, **key: Any) -> Customer:
         """A new organization, once the gateway knows its key."""
@@ -71,7 +75,8 @@ class OpenShop:
     def wait_for_key(self, key: str) -> None:
         """Until the gateway has noticed a key."""
         with self.http(key) as client:
-            for _ in range(200):
+            end = time.monotonic() + 60
+            while time.monotonic() < end:
                 if client.get("/v1/key").status_code != 401:
                     return
                 time.sleep(0.02)
@@ -149,3 +154,20 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
         return True
     return False
+
+
+@pytest.fixture(autouse=True)
+def turn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A shared turn at the gateway, or the whole of it for those who ask to be alone."""
+    if "open_shop" not in request.fixturenames:
+        yield
+        return
+    shop: OpenShop = request.getfixturevalue("open_shop")
+    with (shop.home.parent / "turn").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if "alone" in request.fixturenames else fcntl.LOCK_SH)
+        yield
+
+
+@pytest.fixture
+def alone() -> None:
+    """Nobody else calls the gateway during this test (see `turn`)."""

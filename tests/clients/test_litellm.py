@@ -29,7 +29,7 @@ def python() -> Path:
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (CACHE / "installed").exists():
-            subprocess.run([sys.executable, "-m", "venv", str(CACHE)], check=True, timeout=60)
+            subprocess.run([sys.executable, "-m", "venv", str(CACHE)], check=True, timeout=600)
             pip = [str(made), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
             subprocess.run([*pip, f"litellm=={VERSION}"], check=True, timeout=400)
             (CACHE / "installed").touch()
@@ -43,7 +43,7 @@ def test_the_sdk(python: Path, open_shop: OpenShop, alone: None) -> None:
     given = {"BASE_URL": open_shop.base_url, "API_KEY": open_shop.key, "CHAT": CHAT, "EMBED": EMBED}
     script = Path(__file__).with_name("litellm_round.py")
     ran = subprocess.run(
-        [str(python), str(script)], env=kept | given, capture_output=True, text=True, timeout=170, check=False
+        [str(python), str(script)], env=kept | given, capture_output=True, text=True, timeout=300, check=False
     )
     assert ran.returncode == 0, ran.stderr
     told = json.loads(ran.stdout.strip().splitlines()[-1])

@@ -19,7 +19,7 @@ HELLO = [{"role": "user", "content": "Say hello in one short sentence."}]
 @pytest.fixture
 def client(open_shop: OpenShop) -> Iterator[OpenAI]:
     """The client as its documentation says."""
-    with OpenAI(base_url=open_shop.base_url, api_key=open_shop.key, max_retries=0, timeout=60) as made:
+    with OpenAI(base_url=open_shop.base_url, api_key=open_shop.key, max_retries=0, timeout=300) as made:
         yield made
 
 
@@ -217,7 +217,7 @@ def test_text_in_every_script(client: OpenAI) -> None:
 
 
 async def test_asynchronous_calls_side_by_side(open_shop: OpenShop) -> None:
-    async with AsyncOpenAI(base_url=open_shop.base_url, api_key=open_shop.key, max_retries=0, timeout=60) as client:
+    async with AsyncOpenAI(base_url=open_shop.base_url, api_key=open_shop.key, max_retries=0, timeout=300) as client:
 
         async def stream() -> str:
             came = await client.chat.completions.create(

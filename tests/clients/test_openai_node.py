@@ -31,7 +31,7 @@ def installed() -> Path:
                 "--ignore-scripts",
                 "--loglevel=error",
             ]
-            subprocess.run(["npm", "install", *flags, f"openai@{VERSION}"], cwd=CACHE, check=True, timeout=150)
+            subprocess.run(["npm", "install", *flags, f"openai@{VERSION}"], cwd=CACHE, check=True, timeout=600)
     return CACHE
 
 
@@ -44,7 +44,7 @@ def test_the_client_from_npm(installed: Path, open_shop: OpenShop, alone: None) 
         env=_without_proxies() | given,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=300,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr

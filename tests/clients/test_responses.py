@@ -28,7 +28,7 @@ def plain(client: openai.OpenAI, open_shop: OpenShop) -> Iterator[httpx.Client]:
         yield made
 
 
-def test_a_response_says_what_a_chat_says(client: openai.OpenAI) -> None:
+def test_a_response_says_what_a_chat_says(client: openai.OpenAI, alone: None) -> None:
     chat = client.chat.completions.create(
         model=CHAT, temperature=0, max_tokens=12,
         messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour."}],
@@ -55,7 +55,7 @@ def test_a_response_that_is_cut_off_says_so(client: openai.OpenAI) -> None:
     assert made.usage is not None and made.usage.output_tokens == 2
 
 
-def test_a_conversation_is_sent_as_items(client: openai.OpenAI) -> None:
+def test_a_conversation_is_sent_as_items(client: openai.OpenAI, alone: None) -> None:
     items: Any = [
         {"role": "developer", "content": "Be brief."},
         {
@@ -76,7 +76,7 @@ def test_a_conversation_is_sent_as_items(client: openai.OpenAI) -> None:
     assert second.usage.input_tokens > first.usage.input_tokens + first.usage.output_tokens
 
 
-def test_the_events_of_a_stream_build_the_same_response(client: openai.OpenAI) -> None:
+def test_the_events_of_a_stream_build_the_same_response(client: openai.OpenAI, alone: None) -> None:
     ask: dict[str, Any] = {"model": CHAT, "temperature": 0, "max_output_tokens": 12, "input": "Name a colour."}
     whole = client.responses.create(**ask)
     events = list(client.responses.create(**ask, stream=True))

@@ -39,7 +39,7 @@ def test_a_litert_model_answers_with_numpy_and_litert_alone(tmp_path: Path) -> N
     start += f"runpy.run_path({str(tmp_path / 'device' / 'edge.py')!r}, run_name='__main__')"
     row = {"x": 0.3, "y": 0.9}
     command = [sys.executable, "-I", "-S", "-c", start, "classify", json.dumps(row)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     answer, expected = json.loads(done.stdout)["data"][0], source.predict([row])[0]
     assert answer["label"] == expected["label"]

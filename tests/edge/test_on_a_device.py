@@ -78,7 +78,7 @@ class Owner:
         made = make_customer(gateway.home, TERMS, 1_000_000, name=f"o-{uuid.uuid4().hex[:8]}")
         self.org_id, self.key = made.org_id, made.key
         self.http = httpx.Client(
-            base_url=gateway.url, headers={"authorization": f"Bearer {self.key}"}, timeout=60, trust_env=False
+            base_url=gateway.url, headers={"authorization": f"Bearer {self.key}"}, timeout=300, trust_env=False
         )
         while self.http.get("/v1/key").status_code == 401:
             time.sleep(0.02)
@@ -103,7 +103,7 @@ class Owner:
 
     def run(self, *words: str, key: str = "", expect: int = 0) -> Any:
         environment = {"PATH": os.environ["PATH"], "TOLLWAY_KEY": key or self.key}
-        done = subprocess.run(self.command(*words), capture_output=True, text=True, timeout=60, env=environment)
+        done = subprocess.run(self.command(*words), capture_output=True, text=True, timeout=300, env=environment)
         assert done.returncode == expect, done.stderr
         return json.loads(done.stdout) if expect == 0 else done.stderr
 
@@ -190,7 +190,7 @@ def test_a_device_answers_over_http_and_counts_every_call(owner: Owner) -> None:
     try:
         assert server.stderr is not None
         url = server.stderr.readline().split()[-1].removesuffix("/v1")
-        with httpx.Client(base_url=url, trust_env=False, timeout=30) as http:
+        with httpx.Client(base_url=url, trust_env=False, timeout=300) as http:
             with ThreadPoolExecutor(4) as pool:
                 answers = list(pool.map(lambda _: http.post("/v1/classify", json={"input": "a joy"}).json(), range(12)))
             assert {answer["data"][0]["label"] for answer in answers} == {"good"}
@@ -371,7 +371,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(owner: Owner, tmp
 def test_the_operator_exports_lists_and_revokes_by_command(owner: Owner) -> None:
     def cli(*words: str) -> Any:
         command = [sys.executable, "-m", "tollway", *words, "--home", str(owner.gateway.home), "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

@@ -32,7 +32,7 @@ async def test_a_process_that_is_killed_is_waited_for(
     try:
         job = Job(id="adapt_1", kind=adaptations.KIND, org_id="", asked={"model": "m", "by": "ann"}, created_ms=0)
         task = asyncio.create_task(gateway.adaptations.run(job, asyncio.Event()))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             process = await begun.get()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -112,7 +112,7 @@ async def test_a_template_that_never_ends_takes_the_time_of_its_call_only(
     poor.change(lambda conn: ledger.top_up(conn, poor.clock.now_ms(), poor.org.id, "USD", 10_000_000, "t"))
     house = House(poor, caps)
     house.engine.hangs = True
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         error = await house.ask(request_, timeout_s=0.2)
     assert error is not None and (error.status, error.code) == (503, "timeout")
     assert house.engine.paths and house.shop.caller().account.gate.running == 0

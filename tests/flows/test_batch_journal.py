@@ -87,9 +87,9 @@ async def test_what_no_disk_says_ends_no_journal(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patched:
         patched.setattr(journal, "_append", wrong)
         with pytest.raises(ValueError, match="a mistake"):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await journal.keep(1, True, {}, None)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await journal.keep(2, True, {}, None)
     await journal.close()
     assert read(tmp_path).lines == {2}

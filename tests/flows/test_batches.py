@@ -131,7 +131,7 @@ async def test_a_batch_whose_model_never_comes_up_expires_and_says_what_it_waite
             return jobs.get(conn, batches.KIND, job.id)
 
     async def until(true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not true():
                 await asyncio.sleep(0.02)
 

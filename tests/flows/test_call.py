@@ -29,11 +29,14 @@ class Engine:
 
     def __init__(self) -> None:
         self.busy = self.calls = 0
+        self.held = asyncio.Event()
+        self.held.set()
 
     async def post(self, path: str, body: bytes, kind: str = "") -> Any:
         self.busy += 1
         self.calls += 1
         await asyncio.sleep(0.1)
+        await self.held.wait()
         self.busy -= 1
         return SimpleNamespace(status=200, body=b'{"data":[],"usage":{"prompt_tokens":7,"total_tokens":7}}')
 
@@ -85,11 +88,14 @@ def a_call(request: Request, caps: Caps, engine: Engine, books: Books, timeout_s
 async def test_who_leaves_embeddings_keeps_the_seat_until_they_are_done_and_pays() -> None:
     engine, books = Engine(), Books()
     call = a_call(EmbeddingRequest(model="m", input="text"), Caps(embeddings=True), engine, books)
+    engine.held.clear()
     leaver = asyncio.ensure_future(answer_whole(call))
-    await asyncio.sleep(0.02)
+    while not engine.busy:
+        await asyncio.sleep(0.01)
     leaver.cancel()
     await asyncio.sleep(0.02)
     assert engine.busy == 1 and call.served.line.seats[0].running == 1
+    engine.held.set()
     with pytest.raises(asyncio.CancelledError):
         await leaver
     assert call.served.line.seats[0].running == 0
@@ -112,7 +118,7 @@ async def test_who_leaves_many_inputs_pays_for_those_that_were_read() -> None:
 async def test_a_stream_that_takes_too_long_is_billed_as_far_as_it_came() -> None:
     books = Books()
     request = ChatRequest(model="m", messages=[Message(role="user", content="x")], stream=True)
-    call = a_call(request, Caps(chat=True, cancel=True), Engine(), books, timeout_s=0.1)
+    call = a_call(request, Caps(chat=True, cancel=True), Engine(), books, timeout_s=0.3)
     with pytest.raises(Unavailable, match="what was generated is billed"):
         async for _ in answer_stream(call):
             pass
@@ -122,7 +128,7 @@ async def test_a_stream_that_takes_too_long_is_billed_as_far_as_it_came() -> Non
 async def test_a_whole_answer_that_takes_too_long_costs_nothing() -> None:
     books = Books()
     request = ChatRequest(model="m", messages=[Message(role="user", content="x")])
-    call = a_call(request, Caps(chat=True, cancel=True), Engine(), books, timeout_s=0.1)
+    call = a_call(request, Caps(chat=True, cancel=True), Engine(), books, timeout_s=0.3)
     with pytest.raises(Unavailable, match="nothing was billed"):
         await answer_whole(call)
     assert books.released == 1 and not books.events

@@ -70,7 +70,7 @@ async def test_a_bill_that_could_not_be_written_is_written_while_the_gateway_run
             return jobs.get(conn, fine_tuning.KIND, job.id).settled
 
     async def until_settled(job: Job) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not settled(job):
                 await asyncio.sleep(0.02)
 
@@ -118,7 +118,7 @@ async def test_a_trained_model_that_never_comes_up_is_waited_for_and_costs_nothi
             return jobs.get(conn, fine_tuning.KIND, job.id)
 
     async def until(true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not true():
                 await asyncio.sleep(0.02)
 

@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import pytest
 
-from tests.clients.open_shop import EMBED, FREE, OpenShop, open_shop
+from tests.clients.open_shop import EMBED, FREE, OpenShop, alone, open_shop, turn
 from tollway.kit.errors import Unavailable
 from tollway.kit.settings import Settings
 from tollway.sell import usage
@@ -18,7 +18,7 @@ from tollway.serve.engines import Caps
 from tollway.serve.requests import EmbeddingRequest, RerankRequest
 from tollway.shop import Shop
 
-__all__ = ["open_shop"]
+__all__ = ["alone", "open_shop", "turn"]
 WORDS = ["a", "toll", "road", "for", "models", "is", "where", "each", "one", "pays", "what", "it", "uses"]
 MANY = [" ".join(WORDS[number % len(WORDS) :] + WORDS * 2 + [str(number)]) for number in range(256)]
 
@@ -36,7 +36,9 @@ async def embed(http: httpx.AsyncClient, texts: Any, path: str = "/v1/embeddings
 
 
 @pytest.mark.engine
-async def test_a_quiet_organization_is_answered_while_somebody_elses_many_inputs_are_read(open_shop: OpenShop) -> None:
+async def test_a_quiet_organization_is_answered_while_somebody_elses_many_inputs_are_read(
+    open_shop: OpenShop, alone: None
+) -> None:
     flooding, quiet = open_shop.customer(FREE), open_shop.customer(FREE)
     async with client(open_shop, flooding.key) as flood, client(open_shop, quiet.key) as one:
         await embed(one, "warm")
@@ -49,7 +51,7 @@ async def test_a_quiet_organization_is_answered_while_somebody_elses_many_inputs
             waits.append(time.monotonic() - asked)
         took = time.monotonic() - began
         # one after the other: unless each had its turn in between, one of them would have waited for nearly all inputs
-        assert max(waits) < took / 3, f"{max(waits):.2f} of {took:.2f} s"
+        assert max(waits) < took / 2, f"{max(waits):.2f} of {took:.2f} s"
 
         whole = await flooded
         assert [place["index"] for place in whole["data"]] == list(range(len(MANY)))

@@ -200,7 +200,7 @@ def test_a_language_model_without_openvino_and_what_the_gateway_makes_of_the_cho
             Packages(shop.store, shop.settings), shop.settings, shop.clock, lambda served, replica, state: None
         )
         other.offer([offered])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while "tiny" not in other.broken:
                 await asyncio.sleep(0.02)
         assert "not what was measured" in other.broken["tiny"].message

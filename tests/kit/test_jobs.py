@@ -171,7 +171,7 @@ class Yard:
             return jobs.get(conn, "batch", job_id).status
 
     async def until(self, true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not true():
                 await asyncio.sleep(0.01)
 
@@ -190,7 +190,7 @@ async def test_a_crew_works_off_what_waits_so_many_at_a_time(yard: Yard) -> None
         nonlocal now, most
         now += 1
         most = max(most, now)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)
         now -= 1
 
     work = Work(yard.write, act)

@@ -13,7 +13,7 @@ READ = "tollway.forge.data.readers:read_into"
 
 def confined(code: str, writable, limits: str = "") -> subprocess.CompletedProcess[str]:
     script = f"from tollway.kit.sandbox import ResourceLimits, confine\nconfine(ResourceLimits({limits}), {str(writable)!r})\n{code}"
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
 
 
 def test_a_confined_process_reads_but_does_not_write_elsewhere(tmp_path):

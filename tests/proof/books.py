@@ -5,7 +5,7 @@ unmatched(db, answered, lost)   -> answered calls without their one event, event
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -123,7 +123,9 @@ class Noted:
     answered: dict[str, Tokens] = field(default_factory=dict)
     unanswered: Counter[Tokens] = field(default_factory=Counter)
     left: dict[str, str] = field(default_factory=dict)  # request id -> the call's name, of streams a client left
+    late: dict[str, str] = field(default_factory=dict)  # the same, of streams stopped as too slow
     refused: int = 0
+    told: dict[str, str] = field(default_factory=dict)  # request id -> the error that its caller was told
 
     def against(self, db: Database) -> tuple[list[str], int]:
         """(problems, events of calls whose answer never arrived). Such an event is no problem as long as a client was
@@ -136,13 +138,27 @@ class Noted:
                 found.append(f"{request_id} was answered and has no event")
             elif tokens_of(row) != tokens or row.status != "ok":
                 found.append(f"{request_id} was answered as {tokens}, its event says {row.status} {tokens_of(row)}")
+        found += [f"{one} was told that it is billed, and has no event" for one in self.late if one not in known]
         waiting = self.unanswered.copy()
         extra = 0
         for request_id, row in known.items():
-            if request_id in self.left:
+            if request_id in self.left or request_id in self.late:
                 continue
             extra += 1
             waiting[tokens_of(row)] -= 1
             if waiting[tokens_of(row)] < 0:
-                found.append(f"{request_id} is billed {tokens_of(row)}, nobody waited for such a call")
+                told = self.told.get(request_id, "nothing")
+                found.append(
+                    f"{request_id} is billed {row.status} {tokens_of(row)}, nobody waited for such a call; told: {told}"
+                )
         return found, extra
+
+    def of_streams_cut_short(self, db: Database, produced: Mapping[str, int]) -> list[str]:
+        """What was left, or stopped because it took too long, is billed for something and for no more than the engine
+        `produced` (call's name -> tokens)."""
+        known = events(db)
+        return [
+            f"{name} was cut short; billed {known[request_id].output_tokens}, produced {produced[name]}"
+            for request_id, name in (self.left | self.late).items()
+            if request_id in known and not 0 < known[request_id].output_tokens <= produced[name]
+        ]

@@ -89,7 +89,7 @@ class GatewayProcess:
         """The end of what it wrote to stderr."""
         return self.log_file.read_text(errors="replace")[-last:] if self.log_file.is_file() else ""
 
-    def wait_ready(self, within_s: float = 90) -> None:
+    def wait_ready(self, within_s: float = 180) -> None:
         """Returns once the JSON line was printed: every model on offer has answered. Raises with the log otherwise."""
         began, text = time.monotonic(), b""
         assert self.process.stdout is not None
@@ -110,7 +110,7 @@ class GatewayProcess:
             self.process.send_signal(signal.SIGKILL)
         self.wait()
 
-    def stop(self, within_s: float = 45) -> int:
+    def stop(self, within_s: float = 120) -> int:
         """SIGTERM, and wait; what does not end in time is killed. Returns the exit code."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGTERM)
@@ -120,14 +120,14 @@ class GatewayProcess:
             self.kill()
             raise
 
-    def wait(self, within_s: float = 30) -> int:
+    def wait(self, within_s: float = 120) -> int:
         """Wait for its end."""
         code = self.process.wait(within_s)
         if self.process.stdout is not None:
             self.process.stdout.close()
         return code
 
-    async def ended(self, within_s: float = 30) -> int:
+    async def ended(self, within_s: float = 120) -> int:
         """Wait for its end without blocking the loop."""
         async with asyncio.timeout(within_s):
             while self.alive:
@@ -151,7 +151,7 @@ def start_gateway(
     database_url: str = "",
     port: int | None = None,
     wait: bool = True,
-    within_s: float = 90,
+    within_s: float = 180,
     log: Path | None = None,
 ) -> GatewayProcess:
     """Start `tollway up --json` on a free port. `flags` go to the command; `env` on top of a clean environment; `log`

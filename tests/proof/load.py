@@ -63,6 +63,9 @@ class Crowd:
             self.noted.left[answer.request_id] = name
         elif answer.status in (0, 200) and not answer.error:
             self.noted.unanswered[fresh, cached, tokens] += 1
+        elif answer.error and "what was generated is billed" in answer.error["message"]:
+            self.noted.late[answer.request_id] = name
         else:
             self.noted.refused += 1
+            self.noted.told[answer.request_id] = f"{answer.error} after {len(answer.events)} events"
         return answer

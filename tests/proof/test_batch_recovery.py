@@ -24,6 +24,7 @@ from tollway.sell import catalog, tables
 
 MODEL = "mill"
 LINES = 120
+KILLS_MOST = 8
 TERMS = catalog.Terms(
     overage="wallet",
     charges=(
@@ -58,7 +59,7 @@ class Buyer:
 
     def http(self, gateway: GatewayProcess) -> httpx.Client:
         headers = {"authorization": f"Bearer {self.customer.key}"}
-        return httpx.Client(base_url=gateway.url, headers=headers, timeout=30, trust_env=False)
+        return httpx.Client(base_url=gateway.url, headers=headers, timeout=300, trust_env=False)
 
     def begin(self, gateway: GatewayProcess, pause_ms: int) -> None:
         with self.http(gateway) as http:
@@ -79,24 +80,23 @@ class Buyer:
         return [json.loads(line) for line in content.splitlines()]
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 async def test_killed_at_any_moment_every_line_is_answered_and_billed_once(tmp_path: Path, mill: Upstream) -> None:
     home, chance = tmp_path / "home", random.Random(11)
     offer_upstream(home, MODEL, mill.url)
     buyers = [Buyer(make_customer(home, TERMS, 900_000, name=name)) for name in ("first", "second")]
-    kills = 0
-    for attempt in range(14):
-        gateway = start_gateway(home, starter=False)
-        if attempt == 0:
-            for buyer in buyers:
-                buyer.begin(gateway, pause_ms=40)
+    gateway, kills = start_gateway(home, starter=False), 0
+    for buyer in buyers:
+        buyer.begin(gateway, pause_ms=40)
+    for _ in range(KILLS_MOST):
         await asyncio.sleep(chance.uniform(0.02, 0.6))
         if all(buyer.look(gateway)["status"] == "completed" for buyer in buyers):
             break
         gateway.kill()
         kills += 1
+        gateway = start_gateway(home, starter=False)
     assert kills >= 3
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):  # the last one is left alone, however little those before it got done
         while any(buyer.look(gateway)["status"] != "completed" for buyer in buyers):
             await asyncio.sleep(0.1)
     for buyer in buyers:

@@ -95,7 +95,7 @@ class Buyer:
         made = make_customer(gateway.home, TERMS, 1_000_000, name=name)
         self.org_id, self.key = made.org_id, made.key
         self.http = httpx.Client(
-            base_url=gateway.url, headers={"authorization": f"Bearer {self.key}"}, timeout=60, trust_env=False
+            base_url=gateway.url, headers={"authorization": f"Bearer {self.key}"}, timeout=300, trust_env=False
         )
         while self.http.get("/v1/key").status_code == 401:
             time.sleep(0.02)

@@ -33,7 +33,7 @@ PRICES = {
 
 def cli(home: Path, *words: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "tollway", *words, "--home", str(home), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
@@ -62,7 +62,7 @@ class Buyer:
         self.org_id, self.key = made.org_id, made.key
         cli(gateway.home, "subscription", "start", self.name, "factory")
         self.http = httpx.Client(
-            base_url=gateway.url, headers={"authorization": f"Bearer {self.key}"}, timeout=60, trust_env=False
+            base_url=gateway.url, headers={"authorization": f"Bearer {self.key}"}, timeout=300, trust_env=False
         )
         for _ in range(300):
             if self.http.get("/v1/key").json().get("plan", {}).get("name") == "factory":

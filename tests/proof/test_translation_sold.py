@@ -43,7 +43,7 @@ def test_what_a_translation_writes_is_billed(tmp_path: Path) -> None:
     gateway = start_gateway(home, starter=False)
     try:
         key = {"authorization": f"Bearer {buyer.key}"}
-        with httpx.Client(base_url=gateway.url, headers=key, timeout=60, trust_env=False) as http:
+        with httpx.Client(base_url=gateway.url, headers=key, timeout=300, trust_env=False) as http:
             answer = http.post("/v1/classify", json={"model": "en-es", "input": ["the dog", "a cat"]})
     finally:
         gateway.stop()

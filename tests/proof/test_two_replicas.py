@@ -71,19 +71,21 @@ async def test_a_replica_is_killed_and_a_version_swapped_under_load(tmp_path: Pa
 
     try:
         await asyncio.to_thread(gateway.wait_ready)
-        await until(lambda: len(replicas_of(gateway)) == 2, 20)
+        await until(lambda: len(replicas_of(gateway)) == 2, 90)
         load = [asyncio.create_task(client()) for _ in range(CLIENTS)]
-        await asyncio.sleep(1)
+        await until(lambda: len(answers) >= 100, 90)
         victim = min(replicas_of(gateway))
         os.kill(victim, signal.SIGKILL)
-        back_s = await until(lambda: len(replicas_of(gateway) - {victim}) == 2, 10)
-        await asyncio.sleep(1)
+        back_s = await until(lambda: len(replicas_of(gateway) - {victim}) == 2, 90)
+        around = len(answers)
+        await until(lambda: len(answers) >= around + 100, 90)
         killed, before = len(answers), replicas_of(gateway)
         with shop_of(tmp_path) as shop:
             tiny_models.shelve(shop.store, "mood", tmp_path / "next", another)
             release.deploy(shop, "mood")
-        await until(lambda: len(replicas_of(gateway)) == 2 and not replicas_of(gateway) & before, 20)
-        await asyncio.sleep(0.5)
+        await until(lambda: len(replicas_of(gateway)) == 2 and not replicas_of(gateway) & before, 90)
+        swapped_at = len(answers)
+        await until(lambda: len(answers) >= swapped_at + 50, 90)
         stop.set()
         await asyncio.gather(*load)
     finally:

@@ -93,16 +93,17 @@ async def test_money_paid_in_while_it_is_spent_is_spent_once(tmp_path: Path, mil
         spend = [asyncio.create_task(_spend(gateway, buyer, stop, f"s{n}")) for n in range(24)]
         noise = [asyncio.create_task(_spend(gateway, other, stop, f"n{n}")) for n in range(8)]
         paid_in = buyer.wallet_micros + await asyncio.to_thread(_top_up, tmp_path, database_url, buyer, 60)
-        await asyncio.sleep(0.5)
+        await asyncio.to_thread(_until_spent, tmp_path, database_url, buyer)
         stop.set()
         answers = [answer for task in spend for answer in await task]
         await asyncio.gather(*noise)
         told = (await gateway.get("/v1/key", buyer.key)).json["wallet_micros"]
+        with shop_of(tmp_path, database_url) as shop, shop.db.read() as conn:
+            left = ledger.wallet_micros(conn, buyer.org_id, buyer.currency)
     served = sum(answer.answered for answer in answers)
     buyer = Customer(**(vars(buyer) | {"wallet_micros": paid_in}))
     with shop_of(tmp_path, database_url) as shop, shop.db.read() as conn:
         assert books.problems(shop.db, [buyer]) == []
-        left = ledger.wallet_micros(conn, buyer.org_id, buyer.currency)
     assert 0 <= left < 2 * PRICE_MICROS, f"{left} micros left of {paid_in} after {served} calls"
     assert told == left, "the gateway's picture of the wallet is not the ledger's"
 
@@ -158,6 +159,17 @@ def _top_up(home: Path, database_url: str, buyer: Customer, times: int) -> int:
                 revision.touch(conn)
             time.sleep(0.03)
     return times * 3 * PRICE_MICROS
+
+
+def _until_spent(home: Path, database_url: str, buyer: Customer) -> None:
+    """Until the wallet pays for less than two calls, however long a busy machine takes for what was paid in."""
+    end = time.monotonic() + 90
+    with shop_of(home, database_url) as shop:
+        while time.monotonic() < end:
+            with shop.db.read() as conn:
+                if ledger.wallet_micros(conn, buyer.org_id, buyer.currency) < 2 * PRICE_MICROS:
+                    return
+            time.sleep(0.05)
 
 
 async def _lowest_wallet(gateway: GatewayProcess, buyer: Customer) -> None:

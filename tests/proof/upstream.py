@@ -41,7 +41,8 @@ class Upstream:
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen([sys.executable, __file__, str(self.port)], stdin=subprocess.PIPE)
-        for _ in range(500):
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
             with contextlib.suppress(OSError):
                 self.calls()
                 return self
@@ -51,12 +52,12 @@ class Upstream:
     def __exit__(self, *_: Any) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait(5)
+        self.process.wait(60)
 
     def calls(self) -> dict[str, dict[str, int]]:
         """id -> {"begun", "tokens", "finished"}, over all tries of that id."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://127.0.0.1:{self.port}/calls", timeout=5) as answer:
+        with opener.open(f"http://127.0.0.1:{self.port}/calls", timeout=300) as answer:
             found: dict[str, dict[str, int]] = json.load(answer)
         return found
 

@@ -164,7 +164,7 @@ async def test_what_another_gateway_has_recorded_speaks_for_itself_alone(
     """A job's event that is in the books already shares a commit with a call's: the call is billed all the same."""
     await recorder.record(event(1, clock, picos=5 * MILLION), None)
     held = threading.Event()
-    waiting = asyncio.ensure_future(recorder.run(lambda conn: held.wait(5)))
+    waiting = asyncio.ensure_future(recorder.run(lambda conn: held.wait(60)))
     await asyncio.sleep(0.01)
     both = [recorder.record(event(number, clock, picos=5 * MILLION), None) for number in (1, 2)]
     held.set()

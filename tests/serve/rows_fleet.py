@@ -99,7 +99,7 @@ class RowsFleet:
 
         await asyncio.gather(*(client(number) for number in range(clients)))
 
-    async def until(self, found: Any, within_s: float = 20) -> float:
+    async def until(self, found: Any, within_s: float = 90) -> float:
         """Seconds until `found()` is true."""
         began = time.monotonic()
         async with asyncio.timeout(within_s):

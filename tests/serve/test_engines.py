@@ -228,7 +228,7 @@ class EngineContract(AnyEngine):
             assert len(served.events("/chat/completions", story, most=4)) >= 3
         began = time.monotonic()
         assert served.post("/chat/completions", {"messages": ASK, "max_tokens": 1})[0] == 200
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 40
 
     def test_exact_prompt_counts_can_be_asked_for(self, served: Served) -> None:
         if not served.caps.tokenize:
@@ -507,7 +507,7 @@ def test_it_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
 def test_orders_from_a_parent_that_is_already_gone_are_not_followed(tmp_path: Path) -> None:
     order = smollm2().launch(tmp_path / "r.sock")
     spec = json.loads(order.first_line) | {"parent": 1}
-    child = subprocess.run(order.argv, input=json.dumps(spec).encode() + b"\n", capture_output=True, timeout=30)
+    child = subprocess.run(order.argv, input=json.dumps(spec).encode() + b"\n", capture_output=True, timeout=300)
     assert (child.returncode, child.stdout) == (3, b"")
 
 

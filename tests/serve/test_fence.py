@@ -82,7 +82,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         path.write_text("x")
     (beside / "link").symlink_to(home / "tollway.db")
     command = [sys.executable, "-c", TRIES, str(home), str(beside), str(os.getpid())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert (home / "tollway.db").read_text() == "x" and not (home / "tollway.toml").exists()
     found: dict[str, str] = json.loads(done.stdout)

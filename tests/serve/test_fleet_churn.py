@@ -120,20 +120,19 @@ async def test_calls_go_on_and_nothing_is_left_behind(tmp_path: Path, seed: int)
             story.model, version="last", serving=Serving(replicas_min=2, replicas_max=2)
         )
         story.fleet.offer([story.model])
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             while (
                 len(story.fleet._alive) > 1 or len(story.pids()) != 2 or story.fleet.find("m").model.version != "last"
             ):
                 await asyncio.sleep(0.05)
-        await asyncio.sleep(0.2)
+            while "last" not in story.versions or story.calls <= 50:
+                await asyncio.sleep(0.05)
     finally:
         stop.set()
         await asyncio.gather(*clients)
         pids = story.pids()
         await story.fleet.close()
     assert story.failures == [], changes
-    assert "last" in story.versions
-    assert story.calls > 50
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
@@ -141,10 +140,10 @@ async def test_hours_of_a_version_that_is_closed_on_its_way_out_are_not_lost(tmp
     fleet = Story(tmp_path, 1).fleet
     try:
         fleet.offer([MODEL])
-        await asyncio.wait_for(fleet.wait_ready(), 10)
+        await asyncio.wait_for(fleet.wait_ready(), 60)
         await fleet.find("m").line.take("org", 1)  # a call that does not end
         fleet.offer([msgspec.structs.replace(MODEL, version="2")])
-        await asyncio.wait_for(fleet.wait_ready(), 10)
+        await asyncio.wait_for(fleet.wait_ready(), 60)
         fleet.take_hours(0)
         await asyncio.sleep(0.05)
     finally:

@@ -47,29 +47,29 @@ async def test_replicas_and_nodes_die_under_load_and_no_call_fails(tmp_path: Pat
     runtime = lambda store: RayRuntime(ray, store.root, ip="127.0.0.1")  # noqa: E731
     async with rows_fleet(tmp_path, runtime, replicas_min=2, replicas_max=2) as town:
         town.fleet.offer([town.model()])
-        await town.until(lambda: sum(one.state is State.READY for one in town.served.replicas) == 2, 40)
+        await town.until(lambda: sum(one.state is State.READY for one in town.served.replicas) == 2, 90)
         assert {one.node for one in town.served.replicas} == {"127.0.0.1"}
-        await town.until(lambda: asked_for() == [], 20)  # what runs keeps its node by itself
+        await town.until(lambda: asked_for() == [], 90)  # what runs keeps its node by itself
         engines = engine_pids()
         assert len(set(engines.values())) == 2, "both engines are on one node"
         stop = asyncio.Event()
         load = asyncio.create_task(town.load(stop))
         await town.until(lambda: town.calls > 50)
         os.kill(next(iter(engines)), signal.SIGKILL)
-        await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 1, 3)
-        back_s = await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 2, 15)
+        await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 1, 90)
+        back_s = await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 2, 90)
         assert town.failures == []
 
         second = list(cluster.list_all_nodes())[1]
         cluster.remove_node(second, allow_graceful=False)
-        await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 1, 5)
-        elsewhere_s = await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 2, 30)
+        await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 1, 90)
+        elsewhere_s = await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 2, 90)
         await asyncio.sleep(0.3)
         stop.set()
         await load
         assert town.failures == []
         print(f"replica back in {back_s:.1f} s, elsewhere {elsewhere_s:.1f} s after its node, {town.calls} calls")
-    await town.until(lambda: not engine_pids(), 5)
+    await town.until(lambda: not engine_pids(), 90)
 
 
 async def test_the_cluster_is_asked_for_room_for_all_replicas_at_once(tmp_path: Path, cluster: Any) -> None:
@@ -83,12 +83,12 @@ async def test_the_cluster_is_asked_for_room_for_all_replicas_at_once(tmp_path: 
 
     async with rows_fleet(tmp_path, runtime, replicas_min=8, replicas_max=8) as town:
         town.fleet.offer([town.model()])
-        await town.until(lambda: len(asked_for()) == 8, 40)
+        await town.until(lambda: len(asked_for()) == 8, 90)
         assert asked_for() == [{"CPU": 1}] * 8
-        await town.until(lambda: town.fleet.ready, 60)
+        await town.until(lambda: town.fleet.ready, 90)
         assert (await town.call())["data"]
     made[0].expect(0)  # as when it closes: nothing is kept for a gateway that has stopped
-    await town.until(lambda: asked_for() == [], 20)
+    await town.until(lambda: asked_for() == [], 90)
 
 
 async def nodes_are_as_they_are(cluster: Any) -> None:
@@ -111,7 +111,7 @@ async def test_a_package_that_a_node_does_not_see_is_sent_there(
     runtime = lambda store: RayRuntime(ray, store.root, ip="127.0.0.1", share=False)  # noqa: E731
     async with rows_fleet(tmp_path, runtime) as town:
         town.fleet.offer([town.model()])
-        await town.until(lambda: town.fleet.ready, 40)
+        await town.until(lambda: town.fleet.ready, 90)
         answer = await town.call()
         assert answer["data"][0]["label"] == "good"
         folder = next(iter((tmp_path / "packages" / "mood").iterdir()))
@@ -168,7 +168,7 @@ async def test_a_relay_holds_back_who_is_slow_and_cuts_off_who_says_nothing(tmp_
         "a slow reader fills the relay's memory"
     )
     writer.transport.abort()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(60):
         await gone.wait()
     relay.close()
     server.close()
@@ -180,7 +180,7 @@ def _buffered(caller: Any) -> int:
 
 async def runtime_idle() -> None:
     """Until no engine is left."""
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while engine_pids() and time.monotonic() < until:
         await asyncio.sleep(0.05)
     assert engine_pids() == {}

@@ -278,12 +278,14 @@ async def test_leaving_a_stream_early_closes_the_connection() -> None:
             async for piece in answer.chunks():
                 assert piece == b"hello"
                 break
-        await asyncio.wait_for(closed.wait(), 2)
+        await asyncio.wait_for(closed.wait(), 60)
         task = asyncio.ensure_future(pool.post("/x", b"{}"))
+        while len(server.heads) < 2:
+            await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
         closed.clear()
         task.cancel()  # cancelled while the answer is coming
-        await asyncio.wait_for(closed.wait(), 2)
+        await asyncio.wait_for(closed.wait(), 60)
     assert len(server.peers) == 2
 
 

@@ -87,7 +87,7 @@ def live(tmp_path_factory):
         }  # fmt: skip
     finally:
         gateway.terminate()
-        gateway.communicate(timeout=40)
+        gateway.communicate(timeout=300)
 
 
 @pytest.mark.engine

@@ -76,7 +76,7 @@ async def _steps_of_calls(tmp_path: Path, stream: bool) -> list[float]:
         server = await asyncio.get_running_loop().create_server(lambda: protocol(config, state, {}), "127.0.0.1")
         port = server.sockets[0].getsockname()[1]
         body = json.dumps(chat(prompt("x", 3), "mill", stream=stream, max_tokens=16))
-        client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
 
         def call(times: int) -> None:
             for _ in range(times):
@@ -87,10 +87,10 @@ async def _steps_of_calls(tmp_path: Path, stream: bool) -> list[float]:
         try:
             await asyncio.to_thread(call, CALLS)  # connections, memos and caches are there then
             found = []
-            for _ in range(5):  # what runs beside the calls, once a second, does not fall into each of these
+            for _ in range(20):  # what runs beside the calls, once a second, does not fall into each of these
                 with Steps() as steps:
-                    await asyncio.to_thread(call, CALLS)
-                found.append(steps.count / CALLS)
+                    await asyncio.to_thread(call, CALLS // 4)
+                found.append(steps.count / (CALLS // 4))
         finally:
             await asyncio.to_thread(client.close)
             server.close()

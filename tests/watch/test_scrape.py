@@ -33,7 +33,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     gateway = start_gateway(home, starter=False)
     try:
         headers = {"authorization": f"Bearer {buyer.key}"}
-        with httpx.Client(base_url=gateway.url, headers=headers, trust_env=False, timeout=30) as http:
+        with httpx.Client(base_url=gateway.url, headers=headers, trust_env=False, timeout=300) as http:
             for _ in range(3):
                 asked = {"model": "mood", "input": ["a lovely film", "a dull film without a heart"]}
                 assert http.post("/v1/classify", json=asked).status_code == 200

@@ -93,7 +93,7 @@ def test_a_request_is_a_tree_in_the_callers_trace(collector: Collector) -> None:
     order = [spans[name] for name in ("admit", "queue", "chat small", "record")]
     assert all(a.end_time_unix_nano <= b.start_time_unix_nano for a, b in itertools.pairwise(order))
     assert abs(engine.end_time_unix_nano - engine.start_time_unix_nano - 1.3e9) < 5e7
-    assert abs(top.end_time_unix_nano - time.time_ns()) < 5e9
+    assert abs(top.end_time_unix_nano - time.time_ns()) < 6e10
     assert collector.resource["service.name"] == "tollway"
 
 

@@ -141,7 +141,7 @@ def test_a_taken_port_is_said_before_anything_is_made(tollway, home):
 
 def test_a_reader_who_leaves_is_no_error(home):
     command = f"{sys.executable} -m tollway config show --home {home} | head -1"
-    run = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=300)
     assert "Traceback" not in run.stderr
 
 
@@ -158,7 +158,7 @@ def test_the_shell_completes_commands_and_options(typed, offered):
     asking = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1), "_TOLLWAY_COMPLETE": "complete_bash"}
     run = subprocess.run(
         [sys.executable, "-c", "from tollway.faces.cli import main; main()"], env=os.environ | asking,
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert set(run.stdout.split()) == offered
 

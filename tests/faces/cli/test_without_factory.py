@@ -16,7 +16,7 @@ main(sys.argv[1:])
 
 
 def run(*words):
-    return subprocess.run([sys.executable, "-c", HIDE, *words], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", HIDE, *words], capture_output=True, text=True, timeout=300)
 
 
 def test_a_command_of_the_factory_names_what_is_missing(tmp_path):

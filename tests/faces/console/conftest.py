@@ -1,5 +1,6 @@
 """A seeded shop per worker, a copy of it per test, a client without and a browser with scripts."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -73,8 +74,9 @@ def still_site(seeded_home: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """Debian's browser, driven by Playwright."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path="/usr/bin/chromium",
@@ -90,10 +92,10 @@ def axe() -> str:
     CACHE.mkdir(exist_ok=True)
     script = CACHE / f"axe-core-{AXE}.min.js"
     if not script.exists():
-        folder = CACHE / "axe"
-        shutil.rmtree(folder, ignore_errors=True)
+        folder = CACHE / f"axe-{os.getpid()}"  # every worker may be at it
         folder.mkdir()
         subprocess.run(["npm", "pack", "--silent", f"axe-core@{AXE}"], cwd=folder, check=True, capture_output=True)
         subprocess.run(["tar", "xzf", f"axe-core-{AXE}.tgz"], cwd=folder, check=True)
-        (folder / "package" / "axe.min.js").rename(script)
+        (folder / "package" / "axe.min.js").replace(script)
+        shutil.rmtree(folder)
     return script.read_text(encoding="utf-8")

@@ -31,7 +31,7 @@ def opened(chromium: Any, site: Any, email: str = "", **options: Any) -> Iterato
         "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
     )
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.set_default_timeout(8000)
+    page.set_default_timeout(60_000)
     if email:
         page.goto(f"{site.url}/console/login")
         page.fill("[name=email]", email)

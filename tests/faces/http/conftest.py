@@ -1,5 +1,5 @@
 """The gateways that tests of the HTTP face share."""
 
-from tests.clients.open_shop import fortress, open_shop
+from tests.clients.open_shop import alone, fortress, open_shop, turn
 
-__all__ = ["fortress", "open_shop"]
+__all__ = ["alone", "fortress", "open_shop", "turn"]

@@ -38,7 +38,7 @@ async def test_many_who_ask_for_metrics_share_a_few_measurements_and_hear_nothin
         await asyncio.sleep(0.005)
     for number, task in asked:
         assert int((await task).split()[1]) >= number, "told what was before it was asked"
-    assert gateway.most == 1 and gateway.times < 60
+    assert gateway.most == 1 and gateway.times < 120, "of 600 that asked"
 
 
 async def test_a_measurement_that_fails_fails_for_those_who_waited_for_it_only() -> None:

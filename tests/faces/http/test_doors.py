@@ -49,7 +49,7 @@ class Buyer:
         made = make_customer(gateway.home, TERMS, 1_000_000, name=f"b-{uuid.uuid4().hex[:8]}")
         self.org_id, key = made.org_id, made.key
         self.http = httpx.Client(
-            base_url=gateway.url, headers={"authorization": f"Bearer {key}"}, timeout=60, trust_env=False
+            base_url=gateway.url, headers={"authorization": f"Bearer {key}"}, timeout=300, trust_env=False
         )
         while self.http.get("/v1/key").status_code == 401:
             pass

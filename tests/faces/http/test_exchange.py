@@ -64,7 +64,7 @@ class Server:
         """Everything that comes until the server closes."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(data)
-        came = await asyncio.wait_for(reader.read(-1), 5)
+        came = await asyncio.wait_for(reader.read(-1), 60)
         writer.close()
         return came
 
@@ -152,7 +152,9 @@ async def test_an_app_that_listens_hears_that_the_client_left(server: Server) ->
     writer.write(get(b"/left", False))
     await asyncio.sleep(0.1)
     writer.close()
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(60):
+        while not server.heard:
+            await asyncio.sleep(0.01)
     assert server.heard == [{"type": "http.disconnect"}]
 
 

@@ -170,7 +170,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
 def client(gateway: GatewayProcess, address: str, **headers: str) -> httpx.Client:
     """Somebody behind the proxy."""
     return httpx.Client(
-        base_url=gateway.url, headers={"x-forwarded-for": address, **headers}, trust_env=False, timeout=60
+        base_url=gateway.url, headers={"x-forwarded-for": address, **headers}, trust_env=False, timeout=300
     )
 
 

@@ -99,6 +99,9 @@ def test_a_process_killed_at_any_moment_leaves_whole_versions_only(tmp_path, clo
     for delay in (0.05, 0.11, 0.17, 0.23):
         writer = subprocess.Popen([sys.executable, "-c", script, str(shelf.root)], stdout=subprocess.PIPE)
         writer.stdout.readline()
+        end = time.monotonic() + 60
+        while not shelf.list() and time.monotonic() < end:
+            time.sleep(0.01)
         time.sleep(delay)
         writer.kill()
         writer.communicate()
