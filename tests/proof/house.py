@@ -207,7 +207,7 @@ def run_cli(home: Path, *words: str, database_url: str = "") -> Any:
     """Run one command with --json; returns its document. Raises with its stderr when it fails."""
     command = [*tollway_program(), *words, "--home", str(home), "--json"]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env=_environment(database_url), check=False
+        command, capture_output=True, text=True, timeout=600, env=_environment(database_url), check=False
     )
     if done.returncode:
         raise RuntimeError(f"`tollway {' '.join(words)}` ended with {done.returncode}:\n{done.stderr[-2000:]}")

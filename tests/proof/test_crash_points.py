@@ -94,7 +94,7 @@ class House:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 async def test_killed_at_each_crash_point_no_answered_call_is_lost_or_doubled(
     tmp_path: Path, mill: Upstream, seed: int
 ) -> None:

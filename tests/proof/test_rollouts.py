@@ -287,7 +287,7 @@ async def test_the_command_line_says_how_it_goes_and_the_way_back(stage: Stage) 
         await asyncio.to_thread(run_cli, stage.home, "deploy", "mood@6", "--canary", "5%")
     with shop_of(stage.home) as shop:
         tiny_versions.shelve(shop.store, stage.home / "broken", "unloadable", "gloom")
-    with pytest.raises(RuntimeError, match="gloom@1 does not come up"):  # and that within the command's two minutes
+    with pytest.raises(RuntimeError, match="gloom@1 does not come up"):  # and that in time for the command
         await asyncio.to_thread(run_cli, stage.home, "deploy", "gloom")
     run_cli(stage.home, "model", "retire", "gloom", "--yes")
 

@@ -96,7 +96,7 @@ def test_the_examples_run(page, live, tmp_path):
     for language, code in BLOCK.findall(page.read_text()):
         code = code.replace("http://127.0.0.1:8080", live["TOLLWAY_URL"])
         shell = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code]
-        run = subprocess.run(shell, env=live, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        run = subprocess.run(shell, env=live, cwd=tmp_path, capture_output=True, text=True, timeout=600)
         assert run.returncode == 0, f"{code}\n{run.stdout}\n{run.stderr}"
         assert run.stdout.strip(), code
         assert '"error"' not in run.stdout, run.stdout
