@@ -1,5 +1,6 @@
 """Reading a .pt2 file as data: it computes what torch computed, and a file that asks for more is refused by name."""
 
+import contextlib
 import json
 import threading
 import zipfile
@@ -186,3 +187,62 @@ def test_what_is_no_such_file_is_refused(data: bytes, tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(BadRequest, match=r"no\.pt2"):
         open_model(path, 1)
+
+
+def test_a_file_that_lies_about_itself_is_refused(file: Path, tmp_path: Path) -> None:
+    """Places and sizes in the archive's own tables: beyond the file, beyond a disk, beyond 64 bits."""
+    whole, lying = file.read_bytes(), tmp_path / "lying.pt2"
+    with zipfile.ZipFile(file) as archive:
+        table = archive.start_dir
+        entries = archive.infolist()
+    for name in ("weights/model_weights_config.json", "models/model.json"):
+        entry = next(one for one in entries if one.filename.endswith(name))
+        at = table
+        for one in entries:
+            if one is entry:
+                break
+            at += 46 + len(one.orig_filename.encode()) + len(one.extra) + len(one.comment)
+        for offset, value in (
+            (20, b"\xff\xff\xff\x7f"),
+            (24, b"\xff\xff\xff\x7f"),
+            (42, b"\xff\xff\xff\x7f"),
+            (8, b"\x01\x00"),
+            (10, b"\x63\x00"),
+        ):
+            lying.write_bytes(whole[: at + offset] + value + whole[at + offset + len(value) :])
+            harmless = contextlib.suppress(TollwayError)  # a size that is told twice may be read from the other place
+            with harmless if offset in (20, 24) else pytest.raises(TollwayError):
+                open_model(lying, 1)
+    with zipfile.ZipFile(lying, "w") as made:
+        far = zipfile.ZipInfo("m/models/model.json")
+        made.writestr(far, b"{}")
+        far.header_offset = 2**64 - 1
+    with pytest.raises(TollwayError):
+        open_model(lying, 1)
+
+
+@pytest.mark.parametrize("key", ["sizes", "strides"])
+@pytest.mark.parametrize("number", [2**62, 2**63, 2**200, -1])
+def test_a_tensor_without_end_is_refused(file: Path, tmp_path: Path, key: str, number: int) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["tensor_meta"][key] = [{"as_int": number}, {"as_int": number}]
+
+    with pytest.raises(TollwayError):
+        open_model(altered(file, tmp_path / "endless.pt2", weights(change)), 1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_file_is_refused_or_computes(file: Path, tmp_path: Path, seed: int) -> None:
+    """Whatever is wrong with it, the answer is a refusal: never an error of a library."""
+    random, whole = np.random.default_rng(seed), file.read_bytes()
+    for _ in range(25):
+        data = bytearray(whole)
+        if seed % 2:
+            del data[int(random.integers(len(data))) :]
+        for place in random.integers(max(0, len(data) - 6000), len(data) + 1, 8) if data else ():
+            if place < len(data):
+                data[place] = int(random.integers(256))
+        path = tmp_path / "damaged.pt2"
+        path.write_bytes(data)
+        with contextlib.suppress(TollwayError):
+            open_model(path, 1)

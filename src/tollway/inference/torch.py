@@ -71,10 +71,12 @@ class TorchRunner:
         except (
             OSError,
             ValueError,
-            KeyError,
             TypeError,
             AttributeError,
-            IndexError,
+            ArithmeticError,
+            EOFError,
+            LookupError,
+            MemoryError,
             RuntimeError,
             zipfile.BadZipFile,
         ) as error:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.forge.made import desk, told
 from tollway.forge import data
-from tollway.forge.data import boxes, mosaics
+from tollway.forge.data import boxes, images, mosaics
 from tollway.forge.recipe import Data, Split
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import BadRequest
@@ -103,6 +103,33 @@ def test_everything_that_is_wrong_is_told_at_once(shelf, tmp_path):
         "a.png is 40 x 30, the box [35, 3, 45, 23]", "annotations[4]", "annotations[5]", "annotations[6]", "category_id 8", "image_id 99", "image_id None",
     ):  # fmt: skip
         assert part in message, part
+
+
+@pytest.mark.parametrize("side", [10**400, -(10**400), 2**70, 1e308, -1e308])
+def test_boxes_beyond_all_measure_are_told(shelf, tmp_path, side):
+    wrong = with_(annotations=[*GOOD["annotations"], {"image_id": 1, "category_id": 7, "bbox": [side, side, side, side]}])
+    assert "annotations[3]" in problems_of(shelf, folder(tmp_path / "in", wrong))
+    if isinstance(side, int):
+        with pytest.raises(ValueError, match=r"no area|four numbers"):
+            boxes.read([{"label": "bag", "box": [side, side, side, side]}])
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "/".join(["d"] * 3000) + "/x.png", "a.png/b.png", "sub", ".", "a\nb.png"])
+def test_names_that_no_disk_has_are_told(shelf, tmp_path, name):
+    wrong = with_(images=[*GOOD["images"], {"id": 3, "file_name": name}])
+    assert "a picture is missing" in problems_of(shelf, folder(tmp_path / "in", wrong))
+
+
+@pytest.mark.parametrize("broken", [OverflowError, IndexError, TypeError])
+def test_a_reader_of_pictures_that_stumbles_is_told(shelf, tmp_path, monkeypatch, broken):
+    """Pillow's rarer readers stumble over what they do not expect in many ways."""
+
+    def stumble(*_):
+        raise broken("inside")
+
+    monkeypatch.setattr(Image, "open", stumble)
+    with pytest.raises(ValueError, match="damaged"):
+        images.normal(b"GIF89a")
 
 
 def test_what_cannot_be_read_may_be_left_out(shelf, tmp_path):

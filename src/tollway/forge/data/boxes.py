@@ -43,9 +43,16 @@ def _one(given: Any) -> dict[str, Any]:
 def wrong(box: Any) -> str:
     """What is wrong with [left, top, right, bottom]; "" when nothing is."""
     numbers = isinstance(box, (list, tuple)) and len(box) == 4 and all(type(side) in (int, float) for side in box)
-    if not numbers or not all(math.isfinite(side) for side in box):
+    if not numbers or not all(_finite(side) for side in box):
         return "is not four numbers: left, top, right, bottom"
     return "" if box[2] > box[0] and box[3] > box[1] else "has no area: right and bottom come after left and top"
+
+
+def _finite(side: float) -> bool:
+    try:
+        return math.isfinite(side)
+    except OverflowError:  # a whole number that no float is as large as
+        return False
 
 
 def outside(box: list[float], width: float, height: float) -> bool:

@@ -73,3 +73,5 @@ def normal(data: bytes) -> bytes:
         raise ValueError(f"it unpacks to more than {PIXELS_MAX:,} pixels") from None
     except (OSError, SyntaxError, EOFError, struct.error, zlib.error) as error:
         raise ValueError(f"damaged: {error}") from None
+    except (ArithmeticError, LookupError, TypeError, AttributeError, MemoryError) as error:  # rarer formats' readers stumble so
+        raise ValueError(f"damaged: {type(error).__name__} while it was read") from None

@@ -7,6 +7,7 @@ One file, or one for each split (`train.json`, `instances_val2017.json`), beside
 wrong is told with everything else that is: a picture that is missing, a box outside of its picture, a category nobody named.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -194,7 +195,7 @@ class _Document:
         if pure.is_absolute() or ".." in pure.parts or "\0" in name:
             self._say("picture", "a file_name leads out of the folder", repr(name))
             return None
-        path = next((place for folder in self.places if (place := folder / pure).is_file()), None)
+        path = next((place for folder in self.places if _is_file(place := folder / pure)), None)
         if path is None or not path.resolve().is_relative_to(self.root.resolve()):
             self._say("picture", "a picture is missing", name)
             return None
@@ -208,6 +209,13 @@ class _Document:
             return None
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for any disk
+        return False
+
+
 def _split(path: Path) -> str:
     """train, validation or test when the name says so; `instances_val2017` too."""
     return split_of(re.sub(r"\d+", "", path.name))
@@ -216,5 +224,6 @@ def _split(path: Path) -> str:
 def _corners(box: Any) -> Any:
     """[left, top, width, height] as [left, top, right, bottom]; what is no box as it is."""
     if isinstance(box, list) and len(box) == 4 and all(type(side) in (int, float) for side in box):
-        return [float(box[0]), float(box[1]), float(box[0] + box[2]), float(box[1] + box[3])]
+        with contextlib.suppress(OverflowError):
+            return [float(box[0]), float(box[1]), float(box[0] + box[2]), float(box[1] + box[3])]
     return box
