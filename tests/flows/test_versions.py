@@ -1,7 +1,10 @@
 """Versions of a model: what is in service, what was and why, and the way back from every step."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +22,18 @@ from tollway.shop import Shop
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
     """A shop with three versions of `mood` on the shelf, the first on offer."""
-    with Shop.open(Settings(tmp_path / "home", environment={})) as shop:
+    yield from opened(tmp_path, {})
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
+    """The same on each of the databases."""
+    server = {"TOLLWAY_DATABASE_URL": request.getfixturevalue("postgres_url")} if request.param == "postgres" else {}
+    yield from opened(tmp_path, server)
+
+
+def opened(tmp_path: Path, environment: dict[str, str]) -> Iterator[Shop]:
+    with Shop.open(Settings(tmp_path / "home", environment=environment)) as shop:
         for number in range(3):
             folder = tmp_path / str(number)
             about = tiny_models.text_classifier(folder)
@@ -157,3 +171,46 @@ def test_whatever_is_done_one_version_is_stable_and_the_way_back_is_what_was_bef
         for one in now.history:
             assert one.running == (one.ended_ms is None)
             assert one.running or one.why, "an end has a reason"
+
+
+def at_once(*acts: Callable[[], Any]) -> list[Any]:
+    """What each of some operators is told who act in the same moment."""
+    gate = threading.Barrier(len(acts))
+
+    def act(one: Callable[[], Any]) -> Any:
+        gate.wait(30)
+        try:
+            return one()
+        except (Conflict, NotFound) as error:
+            return error
+
+    with ThreadPoolExecutor(len(acts)) as pool:
+        return list(pool.map(act, acts))
+
+
+def test_of_operators_who_act_at_once_the_second_sees_what_the_first_did(either: Shop) -> None:
+    """Two who promote, one who takes back, one who deploys, two who begin: whatever their order, what each is told is what is
+    in the books, and no role is filled twice."""
+    for _ in range(8):
+        for told in at_once(
+            *[lambda share=share: versions.start(either, "mood", "2", "canary", share) for share in (5, 9, 20)]
+        ):
+            assert isinstance(told, deployments.Record)
+        promoted = at_once(
+            lambda: versions.promote(either, "mood"),
+            lambda: versions.back(either, "mood"),
+            lambda: versions.promote(either, "mood"),
+            lambda: versions.stop(either, "mood"),
+        )
+        with either.db.read() as conn:
+            every = deployments.history(conn, "mood", 1000)
+        beside = [one for one in every if one.state == "running"]
+        assert sorted({one.role for one in beside}) == sorted(one.role for one in beside), "a role is filled twice"
+        assert (
+            sum(isinstance(one, deployments.Record) and one.role == "stable" and one.version == "2" for one in promoted)
+            <= 1
+        )
+        ended = next(one for one in every if one.role == "canary")
+        if isinstance(promoted[1], deployments.Record) and promoted[1].role == "canary":
+            assert ended.state == "rolled_back" and in_service(either)["stable"] == ("1", 0)
+        release.deploy(either, "mood", "1")

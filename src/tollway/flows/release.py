@@ -69,6 +69,7 @@ def deploy(shop: Shop, name: str, version: str | None = None, title: str = "", *
     engine = msgspec.convert(manifest.engine, models.EngineName)
     shown = title or manifest.title or name
     with shop.db.write() as conn:
+        deployments.alone(conn, name)
         now_ms, beside = shop.clock.now_ms(), deployments.running(conn, name)
         offered = models.offer_package(conn, now_ms, name, kind, manifest.version, shown, engine)
         before = beside.pop("stable", None)

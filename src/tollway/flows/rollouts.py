@@ -221,6 +221,7 @@ class Rollouts:
         now_ms = self._clock.now_ms()
 
         def work(conn: sa.Connection) -> bool:
+            deployments.alone(conn, record.model)
             if not deployments.get(conn, record.id, to_change=True).running:
                 return False  # somebody was faster
             self._note(conn, watched)
@@ -242,6 +243,7 @@ class Rollouts:
 
     async def _end(self, record: Record, why: str) -> None:
         def work(conn: sa.Connection) -> None:
+            deployments.alone(conn, record.model)
             if deployments.get(conn, record.id, to_change=True).running:
                 versions.end_in(conn, self._clock.now_ms(), record, why)
 
@@ -262,6 +264,7 @@ class Rollouts:
             return
 
         def work(conn: sa.Connection) -> bool:
+            deployments.alone(conn, stable.model)
             if not deployments.get(conn, stable.id, to_change=True).running:
                 return False
             if deployments.version_before(conn, stable.model) is None:

@@ -52,6 +52,7 @@ def start(
     rules = msgspec.to_builtins(policy or RolloutPolicy())
     manifest = release.servable(shop, name, version)
     with shop.db.write() as conn:
+        deployments.alone(conn, name)
         model = _with_versions(conn, name)
         if model.kind != manifest.kind:
             raise Conflict(
@@ -99,6 +100,7 @@ def start(
 def promote(shop: Shop, name: str, why: str = _PROMOTED) -> Record:
     """The canary answers all calls. Raises NotFound when there is none."""
     with shop.db.write() as conn:
+        deployments.alone(conn, name)
         canary = deployments.running(conn, name).get("canary")
         if canary is None:
             raise NotFound(
@@ -147,6 +149,7 @@ def back(shop: Shop, name: str, why: str = _TAKEN_BACK) -> Record:
     """The way back from the last step: a canary that runs is taken back; without one, the version before answers again, at
     once while it is warm. Raises Conflict when there is nothing to go back to."""
     with shop.db.write() as conn:
+        deployments.alone(conn, name)
         now_ms, now = shop.clock.now_ms(), deployments.running(conn, name)
         canary = now.get("canary")
         if canary is not None:
@@ -186,6 +189,7 @@ def back_in(conn: sa.Connection, now_ms: int, model: models.Model, why: str, che
 def stop(shop: Shop, name: str, why: str = _ENDED) -> list[Record]:
     """End the canary, the shadow and what is kept warm. Raises NotFound when there is none of them."""
     with shop.db.write() as conn:
+        deployments.alone(conn, name)
         beside = [one for role, one in deployments.running(conn, name).items() if role != "stable"]
         if not beside:
             raise NotFound(f"Nothing runs beside the stable version of {name}.", code="nothing_beside")

@@ -102,6 +102,12 @@ def note_figures(conn: sa.Connection, id_: str, figures: Mapping[str, Any], why:
     _set(conn, id_, figures=dict(figures), why=str(why)[:_WHY_MAX], said=coded(why))
 
 
+def alone(conn: sa.Connection, model: str) -> None:
+    """Nobody else changes what is in service under this name before this transaction ends. Comes before anything is read: of two
+    operators (or an operator and a rollout's own decision) the second sees what the first has done."""
+    conn.execute(sa.select(tables.model.c.name).where(tables.model.c.name == model).with_for_update())
+
+
 def running(conn: sa.Connection, model: str) -> dict[Role, Record]:
     """What is in service under a model's name, by role."""
     row = tables.deployment.c
