@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from tollway.flows.adaptation_work import Orders
+from tollway.flows.adaptation_child import Orders
 from tollway.flows.call import Desk
 from tollway.kit import jobs
 from tollway.kit.crew import Crew
@@ -52,7 +52,7 @@ class Adaptations:
             home=str(self._shop.settings.home.absolute()), model=job.asked["model"], share=SHARE, parent=os.getpid()
         )
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "tollway.flows.adaptation_work", stdin=asyncio.subprocess.PIPE,
+            sys.executable, "-P", "-m", "tollway.flows.adaptation_child", stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         stopping = asyncio.create_task(_kill_when(stop, process))

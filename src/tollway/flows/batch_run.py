@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from tollway.flows import batch_files, settling
+from tollway.flows import batch_files, settling, uploads
 from tollway.flows.answer import open_call, shown
 from tollway.flows.batch_files import BatchLine, Rest
 from tollway.flows.batch_journal import Journal
@@ -65,8 +65,8 @@ class BatchRun:
     ) -> None:
         self._shop, self._desk, self._job, self._waited = shop, desk, job, waited
         self._stop = stop or asyncio.Event()
-        self._order, home = batches.order_of(job), Path(shop.settings.home)
-        self._folder, self._files = home / "batches" / job.id, files.root_in(home)
+        self._order, self._files = batches.order_of(job), uploads.root_of(shop)
+        self._folder = Path(shop.settings.home) / "batches" / job.id
         self._journal = Journal(self._folder)
 
     async def run(self) -> None:

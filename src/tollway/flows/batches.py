@@ -10,13 +10,11 @@ gateway is killed, every line is answered and billed once.
 """
 
 import asyncio
-from pathlib import Path
 from typing import Final
 
 import msgspec
-import sqlalchemy as sa
 
-from tollway.flows import batch_files
+from tollway.flows import batch_files, uploads
 from tollway.flows.batch_run import BatchRun
 from tollway.flows.call import Desk
 from tollway.kit import jobs
@@ -38,7 +36,7 @@ class Batches:
 
     def __init__(self, shop: Shop, desk: Desk) -> None:
         self._shop, self._desk = shop, desk
-        self._files = files.root_in(Path(shop.settings.home))
+        self._files = uploads.root_of(shop)
         self._crew = Crew(
             KIND, self, shop.clock, desk.recorder.run, at_once=_AT_ONCE, alone=not shop.many,
             give_up_s=shop.settings.job_wait_s,
@@ -76,12 +74,7 @@ class Batches:
     async def cancel(self, org_id: str, job_id: str) -> Job:
         """End a batch; what was answered is kept and billed. Raises NotFound, Conflict."""
         now_ms = self._shop.clock.now_ms()
-
-        def ask(conn: sa.Connection) -> Job:
-            job = jobs.ask_to_cancel(conn, now_ms, KIND, org_id, job_id)
-            return jobs.further(conn, job_id, cancelling_ms=now_ms) if job.open else job
-
-        job: Job = await self._desk.recorder.run(ask)
+        job: Job = await self._desk.recorder.run(lambda conn: batches.ask_to_cancel(conn, now_ms, org_id, job_id))
         self._crew.stop(job_id)
         return job
 

@@ -31,7 +31,7 @@ def build(shop: Shop, path: Path, *, sink: Sink | None = None, stop_asked: Calla
 def run_recipe(
     shop: Shop, recipe: Recipe, text: str, *, sink: Sink | None = None, stop_asked: Callable[[], bool] = lambda: False
 ) -> Run:
-    """The same for a recipe in hand: fine-tuning jobs and adaptation write theirs."""
+    """The same for a recipe in hand: adaptation writes its own."""
     run = workshop.runs(shop.settings.home, shop.clock).begin(
         text, recipe.recipe.name, recipe.recipe.task, cost_of(shop), sink=sink
     )

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import msgspec
 import sqlalchemy as sa
 
-from tollway.flows import fine_tuning_worker
+from tollway.flows import fine_tuning_worker, uploads
 from tollway.flows.call import Desk
 from tollway.flows.fine_tuned import FineTuned, withdrawn
 from tollway.flows.fine_tuning_bills import Bills
@@ -71,11 +71,6 @@ class FineTuning:
         self._worker = fine_tuning_worker.Worker()
         wait_s = shop.settings.job_wait_s
         self._crew = Crew(KIND, self, shop.clock, desk.recorder.run, alone=not shop.many, give_up_s=wait_s)
-
-    @property
-    def files_root(self) -> Path:
-        """Where uploads lie."""
-        return files.root_in(Path(self._shop.settings.home))
 
     # -- asked by buyers ---------------------------------------------------------------------------------------------
 
@@ -144,7 +139,7 @@ class FineTuning:
             found = files.get(conn, org_id, file_id)
         if found.purpose != "fine-tune":
             raise BadRequest(f"The file {file_id} was uploaded for {found.purpose}.", param="training_file")
-        lines = files.path_of(self.files_root, found).read_bytes().split(b"\n")
+        lines = files.path_of(uploads.root_of(self._shop), found).read_bytes().split(b"\n")
         return [msgspec.json.decode(line)["messages"] for line in lines if line.strip()]
 
     # -- working them off --------------------------------------------------------------------------------------------
@@ -298,7 +293,7 @@ class FineTuning:
     def _uploads(self, org_id: str, order: Order) -> list[Path]:
         with self._shop.db.read() as conn:
             found = [files.get(conn, org_id, one) for one in (order.training_file, order.validation_file) if one]
-        return [files.path_of(self.files_root, one) for one in found]
+        return [files.path_of(uploads.root_of(self._shop), one) for one in found]
 
 
 def step_words(step: int, total: int, loss: float | None) -> Said:

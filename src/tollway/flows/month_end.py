@@ -10,8 +10,8 @@ import msgspec
 
 from tollway.kit.clock import Clock
 from tollway.kit.db import Database
-from tollway.kit.errors import Conflict
-from tollway.sell import billing
+from tollway.kit.errors import Conflict, NotFound
+from tollway.sell import accounts, billing, catalog
 from tollway.sell.billing import Invoice
 
 
@@ -31,6 +31,18 @@ class MonthEnd(msgspec.Struct, frozen=True):
     drafted: list[Invoice]
     finalised: list[Invoice]
     waiting: dict[str, str]
+
+
+def draft(shop: Books, org_id: str, period: str) -> Invoice:
+    """The month's invoice of one organization, for what it was subscribed to last. Raises NotFound."""
+    with shop.db.write() as conn:
+        known = catalog.list_subscriptions(conn, org_id)
+        if not known:
+            raise NotFound(
+                f"The organization {accounts.get_organization(conn, org_id).name} was never subscribed.",
+                hint="`tollway plan list` shows what it can be put on; then: tollway subscription start.",
+            )
+        return billing.draft(conn, shop.clock.now_ms(), known[-1].id, period)
 
 
 def run(shop: Books, period: str, *, finalise: bool = False) -> MonthEnd:

@@ -4,7 +4,9 @@ import hashlib
 from typing import Final
 
 import msgspec
+import sqlalchemy as sa
 
+from tollway.kit import jobs
 from tollway.kit.ids import base32
 from tollway.kit.jobs import Job
 
@@ -43,6 +45,12 @@ def order_of(job: Job) -> Order:
 def made_of(job: Job) -> Made:
     """How far a batch is."""
     return msgspec.convert(job.made, Made)
+
+
+def ask_to_cancel(conn: sa.Connection, now_ms: int, org_id: str, job_id: str) -> Job:
+    """Ask for the end of a batch, and note when; whoever works on it sees it. Raises NotFound, Conflict."""
+    job = jobs.ask_to_cancel(conn, now_ms, KIND, org_id, job_id)
+    return jobs.further(conn, job_id, cancelling_ms=now_ms) if job.open else job
 
 
 def code_of(job_id: str, name: str) -> str:

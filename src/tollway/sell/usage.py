@@ -90,7 +90,7 @@ def by_day(
 ) -> list[DayUse]:
     """Every day from `from_day` to `to_day`, oldest first; days without use are zeros. `org_id=None`: everyone."""
     first, last = _days(from_day, to_day)
-    found = {row.day: row for row in _grouped(conn, DayUse, "day", org_id, from_day, to_day, model, key_id)}
+    found = {row.day: row for row in grouped(conn, DayUse, "day", org_id, from_day, to_day, model, key_id)}
     days = [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
     return [found.get(day) or DayUse(day=day) for day in days]
 
@@ -105,7 +105,7 @@ def by_model(
 ) -> list[ModelUse]:
     """Every model that was used in these days, the one that earned most first."""
     _days(from_day, to_day)
-    return _most_first(_grouped(conn, ModelUse, "model", org_id, from_day, to_day, model, key_id))
+    return _most_first(grouped(conn, ModelUse, "model", org_id, from_day, to_day, model, key_id))
 
 
 def by_key(
@@ -118,7 +118,7 @@ def by_key(
 ) -> list[KeyUse]:
     """Every API key that was used in these days, the one that cost most first."""
     _days(from_day, to_day)
-    return _most_first(_grouped(conn, KeyUse, "key_id", org_id, from_day, to_day, model, key_id))
+    return _most_first(grouped(conn, KeyUse, "key_id", org_id, from_day, to_day, model, key_id))
 
 
 def by_org(
@@ -131,7 +131,31 @@ def by_org(
 ) -> list[OrgUse]:
     """Every organization that used something in these days, the one that paid most first."""
     _days(from_day, to_day)
-    return _most_first(_grouped(conn, OrgUse, "org_id", org_id, from_day, to_day, model, key_id))
+    return _most_first(grouped(conn, OrgUse, "org_id", org_id, from_day, to_day, model, key_id))
+
+
+def grouped(
+    conn: sa.Connection,
+    kind: type[Row],
+    column: str,
+    org_id: str | None,
+    from_day: str,
+    to_day: str,
+    model: str | None,
+    key_id: str | None,
+) -> list[Row]:
+    """The rollup summed by one of its columns, in no order; only what was used."""
+    daily = tables.usage_daily.c
+    query = (
+        sa.select(daily[column], *(_sum_of(daily, name) for name in _SUMMED))
+        .where(daily.day.between(from_day, to_day))
+        .group_by(daily[column])
+    )
+    for name, wanted in (("org_id", org_id), ("model", model), ("key_id", key_id)):
+        if wanted is not None:
+            query = query.where(daily[name] == wanted)
+    rows: list[dict[str, Any]] = [dict(row._mapping) for row in conn.execute(query)]
+    return [kind(**{name: row[name] if name == column else int(row[name]) for name in row}) for row in rows]
 
 
 def totals(conn: sa.Connection, org_id: str | None, from_ms: int, to_ms: int | None = None) -> Totals:
@@ -199,30 +223,6 @@ def _days(from_day: str, to_day: str) -> tuple[date, date]:
             param="day",
         )
     return first, last
-
-
-def _grouped(
-    conn: sa.Connection,
-    kind: type[Row],
-    column: str,
-    org_id: str | None,
-    from_day: str,
-    to_day: str,
-    model: str | None,
-    key_id: str | None,
-) -> list[Row]:
-    """The rollup summed by one of its columns."""
-    daily = tables.usage_daily.c
-    query = (
-        sa.select(daily[column], *(_sum_of(daily, name) for name in _SUMMED))
-        .where(daily.day.between(from_day, to_day))
-        .group_by(daily[column])
-    )
-    for name, wanted in (("org_id", org_id), ("model", model), ("key_id", key_id)):
-        if wanted is not None:
-            query = query.where(daily[name] == wanted)
-    rows: list[dict[str, Any]] = [dict(row._mapping) for row in conn.execute(query)]
-    return [kind(**{name: row[name] if name == column else int(row[name]) for name in row}) for row in rows]
 
 
 def _sum_of(columns: Any, name: str) -> Any:

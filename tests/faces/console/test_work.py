@@ -14,7 +14,7 @@ from tests.faces.console.test_browser import LOOKS, faults
 from tests.faces.console.test_browser import opened as browsing
 from tollway.flows import adaptations
 from tollway.kit import jobs
-from tollway.sell import catalog
+from tollway.sell import batches, catalog
 
 OPERATOR_PAGES = [
     "/fleet",
@@ -160,6 +160,14 @@ def test_what_is_anothers_is_not_there(operator: Client, buyer: Client, shop: se
     assert content.headers["content-disposition"].startswith("attachment")
     assert "Lotus" not in buyer.get("/console/jobs").text
     assert "Lotus" in operator.get("/console/jobs").text
+
+
+def test_a_batch_that_is_ended_here_says_when(buyer: Client, shop: seed.SeededShop) -> None:
+    batch = seed_work.fill(shop)["batch"]
+    assert buyer.post_form(f"/console/jobs/{batch}/cancel").status_code == 303
+    with shop.db.read() as conn:
+        job = jobs.get(conn, batches.KIND, batch)
+    assert job.cancelling and batches.made_of(job).cancelling_ms == shop.clock.now_ms()
 
 
 def test_revising_a_plan_keeps_how_its_calls_are_served(operator: Client, shop: seed.SeededShop) -> None:

@@ -9,6 +9,7 @@ import pytest
 from tests.sell.test_access import Shop as Customer
 from tests.sell.test_access import terms
 from tollway.faces.http import files as door
+from tollway.flows import uploads
 from tollway.flows.gateway import Gateway
 from tollway.kit.clock import ManualClock
 from tollway.kit.errors import NotFound
@@ -25,7 +26,7 @@ class House:
         self.desk = door.Files(gateway)
 
     def put(self, data: bytes) -> files.StoredFile:
-        root = self.gateway.fine_tuning.files_root
+        root = uploads.root_of(self.gateway.shop)
         aside = root / "made.jsonl"
         aside.parent.mkdir(parents=True, exist_ok=True)
         aside.write_bytes(data)
@@ -74,6 +75,6 @@ async def test_a_download_is_whole_and_no_piece_is_large(
 
 async def test_a_file_whose_bytes_are_gone_is_not_found(house: House) -> None:
     found = house.put(b"x")
-    files.path_of(house.gateway.fine_tuning.files_root, found).unlink()
+    files.path_of(uploads.root_of(house.gateway.shop), found).unlink()
     with pytest.raises(NotFound):
         await house.ask(found.id)

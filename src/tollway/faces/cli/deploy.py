@@ -141,7 +141,7 @@ def status(desk: Desk, name: Name, watch: Watch = False) -> None:
 def promote(desk: Desk, name: Name) -> None:
     """The canary answers all calls from now on; the version before stays warm for a while."""
     made = versions.promote(desk.shop, name)
-    desk.settle()
+    desk.until_noticed()
     desk.answer(versions.status(desk.shop, name), lambda: f"{name} is answered by version {made.version}.")
     desk.then(f"tollway deploy back {name}", "the way back")
 
@@ -156,7 +156,7 @@ def back(desk: Desk, name: Name) -> None:
 def stop(desk: Desk, name: Name) -> None:
     """End the canary, the shadow and what is kept warm; the stable version goes on."""
     ended = versions.stop(desk.shop, name)
-    desk.settle()
+    desk.until_noticed()
     said = ", ".join(f"{one.role} {one.version}" for one in ended)
     desk.answer(versions.status(desk.shop, name), lambda: f"Ended: {said}.")
     desk.then(f"tollway deploy status {name}")

@@ -88,9 +88,9 @@ class Desk:
         """A write transaction; when the block ends, a running gateway knows of it too."""
         with self.shop.db.write() as conn:
             yield conn
-        self.settle()
+        self.until_noticed()
 
-    def settle(self) -> None:
+    def until_noticed(self) -> None:
         """Give a running gateway the moment it needs to notice a change, so that what we print next is true there."""
         if (self.home / "gateway.lock").exists():
             from tollway.watch import doctor

@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import sqlalchemy as sa
 import typer
 
 from tollway.faces.cli import find, tables
-from tollway.faces.cli.desk import Desk, Yes, command, group, quoted
+from tollway.faces.cli.desk import Desk, Yes, command, group
 from tollway.flows import month_end
 from tollway.kit.clock import month_bounds_ms, month_of
-from tollway.kit.errors import BadRequest, NotFound
-from tollway.sell import accounts, billing, catalog
+from tollway.kit.errors import BadRequest
+from tollway.sell import accounts, billing
 
 app = group("Draft, finalise, pay, void, PDF.")
 Invoice = Annotated[str, typer.Argument(help="Id or number (TW-2026-000001) of the invoice.", metavar="INVOICE")]
@@ -39,8 +38,10 @@ def draft(
     if org is None:
         drafts = month_end.run(desk.shop, month).drafted
     else:
-        with desk.write() as conn:
-            drafts = [billing.draft(conn, desk.now_ms, _last_subscription(conn, find.organization(conn, org)), month)]
+        with desk.shop.db.read() as conn:
+            one = find.organization(conn, org)
+        drafts = [month_end.draft(desk.shop, one.id, month)]
+        desk.until_noticed()
     with desk.shop.db.read() as conn:
         names = find.names(conn)
     _list(desk, drafts, names, empty=f"Nobody was subscribed in {month}.")
@@ -149,15 +150,6 @@ def _month(text: str | None, now_ms: int) -> str:
     except ValueError as error:
         raise BadRequest(f"{text!r} is not a month.", hint="Write it as 2026-01.") from error
     return text
-
-
-def _last_subscription(conn: sa.Connection, one: accounts.Organization) -> str:
-    known = catalog.list_subscriptions(conn, one.id)
-    if not known:
-        raise NotFound(
-            f"{one.name} was never subscribed.", hint=f"`tollway subscription start {quoted(one.name)} PLAN`."
-        )
-    return known[-1].id
 
 
 def _list(desk: Desk, found: Any, names: dict[str, str], empty: str = "") -> None:

@@ -32,7 +32,7 @@ def import_(
     with Progress(f"Importing {file.name}") as progress:
         package = release.import_file(desk.shop, file, name, progress=progress.bytes)
     offered = None if no_deploy else release.deploy(desk.shop, name, package.manifest.version, title)
-    desk.settle()
+    desk.until_noticed()
     data = {"name": name, "version": package.manifest.version, "offered": offered is not None,
             "package": msgspec.to_builtins(package.manifest), "path": str(package.folder)}  # fmt: skip
     desk.answer(data, lambda: _card(package.manifest, package.folder))
@@ -72,7 +72,7 @@ def add(
     costs = tuple((meter, amount(text)) for meter, text in pairs(cost or [], "--cost"))
     there = models.Upstream(first, upstream_model or name, upstream_key_env, tuple(dict.fromkeys(more)), costs)
     offered = release.add_upstream(desk.shop, name, kind, there, title)  # type: ignore[arg-type]
-    desk.settle()
+    desk.until_noticed()
     desk.answer(offered, lambda: f"{name} is on offer, answered by {' and '.join(there.urls)} ({there.model}).")
     unpriced.warn_of_model(desk, offered)
     desk.then(f"tollway model show {name}")
@@ -97,7 +97,7 @@ def packaged_(
         return
     with Progress(f"Importing {name}") as progress:
         package, offered = packaged.bring(desk.shop, name, progress.bytes, deploy=not no_deploy)
-    desk.settle()
+    desk.until_noticed()
     data = {"name": name, "version": package.manifest.version, "offered": offered is not None,
             "package": msgspec.to_builtins(package.manifest), "path": str(package.folder)}  # fmt: skip
     desk.answer(data, lambda: _card(package.manifest, package.folder))
@@ -195,7 +195,7 @@ def adapt(
     with RunView(cost.micros_per_hour, cost.currency) as view:
         made = flow.adapt(desk.shop, name, least=least, share=share, sink=view.show)
     if made.canary is not None:
-        desk.settle()
+        desk.until_noticed()
     package = made.run.record.package
     data = {"package": package, "dataset": made.dataset, "corrections": made.taken, "left_out": list(made.left_out),
             "run": made.run.id, "metrics": made.run.record.metrics,
@@ -239,7 +239,7 @@ def retire(desk: Desk, name: Name, yes: Yes = False) -> None:
     _model(desk, name)
     desk.confirm(f"Calls to {name} get 404 within a second; its packages and usage stay.", yes)
     retired = release.retire(desk.shop, name)
-    desk.settle()
+    desk.until_noticed()
     desk.answer(_row(retired) | {"state": "retired"}, lambda: f"{name} is retired.")
     desk.then(
         _added_again(retired) if retired.engine == "upstream" else f"tollway deploy {name}", "offers it again"

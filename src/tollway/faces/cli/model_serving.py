@@ -50,7 +50,7 @@ def serving(
         limit_micros_per_hour=now.limit_micros_per_hour if cost_limit is None else _micros(cost_limit),
     )
     served = release.serve(desk.shop, name, wanted)
-    desk.settle()
+    desk.until_noticed()
     desk.answer(msgspec.to_builtins(served), lambda: _serving_card(desk, served))
     desk.then("tollway status", "says whether it is ready")
 

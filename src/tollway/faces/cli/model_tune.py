@@ -39,7 +39,7 @@ def tune(
     wanted, _, version = name.partition("@")
     if undo:
         had = flow.undo(desk.shop, wanted, version or None)
-        desk.settle()
+        desk.until_noticed()
         said = f"{wanted} is served as its package says again." if had else f"{wanted} was not tuned."
         desk.answer({"name": wanted, "undone": had}, lambda: said)
         desk.then(f"tollway model tune {wanted}", "measures again")
@@ -56,7 +56,7 @@ def tune(
             desk.shop, wanted, version or None, agreement=agreement, first_token_ms=first_token_ms, keep=not dry_run,
             quick=quick, tell=tell,
         )  # fmt: skip
-    desk.settle()
+    desk.until_noticed()
     desk.answer(msgspec.to_builtins(made), lambda: shown(made))
     desk.then(f"tollway model tune {wanted} --undo" if made.choice is not None else f"tollway model show {wanted}",
               "serves it as before" if made.choice is not None else "")  # fmt: skip

@@ -76,7 +76,7 @@ def _move(desk: Desk, org: str, sum_: str, reference: str | None, kind: wallets.
     with desk.shop.db.read() as conn:
         one = find.organization(conn, org)
     done = wallets.fill(desk.shop, one.id, kind, micros, cause)
-    desk.settle()
+    desk.until_noticed()
     currency, balance = done.wallet.currency, done.wallet.micros
     data: dict[str, Any] = {
         "org_id": one.id, "currency": currency, "amount_micros": micros, "cause": cause, "moved": done.moved,

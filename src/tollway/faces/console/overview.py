@@ -6,13 +6,9 @@ from typing import Any
 from starlette.responses import Response
 
 from tollway.faces.console import charts, queries, ranges
-from tollway.faces.console.ranges import HOUR_MS, MINUTE_MS, Range
 from tollway.faces.console.visit import Visit, currencies
-from tollway.insight import economics
-from tollway.kit.money import PICOS_PER_MICRO
+from tollway.insight import hardware
 from tollway.sell import accounts
-
-HOUR_US = HOUR_MS * 1000
 
 
 def overview(visit: Visit) -> Response:
@@ -20,7 +16,7 @@ def overview(visit: Visit) -> Response:
     span = ranges.named(visit.query.get("range"))
     with visit.shop.db.read() as conn:
         found = queries.overview(conn, visit.desk.live(), span, visit.now_ms)
-        costs = _costs(visit, conn, span)
+        costs = hardware.cost_over(conn, visit.shop.settings, *span.window(visit.now_ms), span.step_ms, visit.now_ms)
         context = {
             "span": span,
             "ranges": list(ranges.RANGES),
@@ -33,23 +29,6 @@ def overview(visit: Visit) -> Response:
             "org_names": {one.id: one.name for one in accounts.list_organizations(conn)},
         }
     return visit.page("parts/overview.html" if visit.is_fragment else "overview.html", **context)
-
-
-def _costs(visit: Visit, conn: Any, span: Range) -> list[int]:
-    """Hardware cost per bucket in picos: an hour costs as long as its longest-lived replica was alive (see economics).
-
-    An hour's cost is spread evenly over its minutes that have passed, and each minute belongs to one bucket.
-    """
-    from_ms, to_ms = span.window(visit.now_ms)
-    price = economics.machine_price(visit.shop.settings)
-    costs = [0] * (span.span_ms // span.step_ms)
-    for hour_ms, alive_us in queries.machine_hours(conn, from_ms - from_ms % HOUR_MS, to_ms):
-        picos = price.micros_per_hour * PICOS_PER_MICRO * min(alive_us, HOUR_US) // HOUR_US
-        minutes = min(60, max(1, (visit.now_ms - hour_ms) // MINUTE_MS + 1))
-        for start_ms in range(hour_ms, hour_ms + minutes * MINUTE_MS, MINUTE_MS):
-            if from_ms <= start_ms < to_ms:
-                costs[(start_ms - from_ms) // span.step_ms] += picos // minutes
-    return costs
 
 
 def _money(visit: Visit, found: queries.Overview, costs: list[int]) -> list[charts.Series]:

@@ -9,17 +9,25 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import msgspec
 import sqlalchemy as sa
 
 from tollway.faces.console.ranges import DAY_MS, Range
 from tollway.kit.clock import day_of, month_of, to_ms
+from tollway.kit.errors import NotFound
 from tollway.sell import tables as sell
-from tollway.sell.catalog import COUNTED
+from tollway.sell import usage
 from tollway.sell.metering import event_id_of
 from tollway.serve import tables as serve
 
 METERS: Final = ("requests", "input_tokens", "cached_tokens", "output_tokens", "price_picos", "prefill_us", "decode_us")
 SAMPLE_MAX: Final = 2000
+_GROUPS: Final[Mapping[str, tuple[type[usage.Totals], str]]] = {
+    "day": (usage.DayUse, "day"),
+    "model": (usage.ModelUse, "model"),
+    "key": (usage.KeyUse, "key_id"),
+    "org": (usage.OrgUse, "org_id"),
+}
 # What `shop.live()` may say; all of it optional. `replicas`: [{model, version, state, busy, slots, pid, restarts, rss_bytes}].
 NOTHING_LIVE: Final[Mapping[str, Any]] = {
     "in_flight": None,
@@ -153,12 +161,10 @@ def _earlier_than(conn: sa.Connection, event_id: str) -> sa.ColumnElement[bool]:
 
 def event(conn: sa.Connection, event_id: str, org_id: str | None) -> dict[str, Any] | None:
     """One call by its id, or by the request id its caller saw; another organization's call does not exist."""
-    table = sell.usage_event
-    query = sa.select(table).where(table.c.id == event_id_of(event_id))
-    if org_id is not None:
-        query = query.where(table.c.org_id == org_id)
-    row = conn.execute(query).first()
-    return dict(row._mapping) if row else None
+    try:
+        return msgspec.structs.asdict(usage.find_event(conn, event_id, org_id))
+    except NotFound:
+        return None
 
 
 def first_event(conn: sa.Connection, org_id: str) -> dict[str, Any] | None:
@@ -178,18 +184,10 @@ def usage_rows(
 ) -> list[dict[str, Any]]:
     """Use summed by day, model, key or org, with all filters at once, every meter of it; most expensive first (days: newest
     first)."""
-    table = sell.usage_daily
-    column = {"day": table.c.day, "model": table.c.model, "key": table.c.key_id, "org": table.c.org_id}[group]
-    sums = [sa.func.sum(table.c[name]).label(name) for name in METERS]
-    sums += [sa.func.sum(sa.case((table.c.meter == name, table.c.units), else_=0)).label(name) for name in COUNTED]
-    query = sa.select(column.label("group"), *sums).where(table.c.day >= from_day, table.c.day <= to_day)
-    for filtered, value in ((table.c.org_id, org_id), (table.c.model, model), (table.c.key_id, key_id)):
-        if value is not None:
-            query = query.where(filtered == value)
-    order = column.desc() if group == "day" else sa.func.sum(table.c.price_picos).desc()
-    rows = conn.execute(query.group_by(column).order_by(order))
-    names = (*METERS, *COUNTED)
-    return [{"group": row.group, **{name: int(row._mapping[name] or 0) for name in names}} for row in rows]
+    kind, column = _GROUPS[group]
+    found = [msgspec.structs.asdict(one) for one in usage.grouped(conn, kind, column, org_id, from_day, to_day, model, key_id)]
+    rows = [{"group": row.pop(column), **row} for row in found]
+    return sorted(rows, key=lambda row: row["group" if group == "day" else "price_picos"], reverse=True)
 
 
 def last_used(conn: sa.Connection, org_id: str) -> dict[str, str]:
@@ -259,15 +257,6 @@ def models(conn: sa.Connection) -> list[dict[str, Any]]:
     return [dict(row._mapping) for row in conn.execute(query)]
 
 
-def machine_hours(conn: sa.Connection, from_ms: int, to_ms: int) -> list[tuple[int, int]]:
-    """Per hour: (start, microseconds in which the longest-living replica was alive), for the cost chart."""
-    table = serve.replica_hour
-    alive = sa.func.max(table.c.busy_us + table.c.failed_us + table.c.idle_us + table.c.shadow_us)
-    query = sa.select(table.c.hour_ms, alive).where(table.c.hour_ms >= from_ms, table.c.hour_ms < to_ms)
-    rows = conn.execute(query.group_by(table.c.hour_ms).order_by(table.c.hour_ms))
-    return [(int(row[0]), int(row[1])) for row in rows]
-
-
 def _buckets(
     conn: sa.Connection, span: Range, from_ms: int, to_ms: int, org_id: str | None
 ) -> list[tuple[int, dict[str, int]]]:
@@ -294,13 +283,8 @@ def _buckets_daily(
 
 
 def _totals(conn: sa.Connection, from_ms: int, to_ms: int, org_id: str | None) -> dict[str, int]:
-    event = sell.usage_event.c
-    sums = [sa.func.sum(event[name]).label(name) for name in METERS if name != "requests"]
-    query = sa.select(sa.func.count().label("requests"), *sums).where(event.at_ms >= from_ms, event.at_ms < to_ms)
-    if org_id is not None:
-        query = query.where(event.org_id == org_id)
-    row = conn.execute(query).one()
-    return {name: int(getattr(row, name) or 0) for name in METERS}
+    found = usage.totals(conn, org_id, from_ms, to_ms)
+    return {name: getattr(found, name) for name in METERS}
 
 
 def _totals_daily(conn: sa.Connection, from_ms: int, to_ms: int, org_id: str | None) -> dict[str, int]:

@@ -12,7 +12,7 @@ from starlette.responses import FileResponse, Response
 from tollway.faces.console.confirm import confirmation
 from tollway.faces.console.factory import curve
 from tollway.faces.console.visit import Visit, currencies
-from tollway.flows import adaptations
+from tollway.flows import adaptations, uploads
 from tollway.kit import jobs
 from tollway.kit.errors import NotFound, TollwayError
 from tollway.kit.jobs import Job
@@ -72,7 +72,10 @@ def cancel(visit: Visit) -> Response:
     with visit.shop.db.write() as conn:
         job = _job(visit, conn)
         if visit.request.method == "POST":
-            jobs.ask_to_cancel(conn, visit.now_ms, job.kind, job.org_id, job.id)
+            if job.kind == batches.KIND:
+                batches.ask_to_cancel(conn, visit.now_ms, job.org_id, job.id)
+            else:
+                jobs.ask_to_cancel(conn, visit.now_ms, job.kind, job.org_id, job.id)
             return visit.go(f"/jobs/{job.id}", done="job_cancelled")
         progress = _progress(conn, job)
     facts = [
@@ -98,7 +101,7 @@ def file_content(visit: Visit) -> Response:
     with visit.shop.db.read() as conn:
         found = files.get(conn, str(visit.org_id), visit.request.path_params["file_id"])
     headers = {"content-disposition": f'attachment; filename="{found.id}.jsonl"'}
-    path = files.path_of(files.root_in(visit.shop.settings.home), found)
+    path = files.path_of(uploads.root_of(visit.shop), found)
     return FileResponse(path, media_type="application/octet-stream", headers=headers)
 
 
@@ -106,9 +109,7 @@ def delete_file(visit: Visit) -> Response:
     """GET, POST /console/files/{file_id}/delete"""
     file_id, org_id = visit.request.path_params["file_id"], str(visit.org_id)
     if visit.request.method == "POST":
-        with visit.shop.db.write() as conn:
-            gone = files.remove(conn, org_id, file_id)
-        files.path_of(files.root_in(visit.shop.settings.home), gone).unlink(missing_ok=True)
+        uploads.delete(visit.shop, org_id, file_id)
         return visit.go("/files", done="file_deleted")
     with visit.shop.db.read() as conn:
         found = files.get(conn, org_id, file_id)

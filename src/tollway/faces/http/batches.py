@@ -29,7 +29,7 @@ class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 def doors(gateway: Gateway) -> list[Door]:
     """The doors of `/v1/batches`."""
-    desk = Desk(gateway)
+    desk = Batches(gateway)
     return [
         Door("POST", "/v1/batches", "inference", desk.create),
         Door("GET", "/v1/batches", "inference", desk.list_),
@@ -38,7 +38,7 @@ def doors(gateway: Gateway) -> list[Door]:
     ]
 
 
-class Desk(JobDoors):
+class Batches(JobDoors):
     """Answers `/v1/batches*`."""
 
     kind, place = KIND, 3

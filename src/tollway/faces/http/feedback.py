@@ -31,14 +31,14 @@ class FeedbackRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 def doors(gateway: Gateway) -> list[Door]:
     """The doors of `/v1/feedback`."""
-    desk = Desk(gateway)
+    desk = Feedback(gateway)
     return [
         Door("POST", "/v1/feedback", "inference", desk.give),
         Door("GET", "/v1/feedback", "inference", desk.list_),
     ]
 
 
-class Desk:
+class Feedback:
     """Answers `/v1/feedback`."""
 
     def __init__(self, gateway: Gateway) -> None:

@@ -15,6 +15,7 @@ from tollway.faces.http import templates
 from tollway.faces.http.listing import listing, page_of, query_of, reading
 from tollway.faces.http.policy import Door
 from tollway.faces.http.wire import Headers, Receive, Scope, Send, header, read_body, send_json
+from tollway.flows import uploads
 from tollway.flows.gateway import Gateway
 from tollway.kit.errors import BadRequest, NotFound, RateLimited, TooLarge
 from tollway.sell import files
@@ -45,7 +46,7 @@ class Files:
     """Answers `/v1/files*`."""
 
     def __init__(self, gateway: Gateway) -> None:
-        self._shop, self._root = gateway.shop, gateway.fine_tuning.files_root
+        self._shop, self._root = gateway.shop, uploads.root_of(gateway.shop)
         self._places, self._checking = asyncio.Semaphore(_AT_ONCE), asyncio.Semaphore(_CHECKED_AT_ONCE)
         self._sending: Counter[str] = Counter()
 
@@ -53,7 +54,7 @@ class Files:
         self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
     ) -> int:
         """POST /v1/files: multipart/form-data with `purpose` and `file`."""
-        settings, clock = self._shop.settings, self._shop.clock
+        settings = self._shop.settings
         kind = header(scope, b"content-type")
         if not kind.lower().startswith("multipart/form-data"):
             raise BadRequest("Send the file as multipart/form-data.", param="file", code="invalid_content_type")
@@ -67,8 +68,8 @@ class Files:
                     raise BadRequest("There is no file in the form.", param="file", code="missing_file")
                 if len(data) > settings.file_bytes_max:
                     raise TooLarge(f"A file may have {settings.file_bytes_max:,} bytes.", param="file")
-                given = (self._root, clock.now_ms(), caller.account.org_id, caller.key.id, name, purpose, data)
-                made = await asyncio.to_thread(self._keep, *given)
+                given = (self._shop, caller.account.org_id, caller.key.id, name, purpose, data)
+                made = await asyncio.to_thread(uploads.keep, *given)
         await send_json(send, 200, msgspec.json.encode(_shown(made)), headers)
         return 200
 
@@ -119,25 +120,9 @@ class Files:
     ) -> int:
         """DELETE /v1/files/{file}."""
         file_id, org_id = templates.name_in(scope["path"]), caller.account.org_id
-
-        def work() -> files.StoredFile:
-            with self._shop.db.write() as conn:
-                gone = files.remove(conn, org_id, file_id)
-            files.path_of(self._root, gone).unlink(missing_ok=True)
-            return gone
-
-        gone = await asyncio.to_thread(work)
+        gone = await asyncio.to_thread(uploads.delete, self._shop, org_id, file_id)
         await send_json(send, 200, msgspec.json.encode({"id": gone.id, "object": "file", "deleted": True}), headers)
         return 200
-
-    def _keep(self, *given: Any) -> files.StoredFile:
-        made, aside = files.take_in(*given)
-        try:
-            with self._shop.db.write() as conn:
-                return files.keep(conn, self._root, made, aside, self._shop.settings.files_bytes_max)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
 
     @asynccontextmanager
     async def _place_of(self, org_id: str) -> AsyncIterator[None]:

@@ -1,6 +1,6 @@
 """The worker of one adaptation: `flows/adapt.py` in a process of its own, so that training takes nothing from the gateway.
 
-Started as `python -m tollway.flows.adaptation_work`; reads its orders (`Orders`) as one line of JSON from standard input and
+Started as `python -m tollway.flows.adaptation_child`; reads its orders (`Orders`) as one line of JSON from standard input and
 answers with one line of JSON. It dies with the gateway; started again, the run's finished steps come from the cache.
 """
 
