@@ -4,8 +4,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tollway.flows.rollout import Agreement
 from tollway.flows.rollout_figures import Figures, Growth, Part, read
+from tollway.flows.rollout_verdict import Agreement
 from tollway.serve.stats import Stats
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.serve import tiny_models
 from tollway.flows import release, versions
-from tollway.flows.rollout import RolloutPolicy
+from tollway.flows.rollout_verdict import RolloutPolicy
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.settings import Settings
 from tollway.serve import deployments, models

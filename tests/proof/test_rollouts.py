@@ -19,7 +19,7 @@ from tests.proof.house import Answer, Customer, GatewayProcess, make_customer, r
 from tests.proof.test_several_gateways import several
 from tests.serve import tiny_versions
 from tollway.flows import release, versions
-from tollway.flows.rollout import RolloutPolicy
+from tollway.flows.rollout_verdict import RolloutPolicy
 from tollway.insight import economics
 from tollway.sell import catalog, tables
 from tollway.serve.deployments import Record

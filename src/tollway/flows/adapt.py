@@ -5,7 +5,7 @@
 The recipe is the one the package on offer was made by, on the dataset with the corrections added to its training rows,
 personal data covered, and with one gate more: not worse than the version that answers now. What passes the gates goes out
 as a canary: whether it is better in the field is for its callers to say. Their ratings of its answers are held against
-those of the version before, beside errors and times, and decide with them (see flows/rollout.py).
+those of the version before, beside errors and times, and decide with them (see flows/rollout_verdict.py).
 """
 
 import base64
@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from tollway.flows import versions, workshop
-from tollway.flows.rollout import RolloutPolicy
+from tollway.flows.rollout_verdict import RolloutPolicy
 from tollway.forge import recipe
 from tollway.forge.data import tasks
 from tollway.forge.desk import Sink

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import msgspec
 
 from tollway.flows import likeness
-from tollway.flows.rollout import Agreement
+from tollway.flows.rollout_verdict import Agreement
 from tollway.kit import log
 from tollway.kit.errors import TollwayError
 from tollway.kit.ids import new_code

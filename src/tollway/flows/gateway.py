@@ -20,7 +20,7 @@ from tollway.flows.call import Desk
 from tollway.flows.copies import Copies
 from tollway.flows.fine_tuning import FineTuning
 from tollway.flows.leasing import Leasing
-from tollway.flows.rollouts import Rollouts
+from tollway.flows.rollout_watch import Rollouts
 from tollway.insight import economics
 from tollway.kit import log
 from tollway.kit.errors import Conflict, TollwayError, Unavailable

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from tollway.flows.rollout import Agreement, Side, Verdict
+from tollway.flows.rollout_verdict import Agreement, Side, Verdict
 from tollway.kit import log
 from tollway.serve.deployments import Record
 from tollway.serve.stats import Stats

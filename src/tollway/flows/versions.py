@@ -15,7 +15,7 @@ import msgspec
 import sqlalchemy as sa
 
 from tollway.flows import release
-from tollway.flows.rollout import RolloutPolicy
+from tollway.flows.rollout_verdict import RolloutPolicy
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.said import say
 from tollway.sell import revision

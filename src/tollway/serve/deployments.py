@@ -7,7 +7,7 @@ A model on offer names one version: that is `stable`. Beside it other versions m
     warm     loaded and idle, so that going back to it is instant
 
 Every change is a row of the table `deployment` that ends with a reason: a model's history, and its way back. Of each role
-one at most is running. Nothing here decides anything; `flows/release.py` acts, `flows/rollout.py` judges.
+one at most is running. Nothing here decides anything; `flows/release.py` acts, `flows/rollout_verdict.py` judges.
 """
 
 from collections.abc import Mapping

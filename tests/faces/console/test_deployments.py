@@ -9,8 +9,8 @@ from tests.faces.console import seed
 from tests.faces.console.test_browser import faults, opened, visit
 from tests.serve import tiny_versions
 from tollway.flows import release, versions
-from tollway.flows.rollout import Agreement, Side, judge, policy_of
 from tollway.flows.rollout_figures import Figures
+from tollway.flows.rollout_verdict import Agreement, Side, judge, policy_of
 from tollway.serve import deployments, models
 from tollway.serve.stats import Stats
 

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from tollway.faces.cli import deploy_view, next_step, unpriced
 from tollway.faces.cli.desk import Desk, amount, command, nearest, pairs
 from tollway.flows import release, versions
-from tollway.flows.rollout import RolloutPolicy
+from tollway.flows.rollout_verdict import RolloutPolicy
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.formats import ROWS
 from tollway.sell import catalog

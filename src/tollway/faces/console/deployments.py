@@ -10,7 +10,7 @@ from starlette.responses import Response
 from tollway.faces.console.confirm import confirmation
 from tollway.faces.console.visit import Visit
 from tollway.flows import versions
-from tollway.flows.rollout import RolloutPolicy
+from tollway.flows.rollout_verdict import RolloutPolicy
 from tollway.kit.errors import BadRequest, NotFound, TollwayError
 from tollway.serve import deployments
 from tollway.serve.deployments import Record

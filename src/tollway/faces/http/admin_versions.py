@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from tollway.flows import release, versions
-from tollway.flows.rollout import policy_of
+from tollway.flows.rollout_verdict import policy_of
 from tollway.shop import Shop
 
 Name = Annotated[str, Path(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9_.:\-]+$")]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tollway.flows.rollout import Agreement, RolloutPolicy, Side, judge, policy_of
+from tollway.flows.rollout_verdict import Agreement, RolloutPolicy, Side, judge, policy_of
 from tollway.kit.errors import BadRequest
 from tollway.serve.stats import Stats
 

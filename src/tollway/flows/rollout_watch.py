@@ -18,8 +18,8 @@ import sqlalchemy as sa
 
 from tollway.flows import versions
 from tollway.flows.copies import Copies, Target
-from tollway.flows.rollout import RolloutPolicy, Verdict, judge, policy_of, verdict
 from tollway.flows.rollout_figures import Figures, Growth, Part, figures_of, read
+from tollway.flows.rollout_verdict import RolloutPolicy, Verdict, judge, policy_of, verdict
 from tollway.insight import economics, versions_sold
 from tollway.kit import log
 from tollway.kit.clock import Clock
