@@ -14,13 +14,16 @@ TO_FILL_IN = re.compile(r"(?<![\w/.-])[A-Z][A-Z_]+(?![\w.=])|…|\.\.\.|<\w+>")
 
 
 def steps(path: Path) -> list[tuple[int, str]]:
-    """Each command that a module's `then` is given, without what is put into it."""
+    """Each command that a module's `then` is given, or that a function for it returns, without what is put into it."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "then" and node.args:
-            for part in ast.walk(node.args[0]):
-                if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                    found.append((part.lineno, part.value))
+        named = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "then"
+        made = isinstance(node, ast.FunctionDef) and (node.name == "next_step" or path.stem == "next_step")
+        given: list[ast.AST] = list(node.args[:1]) if named and isinstance(node, ast.Call) else []
+        given += [one for one in ast.walk(node) if isinstance(one, ast.Return)] if made else []
+        for part in (part for one in given for part in ast.walk(one)):
+            if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                found.append((part.lineno, part.value))
     return found
 
 

@@ -91,7 +91,7 @@ def next_step(found: Status) -> tuple[str, str]:
         return f"tollway deploy {found.model}@{shadow.version} --canary 10%", "lets it answer calls"
     if found.way_back:
         return f"tollway deploy back {found.model}", f"the way back to version {found.way_back}"
-    return f"tollway deploy {found.model}@VERSION --canary 10%", "tries another version on some calls"
+    return f"tollway usage --model {found.model}", "another version is tried on some calls with `tollway deploy --canary`"
 
 
 def taken_back(found: Status) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tollway.faces.cli import find
-from tollway.faces.cli.desk import Desk, command, group, pairs
+from tollway.faces.cli.desk import Desk, command, group, pairs, quoted
 from tollway.kit.errors import BadRequest
 
 app = group("Take a model, or the shop, elsewhere.")
@@ -36,10 +36,11 @@ def edge(
     if not desk.settings.public_url:
         lines.append(f"It sends its log to {desk.url}; elsewhere it needs the shop's address: set public_url first.")
     desk.answer(made, lambda: "\n".join(lines))
+    program = f"python {quoted(made.folder)}/edge.py"
     verb = "embed" if made.kind == "embedding" else "classify"
-    given = {"row": """'{"COLUMN": VALUE}'""", "image": "@PICTURE"}.get(made.input, '"…"')
     desk.then(
-        f"python {made.folder}/edge.py {verb} {given}", f"and later: TOLLWAY_KEY=… python {made.folder}/edge.py sync"
+        f'{program} {verb} "a text"' if made.input == "text" else f"{program} verify",
+        f"answers there; later, with TOLLWAY_KEY set: {program} sync",
     )
 
 
