@@ -271,11 +271,27 @@ def test_where_batches_gain_nothing_they_stay_small() -> None:
 
 
 def test_a_lone_row_follows_what_is_faster() -> None:
-    lone = Lone(narrow={5: 0.010}, wide={5: 0.006})
+    lone = Lone(narrow={5: 0.011}, wide={5: 0.010})
     assert sum(lone.goes_wide(20) for _ in range(320)) == 310, "now and then the other way is tried"
     for _ in range(40):
-        lone.learn(20, wide=True, seconds=0.020)
+        lone.learn(20, wide=True, seconds=0.012)
     assert sum(lone.goes_wide(20) for _ in range(320)) == 10
+
+
+def test_trying_what_is_much_slower_is_rare_and_never_given_up() -> None:
+    for times in (1.5, 3.0, 100.0):
+        lone = Lone(narrow={5: 0.010 * times}, wide={5: 0.010})
+        tries = sum(not lone.goes_wide(20) for _ in range(4096))
+        assert tries * (times - 1) / 4096 <= 0.011 or tries == 4, "it costs a percent at most"
+        assert tries >= 4
+
+
+def test_a_way_that_was_measured_in_a_bad_moment_is_found_again() -> None:
+    lone, wide = Lone(narrow={5: 0.008}, wide={5: 0.024}), 0
+    for _ in range(1000):
+        wide += (goes := lone.goes_wide(20))
+        lone.learn(20, wide=goes, seconds=0.005 if goes else 0.008)
+    assert wide > 400
 
 
 def test_a_call_that_is_recalled_twice_and_then_left_is_counted_once_and_its_end_is_true() -> None:

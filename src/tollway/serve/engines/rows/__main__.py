@@ -13,7 +13,6 @@ from tollway.serve.engines import child
 from tollway.serve.engines.rows import Spec
 
 _GC_EVERY = 10_000  # objects; calls leave hardly any rings
-_SWITCH_S = 0.0005  # a lane that is through must not leave its core idle while the loop reads what came in
 
 
 def _work(spec: Spec, ready: child.Ready) -> None:
@@ -26,8 +25,9 @@ async def _serve(spec: Spec, ready: child.Ready) -> None:
     from tollway.serve.engines import server
     from tollway.serve.engines.rows import calibration
     from tollway.serve.engines.rows.counter import Counter
-    from tollway.serve.engines.rows.lanes import Lanes
+    from tollway.serve.engines.rows.lanes import SWITCH_S, Lanes
 
+    sys.setswitchinterval(SWITCH_S)  # before anything is measured
     folder = Path(spec.folder)
     features = inference.load_features(folder)
 
@@ -39,7 +39,6 @@ async def _serve(spec: Spec, ready: child.Ready) -> None:
     gc.collect()
     gc.freeze()  # what was loaded stays: looking through it for garbage again and again took more time than all calls
     gc.set_threshold(_GC_EVERY, 20, 20)
-    sys.setswitchinterval(_SWITCH_S)
     await server.serve(spec.socket, counter, ready)
 
 

@@ -3,15 +3,18 @@
     plan = calibrated(folder, ...)      # seconds; from then on read from `<version>.rows.json` beside the package
 
 Measured is the model itself on rows of several lengths, with all lanes at work as under load: lanes of one thread each
-against fewer wider ones, what a batch costs by rows and length, and whether a lone row is faster on all cores. What follows
-for the size of batches is `cost.py`'s business, and goes on while serving.
+against fewer wider ones, what a batch costs by rows and length, what it costs its lane besides, and whether a lone row is
+faster on all cores. What is compared is measured in turns, so that what disturbs disturbs both. What follows for the size of
+batches is `cost.py`'s business, and goes on while serving.
 """
 
+import asyncio
 import contextlib
 import fcntl
 import hashlib
 import itertools
 import os
+import statistics
 import threading
 import time
 from bisect import bisect_left
@@ -20,23 +23,26 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import uvloop
 
 from tollway.inference import Encoded, Features, Predictor
 from tollway.serve.engines.rows.cost import Cost, Point
 from tollway.serve.engines.rows.lanes import Lanes, Plan
 from tollway.serve.engines.rows.lone import Lone
-from tollway.serve.engines.rows.rack import Call, Row, Turn
+from tollway.serve.engines.rows.rack import Row, Shape
 
-VERSION: Final = 3  # of what is measured: raise it and all machines measure again
-LIMIT_S: Final = 10.0
+VERSION: Final = 4  # of what is measured: raise it and all machines measure again
+LIMIT_S: Final = 12.0
 _LENGTHS: Final = (8, 32, 128, 384)
 _ROWS: Final = (1, 4, 16, 64)
 _TOKENS_MAX: Final = 1100
 _EACH_S: Final = 0.02  # a point is measured for as long, and twice at least
-_GAIN: Final = 1.1  # what fewer wider lanes, or a wide path, must bring
+_GAIN: Final = 1.05  # what fewer wider lanes, or threads that spin, must bring
+_PAIRS: Final = 3  # of measurements, before one plan is said to be faster than another
+_ROUNDS: Final = 4  # of the ways of a lone row, the fastest of each: it is about a machine that has nothing else to do
 _STRANGE: Final = 1.25
 _STREAM_ROWS: Final = 64
-_STREAM_LEAST_S, _STREAM_MOST_S = 0.15, 0.8
+_STREAM_LEAST_S, _STREAM_MOST_S = 0.12, 0.8
 _LONGEST_WORDS: Final = 400
 
 Build = Callable[[int, bool], Predictor]
@@ -84,18 +90,14 @@ def measured(build: Build, cores: int, end: float, built: Built) -> Plan:
     """Try what there is to try until `end` (monotonic) and say what was best."""
     single = _built(build, 1, False, cores, built)
     rows = _rows_by_length(single[0].features)
-    plan = _shaped(Plan(lanes=cores, cost=_cost(single, cores, rows, end)), rows)
-    seconds = min(_STREAM_MOST_S, max(_STREAM_LEAST_S, _STREAM_ROWS * plan.cost.seconds(1, _middle(rows)) / cores))
+    plan = _shaped(Plan(lanes=cores), single, rows, end)
     for threads, lanes in _layouts(cores):
-        if time.monotonic() + 4 * seconds > end:
+        if time.monotonic() > end:
             break
         predictors = _built(build, threads, False, lanes, built)
         other = msgspec.structs.replace(plan, lanes=lanes, threads=threads)
-        if all(  # twice: it is for long
-            _stream(other, predictors, rows, seconds) > _GAIN * _stream(plan, built[plan.threads, False], rows, seconds)
-            for _ in range(2)
-        ):
-            plan = _shaped(msgspec.structs.replace(other, cost=_cost(predictors, lanes, rows, end)), rows)
+        if _faster(other, plan, built, rows, end):
+            plan = _shaped(other, predictors, rows, end)
     lone, spinning = Lone(), False
     if plan.lanes > 1:
         lone, spinning = _wide(build, plan, cores, rows, end, built)
@@ -112,8 +114,13 @@ def _layouts(cores: int) -> list[tuple[int, int]]:
     ] + ([(1, 1)] if cores > 1 else [])
 
 
-def _shaped(plan: Plan, rows: Rows) -> Plan:
-    return msgspec.structs.replace(plan, shape=plan.cost.shape(_usual(rows), plan.shape))
+def _shaped(plan: Plan, predictors: Sequence[Predictor], rows: Rows, end: float) -> Plan:
+    """The plan with what its batches cost, and the shape of batches that follows."""
+    cost = _cost(predictors, plan.lanes, rows, end)
+    plan = msgspec.structs.replace(plan, cost=cost)
+    if time.monotonic() + 2 * _stream_s(plan, rows) < end:
+        cost.turn = _turn(plan, predictors, rows)
+    return msgspec.structs.replace(plan, shape=cost.shape(_usual(rows), plan.shape))
 
 
 def fingerprint(folder: Path, format: str, cores: int, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -225,51 +232,106 @@ def _cost(lanes: Sequence[Predictor], count: int, rows: Rows, end: float) -> Cos
     return Cost.fitted(points)
 
 
-def _stream(plan: Plan, predictors: Sequence[Predictor], rows: Rows, seconds: float) -> float:
-    """Rows per second of real lanes with calls of one row waiting all the time, in lengths as texts have them."""
+def _stream_s(plan: Plan, rows: Rows) -> float:
+    """Long enough for several batches of every lane."""
+    return min(_STREAM_MOST_S, max(_STREAM_LEAST_S, _STREAM_ROWS * plan.cost.seconds(1, _middle(rows)) / plan.lanes))
+
+
+def _stream(plan: Plan, predictors: Sequence[Predictor], rows: Rows, seconds: float) -> tuple[float, float]:
+    """(rows per second, rows of a batch) of real lanes beside an event loop, as they serve: calls of one row waiting all the
+    time, in lengths as texts have them."""
     lanes = Lanes(predictors, None, msgspec.structs.replace(plan, lone=Lone(), cost=Cost()))
     known = sorted(rows)
     mix = itertools.cycle([rows[known[min(bisect_left(known, length), len(known) - 1)]] for length in _usual(rows)])
-    done, end = 0, time.monotonic() + seconds
+    done = 0
 
-    def again() -> None:
+    async def caller() -> None:
         nonlocal done
-        if time.monotonic() < end:
+        while True:
+            row, encoded = next(mix)
+            await lanes.answer([row], [encoded])
             done += 1
-            ask()
 
-    def ask() -> None:
-        row, encoded = next(mix)
-        call = Call([row], Turn(), time.monotonic())
-        call.told = again
-        lanes.put(call, [encoded])
+    async def load() -> None:
+        callers = [asyncio.ensure_future(caller()) for _ in range(_STREAM_ROWS)]
+        await asyncio.wait(callers, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+        for one in callers:
+            one.cancel()
+        for ended in await asyncio.gather(*callers, return_exceptions=True):
+            if isinstance(ended, Exception):
+                raise ended
 
-    for _ in range(_STREAM_ROWS):
-        ask()
-    time.sleep(seconds)
+    broken: list[Exception] = []
+
+    def work() -> None:  # in a thread of its own: the one that calibrates may have a loop that runs
+        try:
+            uvloop.run(load())
+        except Exception as error:  # noqa: BLE001 - raised again below, in the thread that asked
+            broken.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
     lanes.close()
-    return done / seconds
+    if broken:
+        raise broken[0]
+    return done / seconds, lanes.figures.rows / max(1, lanes.figures.batches)
+
+
+def _faster(other: Plan, plan: Plan, built: Built, rows: Rows, end: float) -> bool:
+    """Whether the other plan serves more, by enough to be no accident."""
+    gains: list[float] = []
+    seconds = _stream_s(plan, rows)
+    while len(gains) < _PAIRS and time.monotonic() + 2 * seconds < end:
+        rates = [_stream(one, built[one.threads, False], rows, seconds)[0] for one in (plan, other)]
+        gains.append(rates[1] / max(rates[0], 1e-9))
+        if gains[0] < _GAIN:
+            return False  # most are far behind: seen at once
+    return len(gains) == _PAIRS and statistics.median(gains) > _GAIN
+
+
+def _turn(plan: Plan, predictors: Sequence[Predictor], rows: Rows) -> float:
+    """Seconds of a lane for a batch besides the model: what is left of them in batches of one row and of many, less what
+    grows with the rows."""
+    length = min(rows, key=lambda known: abs(known - _middle(rows)))
+    left: list[tuple[float, float]] = []
+    for most in (_ROWS[0], _ROWS[2]):
+        sized = msgspec.structs.replace(plan, shape=Shape(budget=most * length, rows=most))
+        rate, each = _stream(sized, predictors, {length: rows[length]}, _stream_s(plan, rows))
+        if rate <= 0:
+            return 0.0
+        left.append((each, plan.lanes * each / rate - plan.cost.seconds(round(each), length)))
+    (few, small), (many, large) = left
+    return max(0.0, small - few * max(0.0, large - small) / (many - few)) if many > few else 0.0
 
 
 def _wide(build: Build, plan: Plan, cores: int, rows: Rows, end: float, built: Built) -> tuple[Lone, bool]:
     """What a lone row takes in one lane and on all cores, and whether the threads of the wide one had better spin."""
-    lane, lone = built[plan.threads, False], Lone()
-    found: dict[bool, dict[int, float]] = {}
-    for spinning in (False, True):
-        wide = _built(build, cores, spinning, 1, built)
-        found[spinning] = {}
+    ways = {
+        "narrow": built[plan.threads, False],
+        "waiting": _built(build, cores, False, 1, built),
+        "spinning": _built(build, cores, True, 1, built),
+    }
+    found: dict[str, dict[int, float]] = {way: {} for way in ways}
+    for _ in range(_ROUNDS):
         for length, one in rows.items():
-            if time.monotonic() < end:
-                found[spinning][length] = _timed(wide, 1, [one[1]])
-    both = set(found[False]) & set(found[True])
-    spins = sum(found[True][length] for length in both) * _GAIN < sum(found[False][length] for length in both)
-    for length, seconds in found[spins].items():
-        lone.wide[length.bit_length()] = seconds
-        lone.narrow[length.bit_length()] = _timed(lane, 1, [rows[length][1]])
-    return lone, spins
+            for way, predictors in ways.items():
+                if time.monotonic() < end:
+                    took = _timed(predictors, 1, [one[1]], _EACH_S / 2)
+                    found[way][length] = min(took, found[way].get(length, took))
+    known = sorted(set.intersection(*(set(times) for times in found.values())))
+    if not known:
+        return Lone(), False
+    usual = [known[min(bisect_left(known, length), len(known) - 1)] for length in _usual(rows)]
+    spins = _GAIN * sum(found["spinning"][one] for one in usual) < sum(found["waiting"][one] for one in usual)
+    wide = found["spinning" if spins else "waiting"]
+    return Lone(
+        narrow={length.bit_length(): found["narrow"][length] for length in known},
+        wide={length.bit_length(): wide[length] for length in known},
+    ), spins
 
 
-def _timed(lanes: Sequence[Predictor], count: int, encoded: list[Encoded]) -> float:
+def _timed(lanes: Sequence[Predictor], count: int, encoded: list[Encoded], each_s: float = _EACH_S) -> float:
     """Seconds for a batch when every lane runs it at the same time; the fastest, for what disturbs only ever slows down."""
     best = [float("inf")] * count
     together = threading.Barrier(count)
@@ -281,7 +343,7 @@ def _timed(lanes: Sequence[Predictor], count: int, encoded: list[Encoded]) -> fl
         try:
             features.generate(predictor.run, features.collate(encoded))
             together.wait(60)
-            while runs < 2 or spent < _EACH_S:
+            while runs < 2 or spent < each_s:
                 began = time.perf_counter()
                 features.generate(predictor.run, features.collate(encoded))
                 took = time.perf_counter() - began

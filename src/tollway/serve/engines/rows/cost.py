@@ -2,8 +2,9 @@
 
     seconds(n, L) = a + n (b + c L + d L²), none of them negative
 
-and for each size of batch a factor that follows the newest batches. From it follows the best shape of batches for lengths as
-they come (`shape`): nobody sets a batch size.
+and for each size of batch a factor that follows the newest batches. `turn` is what a batch costs its lane besides: taking it
+up, waiting for the interpreter, telling its calls; much, beside a model of microseconds. From all that follows the best shape
+of batches for lengths as they come (`shape`): nobody sets a batch size.
 """
 
 import math
@@ -31,6 +32,7 @@ class Cost(msgspec.Struct):
     b: float = 0.0
     c: float = 0.0
     d: float = 0.0
+    turn: float = 0.0
     factors: dict[int, float] = {}  # by the binary logarithm of rows times length
     used: set[int] = set()  # of them since the last look
 
@@ -87,7 +89,7 @@ class Cost(msgspec.Struct):
         windows = [sorted(lengths[start : start + _DEPTH]) for start in range(0, len(lengths), _DEPTH)]
         mean = sum(lengths) / len(lengths)
         each = self.b / mean + self.c + self.d * mean  # of one token in a large batch
-        overhead = min(self.a / each, 2 * mean) if each > 0 else 0.0
+        overhead = min((self.a + self.turn) / each, 2 * mean) if each > 0 else 0.0
         rows = 64 if max(lengths) > 1 else 256
         slowest = max(_LONGEST_S, 1.5 * self.seconds(1, max(lengths)))
         found: list[tuple[float, Shape]] = []
@@ -95,7 +97,7 @@ class Cost(msgspec.Struct):
             if budget > max(rows, 4096) or (max(lengths) == 1 and budget > rows):
                 break
             shape = Shape(budget, rows, overhead)
-            spent = [self.seconds(n, longest) for window in windows for n, longest in _cut(window, shape)]
+            spent = [self.turn + self.seconds(n, longest) for window in windows for n, longest in _cut(window, shape)]
             if found and max(spent) > slowest:
                 break
             found.append((sum(spent), shape))

@@ -11,7 +11,9 @@ import contextlib
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +28,9 @@ BACKGROUND: Final = Turn(tier=3)
 _NICE: Final = 1  # lanes give way to what reads, answers and watches
 _SEEN: Final = 192  # lengths from which it is told which batches are best ...
 _LOOK_AGAIN_S: Final = 4.0  # ... and how often
+SWITCH_S: Final = 0.0005
+"""For `sys.setswitchinterval`, beside an event loop: a lane that is through must not leave its core idle while the loop reads
+what came in."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -79,6 +84,7 @@ class Lanes:
         self._over = False
         self._began: dict[int, float] = {}  # lane -> when its batch began
         self._called: dict[str, Call] = {}
+        self._bell: _Bell | None = None
         self._look_at = clock() + 1.0
         self._seen: list[int] = []  # lengths of the newest rows
         for number in range(plan.lanes):
@@ -92,13 +98,11 @@ class Lanes:
         "late") when the time is over, and Recalled."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
+        bell = self._bell
+        if bell is None or bell.loop is not loop:
+            bell = self._bell = _Bell(loop)
         call = Call(rows, turn, self._clock())
-
-        def told() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
-                loop.call_soon_threadsafe(_wake, future)
-
-        call.told = told
+        call.told = partial(bell.ring, future)
         if call_id:
             self._called[call_id] = call
         self.put(call, encoded)
@@ -275,9 +279,29 @@ def _fail(call: Call, error: Exception) -> None:
             call.told()
 
 
-def _wake(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
+class _Bell:
+    """Wakes an event loop once for all calls that a batch ends: they are then answered one right after the other, and whoever
+    reads the answers is woken once, too."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._over: deque[asyncio.Future[None]] = deque()
+        self._rung = False
+
+    def ring(self, future: "asyncio.Future[None]") -> None:
+        """From any thread: what waits for this is to go on."""
+        self._over.append(future)
+        if not self._rung:  # else the loop has not looked yet, and will find this one as well
+            self._rung = True
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+                self.loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._rung = False  # before looking: who rings now is heard again
+        while self._over:
+            future = self._over.popleft()
+            if not future.done():
+                future.set_result(None)
 
 
 def _taken(call: Call) -> Answers:
