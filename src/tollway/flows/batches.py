@@ -45,8 +45,10 @@ class Batches:
 
     # -- asked by buyers ---------------------------------------------------------------------------------------------
 
-    async def create(self, caller: Caller, file_id: str, endpoint: str, metadata: dict[str, str]) -> Job:
-        """Take a batch. Raises 400 with every problem of its file, 402, 403, 404, 409."""
+    async def create(
+        self, caller: Caller, file_id: str, endpoint: str, metadata: dict[str, str], note: jobs.Note | None = None
+    ) -> Job:
+        """Take a batch; `note` writes in the same transaction. Raises 400 with every problem of its file, 402, 403, 404, 409."""
         org_id, now_ms = caller.account.org_id, self._shop.clock.now_ms()
         lines, models = await asyncio.to_thread(self._looked_through, org_id, file_id, endpoint)
         for model in sorted(models):
@@ -67,7 +69,7 @@ class Batches:
         )
         asked = msgspec.to_builtins(order)
         job = Job(id=new_id("batch", now_ms), kind=KIND, org_id=org_id, asked=asked, created_ms=now_ms)
-        await self._desk.recorder.run(lambda conn: jobs.create(conn, job, batches.BATCHES_MAX))
+        await self._desk.recorder.run(lambda conn: jobs.create(conn, job, batches.BATCHES_MAX, note))
         self._crew.wake()
         return job
 

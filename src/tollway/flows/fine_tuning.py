@@ -74,8 +74,9 @@ class FineTuning:
 
     # -- asked by buyers ---------------------------------------------------------------------------------------------
 
-    async def create(self, caller: Caller, wish: Wish) -> Job:
-        """Take a job: everything is checked and the most it can cost is held. Raises 400, 402, 403, 404."""
+    async def create(self, caller: Caller, wish: Wish, note: jobs.Note | None = None) -> Job:
+        """Take a job: everything is checked and the most it can cost is held; `note` writes in the same transaction. Raises 400,
+        402, 403, 404, 409."""
         org_id, now_ms = caller.account.org_id, self._shop.clock.now_ms()
         served = self._base(wish.model, org_id)
         self._desk.access.look(caller, wish.model, 0, 0, {"training_tokens": 1})
@@ -108,7 +109,7 @@ class FineTuning:
         asked = msgspec.to_builtins(order)
         job = Job(id=new_id("ftjob", now_ms), kind=KIND, org_id=org_id, asked=asked, created_ms=now_ms)
         async with self._held.keeping(job.id, grant):
-            await self._desk.recorder.run(lambda conn: jobs.create(conn, job, fine_tuning.JOBS_MAX))
+            await self._desk.recorder.run(lambda conn: jobs.create(conn, job, fine_tuning.JOBS_MAX, note))
         if self._shop.many:
             self._held.release(job.id)  # whichever gateway takes it up holds it
         self._crew.wake()

@@ -1,7 +1,10 @@
 """Uploads of buyers, kept and deleted: the row in the database and the bytes on the disk go together."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
+
+import sqlalchemy as sa
 
 from tollway.kit.clock import Clock
 from tollway.kit.db import Database
@@ -26,12 +29,22 @@ def root_of(shop: Keeper) -> Path:
     return files.root_in(Path(shop.settings.home))
 
 
-def keep(shop: Keeper, org_id: str, key_id: str, name: str, purpose: str, data: bytes) -> StoredFile:
-    """Check an upload as a whole and keep it. Raises BadRequest with every problem, TooLarge."""
+def keep(
+    shop: Keeper,
+    org_id: str,
+    key_id: str,
+    name: str,
+    purpose: str,
+    data: bytes,
+    note: Callable[[sa.Connection, StoredFile], None] = lambda conn, made: None,
+) -> StoredFile:
+    """Check an upload as a whole and keep it; `note` writes in the same transaction. Raises BadRequest with every problem,
+    TooLarge."""
     root = root_of(shop)
     made, aside = files.take_in(root, shop.clock.now_ms(), org_id, key_id, name, purpose, data)
     try:
         with shop.db.write() as conn:
+            note(conn, made)
             return files.keep(conn, root, made, aside, shop.settings.files_bytes_max)
     except BaseException:
         aside.unlink(missing_ok=True)

@@ -37,8 +37,15 @@ def fill(shop: Shop, org: str, kind: Kind, micros: int, cause: str, currency: st
     """Book money that an organization paid in, or credit given away; the same cause moves it once. Running gateways take it
     over. Raises NotFound, BadRequest."""
     with shop.db.write() as conn:
-        one = accounts.get_organization(conn, org)
-        currency = currency or catalog.currency_of(conn, one.id, shop.settings.currency)
-        book = ledger.top_up if kind == "top_up" else ledger.grant
-        moved = book(conn, shop.clock.now_ms(), one.id, currency, micros, cause)
-        return Filled(one, Wallet(currency, ledger.wallet_micros(conn, one.id, currency)), moved is not None)
+        return fill_in(conn, shop, org, kind, micros, cause, currency)
+
+
+def fill_in(
+    conn: sa.Connection, shop: Shop, org: str, kind: Kind, micros: int, cause: str, currency: str = ""
+) -> Filled:
+    """The same in an open transaction."""
+    one = accounts.get_organization(conn, org)
+    currency = currency or catalog.currency_of(conn, one.id, shop.settings.currency)
+    book = ledger.top_up if kind == "top_up" else ledger.grant
+    moved = book(conn, shop.clock.now_ms(), one.id, currency, micros, cause)
+    return Filled(one, Wallet(currency, ledger.wallet_micros(conn, one.id, currency)), moved is not None)

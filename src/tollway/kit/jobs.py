@@ -8,7 +8,7 @@ one, who goes on where the job's own files say it was. `settled` is False while 
 that a crash between its end and its bill is made good by whoever comes next. `kit/crew.py` does the claiming and beating.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -107,10 +107,14 @@ class JobEvent(msgspec.Struct, frozen=True):
     said: dict[str, Any] | None = None
 
 
+Note = Callable[[sa.Connection, Job], None]
+"""Writes something about a new job in the transaction that makes it."""
+
+
 # -- the rows ----------------------------------------------------------------------------------------------------------
 
 
-def create(conn: sa.Connection, made: Job, open_max: int) -> Job:
+def create(conn: sa.Connection, made: Job, open_max: int, note: Note | None = None) -> Job:
     """A new job. Raises Conflict when its organization has `open_max` of the kind that have not ended."""
     waiting = sa.select(sa.func.count()).where(
         job.c.org_id == made.org_id, job.c.kind == made.kind, job.c.status.in_(OPEN)
@@ -123,6 +127,8 @@ def create(conn: sa.Connection, made: Job, open_max: int) -> Job:
         )
     conn.execute(job.insert().values(**msgspec.structs.asdict(made)))
     tell(conn, made.created_ms, made.id, say("job.waits", "The job is waiting for its turn."))
+    if note is not None:
+        note(conn, made)
     return made
 
 

@@ -267,6 +267,17 @@ stored_file = sa.Table(
     sa.Column("created_ms", sa.BigInteger, nullable=False),
 )
 
+# What was answered to a request that is to be done once (its Idempotency-Key); see sell/once.py.
+answered_once = sa.Table(
+    "answered_once",
+    metadata,
+    sa.Column("org_id", Id, primary_key=True),
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("answer", sa.Text, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False, index=True),
+)
+
 # What a buyer says of an answer. `input` and `correction` are the buyer's own words: the shop keeps no prompts.
 feedback = sa.Table(
     "feedback",

@@ -4,6 +4,7 @@ Enter with an API key that has the scope "admin" (`tollway key create --scope ad
 """
 
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -14,7 +15,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
-from tollway.faces.http import admin_versions
+from tollway.faces.http import admin_versions, once
 from tollway.faces.http.policy import Door
 from tollway.faces.http.wire import ClientGone, bearer, read_body
 from tollway.flows import wallets
@@ -23,6 +24,7 @@ from tollway.insight import economics
 from tollway.kit.clock import month_bounds_ms, month_of
 from tollway.kit.ids import new_id
 from tollway.sell import accounts, api_keys, billing, catalog, usage
+from tollway.sell import once as sell_once
 from tollway.serve import models
 
 Id = Annotated[str, Path(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9_.\-]+$")]
@@ -97,6 +99,9 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for sta
 Function = TypeVar("Function", bound=Callable[..., Response])
 
 
+_asked: ContextVar[sell_once.Asked | None] = ContextVar("asked", default=None)
+
+
 class Counter:
     """Where the operator's programs are served: adds routes with their doors, runs reads and writes."""
 
@@ -132,21 +137,27 @@ class Counter:
         with self.shop.db.read() as conn:
             return _json(work(conn))
 
-    def write(self, work: Callable[[sa.Connection], Any]) -> Response:
-        """Answer with what a write transaction did."""
+    def write(self, work: Callable[[sa.Connection], Any], *, secret: bool = False) -> Response:
+        """Answer with what a write transaction did. `secret`: the answer is kept nowhere, so it is not done once by its key."""
+        asked = None if secret else _asked.get()
         with self.shop.db.write() as conn:
-            return _json(work(conn))
+            if asked is not None and sell_once.answer_of(conn, self.shop.clock.now_ms(), asked) is not None:
+                raise sell_once.Repeated
+            body = msgspec.json.encode(work(conn))
+            once.note_of(self.shop, asked)(conn, body)
+        return Response(body, media_type="application/json")
 
     def _route_class(self) -> type[APIRoute]:
         """Routes that look at the key before they read the body, and read no more of it than /v1 does."""
-        access, limit = self._access, self.shop.settings.body_bytes_max
+        access, shop, limit = self._access, self.shop, self.shop.settings.body_bytes_max
 
         class GuardedRoute(APIRoute):
             def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
                 handle = super().get_route_handler()
 
                 async def guarded(request: Request) -> Response:
-                    access.require(access.identify(bearer(request.scope)), "admin")
+                    caller = access.identify(bearer(request.scope))
+                    access.require(caller, "admin")
                     try:
                         body = await read_body(request.scope, request.receive, limit)
                     except ClientGone:
@@ -155,7 +166,19 @@ class Counter:
                     async def again() -> dict[str, Any]:
                         return {"type": "http.request", "body": body, "more_body": False}
 
-                    return await handle(Request(request.scope, again))
+                    asked = once.asked_of(request.scope, caller, body) if request.method == "POST" else None
+                    _asked.set(asked)
+                    if asked is None:
+                        return await handle(Request(request.scope, again))
+                    known = await once.known(shop, asked)
+                    if known is None:
+                        try:
+                            return await handle(Request(request.scope, again))
+                        except sell_once.Repeated:
+                            if (known := await once.known(shop, asked)) is None:
+                                raise
+                    told = {name.decode(): value.decode() for name, value in [once.REPLAYED]}
+                    return Response(known, 200, told, "application/json")
 
                 return guarded
 
@@ -205,7 +228,7 @@ def _organizations(counter: Counter) -> None:
             limits = body.model_dump(exclude={"name"})
             return api_keys.issue_key(conn, shop.clock.now_ms(), shop.secrets.pepper, org.id, body.name, **limits)
 
-        return write(work)
+        return write(work, secret=True)
 
     @route("DELETE", "/admin/keys/{key_id}", "Revoke an API key for good")
     def revoke_key(key_id: Id) -> Response:
@@ -228,11 +251,13 @@ def _money(counter: Counter) -> None:
 
     @route("POST", "/admin/organizations/{org_id}/wallet", "Top up its wallet")
     def top_up(org_id: Id, body: TopUp) -> Response:
-        with shop.db.read() as conn:
+        def work(conn: sa.Connection) -> dict[str, Any]:
             org = accounts.get_organization(conn, org_id)
-        cause = f"admin:{org.id}:{body.cause or new_id('top')}"
-        filled = wallets.fill(shop, org.id, "top_up", body.amount_micros, cause, body.currency)
-        return _json({"balance_micros": filled.wallet.micros, "currency": filled.wallet.currency})
+            cause = f"admin:{org.id}:{body.cause or new_id('top')}"
+            filled = wallets.fill_in(conn, shop, org.id, "top_up", body.amount_micros, cause, body.currency)
+            return {"balance_micros": filled.wallet.micros, "currency": filled.wallet.currency}
+
+        return write(work)
 
     @route("GET", "/admin/plans", "Plans on sale")
     def list_plans() -> Response:

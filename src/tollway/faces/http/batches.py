@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from tollway.faces.http import once
 from tollway.faces.http.job_doors import JobDoors
 from tollway.faces.http.listing import Metadata
 from tollway.faces.http.policy import Door
@@ -55,9 +56,14 @@ class Batches(JobDoors):
         self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
     ) -> int:
         """POST /v1/batches."""
-        asked: BatchRequest = decode(self._decoder, await read_body(scope, receive, self._shop.settings.body_bytes_max))
-        job = await self._flow.create(caller, asked.input_file_id, asked.endpoint, asked.metadata or {})
-        return await self.answer(send, job, headers)
+        body = await read_body(scope, receive, self._shop.settings.body_bytes_max)
+        asked: BatchRequest = decode(self._decoder, body)
+
+        async def make(note: once.Note) -> bytes:
+            wanted = (caller, asked.input_file_id, asked.endpoint, asked.metadata or {})
+            return self.encoded(await self._flow.create(*wanted, lambda conn, job: note(conn, self.encoded(job))))
+
+        return await once.answer(self._shop, send, headers, once.asked_of(scope, caller, body), make)
 
 
 def _shown(job: Job) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from tollway.faces.http import templates
+from tollway.faces.http import once, templates
 from tollway.faces.http.listing import listing, page_of, query_of, reading
 from tollway.faces.http.policy import Door
 from tollway.faces.http.wire import Headers, Receive, Scope, Send, header, read_body, send_json
@@ -68,10 +68,17 @@ class Files:
                     raise BadRequest("There is no file in the form.", param="file", code="missing_file")
                 if len(data) > settings.file_bytes_max:
                     raise TooLarge(f"A file may have {settings.file_bytes_max:,} bytes.", param="file")
+                # a form has another boundary each time it is sent: what counts is what is in it
+                asked = once.asked_of(scope, caller, purpose.encode(), name.encode("utf-8", "replace"), data)
                 given = (self._shop, caller.account.org_id, caller.key.id, name, purpose, data)
-                made = await asyncio.to_thread(uploads.keep, *given)
-        await send_json(send, 200, msgspec.json.encode(_shown(made)), headers)
-        return 200
+
+                async def make(note: once.Note) -> bytes:
+                    kept = await asyncio.to_thread(
+                        uploads.keep, *given, lambda conn, made: note(conn, msgspec.json.encode(_shown(made)))
+                    )
+                    return msgspec.json.encode(_shown(kept))
+
+                return await once.answer(self._shop, send, headers, asked, make)
 
     async def list_(
         self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers

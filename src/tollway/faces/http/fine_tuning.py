@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from tollway.faces.http import once
 from tollway.faces.http.job_doors import JobDoors
 from tollway.faces.http.listing import Metadata, listing, page_of, query_of, reading
 from tollway.faces.http.policy import Door
@@ -104,7 +105,11 @@ class Jobs(JobDoors):
             metadata=asked.metadata or {},
             **msgspec.structs.asdict(chosen),
         )
-        return await self.answer(send, await self._flow.create(caller, wish), headers)
+
+        async def make(note: once.Note) -> bytes:
+            return self.encoded(await self._flow.create(caller, wish, lambda conn, job: note(conn, self.encoded(job))))
+
+        return await once.answer(self._shop, send, headers, once.asked_of(scope, caller, body), make)
 
     async def events(
         self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers

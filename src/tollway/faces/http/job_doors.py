@@ -64,8 +64,12 @@ class JobDoors:
 
     async def answer(self, send: Send, job: Job, headers: Headers) -> int:
         """Answer with a job."""
-        await send_json(send, 200, msgspec.json.encode(self.shown(job)), headers)
+        await send_json(send, 200, self.encoded(job), headers)
         return 200
+
+    def encoded(self, job: Job) -> bytes:
+        """A job as it is sent."""
+        return msgspec.json.encode(self.shown(job))
 
     def _id_in(self, scope: Scope) -> str:
         return templates.name_in(scope["path"], self.place)
