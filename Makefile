@@ -2,7 +2,7 @@
 # Everything is installed into .venv/ and run from there; the shop's data lives in .tollway/.
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-factory speech samples setup-test test check lint types contracts docs bench bench-gateway bench-llm bench-factory bench-serving bench-endurance recipes clean
+.PHONY: help run setup setup-factory speech samples setup-test test check lint types contracts docs twins bench bench-gateway bench-llm bench-factory bench-serving bench-endurance recipes clean
 
 HOME_DIR ?= .tollway
 ARGS ?=
@@ -56,6 +56,9 @@ docs: $(VENV)/.installed ## write the generated pages: docs/cli.md, docs/setting
 	$(BIN)/python -m tollway.faces.cli.reference cli > docs/cli.md
 	$(BIN)/python -m tollway.faces.cli.reference settings > docs/settings.md
 	$(BIN)/python -m tollway.faces.cli.reference recipes > docs/recipes.md
+
+twins: $(VENV)/.installed-test ## Chinese pages whose English has changed; ARGS=NAME: looked at again, ARGS=--all: all of them
+	@$(BIN)/python -m tests.shape.twins $(ARGS)
 
 bench: bench-gateway bench-llm bench-factory bench-serving ## every figure we promise, as JSON lines with its bar
 

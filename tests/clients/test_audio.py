@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import io
+import json
 import math
+import os
 import select
 import socket
 import struct
+import subprocess
 import time
 import uuid
 import wave
@@ -20,10 +23,12 @@ import openai
 import pytest
 
 from tests.proof.house import GatewayProcess, make_customer, start_gateway
-from tollway.flows import packaged
+from tollway.faces.console import snippets
+from tollway.flows import packaged, sample_calls
 from tollway.kit.errors import BadRequest
 from tollway.kit.settings import Settings
 from tollway.sell import catalog, usage
+from tollway.serve import models
 from tollway.serve.engines.speech import decoding, sound
 from tollway.shop import Shop
 
@@ -225,3 +230,16 @@ async def test_a_recording_is_decoded_within_bounds(tmp_path: Path) -> None:
         *(decoding.decoded(head + bytes(3000), 2) for head in (b"fLaC", b"ID3", b"OggS")), return_exceptions=True
     )
     assert all(isinstance(one, BadRequest) for one in bad)
+
+
+@pytest.mark.parametrize("name", [HEARS, SPEAKS])
+def test_the_calls_that_the_console_shows_are_answered_when_they_are_pasted(buyer: Buyer, tmp_path: Path, name: str) -> None:
+    with Shop.open(Settings(buyer.home, environment={})) as shop, shop.db.read() as conn:
+        (call,) = sample_calls.of(shop.store, shop.settings, models.get_model(conn, name))
+    code = snippets.curl(str(buyer.http.base_url).rstrip("/"), call, buyer.key)
+    environment = os.environ | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    done = subprocess.run(["bash", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    if name == HEARS:
+        assert "toll road" in json.loads(done.stdout)["text"].lower(), done.stdout
+    else:
+        assert (tmp_path / "speech.wav").read_bytes()[:4] == b"RIFF"

@@ -217,3 +217,17 @@ def test_without_money_the_lines_say_so(open_shop: OpenShop) -> None:
     codes = {one["response"]["body"]["error"]["code"] for one in poor.read(done.error_file_id)}
     assert codes == {"insufficient_funds"}
     poor.http.close()
+
+
+class BySpeech(Buyer):
+    terms = catalog.Terms(
+        overage="wallet", unpriced="refuse", charges=(catalog.Charge(meter="characters", price_micros=1_000_000),)
+    )
+
+
+def test_a_batch_for_a_model_without_a_price_is_refused_when_it_is_made(open_shop: OpenShop) -> None:
+    buyer = BySpeech(open_shop)
+    with pytest.raises(openai.PermissionDeniedError, match="no price for this use of the model") as told:
+        buyer.begin([embedding(number) for number in range(2)])
+    assert told.value.code == "model_not_priced" and list(buyer.client.batches.list()) == []
+    buyer.close()

@@ -5,6 +5,7 @@ A real gateway with small real models (see tests/serve/tiny_models.py), one for 
 
 import base64
 import json
+import os
 import subprocess
 import sys
 import uuid
@@ -18,8 +19,11 @@ import pytest
 
 from tests.proof.house import GatewayProcess, make_customer, start_gateway
 from tests.serve import tiny_models
+from tollway.faces.console import snippets
+from tollway.flows import sample_calls
 from tollway.kit.settings import Settings
 from tollway.sell import catalog, ledger, usage
+from tollway.serve import models
 from tollway.shop import Shop
 
 TERMS = catalog.Terms(overage="wallet", charges=(catalog.Charge(meter="input_tokens", price_micros=1_000_000),))
@@ -27,8 +31,10 @@ PRICES = {
     "mood": ["input_tokens=2", "explanations=5000"],
     "words": ["input_tokens=0.5"],
     "digits": ["images=1000", "explanations=5000"],
-    "rent": ["rows=200"],
+    "rent": ["rows=200", "explanations=5000"],
 }
+
+PASTED = os.environ | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
 
 def cli(home: Path, *words: str) -> dict[str, Any]:
@@ -175,3 +181,15 @@ def test_an_empty_wallet_is_refused_before_the_work(gateway: GatewayProcess) -> 
     status, _, _ = poor.ask("/v1/classify", model="digits", input=[{"image": picture(n)} for n in range(2)])
     assert (status, poor.wallet()) == (200, 500)
     poor.http.close()
+
+
+@pytest.mark.parametrize("name", PRICES)
+def test_the_calls_that_the_console_shows_are_answered_when_they_are_pasted(buyer: Buyer, name: str) -> None:
+    with Shop.open(Settings(buyer.gateway.home, environment={})) as shop, shop.db.read() as conn:
+        calls = sample_calls.of(shop.store, shop.settings, models.get_model(conn, name))
+    assert calls
+    for call in calls:
+        code = snippets.curl(buyer.gateway.url, call, buyer.key)
+        done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=60, env=PASTED)
+        answer = json.loads(done.stdout)
+        assert "error" not in answer and (answer.get("data") or answer.get("results")), (call.call, answer)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tollway import inference
-from tollway.flows import build, release
+from tollway.flows import build, release, sample_calls
 from tollway.forge import data
 from tollway.forge import recipe as recipes
 from tollway.forge.data import samples
@@ -55,11 +55,11 @@ def test_a_quick_recipe_reaches_its_figure(shop: Shop, name: str) -> None:
     assert package.manifest.parity["serve"] == package.manifest.serves == "onnx"  # how far it is from its source
     assert 0 <= package.manifest.parity["onnx.max_difference"] < 0.01
     assert package.manifest.lineage.training_ms > 0 and package.manifest.lineage.datasets
-    path_, body = release.sample_call(shop, release.deploy(shop, name))
+    call = sample_calls.of(shop.store, shop.settings, release.deploy(shop, name))[0]
     features = inference.load_features(package.folder)
-    rows = answers.rows_of(body["input"], features, package.manifest.input)
+    rows = answers.rows_of(call.body["input"], features, package.manifest.input)
     features.check(rows)  # what the replica does with it
-    assert path_ == "/v1/classify" and inference.load(package.folder).predict(rows)
+    assert call.path == "/v1/classify" and inference.load(package.folder).predict(rows)
     real = data.Prepared(run.runs.output(run.record, "prepare")).read("test").to_pylist()
     assert any(all(_sent(row[field]) == value for field, value in rows[0].items()) for row in real)
 

@@ -141,6 +141,8 @@ def test_what_no_price_covers_is_refused_where_the_plan_says_so(
     shop.access.release(shop.access.admit(caller, "gift", 0, 0, {"characters": 7}))
     shop.access.release(shop.access.admit(caller, "chatty", 5, 5))
     assert shop.access.refusals["model_not_priced"] == 2
+    (noted,) = shop.access.unpriced.rows  # for the operator: both tiers are one model of one plan
+    assert (noted.plan_version_id, noted.model, noted.calls) == (shop.plan.id, "voice", 2)
 
 
 def test_what_no_price_covers_is_free_where_the_plan_says_so(

@@ -1,10 +1,12 @@
-"""Pages that are there in two languages say the same: headings, code, and the figures of every row of a table."""
+"""Pages that are there in two languages say the same: headings, code, and the figures of every row of a table. Where prose
+has changed, a digest in the Chinese page says whether somebody looked at it since (`twins.py`)."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+from tests.shape import twins
 from tests.shape.source import ROOT
 
 ENGLISH, CHINESE = ROOT / "docs", ROOT / "docs" / "zh"
@@ -89,6 +91,19 @@ def test_twins_link_each_other_at_the_top_and_the_chinese_one_stays_in_chinese(n
 def test_the_chinese_readme_leads_to_the_chinese_pages():
     links = re.findall(r"\]\(docs/([a-z-]+)\.md\)", read(ROOT / "README.zh-CN.md"))
     assert not [link for link in links if link in PAGES]
+
+
+def test_every_twin_was_looked_at_since_its_english_page_changed():
+    """Red: look at the pages it names, then `make twins ARGS=NAME`."""
+    assert twins.behind() == []
+
+
+def test_a_word_that_changes_is_noticed_and_a_page_that_was_looked_at_is_not():
+    chinese = twins.noted("# 甲\n\n文字。\n", PAGE)
+    assert twins.follows(chinese) == twins.digest(PAGE) == twins.digest(PAGE.replace("\n", " \n"))
+    assert twins.follows(chinese) != twins.digest(PAGE.replace("all", "any"))
+    assert twins.noted(chinese, PAGE) == chinese and twins.follows("# 甲\n") == ""
+    assert twins.noted(chinese, "# B\n").count("follows") == 1
 
 
 PAGE = "# A\n\n```bash run\nmake   # all\n```\n\n| a | b |\n|---|---|\n| `x` | 12 of 1,000 |\n"

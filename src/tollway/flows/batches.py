@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from tollway.flows import batch_files, uploads
+from tollway.flows import batch_files, unpriced, uploads
 from tollway.flows.batch_run import BatchRun
 from tollway.flows.call import Desk
 from tollway.kit import jobs
@@ -22,7 +22,7 @@ from tollway.kit.crew import Crew
 from tollway.kit.errors import BadRequest, TollwayError
 from tollway.kit.ids import new_id
 from tollway.kit.jobs import Job
-from tollway.sell import batches, files
+from tollway.sell import batches, catalog, files
 from tollway.sell.access import Caller
 from tollway.sell.batches import KIND, Order
 from tollway.sell.file_checks import check_batch
@@ -52,13 +52,14 @@ class Batches:
         org_id, now_ms = caller.account.org_id, self._shop.clock.now_ms()
         lines, models = await asyncio.to_thread(self._looked_through, org_id, file_id, endpoint)
         for model in sorted(models):
-            self._desk.fleet.find(model, org_id)
+            served = self._desk.fleet.find(model, org_id)
             plan = self._desk.access.plan_for(caller, model)
             if plan.terms.overage == "refuse" and plan.terms.batch_percent and plan.terms.charges:
                 raise BadRequest(
                     f"The plan {plan.title!r} has no batches: they are paid for, and nothing pays beyond its included units.",
                     code="batch_not_included",
                 )
+            unpriced.require_price(self._shop.store, plan, served.model, catalog.BATCH)
         order = Order(
             key_id=caller.key.id,
             endpoint=endpoint,

@@ -13,15 +13,12 @@ import sqlalchemy as sa
 from tollway.artifacts import store
 from tollway.artifacts.manifest import Manifest
 from tollway.kit.errors import BadRequest, Conflict, NotFound
-from tollway.kit.formats import FORMATS, ROWS, SERVED
+from tollway.kit.formats import FORMATS, SERVED
 from tollway.kit.said import Said, say
 from tollway.sell import catalog, revision
 from tollway.serve import deployments, models
 from tollway.serve.deployments import Record
 from tollway.shop import Shop
-
-_GREY = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mNsYIAAJgaKGAAmCACQtTEKkQAAAABJRU5ErkJggg=="
-"""A picture to send where a package carries none: eight by eight, grey."""
 
 
 def import_file(
@@ -172,50 +169,6 @@ def plan_to_sell_on(shop: Shop, wanted: str | None) -> str:
             hint=f"Add --plan with one of {', '.join(names)}, or with a new name." if names else "Add --plan NAME.",
         )
     return names[0]
-
-
-def sample_call(shop: Shop, model: models.Model) -> tuple[str, dict[str, Any]]:
-    """The path and body of a call that this model answers, to show how it is used."""
-    if model.kind == "chat":
-        return "/v1/chat/completions", {"model": model.name, "messages": [{"role": "user", "content": "Hello"}]}
-    if model.kind == "embedding":
-        return "/v1/embeddings", {"model": model.name, "input": "A toll road for models"}
-    if model.kind == "transcription":
-        return "/v1/audio/transcriptions", {"model": model.name, "file": "@recording.wav"}
-    if model.kind == "speech":
-        return "/v1/audio/speech", {"model": model.name, "input": "A toll road for models", "voice": "default"}
-    if model.kind == "image-generation":
-        return "/v1/images/generations", {"model": model.name, "n": 1} | _class_to_draw(shop, model)
-    if model.kind == "recommendation" and model.engine in ROWS:
-        return "/v1/recommendations", {"model": model.name, "user": _example(shop, model), "top_n": 5}
-    example = _example(shop, model) if model.engine in ROWS else "A toll road for models"
-    if model.kind == "object-detection":
-        return "/v1/detect", {"model": model.name, "input": example}
-    return "/v1/classify", {"model": model.name, "input": example}
-
-
-def _example(shop: Shop, model: models.Model) -> Any:
-    """An input that this model reads: a real one that its package carries, else one made up from what it learnt."""
-    folder = shop.store.get(model.package_name, model.version).folder
-    carried = folder / "example.json"
-    if carried.is_file():
-        return msgspec.json.decode(carried.read_bytes())["input"]
-    from tollway import inference  # lazy: reads with numpy and tokenizers
-
-    made = inference.load_features(folder).example(1)[0]
-    if "image" in made:
-        return {"image": _GREY}
-    return made["user"] if "user" in made else made["text"] if set(made) == {"text"} else made
-
-
-def _class_to_draw(shop: Shop, model: models.Model) -> dict[str, str]:
-    """The prompt of a model that draws the class it is asked for; nothing for one that draws whatever comes."""
-    if model.engine not in ROWS:
-        return {"prompt": "A toll road for models"}
-    from tollway import inference  # lazy: reads with numpy and tokenizers
-
-    labels = inference.load_features(shop.store.get(model.package_name, model.version).folder).labels
-    return {"prompt": labels[0]} if labels else {}
 
 
 def lineage(shop: Shop, name: str, version: str | None = None) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """What plans have no price for, among the models on offer: for whoever deploys a model or writes a plan."""
 
 from collections.abc import Sequence
+from typing import Any, Final
 
+import msgspec
 import sqlalchemy as sa
 
 from tollway.artifacts.store import Store
@@ -12,6 +14,8 @@ from tollway.sell.catalog import PlanVersion, Terms
 from tollway.sell.unpriced import Gap
 from tollway.serve.meters import OF_KIND, Use, uses_of
 from tollway.serve.models import Model, list_models
+
+_TOKENS: Final[Use] = ("input_tokens", "output_tokens")  # of an adapter, whatever its base is
 
 
 def of_plan(conn: sa.Connection, store: Store, terms: Terms) -> list[Gap]:
@@ -25,6 +29,35 @@ def of_model(conn: sa.Connection, store: Store, model: Model) -> list[tuple[Plan
     uses: Sequence[tuple[str, Sequence[Use]]] = [(model.name, _uses(store, model))]
     found = [(plan, unpriced.gaps(plan.terms, uses)) for plan in catalog.list_plans(conn) if plan.terms.charges]
     return [(plan, gaps) for plan, gaps in found if gaps]
+
+
+class Warnings(msgspec.Struct, frozen=True):
+    """What whoever offers a model should know before a buyer finds out: `gaps` by plan, and whether any plan takes it in."""
+
+    gaps: list[tuple[PlanVersion, list[Gap]]]
+    in_a_plan: bool
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each meter that a plan has no price for, and one for a model that no plan includes."""
+        found = [
+            {"plan": plan.plan_name, **msgspec.to_builtins(gap)} for plan, missing in self.gaps for gap in missing
+        ]
+        return found if self.in_a_plan else [{"plan": None, "meter": "*", "outcome": "refused"}, *found]
+
+
+def warnings(conn: sa.Connection, store: Store, model: Model) -> Warnings:
+    """Of a model that is, or is about to be, on offer."""
+    included = any(unpriced.sells(plan.terms, model.base or model.name) for plan in catalog.list_plans(conn))
+    return Warnings(of_model(conn, store, model), included)
+
+
+def require_price(store: Store, plan: PlanVersion, model: Model, tier: str = "") -> None:
+    """Raises the refusal that each call of a model would get on a plan, before any is made."""
+    use = _TOKENS if model.base else _uses(store, model)[0]
+    sold_as = catalog.sold_as(model.name, tier)
+    if unpriced.refuses(plan.terms, sold_as, use):
+        raise unpriced.refusal(plan, sold_as)
 
 
 def _uses(store: Store, model: Model) -> tuple[Use, ...]:

@@ -31,6 +31,8 @@ class DetectionFeatures(ImageFeatures):
     @classmethod
     def fit(cls, task: str, table: Table, options: Mapping[str, Any] | None = None) -> Self:
         given = dict(options or {})
+        if not given.get("threshold"):
+            given.pop("threshold", None)  # training chooses it; until then, and without validation rows, the usual one
         images = column(table, "image")
         if images:
             size = int(given.get("size") or 0) or min(224, max(opened(images[0], 0).size))

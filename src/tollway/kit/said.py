@@ -4,14 +4,19 @@
     why.coded()     {"code": "rollout.kept_warm", "figures": {"grace_s": 300}}: what is stored beside the words
 
 `Said` is a `str`: logs, the API and the command line use it as the sentence it is. Whoever stores it stores `coded(why)` too;
-whoever shows it to people looks the code up in the reader's language (`faces/console/words.py`) and falls back to the words.
+whoever shows it to people looks the code up in the reader's language (`said.zh.toml`) and falls back to the words.
 A figure's name ends with its unit: `_s` seconds, `_ms` milliseconds, `_share` 0 to 1; whole numbers get their thousands.
 """
 
+import tomllib
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
 from typing import Any, Final
 
 _SPANS: Final = (("d", 86_400), ("h", 3600), ("min", 60))
+UNITS: Final[Mapping[str, Mapping[str, str]]] = {"zh": {"d": "天", "h": "小时", "min": "分钟", "s": "秒"}}
+"""What the units of a length of time are called, where not d, h, min and s."""
 
 
 class Said(str):
@@ -67,6 +72,44 @@ def english(name: str, value: Any) -> str:
     if name.endswith("_s"):
         return span(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
+
+
+@cache
+def sentences(lang: str) -> Mapping[str, str]:
+    """Everything that is said, in this language: code -> template. English is said where it is meant."""
+    path = files("tollway.kit").joinpath(f"said.{lang}.toml")
+    return dict(flat(tomllib.loads(path.read_text(encoding="utf-8")))) if path.is_file() else {}
+
+
+def translated(lang: str, words: str, kept: Mapping[str, Any] | None) -> str:
+    """What was said, in this language, as plain text; the words themselves where there are none for it."""
+    template = sentences(lang).get(str((kept or {}).get("code")))
+    if template is None:
+        return words
+    figures = {name: _of_language(lang, name, value) for name, value in ((kept or {}).get("figures") or {}).items()}
+    try:
+        return template.format(**figures)
+    except (KeyError, IndexError, ValueError):  # written by another release
+        return words
+
+
+def _of_language(lang: str, name: str, value: Any) -> str:
+    if isinstance(value, list):
+        return "；".join(_of_language(lang, name, one) for one in value)
+    if isinstance(value, Mapping):
+        return translated(lang, str(value.get("words", "")), value)
+    if name.endswith("_s") and not isinstance(value, str) and value is not None:
+        return span(value, UNITS.get(lang))
+    return english(name, value)
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A tree of texts, each under its dotted name."""
+    found: list[tuple[str, str]] = []
+    for name, value in node.items():
+        path = f"{prefix}{name}"
+        found.extend(flat(value, f"{path}.") if isinstance(value, Mapping) else [(path, str(value))])
+    return found
 
 
 def percent(share: float) -> str:

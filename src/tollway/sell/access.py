@@ -19,7 +19,7 @@ from tollway.guard import keys
 from tollway.kit.clock import Clock, month_bounds_ms, month_of
 from tollway.kit.errors import Forbidden, NotFound, PaymentRequired, TollwayError, Unauthorized
 from tollway.kit.money import PICOS_PER_MICRO, format_micros
-from tollway.sell import catalog, rating
+from tollway.sell import catalog, rating, unpriced
 from tollway.sell.api_keys import ApiKey
 from tollway.sell.book import Book, used_units
 from tollway.sell.rate_limits import Gate, rate_headers, rate_limited
@@ -128,6 +128,7 @@ class Access:
         self._month, self._month_end_ms = "", 0
         self.revision = -1
         self.refusals: dict[str, int] = defaultdict(int)
+        self.unpriced = unpriced.Notes()
 
     # -- authorise ---------------------------------------------------------------------------------------------------
 
@@ -245,17 +246,11 @@ class Access:
         for index, held in claim.units.items():
             spending.held_units[index] += held
         spending.held_tokens += claim.tokens
+        taken = [gate.take(claim.now, claim.tokens) for gate in claim.gates]
         return Grant(
-            claim.caller,
-            claim.plan,
-            account.subscription_id,
-            claim.model,
-            spending,
-            claim.units,
-            claim.tokens,
-            [gate.take(claim.now, claim.tokens) for gate in claim.gates],
+            claim.caller, claim.plan, account.subscription_id, claim.model, spending, claim.units, claim.tokens, taken,
             claim.plan.terms.overage == "wallet",
-        )
+        )  # fmt: skip
 
     def _claim(
         self,
@@ -272,13 +267,7 @@ class Access:
         sold = catalog.sold_as(model, tier)
         units = self._check_money(caller.account, plan, spending, sold, input_max, output_max, counted)
         if plan.terms.unpriced == "refuse" and plan.terms.charges and not any(units.values()):
-            raise self._refuse(
-                Forbidden(
-                    f"The plan {plan.title!r} has no price for this use of the model {model!r}.",
-                    code="model_not_priced",
-                    hint="Ask the operator, who finds what is missing with `tollway plan show`.",
-                )
-            )
+            raise self._refuse(self.unpriced.refused(plan, sold, self._clock.now_ms()))
         return Claim(caller, plan, sold, spending, units, tokens, now, gates)
 
     def count(self, caller: Caller) -> None:

@@ -87,28 +87,32 @@ class Terms(msgspec.Struct, frozen=True, cache_hash=True, forbid_unknown_fields=
 
     def check(self) -> list[str]:
         """Everything that is wrong with these terms, in words; empty when nothing is."""
-        problems = []
+        problems: list[str] = []
         if self.currency not in EXPONENTS:
-            problems.append(f"currency {self.currency!r} is not one of {', '.join(EXPONENTS)}")
+            these = ", ".join(EXPONENTS)
+            problems.append(say("terms.currency", "currency {text} is not one of {these}", text=repr(self.currency), these=these))
         if not 0 <= self.flat_fee_micros <= _MOST:
-            problems.append(f"flat_fee_micros {self.flat_fee_micros} is not between 0 and {_MOST}")
+            problems.append(_out_of_range("flat_fee_micros", self.flat_fee_micros, 0, _MOST))
         if not 0 <= self.batch_percent <= 100:
-            problems.append(f"batch_percent {self.batch_percent} is not between 0 and 100")
+            problems.append(_out_of_range("batch_percent", self.batch_percent, 0, 100))
         if not 1 <= self.weight <= 1000:
-            problems.append(f"weight {self.weight} is not between 1 and 1000")
+            problems.append(_out_of_range("weight", self.weight, 1, 1000))
         if not 0 <= self.timeout_ms <= _MOST:
-            problems.append(f"timeout_ms {self.timeout_ms} is not between 0 and {_MOST}")
+            problems.append(_out_of_range("timeout_ms", self.timeout_ms, 0, _MOST))
         seen: set[tuple[str, str]] = set()
         for place, charge in enumerate(self.charges, start=1):
-            where = f"charge {place} ({charge.meter}, {charge.model})"
-            problems += [f"{where}: {problem}" for problem in _check_charge(charge, seen)]
+            problems += [
+                say("terms.charge", "charge {place} ({meter}, {model}): {failure}", place=place, meter=charge.meter,
+                    model=charge.model, failure=problem)
+                for problem in _check_charge(charge, seen)
+            ]  # fmt: skip
         problems += [
-            f"limit {name} must be at least 1, or absent for no limit"
+            say("terms.limit", "limit {name} must be at least 1, or absent for no limit", name=name)
             for name, value in msgspec.structs.asdict(self.limits).items()
             if value is not None and value < 1
         ]
         if not self.models or any(not name.strip() for name in self.models):
-            problems.append('models must name at least one model, or be ["*"] for all')
+            problems.append(say("terms.models", 'models must name at least one model, or be ["*"] for all'))
         return problems
 
 
@@ -329,17 +333,22 @@ def list_subscriptions(conn: sa.Connection, org_id: str | None = None) -> list[S
 
 
 def _check_charge(charge: Charge, seen: set[tuple[str, str]]) -> list[str]:
-    problems = []
+    problems: list[str] = []
     if not 0 <= charge.price_micros <= _MOST:
-        problems.append(f"price_micros {charge.price_micros} is not between 0 and {_MOST}")
+        problems.append(_out_of_range("price_micros", charge.price_micros, 0, _MOST))
     if not 0 <= charge.included <= _MOST_UNITS:
-        problems.append(f"included {charge.included} is not between 0 and {_MOST_UNITS}")
+        problems.append(_out_of_range("included", charge.included, 0, _MOST_UNITS))
     if not charge.model.strip():
-        problems.append('model is empty; "*" means every model')
+        problems.append(say("terms.no_model", 'model is empty; "*" means every model'))
     if (charge.meter, charge.model) in seen:
-        problems.append("stands there twice")
+        problems.append(say("terms.twice", "stands there twice"))
     seen.add((charge.meter, charge.model))
     return problems
+
+
+def _out_of_range(name: str, value: int, least: int, most: int) -> str:
+    return say("terms.range", "{name} {value} is not between {least} and {most}", name=name, value=str(value),
+               least=str(least), most=str(most))  # fmt: skip
 
 
 def _require_sound(terms: Terms) -> None:

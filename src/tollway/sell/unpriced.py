@@ -10,8 +10,9 @@ from typing import Literal
 
 import msgspec
 
-from tollway.sell import rating
-from tollway.sell.catalog import Terms
+from tollway.kit.errors import Forbidden
+from tollway.sell import catalog, rating
+from tollway.sell.catalog import PlanVersion, Terms
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -20,6 +21,35 @@ class Gap(msgspec.Struct, frozen=True):
     model: str
     meter: str
     outcome: Literal["free", "refused"]
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """Calls of a model that a plan version refused because it has no price for them, since this gateway began; the last at
+    `at_ms`."""
+
+    plan_version_id: str
+    model: str
+    calls: int
+    at_ms: int
+
+
+class Notes:
+    """What was refused for want of a price, for the operator, who alone can heal it."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], Refused] = {}
+
+    @property
+    def rows(self) -> list[Refused]:
+        """One for each plan version and model."""
+        return [*self._found.values()]
+
+    def refused(self, plan: PlanVersion, model: str, now_ms: int) -> Forbidden:
+        """The refusal of one more call, noted. `model`: as it is sold."""
+        place = (plan.id, catalog.tier_of(model)[0])
+        before = self._found.get(place)
+        self._found[place] = Refused(*place, (before.calls if before else 0) + 1, now_ms)
+        return refusal(plan, model)
 
 
 def gaps(terms: Terms, models: Iterable[tuple[str, Sequence[Sequence[str]]]]) -> list[Gap]:
@@ -37,6 +67,22 @@ def gaps(terms: Terms, models: Iterable[tuple[str, Sequence[Sequence[str]]]]) ->
                 outcome: Literal["free", "refused"] = "free" if covered or terms.unpriced == "free" else "refused"
                 found += [Gap(model, meter, outcome) for meter in missing]
     return found
+
+
+def refuses(terms: Terms, model: str, use: Sequence[str]) -> bool:
+    """Whether a call that uses these meters is refused because no charge covers any of them. `model`: as it is sold."""
+    if terms.unpriced != "refuse" or not terms.charges:
+        return False
+    return not any(rating.charge_for(terms, meter, model) for meter in (*use, "requests"))
+
+
+def refusal(plan: PlanVersion, model: str) -> Forbidden:
+    """What is said to the caller. `model`: as it is sold."""
+    return Forbidden(
+        f"The plan {plan.title!r} has no price for this use of the model {catalog.tier_of(model)[0]!r}.",
+        code="model_not_priced",
+        hint="Ask the operator, who finds what is missing with `tollway plan show`.",
+    )
 
 
 def sells(terms: Terms, model: str) -> bool:

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from tests.faces.console import seed
 from tollway.faces.console import routes
 from tollway.kit.db import Database
-from tollway.kit.errors import PaymentRequired
+from tollway.kit.errors import PaymentRequired, Unavailable
 from tollway.kit.settings import Settings
 
 RECIPE = """[recipe]
@@ -55,6 +55,12 @@ class Client(TestClient):
         return self.post(path, data={"csrf": self.token(), **fields})
 
 
+class EngineLost(Unavailable):
+    """The engine was lost in the middle of an answer."""
+
+    code = "engine_lost"
+
+
 async def tell_a_story(org_id: str, body: dict[str, Any]) -> Response:
     """Stands where the gateway's answer comes from: streams its words slowly enough to be stopped."""
     if "refuse" in body["messages"][-1]["content"]:
@@ -66,6 +72,9 @@ async def tell_a_story(org_id: str, body: dict[str, Any]) -> Response:
         ) in f"You said: {body['messages'][-1]['content']} (at {body['temperature']}) and so on and on and on".split():
             yield f"data: {json.dumps({'choices': [{'index': 0, 'delta': {'content': word + ' '}}]})}\n\n"
             await asyncio.sleep(0.05)
+            if "break" in body["messages"][-1]["content"]:
+                yield f"data: {json.dumps({'error': EngineLost().shown()})}\n\n"
+                return
         yield "data: [DONE]\n\n"
 
     return StreamingResponse(events(), media_type="text/event-stream", headers={"x-request-id": "req_story"})

@@ -1,15 +1,18 @@
 """What forms do: asked first where it cannot be taken back, done once, said in words."""
 
+import json
 import re
 from urllib.parse import unquote
 
 import msgspec
+import pytest
 
 from tests.faces.console import seed
 from tollway.guard import keys
 from tollway.kit.clock import day_of
 from tollway.sell import accounts, api_keys, billing, catalog, ledger
 from tollway.sell import tables as sell
+from tollway.sell.unpriced import Refused
 
 
 def organization(shop, name: str):
@@ -266,6 +269,33 @@ def test_a_call_is_shown_in_the_currency_it_was_priced_in(operator, shop):
         conn.execute(sell.usage_event.insert().values(row | dear))
     for path in ("/console/usage/events", "/console/overview", "/console/usage/events/evt_euro"):
         assert "€2.50" in operator.get(path).text, path
+
+
+@pytest.mark.parametrize(("lang", "told"), [("en", "The engine was lost"), ("zh", "引擎中断，这次调用没有完成，不收费。请重试。")])
+def test_an_error_in_a_stream_that_has_begun_is_told_in_the_language_of_the_page(buyer, lang, told):
+    buyer.get(f"/console/account?lang={lang}")
+    headers = {"x-csrf-token": buyer.token()}
+    good = {"model": seed.CHAT, "messages": [{"role": "user", "content": "please break off"}]}
+    answer = buyer.post(f"/console/playground/chat?lang={lang}", json=good, headers=headers)
+    last = answer.text.strip().split("\n\n")[-1].removeprefix("data: ")
+    assert answer.status_code == 200 and answer.text.count("data:") == 2
+    assert told in json.loads(last)["error"]["message"] and json.loads(last)["error"]["code"] == "engine_lost"
+
+
+def test_the_overview_names_models_that_were_called_without_a_price(operator, shop, monkeypatch):
+    with shop.db.read() as conn:
+        plans = {one.plan_name: one for one in catalog.list_plans(conn)}
+    refused = [
+        Refused(plans["team"].id, "voice", 3, seed.NOW_MS - 60_000),
+        Refused(plans["scale"].id, "yesterday", 1, seed.NOW_MS - 2 * seed.DAY_MS),
+        Refused("pln_gone", "voice", 1, seed.NOW_MS),
+    ]
+    live = shop.live()
+    monkeypatch.setattr(shop, "live", lambda: live | {"unpriced": refused}, raising=False)
+    page = operator.get("/console/overview").text
+    assert "voice was refused 3 times on Team, version 1" in page and "Give it a price" in page
+    assert "yesterday was refused" not in page and "/console/plans/team?version=1" in page
+    assert "voice 在套餐 Team（第 1 版）上被拒绝 3 次" in operator.get("/console/overview?lang=zh").text
 
 
 def test_a_plan_names_what_it_has_no_price_for(operator, shop):

@@ -93,12 +93,17 @@ def test_every_page_is_whole_and_accessible(chromium, still_site, axe, email, na
 
 
 def test_nothing_is_wider_than_a_telephone(chromium, still_site):
+    empty = {seed.OPERATOR: ["/runs", "/datasets", "/feedback", "/fleet"], seed.BUYER: ["/files", "/jobs"]}
     for email, names in ((seed.OPERATOR, OPERATOR_PAGES), (seed.BUYER, BUYER_PAGES)):
         with opened(chromium, still_site, email) as page:
             page.set_viewport_size({"width": 390, "height": 844})
-            for name in names:
+            for name in names + empty[email]:
                 visit(page, still_site, name)
                 assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+                here = page.locator(".main-nav [aria-current]")  # in sight, though the navigation is wider
+                seen = [here.evaluate("one => one.getBoundingClientRect().toJSON()")] if here.count() else []
+                assert all(box["left"] >= 0 and box["right"] <= 391 for box in seen), name
+                assert page.locator(".side").evaluate("one => one.offsetHeight") < 200, name  # no empty field above the page
 
 
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])

@@ -11,6 +11,7 @@ from tests.serve import tiny_versions
 from tollway.flows import release, versions
 from tollway.flows.rollout_figures import Figures
 from tollway.flows.rollout_verdict import Agreement, Side, judge, policy_of
+from tollway.sell import catalog
 from tollway.serve import deployments, models
 from tollway.serve.stats import Stats
 
@@ -121,3 +122,16 @@ def test_the_pages_are_accessible_and_whole(chromium, site, axe, tmp_path, local
                 page.wait_for_timeout(100)
             assert width <= 390, name
             page.set_viewport_size({"width": 1280, "height": 800})
+
+
+def test_a_model_without_a_price_is_named_where_it_is_deployed(operator, mood):
+    """Scale sells everything by tokens, so only explanations lack a price; a plan for others alone leaves it out."""
+    page = operator.get("/console/models/mood").text
+    assert "The plan Scale has no price for Explanations (Free) of mood." in page
+    asked = operator.post_form("/console/deployments/start/mood", **FORM).text
+    assert "The plan Scale has no price" in asked
+    with mood.db.write() as conn:
+        for name in ("starter", "team", "scale"):
+            catalog.archive_plan(conn, seed.NOW_MS, name)
+    assert "No plan on sale includes mood" in operator.get("/console/models/mood").text
+    assert "没有在售的套餐包含 mood" in operator.get("/console/models/mood?lang=zh").text

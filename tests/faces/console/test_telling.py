@@ -7,10 +7,9 @@ from string import Formatter
 import pytest
 
 import tollway
-from tollway.faces.console import words
 from tollway.faces.console.telling import failure, sentence
 from tollway.kit.errors import Conflict, NotFound, PaymentRequired
-from tollway.kit.said import Said, coded, listed, say
+from tollway.kit.said import Said, coded, listed, say, sentences
 
 SOURCE = Path(tollway.__file__).parent
 
@@ -31,7 +30,7 @@ def spoken() -> dict[str, set[str]]:
 def test_every_code_has_a_chinese_sentence_with_the_same_figures():
     chinese = {
         code: {n for _, n, _, _ in Formatter().parse(text) if n}
-        for code, text in words.sentences("zh").items()
+        for code, text in sentences("zh").items()
         if not code.startswith("code.")
     }
     english = spoken()
@@ -41,7 +40,7 @@ def test_every_code_has_a_chinese_sentence_with_the_same_figures():
 
 def test_errors_of_calls_are_told_by_their_code_and_every_such_code_is_in_the_source():
     source = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
-    codes = [one.removeprefix("code.") for one in words.sentences("zh") if one.startswith("code.")]
+    codes = [one.removeprefix("code.") for one in sentences("zh") if one.startswith("code.")]
     assert len(codes) > 15 and not [one for one in codes if f'"{one}"' not in source]
     empty = PaymentRequired(
         "This call may cost up to 1.00 USD, the wallet has 0.20 USD free.", hint="Top up the wallet."

@@ -5,7 +5,6 @@ tollway deploy reviews@4 --canary 10%       version 4 answers ten of a hundred c
 tollway deploy status|promote|back|stop reviews
 """
 
-import json
 import re
 from typing import Annotated, Any
 
@@ -15,7 +14,7 @@ from typer.core import TyperGroup
 
 from tollway.faces.cli import deploy_view, next_step, unpriced
 from tollway.faces.cli.desk import Desk, amount, command, nearest, pairs
-from tollway.flows import release, versions
+from tollway.flows import release, sample_calls, versions
 from tollway.flows.rollout_verdict import RolloutPolicy
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.formats import ROWS
@@ -227,9 +226,11 @@ def _outright(
             code="taken_back",
             hint=f"{name} is answered by version {found.stable} as before.",
         )
-    path, body = release.sample_call(desk.shop, offered)
-    curl = _curl(desk.url + path, body)
-    data = msgspec.to_builtins(offered) | {"curl": curl, "path": path, "plan": sold and msgspec.to_builtins(sold)}
+    from tollway.faces.console import snippets  # lazy: brings the console along
+
+    call = sample_calls.of(desk.shop.store, desk.shop.settings, offered)[0]
+    curl = snippets.curl(desk.url, call).rstrip("\n")
+    data = msgspec.to_builtins(offered) | {"curl": curl, "path": call.path, "plan": sold and msgspec.to_builtins(sold)}
     missing = unpriced.of_model(desk, offered)
     data |= {"moved": moved, "way_back": found.way_back}
     data["unpriced"] = [{"plan": on.plan_name} | msgspec.to_builtins(gap) for on, gaps in missing for gap in gaps]
@@ -285,9 +286,3 @@ def _meter(name: str) -> str:
             hint=f"Use one of: {', '.join(catalog.METERS)}.",
         )
     return name
-
-
-def _curl(url: str, body: dict[str, object]) -> str:
-    """A call to copy; the key comes from the environment."""
-    text = json.dumps(body, ensure_ascii=False).replace("'", "'\\''")
-    return f"curl {url} -H \"Authorization: Bearer $TOLLWAY_KEY\" -H 'Content-Type: application/json' \\\n  -d '{text}'"

@@ -8,10 +8,11 @@ from starlette.responses import Response
 from tollway.faces.console import queries, ranges, snippets
 from tollway.faces.console.confirm import confirmation
 from tollway.faces.console.visit import Visit
-from tollway.flows import wallets
+from tollway.flows import sample_calls, wallets
 from tollway.kit.clock import day_of, month_of, to_ms
 from tollway.kit.errors import BadRequest, NotFound
 from tollway.sell import accounts, api_keys, catalog
+from tollway.serve import models as offers
 
 SCOPES = ("inference", "usage")
 LIMITS = ("rpm", "tpm", "concurrency")
@@ -122,7 +123,11 @@ def offered(conn: Any, org_id: str) -> list[dict[str, Any]]:
         return []
     allowed = plan.terms.models
     found = [
-        one for one in queries.models(conn) if one["retired_ms"] is None and ("*" in allowed or one["name"] in allowed)
+        one
+        for one in queries.models(conn)
+        if one["retired_ms"] is None
+        and one["org_id"] in ("", org_id)
+        and ("*" in allowed or one["name"] in allowed or (one["base"] and one["base"] in allowed))
     ]
     return sorted(found, key=lambda one: (one["kind"] != "chat", one["name"]))
 
@@ -136,17 +141,27 @@ def _start(visit: Visit, issued: api_keys.IssuedKey | None = None) -> Response:
         subscribed = catalog.running_subscription(conn, org_id) is not None
     wanted = visit.query.get("model", "")
     model = next((one for one in models if one["name"] == wanted), models[0] if models else None)
-    code = snippets.samples(visit.shop.settings.url, issued.secret if issued else "", model) if model else []
+    calls = _calls(visit, model["name"]) if model else []
+    call = next((one for one in calls if one.call == visit.query.get("call")), calls[0] if calls else None)
+    code = snippets.samples(visit.shop.settings.url, issued.secret if issued else "", call) if call else []
     return visit.page(
         "start.html",
         models=models,
         model=model,
+        calls=calls,
+        call=call,
         issued=issued,
         first=first,
         keys=keys,
         code=code,
         subscribed=subscribed,
     )
+
+
+def _calls(visit: Visit, name: str) -> list[sample_calls.SampleCall]:
+    with visit.shop.db.read() as conn:
+        model = offers.get_model(conn, name)
+    return sample_calls.of(visit.shop.store, visit.shop.settings, model)
 
 
 def _keys(visit: Visit, issued: api_keys.IssuedKey | None = None, problem: BadRequest | None = None) -> Response:

@@ -18,11 +18,13 @@ def confirmation(
     yes: str,
     back: str,
     danger: bool = False,
+    warnings: Sequence[str] = (),
 ) -> Response:
     """A page with the effect and one button; it posts to the same address with `confirmed=yes` and the kept fields."""
     return visit.page(
-        "confirm.html", title=title, effect=effect, facts=facts, kept=kept, yes=yes, back=visit.url(back), danger=danger
-    )
+        "confirm.html", title=title, effect=effect, facts=facts, kept=kept, yes=yes, back=visit.url(back), danger=danger,
+        warnings=warnings,
+    )  # fmt: skip
 
 
 def money_field(visit: Visit, name: str, currency: str) -> int:

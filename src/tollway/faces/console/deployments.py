@@ -9,10 +9,10 @@ from starlette.responses import Response
 
 from tollway.faces.console.confirm import confirmation
 from tollway.faces.console.visit import Visit
-from tollway.flows import versions
+from tollway.flows import unpriced, versions
 from tollway.flows.rollout_verdict import RolloutPolicy
 from tollway.kit.errors import BadRequest, NotFound, TollwayError
-from tollway.serve import deployments
+from tollway.serve import deployments, models
 from tollway.serve.deployments import Record
 
 _PAST_MOST: Final = 20
@@ -65,7 +65,7 @@ def start(visit: Visit) -> Response:
         return confirmation(
             visit, visit.t("confirm.deploy.title", name=f"{name}@{version}"),
             visit.t(f"confirm.deploy.{role}", share=visit.fmt.percent(share / 100, 0), stable=stable), facts, kept,
-            visit.t("confirm.deploy.yes"), f"/models/{name}",
+            visit.t("confirm.deploy.yes"), f"/models/{name}", warnings=unpriced_words(visit, name),
         )  # fmt: skip
     versions.start(visit.shop, name, version, role, share, policy)  # type: ignore[arg-type]
     return visit.go(f"/models/{name}", done="deployment_started")
@@ -124,6 +124,20 @@ def stop(visit: Visit) -> Response:
         visit, visit.t("confirm.stop.title", name=name), visit.t("confirm.stop.effect"), facts, {},
         visit.t("confirm.stop.yes"), f"/models/{name}", danger=True,
     )  # fmt: skip
+
+
+def unpriced_words(visit: Visit, name: str) -> list[str]:
+    """A sentence for each plan that has no price for something of a model, and one for a model that no plan includes."""
+    with visit.shop.db.read() as conn:
+        found = unpriced.warnings(conn, visit.shop.store, models.get_model(conn, name))
+    words = [] if found.in_a_plan else [visit.t("unpriced.in_no_plan", model=name)]
+    for plan, gaps in found.gaps:
+        meters = visit.t("unpriced.and").join(
+            visit.t("unpriced.meter", meter=visit.t(f"meter.{gap.meter}"), outcome=visit.t(f"unpriced.{gap.outcome}"))
+            for gap in gaps
+        )
+        words.append(visit.t("unpriced.on_plan", plan=plan.title, model=name, meters=meters))
+    return words
 
 
 def _in_service(visit: Visit, name: str) -> dict[Any, Record]:

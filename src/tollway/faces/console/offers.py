@@ -59,6 +59,7 @@ def model(visit: Visit) -> Response:
     return visit.page(
         "model.html",
         row=row,
+        warnings=[] if found["retired_ms"] else deployments.unpriced_words(visit, name),
         chart=chart,
         latency=latency,
         card=_card(visit, found),

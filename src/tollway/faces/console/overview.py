@@ -8,7 +8,9 @@ from starlette.responses import Response
 from tollway.faces.console import charts, queries, ranges
 from tollway.faces.console.visit import Visit, currencies
 from tollway.insight import hardware
-from tollway.sell import accounts
+from tollway.sell import accounts, catalog
+
+DAY_MS = 86_400_000
 
 
 def overview(visit: Visit) -> Response:
@@ -140,8 +142,28 @@ def _attention(visit: Visit, conn: Any) -> list[dict[str, str]]:
                 "tone": "note",
             }
         )
+    found += _unpriced(visit, conn)
     for replica in visit.desk.live().get("replicas", ()):
         if replica.get("state") in ("dead", "failed"):
             text = t("attention.replica", model=replica.get("model", ""))
             found.append({"text": text, "href": visit.url("/models"), "tone": "bad"})
+    return found
+
+
+def _unpriced(visit: Visit, conn: Any) -> list[dict[str, str]]:
+    """Models that were called today on a plan version without a price for them, while somebody is subscribed to it."""
+    subscribed, versions = queries.subscribers(conn), catalog.plan_versions(conn)
+    found = []
+    for one in visit.desk.live().get("unpriced", ()):
+        plan = versions.get(one.plan_version_id)
+        if plan is None or one.plan_version_id not in subscribed or visit.now_ms - one.at_ms > DAY_MS:
+            continue
+        newest = max((each.version for each in versions.values() if each.plan_id == plan.plan_id), default=plan.version)
+        step = visit.t("attention.unpriced_move") if newest > plan.version else visit.t("attention.unpriced_price")
+        text = visit.t(
+            "attention.unpriced", model=one.model, plan=plan.title, calls=visit.fmt.number(one.calls), step=step,
+            time=visit.fmt.moment(one.at_ms), version=plan.version,
+        )  # fmt: skip
+        href = visit.url(f"/plans/{plan.plan_name}", version=plan.version)
+        found.append({"text": text, "href": href, "tone": "warn"})
     return found

@@ -1,15 +1,17 @@
 """The playground: a chat that streams through the same flow as /v1, paid by the visitor's organization."""
 
 import json
-from typing import Any
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import Any, Final
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from tollway.faces.console import buyer, queries
 from tollway.faces.console.visit import Visit
 from tollway.kit.errors import BadRequest, TollwayError, Unavailable
 
 MESSAGES_MAX = 200
+_ERROR: Final = b'data: {"error"'
 
 
 def playground(visit: Visit) -> Response:
@@ -30,12 +32,37 @@ async def playground_chat(visit: Visit) -> Response:
         body = chat_body(visit)
         if visit.desk.playground is None:
             raise Unavailable(visit.t("playground.no_gateway"), code="no_gateway")
-        return await visit.desk.playground(str(visit.org_id), body)
+        answer: Response = await visit.desk.playground(str(visit.org_id), body)
+        if isinstance(answer, StreamingResponse):
+            answer.body_iterator = told(visit, answer.body_iterator)
+        return answer
     except TollwayError as error:
         return JSONResponse(
             {"error": {"message": str(visit.tell(error).striptags()), "code": error.code, "type": error.type}},
             error.status,
         )
+
+
+async def told(visit: Visit, pieces: AsyncIterable[Any]) -> AsyncIterator[Any]:
+    """The stream as it comes; an error that ends it once it has begun is said in the visitor's language."""
+    try:
+        async for piece in pieces:
+            yield _told(visit, _bytes(piece)) if _bytes(piece).startswith(_ERROR) else piece
+    finally:
+        close = getattr(pieces, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _told(visit: Visit, piece: bytes) -> bytes:
+    given = json.loads(piece.removeprefix(b"data:"))["error"]
+    error = TollwayError(str(given.get("message") or ""), code=given.get("code"))
+    given["message"] = str(visit.tell(error).striptags())
+    return b"data: %b\n\n" % json.dumps({"error": given}, ensure_ascii=False).encode()
+
+
+def _bytes(piece: Any) -> bytes:
+    return piece.encode() if isinstance(piece, str) else bytes(piece)
 
 
 def receipt(visit: Visit) -> Response:

@@ -34,6 +34,7 @@ NOTHING_LIVE: Final[Mapping[str, Any]] = {
     "queued": None,
     "errors": None,
     "refused": None,
+    "unpriced": (),
     "replicas": (),
 }
 

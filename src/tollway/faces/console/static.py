@@ -1,4 +1,4 @@
-"""The console's own scripts, styles and icons, read once at start and served from memory with their digest as version."""
+"""The console's own scripts, styles, icons and one recording, read once at start, served from memory with their digest as version."""
 
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,10 @@ from tollway.kit.errors import NotFound
 
 PLACE: Final = "/console/static/"
 _FOLDER: Final = Path(__file__).parent / "static"
-_TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_TYPES: Final = {
+    ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml; charset=utf-8",
+    ".wav": "audio/wav",
+}  # fmt: skip
 
 
 @cache
@@ -20,7 +23,7 @@ def files() -> dict[str, Shown]:
     """By path below static/. Only these can be asked for: there is no path to escape by."""
     fence = {name: value for name, value in HEADERS.items() if name != "cache-control"}
     return {
-        path.relative_to(_FOLDER).as_posix(): Shown(path.read_bytes(), f"{_TYPES[path.suffix]}; charset=utf-8", fence)
+        path.relative_to(_FOLDER).as_posix(): Shown(path.read_bytes(), _TYPES[path.suffix], fence)
         for path in sorted(_FOLDER.rglob("*"))
         if path.suffix in _TYPES
     }

@@ -18,7 +18,6 @@ from tollway.faces.console.formats import NONE, Locale
 from tollway.kit import said
 from tollway.kit.errors import TollwayError
 
-_UNITS: Final = {"zh": {"d": "天", "h": "小时", "min": "分钟", "s": "秒"}}
 _ENGLISH: Final = re.compile(r"(?:[A-Za-z']{2,}[ ,]+){3}[A-Za-z']{2,}")
 _WORDS: Final = (
     "failure",
@@ -47,7 +46,7 @@ def sentence(lang: str, text: str, coded: Mapping[str, Any] | None = None) -> Ma
 def failure(lang: str, error: TollwayError) -> Markup:
     """An error's message with what to do next; one that has no words in this language begins with what kind it is."""
     told = sentence(lang, error.said)
-    known = words.sentences(lang).get(f"code.{error.code}")
+    known = said.sentences(lang).get(f"code.{error.code}")
     if "<" in told and known is not None:
         return escape(known)
     if "<" in told:  # its own words are English
@@ -62,7 +61,7 @@ def failure(lang: str, error: TollwayError) -> Markup:
 
 def _told(lang: str, kept: Mapping[str, Any]) -> Markup | None:
     """The sentence in this language; None when it has no words for it."""
-    template = words.sentences(lang).get(str(kept.get("code")))
+    template = said.sentences(lang).get(str(kept.get("code")))
     if template is None:
         return None
     figures = {name: _figure(lang, name, value) for name, value in (kept.get("figures") or {}).items()}
@@ -89,7 +88,7 @@ def _figure(lang: str, name: str, value: Any) -> str:
     if name.endswith("_ms"):
         return said.milliseconds(value)
     if name.endswith("_s"):
-        return said.span(value, _UNITS[lang])
+        return said.span(value, said.UNITS[lang])
     return Locale(lang).number(value) if isinstance(value, int) else f"{value:.2f}"
 
 

@@ -7,7 +7,9 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from tollway.kit.said import flat
 
 LANGUAGES: Final = {"en": "English", "zh": "简体中文"}
 HTML_LANG: Final = {"en": "en", "zh": "zh-CN"}
@@ -15,16 +17,9 @@ _FOLDER: Final = Path(__file__).parent / "i18n"
 
 
 @cache
-def sentences(lang: str) -> Mapping[str, str]:
-    """What `kit/said.py: say` says, in this language: code -> template. English is said where it is meant."""
-    path = _FOLDER / f"said.{lang}.toml"
-    return dict(_flat("", tomllib.loads(path.read_text(encoding="utf-8")))) if path.is_file() else {}
-
-
-@cache
 def dictionary(lang: str) -> Mapping[str, str]:
     """All words of a language, flat: dotted name -> text."""
-    return dict(_flat("", tomllib.loads((_FOLDER / f"{lang}.toml").read_text(encoding="utf-8"))))
+    return dict(flat(tomllib.loads((_FOLDER / f"{lang}.toml").read_text(encoding="utf-8"))))
 
 
 def translate(lang: str, name: str, /, **values: object) -> str:
@@ -49,11 +44,3 @@ def choose(asked: str | None, cookie: str | None, accept_language: str) -> str:
         if lang in LANGUAGES and value > best_weight:
             best, best_weight = lang, value
     return best
-
-
-def _flat(prefix: str, node: Mapping[str, Any]) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for name, value in node.items():
-        path = f"{prefix}{name}"
-        found.extend(_flat(f"{path}.", value) if isinstance(value, Mapping) else [(path, str(value))])
-    return found

@@ -8,8 +8,9 @@ from fastapi import Path
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from tollway.flows import release, versions
+from tollway.flows import release, unpriced, versions
 from tollway.flows.rollout_verdict import policy_of
+from tollway.serve import models
 from tollway.shop import Shop
 
 Name = Annotated[str, Path(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9_.:\-]+$")]
@@ -55,7 +56,10 @@ def mount(counter: Counter) -> None:
             release.deploy(shop, name, body.version, grace_s=body.grace_s)
         else:
             versions.start(shop, name, body.version, body.role, body.share, policy_of(body.policy))
-        return status(name)
+        with shop.db.read() as conn:
+            missing = unpriced.warnings(conn, shop.store, models.get_model(conn, name)).rows
+        told = msgspec.to_builtins(versions.status(shop, name)) | {"unpriced": missing}
+        return Response(msgspec.json.encode(told), media_type="application/json")
 
     @route("POST", "/admin/models/{name}/promote", "Its canary answers all calls")
     def promote(name: Name) -> Response:

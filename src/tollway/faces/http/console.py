@@ -54,6 +54,7 @@ class LiveShop:
             "queued": sum(served.line.waiting for served in fleet),
             "errors": recent["server_errors"],
             "refused": recent["client_errors"],
+            "unpriced": desk.access.unpriced.rows,
             "replicas": [
                 {
                     "model": view.model,

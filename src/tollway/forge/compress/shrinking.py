@@ -22,6 +22,7 @@ from tollway.forge.compress.plan import Step
 from tollway.forge.models import encoded, measure
 from tollway.forge.models.measure import Quality, Sample
 from tollway.kit.errors import BadRequest, Conflict
+from tollway.kit.said import say
 
 _WEIGHTS: Final = "model.safetensors"
 _ROWS: Final = 1000
@@ -169,7 +170,7 @@ def _sparse(chain: Chain, step: Step, name: str) -> str:
     chain.forms |= {name: "sparse" for name, one in state.items() if name not in chain.forms and encoded.form_of(one)}
     count = sum(form == "sparse" for form in chain.forms.values())
     if not count:
-        chain.desk.warn("sparse: no tensor has enough zeros; nothing gets smaller. Prune first.")
+        chain.desk.warn(say("compress.nothing", "sparse: no tensor has enough zeros; nothing gets smaller. Prune first."))
     return f"{count} tensors without their zeros"
 
 
@@ -209,9 +210,10 @@ def _write_down(chain: Chain, step: Step, what: str, seconds: float) -> None:
     chain.rows.append({"step": step.text, "what": what, **row})
     quality = f", {row['metric']} {last['quality']:.4f} -> {row['quality']:.4f}" if row["quality"] is not None else ""
     chain.desk.note(
-        f"{step.text}: {what}; {last['bytes'] / 1e6:.2f} -> {row['bytes'] / 1e6:.2f} MB "
-        f"({source['bytes'] / row['bytes']:.2f}x smaller than the source), {row['speedup']:.2f}x its speed{quality}"
-    )
+        say("compress.step", "{step}: {what}; {before} -> {after} MB ({times} smaller than the source), {speed} its speed{quality}",
+            step=step.text, what=what, before=f"{last['bytes'] / 1e6:.2f}", after=f"{row['bytes'] / 1e6:.2f}",
+            times=f"{source['bytes'] / row['bytes']:.2f}x", speed=f"{row['speedup']:.2f}x", quality=quality)
+    )  # fmt: skip
 
 
 def _save(chain: Chain, out: Path) -> None:

@@ -16,6 +16,7 @@ from tollway.forge.convert.parity import Parity
 from tollway.forge.models import measure
 from tollway.inference import Arrays, Features
 from tollway.kit.errors import Conflict, TollwayError
+from tollway.kit.said import say
 
 FILES: Final = {
     "onnx": "model.onnx",
@@ -74,9 +75,10 @@ class Bench:
                                 "speedup": speeds[held.format] / speeds["torch"], **more}  # fmt: skip
         self.found.append(row)
         self.desk.note(
-            f"{held.format}: differs by at most {held.max_difference:.2g}, same label for {held.agreement:.2%}, "
-            f"{size / 1e6:.1f} MB, {row['speedup']:.2f}x torch's rows a second"
-        )
+            say("convert.format", "{form}: differs by at most {difference}, same label for {agreement}, {size}, {times} torch's "
+                "rows a second", form=held.format, difference=f"{held.max_difference:.2g}", agreement=f"{held.agreement:.2%}",
+                size=f"{size / 1e6:.1f} MB", times=f"{row['speedup']:.2f}x")
+        )  # fmt: skip
 
     @property
     def source_onnx(self) -> Path:
@@ -128,7 +130,7 @@ def _bench(part: Any, folder: Path, prepared: Any, desk: Any) -> Bench:
         raise Conflict("There are no rows to hold the converted model against.", hint="Give the data a test split.")
     sample = measure.Sample.of(net.features, rows)
     reference = models.TorchPredictor(net)
-    desk.note(f"the source answers {len(rows)} rows of the test split")
+    desk.note(say("convert.source", "the source answers {count} rows of the test split", count=len(rows)))
     wanted = sample.outputs(reference.run)
     count = int(part.options.get("calibration_rows", _CALIBRATION_ROWS))
     learnt = measure.rows_of(prepared, "train", count, desk.seed) if net.spec.task != "image-generation" else rows
@@ -182,7 +184,7 @@ def _onnx(bench: Bench) -> None:
         if wish != "auto":
             raise
         bench.path("onnx-int8").unlink(missing_ok=True)
-        bench.desk.warn(f"onnx stays float: {refusal.message}")
+        bench.desk.warn(say("convert.float", "onnx stays float: {failure}", failure=refusal.said))
         return
     if wish == "auto" and not bench.part.options.get("keep_float"):
         bench.path("onnx").unlink()
@@ -277,7 +279,9 @@ def _torchscript(bench: Bench) -> None:
 
     run = torchscript.export(bench.source, bench.path("torchscript"))
     bench.keep(bench.hold("torchscript", run), run)
-    bench.desk.note("torchscript is export only: its archive holds pickles, so nothing here ever loads it")
+    bench.desk.note(
+        say("convert.torchscript", "torchscript is export only: its archive holds pickles, so nothing here ever loads it")
+    )
 
 
 _MAKERS: Final[dict[str, Callable[[Bench], None]]] = {

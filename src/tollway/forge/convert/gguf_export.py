@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from tollway.forge.convert import gguf_decoder, gguf_lora, gguf_parity
 from tollway.kit.errors import BadRequest, Conflict
+from tollway.kit.said import say
 
 FILE: Final = "model.gguf"
 ADAPTER: Final = "adapter.gguf"
@@ -28,16 +29,17 @@ def export(part: Any, folder: Path, prepared: Any, desk: Any) -> dict[str, Any]:
     out = Path(desk.out) / FILE
     try:
         made = gguf_decoder.write(folder, out, precision, net=net)
-        desk.note(f"gguf: the engine is held against torch on {_PROMPTS} prompts")
+        desk.note(say("convert.held", "gguf: the engine is held against torch on {count} prompts", count=_PROMPTS))
         parity = gguf_parity.compare(net, out, prompts(net, prepared))
         parity.require(precision, getattr(part, "tolerance", None))
     except BadRequest as refused:
         out.unlink(missing_ok=True)
         raise Conflict(refused.message, code=refused.code, hint=refused.hint) from None
     desk.note(
-        f"gguf {precision}: the same next token in {parity.agreement:.1%} of {parity.steps} steps, log-probabilities differ by "
-        f"{parity.mean_difference:.2g} on average, {made.bytes / 1e6:.1f} MB"
-    )
+        say("convert.gguf", "gguf {precision}: the same next token in {agreement_share} of {steps} steps, log-probabilities differ "
+            "by {difference} on average, {size}", precision=precision, agreement_share=parity.agreement, steps=parity.steps,
+            difference=f"{parity.mean_difference:.2g}", size=f"{made.bytes / 1e6:.1f} MB")
+    )  # fmt: skip
     return {
         "format": "gguf", "holds": True, "precision": precision, "bytes": made.bytes, "drop": 1 - parity.agreement,
         "parameters": made.parameters, **parity.figures(),

@@ -18,6 +18,7 @@ from tollway.inference import explain as outside
 from tollway.inference.explain import Explanation
 from tollway.inference.masking import cut
 from tollway.kit.errors import BadRequest, NotFound, TollwayError
+from tollway.kit.said import say
 
 INSIDE = ("integrated-gradients", "attention")
 METHODS = (*outside.METHODS, *INSIDE)
@@ -98,7 +99,7 @@ def report(
     task = opening.task_of(prepared, folder)
     methods = list(part.methods) or list(DEFAULTS.get(task, ()))
     if not methods:
-        desk.note(f"Answers of {task} are not explained.")
+        desk.note(say("explain.none", "Answers of {task} are not explained.", task=task))
         return {"rows": 0}
     rows = opening.rows(prepared, "test", part.rows, desk.seed)
     if not rows:
@@ -123,7 +124,8 @@ def _predictors(folder: Path, source: Path | None, desk: Any, given: Any, method
     try:
         return served, opening.reference(folder, source, desk.home)
     except TollwayError as error:
-        desk.warn(f"{', '.join(sorted(set(methods) & set(INSIDE)))}: the torch model is not at hand ({error.message})")
+        inside = ", ".join(sorted(set(methods) & set(INSIDE)))
+        desk.warn(say("explain.no_torch", "{methods}: the torch model is not at hand ({failure})", methods=inside, failure=error.said))
         return served, None
 
 

@@ -191,7 +191,9 @@ class Detector(Options):
     normalise: Literal["data", "imagenet", "unit"] = Field("data", description="whose mean and spread")
     filters: int = Field(16, ge=4, le=256, description="of the first convolution; up to four times as many deeper down")
     flip: bool = Field(False, description="learn from mirrored pictures too: not where left and right mean something")
-    threshold: float = Field(0.4, gt=0, lt=1, description="answers show objects with at least this score")
+    threshold: float = Field(
+        0.0, ge=0, lt=1, description="answers show objects with at least this score; 0: where F1 is best on validation rows"
+    )
     overlap: float = Field(0.5, gt=0, le=1, description="of two boxes of one label that overlap more, the surer one stays")
     most: int = Field(100, ge=1, le=1000, description="objects of a picture that are looked at")
 

@@ -8,6 +8,7 @@ from tollway.forge.report.markup import Child, Markup, badge, card, join, table,
 from tollway.forge.report.story import Story
 from tollway.forge.report.words import Words
 from tollway.kit.clock import from_ms
+from tollway.kit.said import translated
 
 
 def head(story: Story, t: Words) -> Markup:
@@ -149,7 +150,7 @@ def gates(story: Story, t: Words) -> Child:
 
 def warnings(story: Story, t: Words) -> Child:
     """What a reader should know before believing the rest."""
-    said = list(dict.fromkeys(story.warnings))
+    said = list(dict.fromkeys(translated(t.lang, text, kept) for text, kept in story.warnings))
     for note in story.scores.notes if story.scores else []:
         name, _, value = note.partition(":")
         said.append(t(f"warnings.{name}", value=value))

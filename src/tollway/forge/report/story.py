@@ -34,7 +34,7 @@ class Story:
     formats: list[dict[str, Any]] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[tuple[str, dict[str, Any] | None]] = field(default_factory=list)  # words, with their code and figures
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -62,7 +62,7 @@ def gather(runs: Runs, record: Record) -> Story:
             story.missing.append(name)
         _take(story, name, output, dict(row.get("figures") or {}))
     events = runs.events(record)
-    story.warnings = [str(event.get("text", "")) for event in events if event.get("kind") == "warning"]
+    story.warnings = [(str(one.get("text", "")), one.get("said")) for one in events if one.get("kind") == "warning"]
     story.curves = _curves(_made_by(runs, record, steps.get("train"), events))
     return story
 

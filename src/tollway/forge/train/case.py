@@ -15,6 +15,7 @@ from tollway.forge.train.material import Material
 from tollway.forge.train.objectives import Objective
 from tollway.forge.train.plan import Plan
 from tollway.kit.errors import BadRequest
+from tollway.kit.said import say
 
 
 @dataclass
@@ -40,7 +41,10 @@ class Case:
         features = fit_features(model, task, prepared, objective, home)
         material = objective.prepare(prepared, features, "train")
         if material is None:
-            raise BadRequest("The prepared data has no training rows.", hint="Look at [data] split, clean and rows_max.")
+            raise BadRequest(
+                say("train.no_rows", "The prepared data has no training rows."),
+                hint=say("train.look_at_data", "Look at [data] split, clean and rows_max."),
+            )
         held_out = objective.prepare(prepared, features, "validation") if prepared.rows("validation") else None
         return cls(train, model, task, prepared, features, objective, material, held_out, home)
 
@@ -65,11 +69,14 @@ class Case:
         wrap = getattr(self.objective, "wrap", None)  # a goal that needs layers of its own beside the net's
         return net if wrap is None else wrap(net, seed)
 
-    def save(self, net: Any, folder: Path) -> None:
-        """A model folder."""
+    def save(self, net: Any, folder: Path, desk: Any) -> dict[str, Any]:
+        """A model folder; returns the figures of what was settled for it on the validation rows."""
         from tollway.forge import models
+        from tollway.forge.train import showing
 
+        figures = showing.settle(net, dict(getattr(self.model, "options", None) or {}), self.prepared, desk)
         models.save(net, folder)
+        return figures
 
 
 def fit_features(model: Any, task: str, prepared: Any, objective: Objective, home: Path | None = None) -> Any:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from tollway.forge.train import device
 from tollway.kit import durable
 from tollway.kit.errors import Conflict
+from tollway.kit.said import say
 
 KEPT = 2
 _PYTHON_STATE, _NUMPY_STATE, _TORCH_STATE = "random/python", "random/numpy", "random/torch"
@@ -47,8 +48,9 @@ def restore(net: torch.nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
     missing = sorted(set(current) ^ set(saved))
     if missing:
         raise Conflict(
-            f"The checkpoint is of another net ({len(missing)} tensors differ, first {missing[0]!r}).",
-            hint="Start the run afresh: delete its work folder.",
+            say("train.other_net", "The checkpoint is of another net ({count} tensors differ, first {name}).",
+                count=len(missing), name=repr(missing[0])),
+            hint=say("train.afresh", "Start the run afresh: delete its work folder."),
         )
     with torch.no_grad():
         for name, tensor in current.items():
@@ -100,8 +102,8 @@ class Shelf:
         file = checkpoint / f"rank-{self.rank}.safetensors"
         if not file.is_file():
             raise Conflict(
-                "The checkpoint was made with fewer processes than this run has.",
-                hint="Continue with the same `processes`, or delete the run's work folder.",
+                say("train.fewer_processes", "The checkpoint was made with fewer processes than this run has."),
+                hint=say("train.same_processes", "Continue with the same `processes`, or delete the run's work folder."),
             )
         tensors = load_file(file)
         plain = json.loads((checkpoint / f"rank-{self.rank}.json").read_text())

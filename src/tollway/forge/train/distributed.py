@@ -48,9 +48,10 @@ def fit(plan: Plan, train: Any, model: Any, task: str, prepared: Any, desk: Any)
         talk.seek(0)
         last = talk.read()[-_TAIL:]
     raise errors.Conflict(
-        f"The training processes ended with code {code}. Their last words: {last.strip()[-400:]}",
+        say("train.processes_ended", "The training processes ended with code {status}. Their last words: {failure}",
+            status=str(code), failure=last.strip()[-400:]),
         code="training_processes_failed",
-        hint="Start the run again (it goes on from the last checkpoint), or set processes = 1.",
+        hint=say("train.start_again", "Start the run again (it goes on from the last checkpoint), or set processes = 1."),
     )
 
 

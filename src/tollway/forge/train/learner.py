@@ -18,6 +18,7 @@ from tollway.forge.train.objectives import Objective
 from tollway.forge.train.plan import Plan
 from tollway.forge.train.row_adamw import RowAdamW
 from tollway.kit.errors import Conflict
+from tollway.kit.said import Said, say
 
 Batch = dict[str, Tensor]
 
@@ -106,7 +107,8 @@ class Learner:
             loss, figures = self.module(batch, turn)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise self._diverged(f"The loss became {value} at step {number + 1}", batch)
+            became = say("train.loss_became", "The loss became {value} at step {step}", value=str(value), step=number + 1)
+            raise self._diverged(became, batch)
         (loss * weight).backward()
         if self.plan.adversarial_epsilon and turn in ("all", "generator"):
             self._adversarial(batch, turn, weight)
@@ -117,8 +119,8 @@ class Learner:
         table = embeddings_of(self.net)
         if table is None or table.weight.grad is None:
             raise Conflict(
-                "Adversarial training moves word vectors, and this model has none that are trained.",
-                hint="Remove `adversarial` from [train], or choose a text model with method = 'full'.",
+                say("train.no_vectors", "Adversarial training moves word vectors, and this model has none that are trained."),
+                hint=say("train.not_adversarial", "Remove `adversarial` from [train], or choose a text model with method = 'full'."),
             )
         gradient = table.weight.grad
         norm = float(gradient.norm())
@@ -137,23 +139,27 @@ class Learner:
         limit = self.plan.clip or math.inf
         norm = _clipped(parameters, limit, optimiser)
         if not math.isfinite(norm):
-            raise self._diverged(f"The gradient became {norm} at step {number + 1} (loss {loss:.4g})", None)
+            raise self._diverged(
+                say("train.gradient_became", "The gradient became {value} at step {step} (loss {loss})", value=str(norm),
+                    step=number + 1, loss=f"{loss:.4g}"),
+                None,
+            )  # fmt: skip
         return norm
 
-    def _diverged(self, what: str, batch: Mapping[str, Tensor] | None) -> Conflict:
+    def _diverged(self, what: Said, batch: Mapping[str, Tensor] | None) -> Conflict:
         """Says what to try, most likely cause first."""
         broken = [name for name, each in (batch or {}).items() if each.is_floating_point() and not bool(each.isfinite().all())]
         if broken:
-            cause = f"the rows hold values that are not finite in {', '.join(broken)}: clean them in [data]"
+            cause = say("train.not_finite", "The rows hold values that are not finite in {columns}: clean them in [data].",
+                        columns=", ".join(broken))  # fmt: skip
         else:
-            smaller = f"{self.rate / 10:.2g}"
-            cause = f"try learning_rate = {smaller} (it was {self.rate:.2g})"
-            cause += "" if self.plan.clip else ", clip = 1.0"
-            cause += "" if self.plan.warmup else ", warmup = 0.06"
-            cause += ", precision = 'fp32'" if self.precision != "fp32" else ""
-        return Conflict(
-            f"{what}; training stopped and nothing was kept.", code="training_diverged", hint=cause[0].upper() + cause[1:] + "."
-        )
+            also = [f"learning_rate = {self.rate / 10:.2g}"]
+            also += [] if self.plan.clip else ["clip = 1.0"]
+            also += [] if self.plan.warmup else ["warmup = 0.06"]
+            also += ["precision = 'fp32'"] if self.precision != "fp32" else []
+            cause = say("train.calmer", "Try {settings} (the rate was {rate}).", settings=", ".join(also), rate=f"{self.rate:.2g}")
+        stopped = say("train.diverged", "{failure}; training stopped and nothing was kept.", failure=what)
+        return Conflict(stopped, code="training_diverged", hint=cause)
 
 
 def autocast(precision: str, device: str = "cpu") -> Any:

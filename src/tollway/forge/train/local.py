@@ -19,5 +19,4 @@ def fit_here(plan: Plan, train: Any, model: Any, task: str, prepared: Any, desk:
     if plan.members > 1:
         return members.fit(case, plan, desk)
     net, figures = train_one(case, plan, desk)
-    case.save(net, Path(desk.out))
-    return figures
+    return figures | case.save(net, Path(desk.out), desk)

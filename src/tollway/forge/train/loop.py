@@ -249,9 +249,10 @@ class Loop:
     def _choose_metric(self, figures: dict[str, float]) -> str:
         if self._metric:
             raise Conflict(
-                f"early_stopping.metric = {self._metric!r} is not measured here; there are {', '.join(sorted(figures))}.",
+                say("train.not_measured", "early_stopping.metric = {metric} is not measured here; there are {these}.",
+                    metric=repr(self._metric), these=", ".join(sorted(figures))),
                 param="train.early_stopping.metric",
-                hint="Take one of these.",
+                hint=say("train.take_one", "Take one of these."),
             )
         return "accuracy" if "accuracy" in figures else "loss"
 
@@ -271,7 +272,8 @@ class Loop:
         saved = self.shelf.load(newest, self.net, self.learner.optimisers)
         if saved["total"] != self.course.total:
             raise Conflict(
-                "The checkpoint is of a run with another number of steps.", hint="Delete the run's work folder."
+                say("train.other_steps", "The checkpoint is of a run with another number of steps."),
+                hint=say("train.delete_work", "Delete the run's work folder."),
             )
         self._metric, self._recent = saved.pop("metric"), saved.pop("recent")
         self.course = Course(**saved)

@@ -40,8 +40,7 @@ def fit(case: Case, plan: Plan, desk: Any) -> dict[str, Any]:
         from tollway.forge.models import ensemble
 
         net = ensemble.of(nets)
-    case.save(net, Path(desk.out))
-    return figures
+    return figures | case.save(net, Path(desk.out), desk)
 
 
 def soup(case: Case, plan: Plan, nets: list[Any], rows: list[dict[str, Any]]) -> tuple[Any, list[int], float | None]:

@@ -102,8 +102,9 @@ def _error(said: dict[str, Any], error: Exception | None) -> Exception:
 
         return error_of(said)
     return Conflict(
-        f"Ray Train failed: {str(error).strip()[-400:]}", code="training_processes_failed",
-        hint="Look at the cluster with `ray status`, or set distributed = 'ddp'.",
+        say("train.ray_failed", "Ray Train failed: {failure}", failure=str(error).strip()[-400:]),
+        code="training_processes_failed",
+        hint=say("train.ray_status", "Look at the cluster with `ray status`, or set distributed = 'ddp'."),
     )
 
 

@@ -195,8 +195,10 @@ def best_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The best trial. Raises Conflict when none has a value."""
     ended = [row for row in rows if row["value"] is not None]
     if not ended:
-        raise Conflict("Every trial of the search diverged.", code="training_diverged",
-                       hint="Search smaller learning rates: learning_rate = [1e-6, 1e-4, \"log\"].")  # fmt: skip
+        raise Conflict(
+            say("train.all_diverged", "Every trial of the search diverged."), code="training_diverged",
+            hint=say("train.search_smaller", 'Search smaller learning rates: learning_rate = [1e-6, 1e-4, "log"].'),
+        )  # fmt: skip
     sign = 1 if ended[0]["metric"] in LOWER_IS_BETTER else -1
     return min(ended, key=lambda row: (sign * row["value"], row["number"]))
 

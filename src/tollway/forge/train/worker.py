@@ -63,7 +63,7 @@ def work(job: dict[str, Any], emit: Any) -> dict[str, Any]:
     net, figures = train_one(case, plan, desk, group=group)
     whole = gather.whole(net, case, plan, group)
     if whole is not None:
-        case.save(whole, desk.out)
+        figures |= case.save(whole, desk.out, desk)
     return {**figures, "processes": plan.processes, "distributed": plan.distributed}
 
 

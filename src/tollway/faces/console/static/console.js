@@ -167,5 +167,8 @@
   document.addEventListener("change", (event) => { if (event.target.matches("[data-submit]")) event.target.form.requestSubmit(); });
   document.querySelectorAll("[data-add-row]").forEach((one) => { one.hidden = false; });
   document.querySelectorAll("[data-noscript]").forEach((one) => { one.hidden = true; });
+  // On a telephone the navigation is one row that scrolls: the page one is on is brought into sight.
+  const nav = document.querySelector(".main-nav"), here = nav?.querySelector("[aria-current]");
+  if (here) nav.scrollLeft = here.offsetLeft - (nav.clientWidth - here.offsetWidth) / 2;
   drawAll();
 })();
