@@ -26,7 +26,7 @@ from tollway.shop import Shop
 
 ENGINES: Final = {"onnx": "onnxruntime", "litert": "ai-edge-litert"}
 _ROOM: Final = "runtime"
-_ALONE: Final = ("kit/__init__.py", "kit/errors.py", "kit/formats.py", "__init__.py")
+_ALONE: Final = ("kit/__init__.py", "kit/errors.py", "kit/formats.py", "kit/lazy.py", "__init__.py")
 _FOLDERS: Final = ("inference", "edge")
 _ROLES: Final = ("weights", "part")
 _START: Final = '''"""{title}: answers on this device.   python edge.py --help"""
