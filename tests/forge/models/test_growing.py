@@ -98,7 +98,7 @@ def test_a_goal_without_labels_runs_through_training_and_saves_the_net(goal, tmp
     loss, _ = case.objective.loss(net, batch)
     loss.backward()
     optimiser.step()
-    case.save(net, tmp_path)
+    case.save(net, tmp_path, SimpleNamespace(note=print))
     again = models.load(tmp_path)
     assert again.spec.architecture == "cnn"
     assert not torch.equal(again.trunk[0][0].weight, before)
