@@ -6,6 +6,7 @@ crashes, gateways that are cut off and come back, gateways that stop in order, m
 
 import asyncio
 import contextlib
+import time
 from typing import Any
 
 import psycopg
@@ -65,9 +66,14 @@ class House:
             self.lock.invalidate()
             self.lock.close()
             self.lock = None
+            until = time.monotonic() + 60  # PostgreSQL ends a session in its own time; until then it holds its locks
+            while self.world.news.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [self.session]).fetchone():
+                assert time.monotonic() < until
+                time.sleep(0.002)
 
     def _hold(self) -> None:
         assert self.lock is not None
+        self.session = self.lock.execute(sa.select(sa.func.pg_backend_pid())).scalar_one()
         self.lock.execute(sa.select(sa.func.pg_advisory_lock(self.leasing.me.lock)))
         self.lock.commit()
 

@@ -177,7 +177,7 @@ def test_no_call_is_answered_with_anothers_adapter(
             asked = (first_words(fleet.find(name, OWNER[name]), prompt) for name, prompt in together)
             for (name, prompt), got in zip(together, await asyncio.gather(*asked), strict=True):
                 far = distance(got, truth[name, prompt])
-                limit = 0.15 if len(together) == 1 else 0.6  # one token computed alone, several calls computed together
+                limit = 0.4 if len(together) == 1 else 0.6  # alone, behind what the slot still knew; or with others
                 assert far < limit, (name, prompt, got, truth[name, prompt])
 
     run(all_waves())

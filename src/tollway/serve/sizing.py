@@ -83,8 +83,11 @@ class Sizing:
         if isinstance(request, TranscriptionRequest):
             return 1  # its length is not known before it was decoded
         output = request.output_max if isinstance(request, ChatRequest | CompletionRequest) else None
-        longest = self._caps.context_tokens or self._output_default
-        return request.input_bytes() // 4 + min(output or self._output_default, longest)
+        context = self._caps.context_tokens
+        longest = context or self._output_default
+        found = request.input_bytes() // 4 + min(output or self._output_default, longest)
+        # What is longer than the context is refused as that, not for want of time. An encoder cuts each text.
+        return min(found, context) if context and request.generates else found
 
     def at_once(self, request: Request) -> Size | None:
         """What `exact` would find, where the engine need not be asked; None where it must."""
