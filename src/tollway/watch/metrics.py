@@ -213,7 +213,12 @@ class Metrics:
         one.answers += 1
         one.seconds.observe(seconds)
         if route.startswith("/v1/"):
-            self._recent.append((time.monotonic(), route, status))
+            now, recent = time.monotonic(), self._recent
+            recent.append((now, route, status))
+            if recent[0][0] < now - _LIVE_S:  # two go for the one that came, so it shrinks to the window
+                recent.popleft()
+                if recent[0][0] < now - _LIVE_S:
+                    recent.popleft()
 
     def call(
         self,
