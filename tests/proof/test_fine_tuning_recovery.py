@@ -7,6 +7,7 @@ adapter is written, and while it is published; each time the next gateway goes o
 import json
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,7 @@ from tollway.kit import jobs
 from tollway.kit.db import Database
 from tollway.kit.settings import Settings
 from tollway.sell import catalog, tables
+from tollway.sell.fine_tuning import KIND, order_of
 from tollway.serve import models
 from tollway.serve import tables as served
 from tollway.serve.models import list_models
@@ -56,18 +58,25 @@ def shelve_base(home: Path, folder: Path) -> None:
             models.offer_package(conn, shop.clock.now_ms(), BASE, "chat", package.manifest.version)
 
 
-def begin(gateway: GatewayProcess, key: str) -> str:
-    """Upload and order."""
+def begin(gateway: GatewayProcess, key: str, epochs: int = 8) -> str:
+    """Upload and order, as one does who hears nothing and asks again, several times at once: it is one job."""
     chats = [
         {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": text}]} for text in TEXTS
     ]
     lines = b"\n".join(json.dumps(chat).encode() for chat in chats)
     with client(gateway, key) as http:
         file = http.post("/v1/files", data={"purpose": "fine-tune"}, files={"file": ("x.jsonl", lines)}).json()["id"]
-        asked = {"model": BASE, "training_file": file, "hyperparameters": {"n_epochs": 8, "batch_size": 2}, "seed": 3}
-        made = http.post("/v1/fine_tuning/jobs", json=asked)
-    assert made.status_code == 200, made.text
-    return str(made.json()["id"])
+        asked = {"model": BASE, "training_file": file, "hyperparameters": {"n_epochs": epochs, "batch_size": 2}, "seed": 3}
+        once = {"idempotency-key": "my-model"}
+        with ThreadPoolExecutor(4) as pool:
+            heard = list(pool.map(lambda _: http.post("/v1/fine_tuning/jobs", json=asked, headers=once), range(4)))
+        assert {one.status_code for one in heard} == {200}, [one.text for one in heard]
+        assert sum("idempotent-replayed" in one.headers for one in heard) == 3
+        other = http.post("/v1/fine_tuning/jobs", json=asked | {"seed": 4}, headers=once)
+        assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
+        (job,) = http.get("/v1/fine_tuning/jobs").json()["data"]
+    assert {one.json()["id"] for one in heard} == {job["id"]}
+    return str(job["id"])
 
 
 def client(gateway: GatewayProcess, key: str) -> httpx.Client:
@@ -133,6 +142,41 @@ def test_killed_at_any_moment_a_training_ends_once(tmp_path: Path) -> None:
     closing = report.attributed_micros + report.idle.cost_micros + report.failed.cost_micros + report.shadow.cost_micros
     assert closing == report.hardware_micros
     assert {row.model for row in report.rows} >= {BASE, f"training:{BASE}"}
+
+
+@pytest.mark.timeout(600)
+def test_steps_before_a_kill_are_billed_of_a_job_that_is_cancelled_after_it(tmp_path: Path) -> None:
+    """The gateway that trained is gone, and the next one finds the job cancelled: what was done is owed all the same."""
+    home = tmp_path / "home"
+    shelve_base(home, tmp_path)
+    buyer = make_customer(home, TERMS, 2_000_000, name="acme")
+    gateway = start_gateway(home, starter=False)
+    job_id = begin(gateway, buyer.key, epochs=50)
+    db, end = Database(Settings(home, environment={}).url_of_database), time.monotonic() + 240
+    while "Step 2/" not in (seen := told(db, job_id))[1]:
+        assert seen[0] in jobs.OPEN and time.monotonic() < end, seen
+        time.sleep(0.01)
+    gateway.kill()
+    with shop_of(home) as shop, shop.db.write() as conn:
+        jobs.ask_to_cancel(conn, shop.clock.now_ms(), KIND, buyer.org_id, job_id)
+        stepped = [event.data for event in jobs.events(conn, job_id, 10_000, kind="metrics")]
+        tokens = order_of(jobs.get(conn, KIND, job_id)).tokens_max
+    owed = round(tokens * max(one["step"] for one in stepped) / stepped[0]["total_steps"])
+    gateway = start_gateway(home, starter=False)
+    with db.read() as conn:
+        found = jobs.get(conn, KIND, job_id)
+    while not (found.status == "cancelled" and found.settled):
+        assert found.status in (*jobs.OPEN, "cancelled") and time.monotonic() < end, found
+        time.sleep(0.05)
+        with db.read() as conn:
+            found = jobs.get(conn, KIND, job_id)
+    gateway.stop()
+    with db.read() as conn:
+        events = conn.execute(sa.select(tables.usage_event).where(tables.usage_event.c.request_id == job_id)).all()
+    db.close()
+    assert [event.units for event in events] == [found.made["trained_tokens"]] == [owed] and owed > 0
+    with shop_of(home) as shop:
+        assert books.problems(shop.db, []) == []
 
 
 def report_of(home: Path) -> economics.Report:

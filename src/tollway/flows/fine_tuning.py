@@ -29,7 +29,7 @@ from tollway.kit.jobs import Job
 from tollway.kit.said import Said, coded, said, say
 from tollway.sell import files, fine_tuning
 from tollway.sell.access import Caller
-from tollway.sell.fine_tuning import KIND, Order
+from tollway.sell.fine_tuning import KIND, Made, Order
 from tollway.serve.engines import cpu_threads
 from tollway.serve.served import Served
 from tollway.shop import Shop
@@ -162,9 +162,10 @@ class FineTuning:
         folder = Path(self._shop.settings.home) / "fine_tuning" / job.id
         made = await asyncio.to_thread(fine_tuning_worker.kept, folder)
         if made is None:
-            outcome: dict[str, Any] = (
-                {"stopped": True} if stop.is_set() and job.tries < 2 else await self._train(job, folder, stop)
-            )
+            earlier = fine_tuning.tokens_done(order, fine_tuning.made_of(job))  # under a gateway that is gone: owed too
+            outcome: dict[str, Any] = {"stopped": True, "trained": earlier}
+            if not stop.is_set():
+                outcome = await self._train(job, folder, stop)
             if outcome.get("stopped"):
                 await self._ended(job, "cancelled", int(outcome.get("trained", 0)))
                 return
@@ -197,15 +198,15 @@ class FineTuning:
         """Run the worker to its end; its last word, and how many tokens it had trained."""
         silent = say("tuning.silent", "The training process ended without a word.")
         outcome: dict[str, Any] = {"why": silent, "said": coded(silent), "code": "training_failed"}
-        orders, share = await asyncio.to_thread(self._orders, job, folder), 0.0
+        orders, made = await asyncio.to_thread(self._orders, job, folder), fine_tuning.made_of(job)
         async with contextlib.aclosing(self._worker.words(job.id, orders, stop)) as words:
             async for word in words:
                 if word["kind"] in ("made", "failed"):
                     outcome = word
                 elif word["kind"] == "progress":
-                    share = max(share, word["done"] / max(1, word["total"]))
-                await self._relay(job, word)
-        tokens = round(share * fine_tuning.order_of(job).tokens_max)
+                    made = fine_tuning.stepped(made, int(word["done"]), int(word["total"]))
+                await self._relay(job, word, made)
+        tokens = fine_tuning.tokens_done(fine_tuning.order_of(job), made)
         return outcome | {"trained": tokens, "stopped": stop.is_set() and outcome.get("kind") != "made"}
 
     def _orders(self, job: Job, folder: Path) -> Any:
@@ -230,8 +231,8 @@ class FineTuning:
             parent=os.getpid(),
         )
 
-    async def _relay(self, job: Job, word: dict[str, Any]) -> None:
-        """A worker's word as an event that the buyer can list; a step more is a sign that it gets further."""
+    async def _relay(self, job: Job, word: dict[str, Any], made: Made) -> None:
+        """A worker's word as an event that the buyer can list; a step more is a sign that it gets further, and is kept."""
         now_ms = self._shop.clock.now_ms()
         if word["kind"] == "note":
             text = said(word.get("said"), str(word["text"]))
@@ -243,7 +244,7 @@ class FineTuning:
             def note(conn: sa.Connection) -> None:
                 data = {"step": step, "total_steps": total, "train_loss": loss}
                 jobs.tell(conn, now_ms, job.id, text, data=data)
-                jobs.further(conn, job.id)
+                jobs.further(conn, job.id, steps_done=made.steps_done, steps_total=made.steps_total)
 
             await self._desk.recorder.run(note)
 

@@ -38,6 +38,8 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     trained_tokens: int | None = None
     model: str | None = None  # ft:base:organization:suffix:id
     event_id: str | None = None
+    steps_done: int = 0  # the furthest that any process of the job got, over however many gateways
+    steps_total: int = 0
 
 
 def order_of(job: Job) -> Order:
@@ -48,6 +50,16 @@ def order_of(job: Job) -> Order:
 def made_of(job: Job) -> Made:
     """What a job has made."""
     return msgspec.convert(job.made, Made)
+
+
+def stepped(made: Made, done: int, total: int) -> Made:
+    """It has done so many steps; one that goes on from a checkpoint does some of them again."""
+    return msgspec.structs.replace(made, steps_done=max(made.steps_done, done), steps_total=total)
+
+
+def tokens_done(order: Order, made: Made) -> int:
+    """The tokens of the steps that were done: what a job costs that is cancelled now."""
+    return round(order.tokens_max * min(1.0, made.steps_done / max(1, made.steps_total)))
 
 
 def event_of(job_id: str) -> str:
