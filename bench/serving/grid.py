@@ -55,7 +55,7 @@ def _model(kind: str, seconds: float) -> tuple[float, float]:
 
     built: Built = {}
     began = time.monotonic()
-    chosen = calibrating.measured(build, cores, began + calibrating.LIMIT_S, built)
+    chosen = calibrating.measured(build, cores, calibrating.Until(began + calibrating.LIMIT_S), built)
     took = time.monotonic() - began
     points = {}
     if kind == "minilm":

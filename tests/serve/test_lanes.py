@@ -243,7 +243,8 @@ def test_a_plan_is_measured_once_and_then_read(tmp_path: Path) -> None:
 
 def test_without_time_it_still_gets_a_plan(tmp_path: Path) -> None:
     tiny_models.text_classifier(tmp_path)
-    plan = calibration.measured(lambda threads, _: inference.load(tmp_path, "onnx", threads), 2, 0.0, {})
+    until = calibration.Until(0.0)
+    plan = calibration.measured(lambda threads, _: inference.load(tmp_path, "onnx", threads), 2, until, {})
     assert plan.lanes == 2 and plan.shape == Shape()
 
 

@@ -3,8 +3,10 @@
 See `engines.child` for what it owes its parent. Threads are the lanes' own, one of the engine each.
 """
 
+import asyncio
 import gc
 import sys
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -23,9 +25,10 @@ def _work(spec: Spec, ready: child.Ready) -> None:
 async def _serve(spec: Spec, ready: child.Ready) -> None:
     from tollway import inference
     from tollway.serve.engines import server
-    from tollway.serve.engines.rows import calibration
+    from tollway.serve.engines.rows import again, calibration
     from tollway.serve.engines.rows.counter import Counter
     from tollway.serve.engines.rows.lanes import SWITCH_S, Lanes
+    from tollway.serve.engines.rows.neighbours import Neighbours
 
     sys.setswitchinterval(SWITCH_S)  # before anything is measured
     folder = Path(spec.folder)
@@ -39,7 +42,10 @@ async def _serve(spec: Spec, ready: child.Ready) -> None:
     gc.collect()
     gc.freeze()  # what was loaded stays: looking through it for garbage again and again took more time than all calls
     gc.set_threshold(_GC_EVERY, 20, 20)
+    measure = partial(calibration.again, folder, spec.format, spec.cores, build)
+    watching = asyncio.create_task(again.watch(counter, measure, Neighbours(spec.cores).share))
     await server.serve(spec.socket, counter, ready)
+    watching.cancel()
 
 
 if __name__ == "__main__":

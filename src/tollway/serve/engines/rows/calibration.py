@@ -5,7 +5,8 @@
 Measured is the model itself on rows of several lengths, with all lanes at work as under load: lanes of one thread each
 against fewer wider ones, what a batch costs by rows and length, what it costs its lane besides, and whether a lone row is
 faster on all cores. What is compared is measured in turns, so that what disturbs disturbs both. What follows for the size of
-batches is `cost.py`'s business, and goes on while serving.
+batches is `cost.py`'s business, and goes on while serving. How much others held the cores meanwhile is noted with the plan
+(`neighbours.py`); one that was found in a restless moment is measured again in a quiet one (`again.py`).
 """
 
 import asyncio
@@ -29,9 +30,10 @@ from tollway.inference import Encoded, Features, Predictor
 from tollway.serve.engines.rows.cost import Cost, Point
 from tollway.serve.engines.rows.lanes import Lanes, Plan
 from tollway.serve.engines.rows.lone import Lone
+from tollway.serve.engines.rows.neighbours import DISTURBED, Neighbours
 from tollway.serve.engines.rows.rack import Row, Shape
 
-VERSION: Final = 4  # of what is measured: raise it and all machines measure again
+VERSION: Final = 5  # of what is measured: raise it and all machines measure again
 LIMIT_S: Final = 12.0
 _LENGTHS: Final = (8, 32, 128, 384)
 _ROWS: Final = (1, 4, 16, 64)
@@ -43,6 +45,7 @@ _ROUNDS: Final = 4  # of the ways of a lone row, the fastest of each: it is abou
 _STRANGE: Final = 1.25
 _STREAM_ROWS: Final = 64
 _STREAM_LEAST_S, _STREAM_MOST_S = 0.12, 0.8
+_STOPS_WITHIN_S: Final = 0.01
 _LONGEST_WORDS: Final = 400
 
 Build = Callable[[int, bool], Predictor]
@@ -66,41 +69,96 @@ class Ready(msgspec.Struct):
     wide: Predictor | None
 
 
-def ready(folder: Path, format: str, cores: int, build: Build, *, limit_s: float = LIMIT_S) -> Ready:
+class Broken(Exception):
+    """Measuring was broken off: there is something better to do."""
+
+
+class Until:
+    """Until when measuring may go on: a time (monotonic), or a word to stop."""
+
+    def __init__(self, end: float, stop: threading.Event | None = None) -> None:
+        self._end, self._stop = end, stop or threading.Event()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def allows(self, seconds: float = 0.0) -> bool:
+        """Whether there is time for what takes so long. Raises Broken after a word to stop."""
+        if self.stopped:
+            raise Broken
+        return time.monotonic() + seconds < self._end
+
+
+def ready(
+    folder: Path,
+    format: str,
+    cores: int,
+    build: Build,
+    *,
+    limit_s: float = LIMIT_S,
+    neighbours: Callable[[int], Neighbours] = Neighbours,
+) -> Ready:
     """The model loaded as it runs best here: as found before, else as found now."""
-    place = folder.parent / f"{folder.name}.rows.json"
     machine = fingerprint(folder, format, cores)
+    plan = _kept(folder).plans.get(machine)
+    if plan is not None:  # nobody waits for a replica that measures again
+        return _loaded(plan, build, {})
     with _alone(folder):
-        plan = _kept(place).plans.get(machine)
+        plan = _kept(folder).plans.get(machine)
         if plan is not None:
             return _loaded(plan, build, {})
-        began = time.monotonic()
         built: Built = {}
-        plan = measured(build, cores, began + limit_s, built)
-        kept = _kept(place)
-        kept.plans[machine] = plan
-        with contextlib.suppress(OSError):  # a shelf that is read-only: measured each time
-            aside = place.with_name(f"{place.name}.{os.getpid()}")
-            aside.write_bytes(msgspec.json.encode(kept))
-            aside.replace(place)
+        plan = _found(build, cores, Until(time.monotonic() + limit_s), built, neighbours)
+        _keep(folder, machine, plan)
     return _loaded(plan, build, built)
 
 
-def measured(build: Build, cores: int, end: float, built: Built) -> Plan:
-    """Try what there is to try until `end` (monotonic) and say what was best."""
+def again(
+    folder: Path,
+    format: str,
+    cores: int,
+    build: Build,
+    stop: threading.Event,
+    *,
+    limit_s: float = LIMIT_S,
+    neighbours: Callable[[int], Neighbours] = Neighbours,
+) -> Ready:
+    """What is found now, unless another replica has found a plan in a quiet moment; kept when it was disturbed less than what
+    is kept. Raises Broken once `stop` is set, and while another replica is at it."""
+    machine = fingerprint(folder, format, cores)
+    with _alone(folder, wait=False):
+        before = _kept(folder).plans.get(machine)
+        if before is not None and before.disturbed <= DISTURBED:
+            return _loaded(before, build, {})
+        built: Built = {}
+        plan = _found(build, cores, Until(time.monotonic() + limit_s, stop), built, neighbours)
+        if before is None or plan.disturbed < before.disturbed:
+            _keep(folder, machine, plan)
+    return _loaded(plan, build, built)
+
+
+def _found(build: Build, cores: int, until: Until, built: Built, neighbours: Callable[[int], Neighbours]) -> Plan:
+    share = neighbours(cores).share
+    plan = measured(build, cores, until, built)
+    return msgspec.structs.replace(plan, disturbed=round(share(), 3))
+
+
+def measured(build: Build, cores: int, until: Until, built: Built) -> Plan:
+    """Try what there is to try while there is time and say what was best."""
     single = _built(build, 1, False, cores, built)
     rows = _rows_by_length(single[0].features)
-    plan = _shaped(Plan(lanes=cores), single, rows, end)
+    plan = _shaped(Plan(lanes=cores), single, rows, until)
     for threads, lanes in _layouts(cores):
-        if time.monotonic() > end:
+        if not until.allows():
             break
         predictors = _built(build, threads, False, lanes, built)
         other = msgspec.structs.replace(plan, lanes=lanes, threads=threads)
-        if _faster(other, plan, built, rows, end):
-            plan = _shaped(other, predictors, rows, end)
+        if _faster(other, plan, built, rows, until):
+            plan = _shaped(other, predictors, rows, until)
     lone, spinning = Lone(), False
     if plan.lanes > 1:
-        lone, spinning = _wide(build, plan, cores, rows, end, built)
+        lone, spinning = _wide(build, plan, cores, rows, until, built)
     return msgspec.structs.replace(plan, lone=lone, wide_spins=spinning)
 
 
@@ -114,12 +172,12 @@ def _layouts(cores: int) -> list[tuple[int, int]]:
     ] + ([(1, 1)] if cores > 1 else [])
 
 
-def _shaped(plan: Plan, predictors: Sequence[Predictor], rows: Rows, end: float) -> Plan:
+def _shaped(plan: Plan, predictors: Sequence[Predictor], rows: Rows, until: Until) -> Plan:
     """The plan with what its batches cost, and the shape of batches that follows."""
-    cost = _cost(predictors, plan.lanes, rows, end)
+    cost = _cost(predictors, plan.lanes, rows, until)
     plan = msgspec.structs.replace(plan, cost=cost)
-    if time.monotonic() + 2 * _stream_s(plan, rows) < end:
-        cost.turn = _turn(plan, predictors, rows)
+    if until.allows(2 * _stream_s(plan, rows)):
+        cost.turn = _turn(plan, predictors, rows, until)
     return msgspec.structs.replace(plan, shape=cost.shape(_usual(rows), plan.shape))
 
 
@@ -164,21 +222,37 @@ def _built(build: Build, threads: int, spinning: bool, count: int, built: Built)
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two replicas of one version do not measure at the same time: the second reads what the first found."""
+def _alone(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Two replicas of one version do not measure at the same time: the second reads what the first found, or is told."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise Broken from None
         yield
     finally:
         os.close(handle)
 
 
-def _kept(place: Path) -> Kept:
+def _place(folder: Path) -> Path:
+    return folder.parent / f"{folder.name}.rows.json"
+
+
+def _kept(folder: Path) -> Kept:
     try:
-        return msgspec.json.decode(place.read_bytes(), type=Kept)
+        return msgspec.json.decode(_place(folder).read_bytes(), type=Kept)
     except (OSError, msgspec.MsgspecError):
         return Kept()
+
+
+def _keep(folder: Path, machine: str, plan: Plan) -> None:
+    kept, place = _kept(folder), _place(folder)
+    kept.plans[machine] = plan
+    with contextlib.suppress(OSError):  # a shelf that is read-only: measured each time
+        aside = place.with_name(f"{place.name}.{os.getpid()}")
+        aside.write_bytes(msgspec.json.encode(kept))
+        aside.replace(place)
 
 
 # -- measuring ----------------------------------------------------------------------------------------------------------
@@ -210,25 +284,25 @@ def _rows_by_length(features: Features) -> Rows:
     return dict(sorted(found.items()))
 
 
-def _points(lanes: Sequence[Predictor], count: int, rows: Rows, end: float) -> Iterator[Point]:
+def _points(lanes: Sequence[Predictor], count: int, rows: Rows, until: Until) -> Iterator[Point]:
     """What batches take while every lane runs one of the same size; the small ones first."""
     sizes = sorted(
         ((n, length) for length in rows for n in _ROWS if n == 1 or n * length <= _TOKENS_MAX),
         key=lambda size: size[0] * size[1],
     )
     for n, length in sizes:
-        if time.monotonic() > end:
+        if not until.allows():
             return
-        yield n, length, _timed(lanes, count, [rows[length][1]] * n)
+        yield n, length, _timed(lanes, count, [rows[length][1]] * n, until)
 
 
-def _cost(lanes: Sequence[Predictor], count: int, rows: Rows, end: float) -> Cost:
+def _cost(lanes: Sequence[Predictor], count: int, rows: Rows, until: Until) -> Cost:
     """The fitted cost. What does not fit is measured once more: something may have disturbed it."""
-    points = list(_points(lanes, count, rows, end))
+    points = list(_points(lanes, count, rows, until))
     cost = Cost.fitted(points)
     for number, (n, length, seconds) in enumerate(points):
-        if seconds > _STRANGE * cost.plain(n, length) and time.monotonic() < end:
-            points[number] = (n, length, min(seconds, _timed(lanes, count, [rows[length][1]] * n)))
+        if seconds > _STRANGE * cost.plain(n, length) and until.allows():
+            points[number] = (n, length, min(seconds, _timed(lanes, count, [rows[length][1]] * n, until)))
     return Cost.fitted(points)
 
 
@@ -237,7 +311,9 @@ def _stream_s(plan: Plan, rows: Rows) -> float:
     return min(_STREAM_MOST_S, max(_STREAM_LEAST_S, _STREAM_ROWS * plan.cost.seconds(1, _middle(rows)) / plan.lanes))
 
 
-def _stream(plan: Plan, predictors: Sequence[Predictor], rows: Rows, seconds: float) -> tuple[float, float]:
+def _stream(
+    plan: Plan, predictors: Sequence[Predictor], rows: Rows, seconds: float, until: Until
+) -> tuple[float, float]:
     """(rows per second, rows of a batch) of real lanes beside an event loop, as they serve: calls of one row waiting all the
     time, in lengths as texts have them."""
     lanes = Lanes(predictors, None, msgspec.structs.replace(plan, lone=Lone(), cost=Cost()))
@@ -252,9 +328,14 @@ def _stream(plan: Plan, predictors: Sequence[Predictor], rows: Rows, seconds: fl
             await lanes.answer([row], [encoded])
             done += 1
 
+    async def stopped() -> None:
+        while not until.stopped:  # noqa: ASYNC110 - another thread sets it
+            await asyncio.sleep(_STOPS_WITHIN_S)
+
     async def load() -> None:
         callers = [asyncio.ensure_future(caller()) for _ in range(_STREAM_ROWS)]
-        await asyncio.wait(callers, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+        callers.append(asyncio.ensure_future(stopped()))
+        await asyncio.wait(callers, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for one in callers:
             one.cancel()
         for ended in await asyncio.gather(*callers, return_exceptions=True):
@@ -275,29 +356,30 @@ def _stream(plan: Plan, predictors: Sequence[Predictor], rows: Rows, seconds: fl
     lanes.close()
     if broken:
         raise broken[0]
+    until.allows()
     return done / seconds, lanes.figures.rows / max(1, lanes.figures.batches)
 
 
-def _faster(other: Plan, plan: Plan, built: Built, rows: Rows, end: float) -> bool:
+def _faster(other: Plan, plan: Plan, built: Built, rows: Rows, until: Until) -> bool:
     """Whether the other plan serves more, by enough to be no accident."""
     gains: list[float] = []
     seconds = _stream_s(plan, rows)
-    while len(gains) < _PAIRS and time.monotonic() + 2 * seconds < end:
-        rates = [_stream(one, built[one.threads, False], rows, seconds)[0] for one in (plan, other)]
+    while len(gains) < _PAIRS and until.allows(2 * seconds):
+        rates = [_stream(one, built[one.threads, False], rows, seconds, until)[0] for one in (plan, other)]
         gains.append(rates[1] / max(rates[0], 1e-9))
         if gains[0] < _GAIN:
             return False  # most are far behind: seen at once
     return len(gains) == _PAIRS and statistics.median(gains) > _GAIN
 
 
-def _turn(plan: Plan, predictors: Sequence[Predictor], rows: Rows) -> float:
+def _turn(plan: Plan, predictors: Sequence[Predictor], rows: Rows, until: Until) -> float:
     """Seconds of a lane for a batch besides the model: what is left of them in batches of one row and of many, less what
     grows with the rows."""
     length = min(rows, key=lambda known: abs(known - _middle(rows)))
     left: list[tuple[float, float]] = []
     for most in (_ROWS[0], _ROWS[2]):
         sized = msgspec.structs.replace(plan, shape=Shape(budget=most * length, rows=most))
-        rate, each = _stream(sized, predictors, {length: rows[length]}, _stream_s(plan, rows))
+        rate, each = _stream(sized, predictors, {length: rows[length]}, _stream_s(plan, rows), until)
         if rate <= 0:
             return 0.0
         left.append((each, plan.lanes * each / rate - plan.cost.seconds(round(each), length)))
@@ -305,7 +387,7 @@ def _turn(plan: Plan, predictors: Sequence[Predictor], rows: Rows) -> float:
     return max(0.0, small - few * max(0.0, large - small) / (many - few)) if many > few else 0.0
 
 
-def _wide(build: Build, plan: Plan, cores: int, rows: Rows, end: float, built: Built) -> tuple[Lone, bool]:
+def _wide(build: Build, plan: Plan, cores: int, rows: Rows, until: Until, built: Built) -> tuple[Lone, bool]:
     """What a lone row takes in one lane and on all cores, and whether the threads of the wide one had better spin."""
     ways = {
         "narrow": built[plan.threads, False],
@@ -316,8 +398,8 @@ def _wide(build: Build, plan: Plan, cores: int, rows: Rows, end: float, built: B
     for _ in range(_ROUNDS):
         for length, one in rows.items():
             for way, predictors in ways.items():
-                if time.monotonic() < end:
-                    took = _timed(predictors, 1, [one[1]], _EACH_S / 2)
+                if until.allows():
+                    took = _timed(predictors, 1, [one[1]], until, _EACH_S / 2)
                     found[way][length] = min(took, found[way].get(length, took))
     known = sorted(set.intersection(*(set(times) for times in found.values())))
     if not known:
@@ -331,7 +413,9 @@ def _wide(build: Build, plan: Plan, cores: int, rows: Rows, end: float, built: B
     ), spins
 
 
-def _timed(lanes: Sequence[Predictor], count: int, encoded: list[Encoded], each_s: float = _EACH_S) -> float:
+def _timed(
+    lanes: Sequence[Predictor], count: int, encoded: list[Encoded], until: Until, each_s: float = _EACH_S
+) -> float:
     """Seconds for a batch when every lane runs it at the same time; the fastest, for what disturbs only ever slows down."""
     best = [float("inf")] * count
     together = threading.Barrier(count)
@@ -343,7 +427,7 @@ def _timed(lanes: Sequence[Predictor], count: int, encoded: list[Encoded], each_
         try:
             features.generate(predictor.run, features.collate(encoded))
             together.wait(60)
-            while runs < 2 or spent < each_s:
+            while (runs < 2 or spent < each_s) and not until.stopped:
                 began = time.perf_counter()
                 features.generate(predictor.run, features.collate(encoded))
                 took = time.perf_counter() - began
@@ -361,6 +445,7 @@ def _timed(lanes: Sequence[Predictor], count: int, encoded: list[Encoded], each_
         thread.join()
     if broken:
         raise broken[0]
+    until.allows()
     return sum(best) / count
 
 

@@ -1,6 +1,7 @@
 """What the replica answers: classifications, embeddings, explanations, in OpenAI's manner, with what they used."""
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -45,16 +46,18 @@ class Counter:
     """Answers by path."""
 
     def __init__(self, spec: Spec, lanes: Lanes) -> None:
-        self._spec, self._lanes = spec, lanes
+        self._spec, self.lanes = spec, lanes
+        self.calls = self.running = 0
+        self.on_call: Callable[[], None] | None = None  # told of the next call, once it is here
         self._features = lanes.features
         self._reader = ThreadPoolExecutor(1, "reader")
         self._explainer = ThreadPoolExecutor(1, "explainer")
 
     async def __call__(self, method: str, path: str, body: bytes) -> bytes:
         if method == "GET" and path == "/health":
-            if self._lanes.stuck_s() > _STUCK_S:
+            if self.lanes.stuck_s() > _STUCK_S:
                 raise Unavailable("A lane does not come back.", code="engine_failed")
-            return msgspec.json.encode({"status": "ok"} | self._lanes.told())
+            return msgspec.json.encode({"status": "ok"} | self.lanes.told())
         answer = {
             "/v1/classify": self._classify,
             "/v1/detect": self._detect,
@@ -68,17 +71,29 @@ class Counter:
         }.get(path)
         if answer is None or method != "POST":
             raise NotFound(f"There is no {method} {path[:80]!r} here.", code="unknown_url")
+        self.calls += 1
+        if self.on_call is not None:
+            self.on_call()
         try:
             ask = _decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequest(f"The body is not valid: {str(error)[:200]}.", code="invalid_json") from None
+        self.running += 1
         try:
             return msgspec.json.encode(await answer(ask, len(body)))
         except Recalled as left:
             return msgspec.json.encode(self._until_left(left, ask))
+        finally:
+            self.running -= 1
+
+    def take(self, lanes: Lanes) -> None:
+        """Other lanes from now on, at a moment when nothing runs; what was counted goes on being counted."""
+        before, self.lanes = self.lanes, lanes
+        lanes.figures = before.figures
+        before.close()
 
     async def _recall(self, ask: _Ask, size: int) -> dict[str, Any]:
-        return {"recalled": self._lanes.recall(ask.call)}
+        return {"recalled": self.lanes.recall(ask.call)}
 
     def _until_left(self, left: Recalled, ask: _Ask) -> dict[str, Any]:
         """What was done for a caller who left: that much is owed. Nothing, where rows are paid for as a whole."""
@@ -93,19 +108,19 @@ class Counter:
 
     async def _probe(self, ask: _Ask, size: int) -> dict[str, Any]:
         rows = self._features.example(1)
-        await self._lanes.answer(rows, self._features.encode(rows))
+        await self.lanes.answer(rows, self._features.encode(rows))
         return {"ok": True}
 
     async def _classify(self, ask: _Ask, size: int) -> dict[str, Any]:
         rows, encoded = await self._read(ask, size)
-        found = await self._lanes.answer(rows, encoded, ask.turn, ask.call)
+        found = await self.lanes.answer(rows, encoded, ask.turn, ask.call)
         data = [answers.classified(index, answer, ask.top_k) for index, answer in enumerate(found)]
         usage = answers.usage_of(self._features, encoded, self._spec.input, found)
         return {"object": "list", "data": data, "model": self._spec.model, "usage": usage}
 
     async def _detect(self, ask: _Ask, size: int) -> dict[str, Any]:
         rows, encoded = await self._read(ask, size)
-        found = await self._lanes.answer(rows, encoded, ask.turn, ask.call)
+        found = await self.lanes.answer(rows, encoded, ask.turn, ask.call)
         data = [
             answers.detected(index, answer, self._features, ask.threshold, ask.top_k)
             for index, answer in enumerate(found)
@@ -114,7 +129,7 @@ class Counter:
 
     async def _embed(self, ask: _Ask, size: int) -> dict[str, Any]:
         rows, encoded = await self._read(ask, size)
-        found = await self._lanes.answer(rows, encoded, ask.turn, ask.call)
+        found = await self.lanes.answer(rows, encoded, ask.turn, ask.call)
         data = [answers.embedded(index, answer, ask.encoding_format) for index, answer in enumerate(found)]
         return {"object": "list", "data": data, "model": self._spec.model, "usage": self._usage(encoded)}
 
@@ -123,7 +138,7 @@ class Counter:
 
         rows, _ = await self._read(ask, size)
         loop = asyncio.get_running_loop()
-        predictor = explaining.InBackground(self._features, self._lanes)
+        predictor = explaining.InBackground(self._features, self.lanes)
         notes = await loop.run_in_executor(
             self._explainer, explaining.explained, predictor, rows, ask.method, ask.target, ask.samples
         )
@@ -134,12 +149,12 @@ class Counter:
     async def _rerank(self, ask: _Ask, size: int) -> dict[str, Any]:
         ask.input = doors.pairs(ask.query, ask.documents)
         rows, encoded = await self._read(ask, size)
-        found = await self._lanes.answer(rows, encoded, ask.turn, ask.call)
+        found = await self.lanes.answer(rows, encoded, ask.turn, ask.call)
         return doors.ranked(found, self._features.labels) | {"usage": self._usage(encoded)}
 
     async def _moderate(self, ask: _Ask, size: int) -> dict[str, Any]:
         rows, encoded = await self._read(ask, size)
-        found = await self._lanes.answer(rows, encoded, ask.turn, ask.call)
+        found = await self.lanes.answer(rows, encoded, ask.turn, ask.call)
         read = self._features.characters_most  # what is beyond was not judged, and is not paid for
         texts = [str(next(iter(row.values()), ""))[:read] for row in rows]
         loop = asyncio.get_running_loop()
@@ -149,7 +164,7 @@ class Counter:
     async def _draw(self, ask: _Ask, size: int) -> dict[str, Any]:
         ask.input = doors.seeds(ask.n, ask.seed, ask.prompt)
         rows, encoded = await self._read(ask, size)
-        found = await self._lanes.answer(rows, encoded, ask.turn, ask.call)
+        found = await self.lanes.answer(rows, encoded, ask.turn, ask.call)
         return doors.pictures(found) | {"usage": self._usage(encoded)}
 
     # -- reading -----------------------------------------------------------------------------------------------------

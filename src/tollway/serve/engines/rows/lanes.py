@@ -42,6 +42,7 @@ class Plan(msgspec.Struct, frozen=True):
     wide_spins: bool = False
     lone: Lone = msgspec.field(default_factory=Lone)
     cost: Cost = msgspec.field(default_factory=Cost)
+    disturbed: float = 0.0  # the share of the cores that others held while it was measured
 
 
 class Figures(msgspec.Struct):
@@ -166,7 +167,7 @@ class Lanes:
         """How it goes, for whoever watches: figures since the beginning, and the plan."""
         plan = self.plan
         shape = {"lanes": plan.lanes, "threads": plan.threads, "budget": plan.shape.budget}
-        return shape | {"waiting_rows": self.waiting} | msgspec.structs.asdict(self.figures)
+        return shape | {"disturbed": plan.disturbed, "waiting_rows": self.waiting} | msgspec.structs.asdict(self.figures)
 
     @property
     def waiting(self) -> int:

@@ -1,0 +1,71 @@
+"""Measuring again: a plan that was found while others held the cores is not kept for good.
+
+A model is often loaded for the first time in a restless moment: the gateway starts, other models load. `calibration.py` notes
+with the plan how much others took meanwhile. When that was much, and later nobody has called for a while and the machine is
+quiet, the replica measures once more beside its idle lanes and goes over to what it finds. The first call that comes breaks
+the measuring off, between two batches. A measurement that was disturbed as well is kept only when it was disturbed less, and
+the next try waits longer.
+"""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+from tollway.serve.engines.rows.calibration import Broken, Ready
+from tollway.serve.engines.rows.lanes import Lanes
+from tollway.serve.engines.rows.neighbours import DISTURBED
+
+LOOK_S: Final = 10.0
+_QUIET_LOOKS: Final = 3  # in a row: nobody called, and the machine was quiet
+_QUIET_LOOKS_MOST: Final = 360
+
+Measure = Callable[[threading.Event], Ready]
+"""Another try, in a thread; raises Broken once the event is set."""
+
+
+class Desk(Protocol):
+    """Where calls come in."""
+
+    on_call: Callable[[], None] | None
+    calls: int  # that came so far
+    running: int
+    lanes: Lanes
+
+    def take(self, lanes: Lanes) -> None:
+        """Calls from now on go to these lanes."""
+        ...
+
+
+async def watch(
+    desk: Desk,
+    measure: Measure,
+    share: Callable[[], float],
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Returns once the plan was found in a quiet moment."""
+    wanted, quiet, seen = _QUIET_LOOKS, 0, desk.calls
+    share()
+    while desk.lanes.plan.disturbed > DISTURBED:
+        await sleep(LOOK_S)
+        calm = share() <= DISTURBED and desk.calls == seen and not desk.running
+        quiet, seen = quiet + 1 if calm else 0, desk.calls
+        if quiet >= wanted:
+            await _tried(desk, measure)
+            quiet, wanted = 0, min(2 * wanted, _QUIET_LOOKS_MOST)
+            share()
+
+
+async def _tried(desk: Desk, measure: Measure) -> None:
+    stop = threading.Event()
+    desk.on_call = stop.set
+    try:
+        found = await asyncio.to_thread(measure, stop)
+    except (Broken, MemoryError):
+        return
+    finally:
+        desk.on_call = None
+        stop.set()
+    if found.plan.disturbed >= desk.lanes.plan.disturbed or desk.running:
+        return
+    desk.take(Lanes(found.lanes, found.wide, found.plan))
