@@ -1,6 +1,7 @@
 """Fine-tuning jobs that ended while the books were away: billed once they are back, without a new start."""
 
 import asyncio
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import pytest
 from tests.sell.test_access import Shop as Customer
 from tests.sell.test_access import terms
 from tollway.flows import fine_tuned, fine_tuning_bills
-from tollway.flows.fine_tuning_worker import Worker, keep
+from tollway.flows.fine_tuning_worker import Worker, keep, require_trainer
 from tollway.flows.gateway import Gateway
 from tollway.kit import crew, jobs
 from tollway.kit.clock import ManualClock
-from tollway.kit.errors import NotFound
+from tollway.kit.errors import BadRequest, NotFound
 from tollway.kit.jobs import Job
 from tollway.kit.settings import Settings
 from tollway.sell import fine_tuning, usage
@@ -39,6 +40,17 @@ def ended(shop: Shop, customer: Customer, name: str, ago_s: int) -> Job:
     with shop.db.write() as conn:
         jobs.create(conn, job, 10)
         return jobs.end(conn, now_ms, name, "succeeded", "Done.", settled=False, trained_tokens=700)
+
+
+def test_a_shop_without_the_trainer_says_so_before_it_takes_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_trainer()
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if "site-packages" not in one])
+    for name in ("torch", "transformers", "peft"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(BadRequest) as told:
+        require_trainer()
+    assert (told.value.code, told.value.param) == ("factory_not_installed", "model")
+    assert "make setup-factory" in str(told.value)
 
 
 def test_time_that_could_not_be_written_is_told_again_once() -> None:

@@ -57,3 +57,16 @@ def test_of_many_at_once_one_stays(db: Database) -> None:
         )
         assert left == [f"done-{done.index(True)}"]
         assert once.answer_of(conn, 0, request) == str(done.index(True)).encode()
+
+
+def test_made_up_keys_push_out_their_own_organizations_oldest_only(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(once, "KEPT_MOST", 20)
+    other = once.asked("org_b", "k", b"/door")
+    with db.write() as conn:
+        once.keep(conn, 0, other, b"kept")
+        for number in range(100):
+            once.keep(conn, number, once.asked("org_a", f"k{number}", b"/door"), b"1")
+        table = tables.answered_once
+        kept = conn.execute(sa.select(table.c.key).where(table.c.org_id == "org_a").order_by(table.c.created_ms)).all()
+        assert len(kept) <= 20 and [row.key for row in kept] == [f"k{number}" for number in range(100 - len(kept), 100)]
+        assert once.answer_of(conn, 100, other) == b"kept"

@@ -79,6 +79,7 @@ class FineTuning:
         402, 403, 404, 409."""
         org_id, now_ms = caller.account.org_id, self._shop.clock.now_ms()
         served = self._base(wish.model, org_id)
+        fine_tuning_worker.require_trainer()
         self._desk.access.look(caller, wish.model, 0, 0, {"training_tokens": 1})
         training = await asyncio.to_thread(self._examples, org_id, wish.training_file)
         if wish.validation_file is not None:

@@ -6,6 +6,7 @@ that was killed while it published the result does not train again.
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import os
 import sys
@@ -17,9 +18,23 @@ from typing import Any, Final
 import msgspec
 
 from tollway.kit import durable
+from tollway.kit.errors import BadRequest
 
 _MADE: Final = "made.json"
 _LINE_MAX: Final = 1 << 20
+_TRAINER: Final = ("torch", "transformers", "peft")  # what `make run` alone does not bring
+
+
+def require_trainer() -> None:
+    """Raises BadRequest where the process could not train: before a job is taken that would only fail."""
+    lacking = next((name for name in _TRAINER if importlib.util.find_spec(name) is None), None)
+    if lacking is not None:
+        raise BadRequest(
+            "This shop does not fine-tune: its trainer is not installed.",
+            param="model",
+            code="factory_not_installed",
+            hint="Its operator adds it with `make setup-factory`.",
+        )
 
 
 class Worker:

@@ -1,7 +1,8 @@
 """What was asked under an `Idempotency-Key`, and what was answered: a request that is sent again is done once.
 
 `keep` stands in the transaction of the effect: either both are durable or neither, through a crash at any point. Only what
-was done is kept; a refusal did nothing, so the same key may be tried again. Kept for a day, with its organization.
+was done is kept; a refusal did nothing, so the same key may be tried again. Kept for a day, with its organization, and of one
+organization no more than `KEPT_MOST`: whoever makes up keys forgets its own, and fills nobody's disk.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from tollway.sell import tables
 
 KEPT_MS: Final = 24 * 3_600_000
 KEY_MAX: Final = 255
+KEPT_MOST: Final = 10_000  # of one organization; then the older ones go, a tenth at a time
 
 
 class Repeated(Conflict):
@@ -64,8 +66,18 @@ def keep(conn: sa.Connection, now_ms: int, request: Asked, answer: bytes) -> Non
     then nothing of this one stays."""
     table = tables.answered_once
     conn.execute(table.delete().where(table.c.created_ms <= now_ms - KEPT_MS))
+    _make_room(conn, request.org_id)
     row = {**msgspec.structs.asdict(request), "answer": answer.decode(), "created_ms": now_ms}
     try:
         conn.execute(table.insert().values(row))
     except sa.exc.IntegrityError:
         raise Repeated from None
+
+
+def _make_room(conn: sa.Connection, org_id: str) -> None:
+    """Forget an organization's oldest answers when there are as many as are kept."""
+    table = tables.answered_once
+    own = table.c.org_id == org_id
+    if conn.execute(sa.select(sa.func.count()).where(own)).scalar_one() >= KEPT_MOST:
+        oldest = sa.select(table.c.key).where(own).order_by(table.c.created_ms).limit(KEPT_MOST // 10)
+        conn.execute(table.delete().where(own, table.c.key.in_(oldest)))

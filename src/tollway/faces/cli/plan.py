@@ -95,7 +95,7 @@ def list_(desk: Desk) -> None:
     rows = [
         {"name": one.plan_name, "title": one.title, "version": one.version, "overage": one.terms.overage,
          "fee": f"{tables.money(one.terms.flat_fee_micros, one.terms.currency)} a month",
-         "prices": "; ".join(f"{row['meter']} {row['per_1m']}" for row in price_rows(one))}
+         "prices": "; ".join(f"{_named(row)} {row['per_1m']}" for row in price_rows(one))}
         for one in plans
     ]  # fmt: skip
     columns = {
@@ -161,6 +161,11 @@ def read_terms(path: Path) -> catalog.Terms:
             f"{path} cannot be read as JSON: {error}.", hint="`tollway plan show starter --json` shows the shape."
         ) from error
     return catalog.parse_terms(plain["terms"] if isinstance(plain, dict) and "terms" in plain else plain)
+
+
+def _named(row: dict[str, Any]) -> str:
+    """A price's meter as `--price` takes it."""
+    return str(row["meter"]) if row["model"] == "*" else f"{row['meter']}@{row['model']}"
 
 
 def with_charges(old: list[dict[str, Any]], prices: list[str], included: list[str]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any, Final
 
+import msgspec
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from tollway.faces.console import buyer, queries
@@ -75,13 +76,13 @@ def receipt(visit: Visit) -> Response:
 def chat_body(visit: Visit) -> dict[str, Any]:
     """The call as /v1 would get it, built from known fields only. Raises BadRequest in the visitor's language."""
     try:
-        given = json.loads(visit.body)
+        given = msgspec.json.decode(visit.body)  # strict: nothing that cannot be written again
         messages = given["messages"]
         clean = [{"role": str(one["role"]), "content": str(one["content"])} for one in messages]
         body: dict[str, Any] = {"model": str(given["model"]), "messages": clean, "stream": True}
         body["temperature"] = min(2.0, max(0.0, float(given.get("temperature", 1))))
         body["max_tokens"] = min(32768, max(1, int(given.get("max_tokens", 256))))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, msgspec.DecodeError) as error:
         raise BadRequest(visit.t("error.form")) from error
     if (
         not clean

@@ -122,17 +122,11 @@ def delete_file(visit: Visit) -> Response:
 
 def feedback_page(visit: Visit) -> Response:
     """GET /console/feedback: what buyers said, by model, and what is learned of it."""
-    rows: dict[str, dict[str, int]] = {}
     with visit.shop.db.read() as conn:
-        said = feedback.list_of(conn)
+        rows = feedback.tallies(conn)
         asked = jobs.list_of(conn, adaptations.KIND, limit=50)
-    for one in said:
-        row = rows.setdefault(one.model, dict.fromkeys(("good", "bad", "neither", "corrected", "last_ms"), 0))
-        row[{1: "good", -1: "bad"}.get(one.rating, "neither")] += 1
-        row["corrected"] += one.input is not None and one.correction is not None
-        row["last_ms"] = max(row["last_ms"], one.created_ms)
     open_now = {job.asked["model"] for job in asked if job.open}
-    return visit.page("feedback.html", rows=sorted(rows.items()), asked=asked, open_now=open_now)
+    return visit.page("feedback.html", rows=rows, asked=asked, open_now=open_now)
 
 
 def adapt(visit: Visit) -> Response:

@@ -73,8 +73,8 @@ class Feedback:
         """GET /v1/feedback, newest first."""
         limit, after = page_of(query_of(scope, {"limit", "after"}))
         org_id = caller.account.org_id
-        found = await reading(self._shop, lambda conn: feedback.list_of(conn, org_id=org_id))
-        await send_json(send, 200, listing([_shown(one) for one in reversed(found)], limit, after), headers)
+        found = await reading(self._shop, lambda conn: feedback.page_of(conn, org_id, limit + 1, after))
+        await send_json(send, 200, listing([_shown(one) for one in found], limit, None), headers)
         return 200
 
 
