@@ -58,19 +58,21 @@ def _wallet_off(conn: sa.Connection, customer: Customer) -> list[str]:
     if not customer.wallet_micros:
         return []
     spent = _spent_picos(conn, customer)
-    micros = ledger.wallet_micros(conn, customer.org_id, customer.currency)
-    carry = tables.wallet_carry.c
-    carried = conn.execute(sa.select(carry.carry_picos).where(carry.org_id == customer.org_id)).scalar() or 0
+    wallet = (customer.org_id, customer.currency)
+    left = ledger.wallet_picos(conn, customer.org_id).get(wallet, 0)
+    accrued = tables.accrued_usage.c
+    waiting = conn.execute(sa.select(accrued.picos).where(accrued.org_id == customer.org_id)).scalar() or 0
+    posted = -ledger.balance(conn, "wallet", *wallet) - customer.wallet_micros
     found = []
-    if micros * PICOS_PER_MICRO - carried != customer.wallet_micros * PICOS_PER_MICRO - spent:
+    if left != customer.wallet_micros * PICOS_PER_MICRO - spent:
         found.append(
-            f"wallet of {customer.name}: {micros} micros less {carried} picos carried; "
+            f"wallet of {customer.name}: {left} picos left ({posted} micros posted, {waiting} picos accrued); "
             f"paid in {customer.wallet_micros} micros, used {spent} picos"
         )
-    if micros < 0:
-        found.append(f"wallet of {customer.name} is overdrawn: {micros} micros")
-    if not 0 <= carried < PICOS_PER_MICRO:
-        found.append(f"carry of {customer.name} is {carried} picos")
+    if left < 0:
+        found.append(f"wallet of {customer.name} is overdrawn: {left} picos")
+    if waiting < 0:
+        found.append(f"{waiting} picos accrued by {customer.name}")
     return found
 
 

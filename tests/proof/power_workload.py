@@ -16,11 +16,11 @@ import sqlalchemy as sa
 
 from tollway.kit.clock import SystemClock
 from tollway.kit.db import Database
-from tollway.sell import catalog, ledger, rating, tables
+from tollway.sell import catalog, ledger, metering, rating, tables
 from tollway.sell.metering import Recorder, UsageEvent
 
 WORKERS = 4
-BUGS = ("synchronous_normal", "ack_before_commit", "event_twice", "wallet_apart", "rollup_apart")
+BUGS = ("synchronous_normal", "ack_before_commit", "event_twice", "wallet_apart", "posted_apart", "rollup_apart")
 
 
 class EventTwice(Recorder):
@@ -66,24 +66,42 @@ class WalletApart(Recorder):
 
     def _keep(self, batch: Any) -> None:
         later: list[Any] = []
-        charge = ledger.charge_wallet
+        accrue = ledger.accrue
 
-        def put_off(_conn: Any, *args: Any) -> int:
-            later.append(args)
-            return 0
+        def put_off(_conn: Any, now_ms: int, owed: Any) -> Any:
+            later.append((now_ms, owed))
+            return dict.fromkeys(owed, 0)
 
-        ledger.charge_wallet = put_off
+        ledger.accrue = put_off
         try:
             super()._keep(batch)
         finally:
-            ledger.charge_wallet = charge
+            ledger.accrue = accrue
         with self._db.write() as conn:
             for args in later:
-                charge(conn, *args)
+                accrue(conn, *args)
 
 
-def _recorder(planted: str) -> type[Recorder]:
-    return {"event_twice": EventTwice, "rollup_apart": RollupApart, "wallet_apart": WalletApart}.get(planted, Recorder)
+class PostedApart(Recorder):
+    """Planted: what has accrued is taken in one transaction and posted in the next."""
+
+    def _post(self) -> None:
+        with self._db.write() as conn:
+            before = conn.execute(sa.select(tables.accrued_usage)).all()
+            conn.execute(tables.accrued_usage.update().values(picos=0))
+        with self._db.write() as conn:
+            for row in before:
+                place = tables.accrued_usage.c.org_id == row.org_id
+                conn.execute(tables.accrued_usage.update().where(place).values(picos=row.picos))
+            ledger.post_accrued(conn, self._clock.now_ms())
+
+
+PLANTED = {
+    "event_twice": EventTwice,
+    "rollup_apart": RollupApart,
+    "wallet_apart": WalletApart,
+    "posted_apart": PostedApart,
+}
 
 
 def _open(home: Path, planted: str) -> Database:
@@ -102,7 +120,8 @@ async def main(home: str, org: str, key: str, subscription: str, plan: str, coun
     db = _open(Path(home), planted)
     with db.read() as conn:
         terms = catalog.get_plan_version(conn, plan).terms
-    recorder = _recorder(planted)(db, SystemClock(), lambda wallets: None)
+    metering._POST_EVERY_S = 0.002  # many postings in a short recording
+    recorder = PLANTED.get(planted, Recorder)(db, SystemClock(), lambda wallets: None)
     numbers = iter(range(int(count)))
     used: dict[int, int] = {}
 

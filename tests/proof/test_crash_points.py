@@ -23,11 +23,12 @@ from tests.proof.load import MODEL, Crowd
 from tests.proof.upstream import Upstream
 from tollway.kit.db import Database
 from tollway.kit.settings import Settings
+from tollway.sell import ledger
 from tollway.sell.catalog import Charge, Terms, UsageLimits
 
 CLIENTS = 12
 KILLS = 12
-POINTS = sorted(
+NAMED = sorted(
     {
         name
         for file in Path(tollway.__file__).parent.rglob("*.py")
@@ -36,6 +37,8 @@ POINTS = sorted(
         if not name.startswith("edge.")  # no call comes by: tests/flows/test_edge_usage.py
     }
 )
+POSTING = [name for name in NAMED if name.startswith("posting.")]  # by the minute and at the end, not with a call
+POINTS = [name for name in NAMED if name not in POSTING]
 BY_INVOICE = Terms(
     overage="invoice",
     charges=(Charge(meter="output_tokens", price_micros=1_700_000, included=100),),
@@ -114,6 +117,25 @@ async def test_killed_at_each_crash_point_no_answered_call_is_lost_or_doubled(
     print(f"seed {seed}: {len(order)} crashes, {_figures(house)}")
 
 
+@pytest.mark.parametrize("point", POSTING)
+async def test_killed_while_it_posts_usage_to_the_ledger_no_wallet_wins_or_loses(
+    tmp_path: Path, mill: Upstream, point: str
+) -> None:
+    house = House(tmp_path / "home", mill, 5)
+    gateway = house.start(TOLLWAY_CRASH_AT=point)
+    await house.crowd.press(gateway, CLIENTS, calls=2)
+    assert gateway.stop() == -signal.SIGKILL, f"{point} was never reached:\n{gateway.log()}"
+    house.check(f"crash at {point}")
+    with shop_of(house.home) as shop, shop.db.read() as conn:
+        assert [entry.kind for entry in ledger.entries(conn, house.customers[0].org_id)] == ["accrued", "top_up"]
+    gateway = house.start()
+    await house.nothing_held(gateway)
+    assert gateway.stop() == 0
+    house.check("the next end")
+    with shop_of(house.home) as shop, shop.db.read() as conn:
+        assert [entry.kind for entry in ledger.entries(conn, house.customers[0].org_id)] == ["usage", "top_up"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_killed_from_outside_at_any_moment(tmp_path: Path, mill: Upstream) -> None:
@@ -157,3 +179,4 @@ def test_the_points_are_found_in_the_source() -> None:
     assert {"answer.after_hold", "recorder.before_commit", "recorder.after_commit", "answer.before_last_byte"} <= set(
         POINTS
     )
+    assert POSTING == ["posting.before_commit", "posting.taken"]

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tollway.kit.db import Database, metadata
 from tollway.kit.errors import BadRequest
+from tollway.kit.money import PICOS_PER_MICRO
 from tollway.sell import ledger, revision, tables
 from tollway.sell.ledger import Leg
 
@@ -23,7 +24,7 @@ def test_a_top_up_is_spendable_and_stands_in_cash(db: Database) -> None:
     with db.read() as conn:
         assert ledger.wallet_micros(conn, "org_a", "USD") == 5_000_000
         assert ledger.wallet_micros(conn, "org_a", "EUR") == 0
-        assert ledger.wallets(conn, "org_a") == {"USD": 5_000_000}
+        assert ledger.wallet_picos(conn) == {("org_a", "USD"): 5_000_000 * PICOS_PER_MICRO}
         assert ledger.balance(conn, "cash", "", "USD") == 5_000_000
         assert ledger.audit(conn) == []
 

@@ -85,8 +85,52 @@ async def test_the_wallet_pays_whole_micros_and_loses_none(
         assert told[-1].settled_picos == picos
     with db.read() as conn:
         assert ledger.wallet_micros(conn, "org_a", "USD") == 10 * MILLION - total // MILLION
+        assert ledger.balance(conn, "revenue_usage", "", "USD") == 0, "posted by the minute"
+        assert [entry.kind for entry in ledger.entries(conn, "org_a")] == ["accrued", "top_up"]
+    await recorder.close()
+    with db.read() as conn:
+        assert ledger.wallet_picos(conn, "org_a") == {("org_a", "USD"): 10 * MILLION * MILLION - total}
         assert ledger.balance(conn, "revenue_usage", "", "USD") == -(total // MILLION)
+        assert {entry.kind for entry in ledger.entries(conn, "org_a")} == {"usage", "top_up"}
         assert ledger.audit(conn) == []
+
+
+async def test_usage_is_posted_while_it_runs(db: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when no call comes by any more, and whatever a gateway before it has left."""
+    monkeypatch.setattr(metering, "_POST_EVERY_S", 0.01)
+    with db.write() as conn:
+        ledger.accrue(conn, clock.now_ms(), {("org_b", "USD"): 3 * MILLION})
+    recorder = Recorder(db, clock, lambda _: None)
+    await recorder.record(event(1, clock, picos=5 * MILLION), "USD")
+    async with asyncio.timeout(60):
+        while True:
+            with db.read() as conn:
+                if ledger.balance(conn, "revenue_usage", "", "USD") == -8:
+                    break
+            await asyncio.sleep(0.01)
+    await recorder.close()
+
+
+async def test_a_ledger_that_cannot_be_written_keeps_nobody_from_being_recorded(
+    db: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metering, "_POST_EVERY_S", 0.001)
+    failed = []
+
+    def fail(name: str) -> None:
+        if name == "posting.before_commit" and len(failed) < 2:
+            failed.append(name)
+            raise sa.exc.OperationalError("insert", {}, Exception("disk hiccup"))
+
+    monkeypatch.setattr(metering, "crashpoint", fail)
+    recorder = Recorder(db, clock, lambda _: None)
+    for number in range(4):
+        await recorder.record(event(number, clock, picos=5 * MILLION), "USD")
+    await recorder.close()
+    with db.read() as conn:
+        assert len(failed) == 2
+        assert ledger.wallet_picos(conn, "org_a") == {("org_a", "USD"): -20 * MILLION}
+        assert ledger.balance(conn, "revenue_usage", "", "USD") == -20
 
 
 async def test_a_commit_that_came_through_unheard_is_not_repeated(

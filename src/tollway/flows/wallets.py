@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 import sqlalchemy as sa
 
-from tollway.sell import accounts, catalog, ledger
+from tollway.sell import accounts, catalog, ledger, tables
 from tollway.sell.accounts import Organization
 from tollway.shop import Shop
 
@@ -31,6 +31,20 @@ def wallet_of(conn: sa.Connection, org_id: str, default_currency: str) -> Wallet
     """What an organization has to spend."""
     currency = catalog.currency_of(conn, org_id, default_currency)
     return Wallet(currency, ledger.wallet_micros(conn, org_id, currency))
+
+
+def all_filled(conn: sa.Connection) -> dict[str, Wallet]:
+    """By organization: of those that ever had money in it."""
+    kept, left = tables.ledger_balance.c, ledger.wallet_picos(conn)
+    rows = conn.execute(sa.select(kept.org_id, kept.currency).where(kept.account == "wallet"))
+    return {row.org_id: Wallet(row.currency, ledger.micros_of(left[row.org_id, row.currency])) for row in rows}
+
+
+def movements(conn: sa.Connection, org_id: str, limit: int) -> list[ledger.Entry]:
+    """What went in and out of a wallet, newest first, from its owner's side: a top-up is positive (the ledger's credit is our
+    debt)."""
+    found = ledger.entries(conn, org_id, limit, account="wallet")
+    return [msgspec.structs.replace(entry, amount_micros=-entry.amount_micros) for entry in found]
 
 
 def fill(shop: Shop, org: str, kind: Kind, micros: int, cause: str, currency: str = "") -> Filled:

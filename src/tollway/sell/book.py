@@ -4,7 +4,6 @@ import msgspec
 import sqlalchemy as sa
 
 from tollway.kit.clock import month_of
-from tollway.kit.money import PICOS_PER_MICRO
 from tollway.sell import catalog, ledger, rating, revision, tables
 from tollway.sell.api_keys import ApiKey, as_key
 
@@ -30,14 +29,12 @@ def read_book(conn: sa.Connection, now_ms: int) -> Book:
         row.org_id: row
         for row in conn.execute(sa.select(tables.subscription).where(tables.subscription.c.ended_ms.is_(None)))
     }
-    accounts = {}
+    accounts, wallets = {}, ledger.wallet_picos(conn)
     for org in conn.execute(sa.select(tables.organization)):
         sub = running.get(org.id)
         plan = plans[sub.plan_version_id] if sub else None
-        wallet = ledger.wallet_micros(conn, org.id, plan.terms.currency) * PICOS_PER_MICRO if plan else 0
+        wallet = wallets.get((org.id, plan.terms.currency), 0) if plan else 0
         accounts[org.id] = (org.name, org.suspended_ms is not None, sub.id if sub else "", plan, wallet)
-    carries = {row.org_id: row.carry_picos for row in conn.execute(sa.select(tables.wallet_carry))}
-    accounts = {org_id: (*rest, wallet - carries.get(org_id, 0)) for org_id, (*rest, wallet) in accounts.items()}
     by_digest = {row.digest: as_key(row) for row in conn.execute(sa.select(tables.api_key))}
     month = month_of(now_ms)
     used = _usage_of_month(conn, month, {org_id: row.plan_version_id for org_id, row in running.items()})

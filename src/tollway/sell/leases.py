@@ -272,11 +272,11 @@ def _leased(org_id: str, need: Need) -> sa.ScalarSelect[Any]:
 
 
 def _wallet(org_id: Any, currency: Any) -> Any:
-    """What a wallet has, in picos: its balance less what is carried below a micro."""
-    balance, carry = tables.ledger_balance.c, tables.wallet_carry.c
+    """What a wallet has, in picos: its balance less what usage has accrued."""
+    balance, accrued = tables.ledger_balance.c, tables.accrued_usage.c
     has = sa.select(-balance.amount_micros).where(
         balance.account == "wallet", balance.org_id == org_id, balance.currency == currency
     )
-    carried = sa.select(carry.carry_picos).where(carry.org_id == org_id)
+    used = sa.select(accrued.picos).where(accrued.org_id == org_id, accrued.currency == currency)
     numeric = sa.cast(sa.func.coalesce(has.scalar_subquery(), 0), sa.Numeric)
-    return numeric * PICOS_PER_MICRO - sa.func.coalesce(carried.scalar_subquery(), 0)
+    return numeric * PICOS_PER_MICRO - sa.func.coalesce(used.scalar_subquery(), 0)

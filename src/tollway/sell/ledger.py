@@ -2,7 +2,8 @@
 
 Debits are positive, credits negative, and the legs of a transaction sum to zero in each currency. What caused a
 transaction is its key: the same cause moves money once, however often it is reported. Balances are sums of entries;
-`ledger_balance` keeps them at hand and `audit` proves that they agree.
+`ledger_balance` keeps them at hand and `audit` proves that they agree. Usage reaches a wallet in two steps: `accrue` with
+every commit of events, in one row of its own, and `post_accrued` about once a minute; what can be spent is always both.
 
     account               whose         grows by    meaning
     cash                  operator      debit       money received
@@ -15,7 +16,7 @@ transaction is its key: the same cause moves money once, however often it is rep
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -23,15 +24,16 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from tollway.kit.crash import crashpoint
 from tollway.kit.db import BulkInsert, Prepared, adds
 from tollway.kit.errors import BadRequest
 from tollway.kit.ids import new_id
-from tollway.kit.money import EXPONENTS
+from tollway.kit.money import EXPONENTS, PICOS_PER_MICRO
 from tollway.kit.said import say
 from tollway.sell import revision, tables
 
 OF_ORGANIZATION = frozenset({"wallet", "receivable"})
-_Place = tuple[str, str, str]  # account, organization, currency
+WalletId = tuple[str, str]  # organization, currency
 OF_OPERATOR = frozenset({"cash", "revenue_usage", "revenue_subscription", "grants", "rounding"})
 
 
@@ -68,32 +70,73 @@ def post(conn: sa.Connection, now_ms: int, kind: str, cause: str, legs: Sequence
     if not moving:
         return None
     transaction_id = new_id("tx", now_ms)
-    return transaction_id if _move(conn, transaction_id, now_ms, kind, cause, moving, memo) is not None else None
+    return transaction_id if _move(conn, transaction_id, now_ms, kind, cause, moving, memo) else None
 
 
-def charge_wallet(conn: sa.Connection, now_ms: int, org_id: str, currency: str, micros: int, cause: str) -> int:
-    """Usage is paid from the wallet, once for each cause. Returns what the organization has left to spend."""
-    legs = [Leg("wallet", org_id, currency, micros), Leg("revenue_usage", "", currency, -micros)]
-    _check(cause, legs)
-    after = _move(conn, new_id("tx", now_ms), now_ms, "usage", cause, legs, "") if micros else None
-    return wallet_micros(conn, org_id, currency) if after is None else -after["wallet", org_id, currency]
+def accrue(conn: sa.Connection, now_ms: int, owed: Mapping[WalletId, int]) -> dict[WalletId, int]:
+    """Usage is paid from wallets (picos): durable with the transaction, in the ledger with the next `post_accrued`. Returns
+    what each wallet has left to spend, in picos. Wallets are locked in order, so that two writers never wait for each other.
+    """
+    if not owed:
+        return {}
+    statements = _statements(conn.dialect)
+    rows = [(*wallet, picos, now_ms) for wallet, picos in sorted(owed.items())]
+    accrued = {(row[0], row[1]): int(row[2]) for row in statements.accrue.run(conn, rows).fetchall()}
+    return {
+        (org_id, currency): -balance(conn, "wallet", org_id, currency) * PICOS_PER_MICRO - picos
+        for (org_id, currency), picos in accrued.items()
+    }
+
+
+def post_accrued(conn: sa.Connection, now_ms: int, most: int = 300) -> int:
+    """Move what usage has accrued into the ledger: whole micros from the wallet to revenue, one transaction a wallet. What
+    is below a micro stays. Returns for how many wallets; fewer than `most`: nothing waits any more."""
+    accrued = tables.accrued_usage
+    waiting = sa.select(accrued).where(accrued.c.picos >= PICOS_PER_MICRO).limit(most)
+    rows = conn.execute(waiting.order_by(accrued.c.org_id, accrued.c.currency).with_for_update()).all()
+    if not rows:
+        return 0
+    statements = _statements(conn.dialect)
+    of_wallet = (accrued.c.org_id == sa.bindparam("org"), accrued.c.currency == sa.bindparam("in_currency"))
+    rests = [{"org": row.org_id, "in_currency": row.currency, "rest": row.picos % PICOS_PER_MICRO} for row in rows]
+    conn.execute(accrued.update().where(*of_wallet).values(picos=sa.bindparam("rest")), rests)
+    crashpoint("posting.taken")
+    heads, entries, legs = [], [], []
+    for row in rows:
+        transaction_id, micros = new_id("tx", now_ms), row.picos // PICOS_PER_MICRO
+        pair = _usage_legs(row.org_id, row.currency, micros)
+        heads.append((transaction_id, f"usage:{transaction_id}", "usage", "", row.at_ms))
+        entries += _rows(transaction_id, pair)
+        legs += pair
+    statements.open_transaction.run(conn, heads)
+    statements.add_entries.run(conn, entries)
+    statements.move_balances.run(conn, [(*place, amount) for place, amount in sorted(_sums(legs).items())]).fetchall()
+    return len(rows)
+
+
+def _usage_legs(org_id: str, currency: str, micros: int) -> list[Leg]:
+    return [Leg("wallet", org_id, currency, micros), Leg("revenue_usage", "", currency, -micros)]
 
 
 def _move(
     conn: sa.Connection, transaction_id: str, now_ms: int, kind: str, cause: str, legs: Sequence[Leg], memo: str
-) -> dict[_Place, int] | None:
-    """Write a checked transaction. The balances it leaves; None when its cause is known."""
+) -> bool:
+    """Write a checked transaction. False when its cause is known."""
     statements = _statements(conn.dialect)
     opened = statements.open_transaction.run(conn, [(transaction_id, cause, kind, memo[:400], now_ms)])
     if opened.fetchone() is None:  # not rowcount: PostgreSQL does not tell it here
-        return None
-    rows = [
+        return False
+    statements.add_entries.run(conn, _rows(transaction_id, legs))
+    moves = [(*place, amount) for place, amount in sorted(_sums(legs).items())]  # two writers lock in one order
+    statements.move_balances.run(conn, moves)
+    return True
+
+
+def _rows(transaction_id: str, legs: Sequence[Leg]) -> list[tuple[Any, ...]]:
+    return [
         (transaction_id, line, leg.account, leg.org_id, leg.currency, leg.amount_micros)
         for line, leg in enumerate(legs)
     ]
-    statements.add_entries.run(conn, rows)
-    moves = [(*place, amount) for place, amount in sorted(_sums(legs).items())]  # two writers lock in one order
-    return {tuple(row[:3]): int(row[3]) for row in statements.move_balances.run(conn, moves).fetchall()}
 
 
 def balance(conn: sa.Connection, account: str, org_id: str, currency: str) -> int:
@@ -105,16 +148,29 @@ def balance(conn: sa.Connection, account: str, org_id: str, currency: str) -> in
 
 def wallet_micros(conn: sa.Connection, org_id: str, currency: str) -> int:
     """What the organization has to spend."""
-    return -balance(conn, "wallet", org_id, currency)
+    return micros_of(wallet_picos(conn, org_id).get((org_id, currency), 0))
 
 
-def wallets(conn: sa.Connection, org_id: str) -> dict[str, int]:
-    """What the organization has to spend, by currency."""
-    columns = tables.ledger_balance.c
-    query = sa.select(columns.currency, columns.amount_micros).where(
-        columns.account == "wallet", columns.org_id == org_id
+def wallet_picos(conn: sa.Connection, org_id: str | None = None) -> dict[WalletId, int]:
+    """What wallets have to spend, to the pico: balances less what usage accrued. One statement: what is posted meanwhile is
+    never seen on both sides, or on neither."""
+    kept, accrued = tables.ledger_balance.c, tables.accrued_usage.c
+    zero = sa.literal(0, sa.BigInteger)
+    paid_in = sa.select(kept.org_id, kept.currency, kept.amount_micros, zero.label("picos")).where(
+        kept.account == "wallet"
     )
-    return {row.currency: -row.amount_micros for row in conn.execute(query.order_by(columns.currency))}
+    used = sa.select(accrued.org_id, accrued.currency, zero, accrued.picos)
+    if org_id is not None:
+        paid_in, used = paid_in.where(kept.org_id == org_id), used.where(accrued.org_id == org_id)
+    both = sa.union_all(paid_in, used).subquery().c
+    query = sa.select(both.org_id, both.currency, sa.func.sum(both.amount_micros), sa.func.sum(both.picos))
+    rows = conn.execute(query.group_by(both.org_id, both.currency))
+    return {(row[0], row[1]): -int(row[2]) * PICOS_PER_MICRO - int(row[3]) for row in rows}
+
+
+def micros_of(picos: int) -> int:
+    """A wallet as people read it: only whole micros have left it."""
+    return -(-picos // PICOS_PER_MICRO)
 
 
 def balances(conn: sa.Connection, currency: str | None = None) -> list[Leg]:
@@ -145,7 +201,8 @@ def grant(
 def entries(
     conn: sa.Connection, org_id: str | None = None, limit: int = 100, *, account: str | None = None
 ) -> list[Entry]:
-    """The newest entries (of one organization, of one account), newest first."""
+    """The newest entries (of one organization, of one account), newest first. An organization's begin with what usage has
+    accrued and is not posted yet: of kind "accrued", without a transaction."""
     entry, head = tables.ledger_entry.c, tables.ledger_transaction.c
     query = (
         sa.select(
@@ -167,7 +224,18 @@ def entries(
         query = query.where(entry.org_id == org_id)
     if account is not None:
         query = query.where(entry.account == account)
-    return [Entry(*row) for row in conn.execute(query)]
+    posted = [Entry(*row) for row in conn.execute(query)]
+    waiting = _accrued(conn, org_id) if org_id is not None and account in (None, "wallet") else []
+    return (waiting + posted)[:limit]
+
+
+def _accrued(conn: sa.Connection, org_id: str) -> list[Entry]:
+    accrued = tables.accrued_usage
+    query = sa.select(accrued).where(accrued.c.org_id == org_id, accrued.c.picos >= PICOS_PER_MICRO)
+    return [
+        Entry("", row.at_ms, "accrued", "", "", "wallet", org_id, row.currency, row.picos // PICOS_PER_MICRO)
+        for row in conn.execute(query.order_by(accrued.c.currency))
+    ]
 
 
 def audit(conn: sa.Connection) -> list[str]:
@@ -233,8 +301,9 @@ def _sums(legs: Sequence[Leg]) -> dict[tuple[str, str, str], int]:
 
 
 class _Statements(msgspec.Struct, frozen=True):
-    """What `post` and `balance` run: they are called with every commit of the hot path."""
+    """What `accrue`, `post` and `balance` run, compiled once."""
 
+    accrue: BulkInsert  # a row for each wallet, with all that it has accrued
     open_transaction: BulkInsert  # a row unless the cause is known
     add_entries: BulkInsert
     move_balances: BulkInsert  # a row for each, with the new balance
@@ -250,7 +319,12 @@ def _statements(dialect: sa.Dialect) -> _Statements:
         of.c.org_id == sa.bindparam("org"),
         of.c.currency == sa.bindparam("in_currency"),
     )
+    accrued = tables.accrued_usage
+    added = (
+        f"{adds(accrued, ('org_id', 'currency'), ['picos'])}, at_ms = excluded.at_ms RETURNING org_id, currency, picos"
+    )
     return _Statements(
+        BulkInsert(accrued, dialect, added),
         BulkInsert(transaction, dialect, "ON CONFLICT (cause) DO NOTHING RETURNING id"),
         BulkInsert(entry, dialect),
         BulkInsert(of, dialect, f"{adds(of, key, ['amount_micros'])} RETURNING {', '.join(key)}, amount_micros"),

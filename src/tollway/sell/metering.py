@@ -1,9 +1,10 @@
 """Usage events become facts: one writer, group commit, durable before the answer ends.
 
-Settled calls queue up here; a thread takes all that wait, writes their events, the daily rollup and the wallets' ledger
-entries in ONE transaction, and only then wakes the calls, which send their last byte. Under load many calls share one
+Settled calls queue up here; a thread takes all that wait, writes their events, the daily rollup and what they take from
+wallets in ONE transaction, and only then wakes the calls, which send their last byte. Under load many calls share one
 fsync; alone, a call waits for its own. The event's own id is unique, so a batch whose commit failed half-way (a lost
-connection) is recognised and never written twice.
+connection) is recognised and never written twice. What wallets owe is posted to the ledger about once a minute, and at the
+end: a line of the ledger for every call is nothing that anybody reads, and was half of what a commit wrote.
 
 The thread is also the one place where the gateway reads what other processes changed (`Recorder.run`), so a balance read
 there can never be older than one it already reported.
@@ -27,7 +28,6 @@ from tollway.kit.clock import Clock, day_of
 from tollway.kit.crash import crashpoint
 from tollway.kit.db import BulkInsert, Database, Prepared, adds
 from tollway.kit.errors import TollwayError, Unavailable
-from tollway.kit.money import PICOS_PER_MICRO
 from tollway.sell import ledger, tables
 
 _ROLLED = (
@@ -45,6 +45,8 @@ _BATCH_MAX = 1000
 _SIBLINGS = 4
 _GATHER_S = 0.0005
 _GIVE_UP_S = 5.0
+_POST_EVERY_S = 60.0
+_POSTED_AT_ONCE = 300
 _OF_ONE = (
     sa.exc.DataError,
     sa.exc.IntegrityError,
@@ -91,7 +93,7 @@ class UsageEvent(msgspec.Struct):
 
 
 class Committed(msgspec.Struct):
-    """What a commit did to one wallet: the balance it left and how much of what was pending is now in it (picos)."""
+    """What a commit did to one wallet: what it left to spend, and how much of what was pending is now taken (picos)."""
 
     org_id: str
     currency: str
@@ -176,8 +178,9 @@ class Recorder:
 
     def _work(self) -> None:
         closing, together = False, 0
+        post_at = time.monotonic() + _POST_EVERY_S
         while not closing:
-            waiting = [self._errands.get()]
+            waiting = self._next(post_at)
             if together >= _SIBLINGS:  # many call at once: let more of them share the next commit
                 time.sleep(_GATHER_S)
             waiting += [self._errands.get() for _ in range(min(self._errands.qsize(), _BATCH_MAX))]
@@ -190,8 +193,30 @@ class Recorder:
             for errand in batch:
                 if errand.work is not None:
                     self._run_one(errand)
+            if closing or time.monotonic() >= post_at:
+                self._post()
+                post_at = time.monotonic() + _POST_EVERY_S
         if self._conn is not None:
             self._conn.close()
+
+    def _next(self, until: float) -> list[_Errand | None]:
+        """The next errand, or none until then."""
+        try:
+            return [self._errands.get(timeout=max(0.0, until - time.monotonic()))]
+        except queue.Empty:
+            return []
+
+    def _post(self) -> None:
+        """What wallets owe goes to the ledger, a few hundred wallets at a time; what fails waits for the next time."""
+        posted = _POSTED_AT_ONCE
+        while posted == _POSTED_AT_ONCE:
+            try:
+                with self._transaction() as conn:
+                    posted = ledger.post_accrued(conn, self._clock.now_ms(), _POSTED_AT_ONCE)
+                    crashpoint("posting.before_commit")
+            except sa.exc.SQLAlchemyError as error:
+                self._log.warning("usage not posted yet", error=type(error).__name__)
+                return
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -295,31 +320,15 @@ class Recorder:
         self._sql.add_daily.run(conn, _rollup(events))
         crashpoint("recorder.rollup_written")
         owed = _owed(batch)
-        moved = [self._carry_on(conn, org_id, picos) for (org_id, _), picos in owed.items()]
-        wallets = []
-        for ((org_id, currency), picos), (micros, rest) in zip(owed.items(), moved, strict=True):
-            cause = f"usage:{events[0].id}:{org_id}"
-            left = ledger.charge_wallet(conn, self._clock.now_ms(), org_id, currency, micros, cause)
-            wallets.append(Committed(org_id, currency, left * PICOS_PER_MICRO - rest, picos))
+        left = ledger.accrue(conn, self._clock.now_ms(), owed)
         crashpoint("recorder.wallet_written")
-        return wallets
+        return [Committed(*wallet, left[wallet], picos) for wallet, picos in owed.items()]
 
-    def _carry_on(self, conn: sa.Connection, org_id: str, picos: int) -> tuple[int, int]:
-        """The whole micros that a wallet owes now; what is left below one (the second) waits in `wallet_carry`. All carries
-        come before any balance, so that two gateways lock rows in the same order."""
-        part = picos % PICOS_PER_MICRO
-        rest = int(self._sql.carry_on.value(conn, {"org_id": org_id, "carry_picos": part}))
-        before = (rest - part) % PICOS_PER_MICRO  # nobody reads it first: it follows from what it became
-        return (before + picos - rest) // PICOS_PER_MICRO, rest
-
-    def _wallets_of(self, conn: sa.Connection, owed: dict[tuple[str, str], int]) -> list[Committed]:
-        """The balances of a batch that was found committed."""
-        wallets = []
-        for (org_id, currency), picos in owed.items():
-            carry = int(self._sql.carry.value(conn, {"org": org_id}) or 0)
-            balance = ledger.wallet_micros(conn, org_id, currency) * PICOS_PER_MICRO
-            wallets.append(Committed(org_id, currency, balance - carry, picos))
-        return wallets
+    def _wallets_of(self, conn: sa.Connection, owed: dict[ledger.WalletId, int]) -> list[Committed]:
+        """What is left after a batch that was found committed."""
+        return [
+            Committed(*wallet, ledger.wallet_picos(conn, wallet[0])[wallet], picos) for wallet, picos in owed.items()
+        ]
 
 
 class _Statements(msgspec.Struct, frozen=True):
@@ -328,21 +337,14 @@ class _Statements(msgspec.Struct, frozen=True):
     insert_events: BulkInsert
     find_event: Prepared
     add_daily: BulkInsert
-    carry: Prepared
-    carry_on: Prepared  # add to what is carried, keep what is below one micro and tell it
 
 
 def _statements(db: Database) -> _Statements:
-    event, daily, carry, dialect = tables.usage_event, tables.usage_daily, tables.wallet_carry, db.engine.dialect
-    more = db.insert(carry)
-    kept = (carry.c.carry_picos + more.excluded.carry_picos) % PICOS_PER_MICRO
-    more = more.on_conflict_do_update(index_elements=["org_id"], set_={"carry_picos": kept})
+    event, daily, dialect = tables.usage_event, tables.usage_daily, db.engine.dialect
     return _Statements(
         BulkInsert(event, dialect),
         Prepared(sa.select(event.c.id).where(event.c.id == sa.bindparam("event_id")), dialect),
         BulkInsert(daily, dialect, adds(daily, daily.primary_key.columns.keys(), _ROLLED)),
-        Prepared(sa.select(carry.c.carry_picos).where(carry.c.org_id == sa.bindparam("org")), dialect),
-        Prepared(more.returning(carry.c.carry_picos), dialect, carry.c.keys()),
     )
 
 
@@ -378,9 +380,9 @@ def _day(number: int) -> str:
     return day_of(number * _DAY_MS)
 
 
-def _owed(batch: list[_Errand]) -> dict[tuple[str, str], int]:
+def _owed(batch: list[_Errand]) -> dict[ledger.WalletId, int]:
     """What the batch takes from each wallet: (organization, currency) -> picos."""
-    owed: dict[tuple[str, str], int] = defaultdict(int)
+    owed: dict[ledger.WalletId, int] = defaultdict(int)
     for errand in batch:
         if errand.event is not None and errand.currency is not None:
             owed[errand.event.org_id, errand.currency] += errand.event.price_picos

@@ -1,8 +1,9 @@
 """The tables of the selling side: who the buyers are, what is sold, what was used, what is owed.
 
 Times are epoch milliseconds UTC (`*_ms`), money is micros or picos (see kit.money), ids are typed text (kit.ids).
-Usage events are immutable facts; `usage_daily` is their exact rollup, written in the same transaction. The tables of
-the hot path have no rowid on SQLite: a commit then touches half the pages.
+Usage events are immutable facts; `usage_daily` is their exact rollup, written in the same transaction. Tables of short
+rows have no rowid on SQLite: one tree instead of two. Events are long: without a rowid their tree would be half empty and
+deep, and a commit of sixteen would write six of its pages instead of two.
 """
 
 import sqlalchemy as sa
@@ -139,7 +140,6 @@ usage_event = sa.Table(
     sa.Column("tier", sa.String(10), nullable=False, server_default=""),  # batch: at a lower price, in idle time
     sa.Index("ix_usage_event_org_at", "org_id", "at_ms"),
     sa.Index("ix_usage_event_at", "at_ms"),
-    sqlite_with_rowid=False,
 )
 
 usage_daily = sa.Table(
@@ -199,12 +199,15 @@ ledger_balance = sa.Table(
     sqlite_with_rowid=False,
 )
 
-# What usage cost in picos beyond the whole micros already taken from the wallet; always below one micro.
-wallet_carry = sa.Table(
-    "wallet_carry",
+# What wallets owe for usage that is in the books of events and not yet in the ledger: `ledger.post_accrued` moves its
+# whole micros there. What a wallet can spend is its balance less this.
+accrued_usage = sa.Table(
+    "accrued_usage",
     metadata,
     sa.Column("org_id", Id, primary_key=True),
-    sa.Column("carry_picos", sa.BigInteger, nullable=False),
+    sa.Column("currency", sa.String(3), primary_key=True),
+    sa.Column("picos", sa.BigInteger, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),  # of the last use
     sqlite_with_rowid=False,
 )
 

@@ -107,7 +107,7 @@ def plan(visit: Visit) -> Response:
             "version": version,
             "currency": wallet.currency,
             "balance": wallet.micros,
-            "movements": queries.wallet_movements(conn, org_id, 30),
+            "movements": wallets.movements(conn, org_id, 30),
             "month": month,
             "spent_picos": sum(row["price_picos"] for row in rows),
             "allowances": _allowances(version, rows) if version else [],

@@ -147,12 +147,12 @@ def _list(visit: Visit, problem: TollwayError | None = None) -> Response:
     from_day, to_day = _MONTH.days(visit.now_ms)
     with visit.shop.db.read() as conn:
         used = {row["group"]: row for row in queries.usage_rows(conn, "org", from_day, to_day, None, None, None)}
-        wallets, running, versions = queries.wallets(conn), queries.running_plans(conn), catalog.plan_versions(conn)
+        filled, running, versions = wallets.all_filled(conn), queries.running_plans(conn), catalog.plan_versions(conn)
         rows = [
             {
                 "org": org,
                 "plan": versions.get(running.get(org.id, "")),
-                "wallet": wallets.get(org.id),
+                "wallet": filled.get(org.id),
                 "used": used.get(org.id),
             }
             for org in accounts.list_organizations(conn)
@@ -178,7 +178,7 @@ def _detail(visit: Visit, problem: TollwayError | None = None, issued: dict[str,
             "version": versions.get(subscription.plan_version_id) if subscription else None,
             "plans": catalog.list_plans(conn),
             "balance": wallet.micros,
-            "movements": queries.wallet_movements(conn, org.id, 8),
+            "movements": wallets.movements(conn, org.id, 8),
             "found": found,
             "by_model": queries.usage_rows(conn, "model", from_day, to_day, org.id, None, None),
             "margin": margin_of(visit, conn, org.id),

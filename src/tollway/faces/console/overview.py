@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from tollway.faces.console import charts, queries, ranges
 from tollway.faces.console.visit import Visit, currencies
+from tollway.flows import wallets
 from tollway.insight import hardware
 from tollway.sell import accounts, catalog
 
@@ -120,9 +121,9 @@ def _attention(visit: Visit, conn: Any) -> list[dict[str, str]]:
         found.append({"text": t("attention.no_organizations"), "href": visit.url("/organizations"), "tone": "note"})
     if not [one for one in queries.models(conn) if one["retired_ms"] is None]:
         found.append({"text": t("attention.no_models"), "href": visit.url("/models"), "tone": "note"})
-    for org_id, (micros, currency) in queries.wallets(conn).items():
-        if micros < 1_000_000 and org_id in names and org_id in plans:
-            text = t("attention.low_wallet", name=names[org_id], amount=visit.fmt.money(micros, currency))
+    for org_id, wallet in wallets.all_filled(conn).items():
+        if wallet.micros < 1_000_000 and org_id in names and org_id in plans:
+            text = t("attention.low_wallet", name=names[org_id], amount=visit.fmt.money(wallet.micros, wallet.currency))
             found.append({"text": text, "href": visit.url(f"/organizations/{org_id}"), "tone": "warn"})
     for org_id, name in names.items():
         if org_id not in plans:

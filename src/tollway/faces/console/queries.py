@@ -228,29 +228,6 @@ def running_plans(conn: sa.Connection) -> dict[str, str]:
     return {row[0]: row[1] for row in rows}
 
 
-def wallets(conn: sa.Connection) -> dict[str, tuple[int, str]]:
-    """Organization -> what its wallet can spend, with the currency."""
-    table = sell.ledger_balance
-    rows = conn.execute(
-        sa.select(table.c.org_id, table.c.currency, table.c.amount_micros).where(table.c.account == "wallet")
-    )
-    return {row.org_id: (-int(row.amount_micros), row.currency) for row in rows}
-
-
-def wallet_movements(conn: sa.Connection, org_id: str, limit: int) -> list[dict[str, Any]]:
-    """What went in and out of a wallet, newest first; a top-up is positive here (the ledger's credit is our debt)."""
-    entry, transaction = sell.ledger_entry, sell.ledger_transaction
-    query = (
-        sa.select(transaction.c.id, transaction.c.at_ms, transaction.c.kind, transaction.c.memo, entry.c.currency)
-        .add_columns(entry.c.amount_micros)
-        .join(transaction, transaction.c.id == entry.c.transaction_id)
-        .where(entry.c.account == "wallet", entry.c.org_id == org_id)
-        .order_by(transaction.c.at_ms.desc(), transaction.c.id.desc())
-        .limit(limit)
-    )
-    return [{**row._mapping, "amount_micros": -int(row.amount_micros)} for row in conn.execute(query)]
-
-
 def models(conn: sa.Connection) -> list[dict[str, Any]]:
     """All models ever offered: running ones first, chat before embedding."""
     table = serve.model
