@@ -80,3 +80,29 @@ def test_a_part_that_fell_away_whole_is_not_blamed(shop: Shop, tmp_path: Path) -
 def test_too_little_left_to_look_at_is_no_reason_to_fall_over(shop: Shop, tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="has 2 problems"):
         build.read(shop, written(tmp_path, '[recipe]\nname = "x"\ntask = "poetry"\n'))
+
+
+def test_figures_and_students_that_cannot_be_are_refused_before_the_data_is_prepared(shop: Shop, tmp_path: Path) -> None:
+    text = """
+[recipe]
+name = "films"
+task = "text-classification"
+[data]
+dataset = "films"
+[model]
+architecture = "transformer"
+[train]
+members = 2
+[compress]
+steps = ["distil:2"]
+[evaluate]
+metrics = ["acuracy"]
+require = {"vs.parent" = ">=0", "gap.language" = "<=1", "f1.1" = ">=0"}
+"""
+    with pytest.raises(BadRequest) as caught:
+        build.build(shop, written(tmp_path, text))
+    said = str(caught.value)
+    for one in ("Did you mean accuracy", "vs.parent", "the model has 2 layers", "an ensemble of 2 models"):
+        assert one in said
+    assert "gap.language: " not in said and "f1.1: " not in said
+    assert not list((shop.settings.home / "runs" / "steps").glob("*"))

@@ -4,6 +4,7 @@ Read `make` down: every line is a step, cached by what goes into it. A recipe th
 that was killed goes on where it was; a model that misses its gates never reaches the shelf.
 """
 
+import contextlib
 import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -98,28 +99,49 @@ def _told(errors: Sequence[TollwayError]) -> str:
 
 def _troubles(shop: Shop, recipe: Recipe, gone: frozenset[str] = frozenset()) -> list[TollwayError]:
     """What each room has against its part; parts that are gone are not asked."""
-    from tollway.forge import data, explain, models, train
+    from tollway.forge import data, evaluate, explain, models, train
+    from tollway.forge.compress import outline
     from tollway.forge.compress import plan as compressing
     from tollway.forge.convert import plan as converting
     from tollway.forge.data import augment, clean
 
-    task, shelf = recipe.recipe.task, workshop.datasets(shop.settings.home, shop.clock)
+    task, home = recipe.recipe.task, shop.settings.home
+    shelf = workshop.datasets(home, shop.clock)
+
+    def columns() -> set[str] | None:
+        with contextlib.suppress(TollwayError):  # the look at the data tells
+            return data.known_columns(recipe.data, task, shelf.get(recipe.data.dataset))
+        return None
+
+    known = outline.Outline()
+    with contextlib.suppress(TollwayError):  # the look at the model tells
+        if "model" not in gone:
+            known = outline.of(recipe.model, task, home, read_base=recipe.compress is not None)
+    members = 1 if recipe.train.soup else recipe.train.members
+
     looks: list[tuple[str, Callable[[], object]]] = [
         ("data", lambda: data.check(recipe.data, task, shelf.get(recipe.data.dataset), recipe.evaluate.slices)),
         ("data", lambda: clean.check(recipe.data.clean)),
         ("data", lambda: augment.check(recipe.data.augment, task)),
-        ("model", lambda: models.check(recipe.model, task, shop.settings.home)),
+        ("model", lambda: models.check(recipe.model, task, home)),
         ("train", lambda: train.check(recipe.train, recipe.model, task)),
+        ("evaluate", lambda: evaluate.check(recipe.evaluate, task, columns(), _others(recipe))),
     ]
     if recipe.compress is not None:
-        looks.append(("compress", lambda: compressing.check(recipe.compress, task)))
+        looks.append(("compress", lambda: compressing.check(recipe.compress, task, known, members)))
     if recipe.convert is not None:
-        looks.append(("convert", lambda: converting.check(recipe.convert, task)))
+        looks.append(("convert", lambda: converting.check(recipe.convert, task, outline.converted(known, recipe.compress))))
     if recipe.explain is not None and recipe.explain.methods:
         looks.append(("explain", lambda: explain.check(recipe.explain)))
     if recipe.package.parent:
         looks.append(("package", lambda: shop.store.get(*recipe.package.parent.split("@", 1))))
     return [error for error in (_trouble(look) for part, look in looks if part not in gone) if error is not None]
+
+
+def _others(recipe: Recipe) -> list[str]:
+    """Whom the model is held against besides baselines."""
+    based = recipe.model.base and recipe.recipe.task in ("language-modeling", "chat", "preference")
+    return [*(["parent"] if recipe.package.parent else []), *(["base"] if based and recipe.evaluate.baseline else [])]
 
 
 def _trouble(look: Callable[[], object]) -> TollwayError | None:

@@ -3,7 +3,8 @@
 import pytest
 
 from tollway.forge import convert
-from tollway.forge.recipe import Convert
+from tollway.forge.compress import outline
+from tollway.forge.recipe import Compress, Convert
 from tollway.kit.errors import BadRequest
 
 
@@ -24,3 +25,12 @@ def test_float_can_always_be_asked_for():
 def test_what_has_no_smaller_form_says_so():
     with pytest.raises(BadRequest, match="cannot be quantised"):
         convert.check(Convert(formats=["pt2"], quantise="int8"), "text-classification")
+
+
+def test_a_recurrent_model_cannot_be_pt2_and_is_told_so_before_it_is_trained():
+    with pytest.raises(BadRequest, match="onnx keeps it open"):
+        convert.check(Convert(formats=["pt2"]), "text-classification", "bilstm")
+    convert.check(Convert(formats=["pt2"]), "text-classification", "transformer")
+    known = outline.Outline(architecture="bilstm")
+    assert outline.converted(known, None) == "bilstm" == outline.converted(known, Compress(steps=["distil:1", "sparse"]))
+    assert outline.converted(known, Compress(steps=["distil:transformer", "distil:1"])) == "transformer"

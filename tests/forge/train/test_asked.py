@@ -75,3 +75,10 @@ def test_the_table_of_options_is_what_the_objectives_take():
             if one.kind is not one.VAR_KEYWORD and one.name != "label_smoothing"  # a setting of [train] itself
         }
         assert named == set(objectives.OPTIONS.get(name, ())), name
+
+
+def test_answers_that_are_written_or_drawn_make_no_ensemble():
+    for task in ("translation", "image-generation", "chat"):
+        assert "have no mean" in refused(task, members=2)
+    asked.check(recipe.Train(members=2, soup=True), recipe.Model(), "translation")
+    asked.check(recipe.Train(members=2), recipe.Model(), "text-classification")

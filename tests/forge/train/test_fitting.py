@@ -10,6 +10,7 @@ import torch
 from tests.forge.train import nets
 from tollway.forge import data, models, recipe, train
 from tollway.forge.data import samples
+from tollway.forge.evaluate import opening
 from tollway.forge.train import freezing, judge
 from tollway.forge.train.case import Case
 from tollway.forge.train.plan import Plan
@@ -78,6 +79,7 @@ def test_an_ensemble_is_a_model_like_any_other(tmp_path, digits):
     shares = torch.stack([member(**arrays)["logits"].softmax(-1) for member in net.members]).mean(0)
     assert torch.allclose(net(**arrays)["logits"].softmax(-1), shares, atol=1e-6)
     assert accuracy(made.folder, digits, "image-classification") > 0.85
+    assert opening.served(made.folder)[1] == "torch", "and is evaluated as it is, where nothing was converted"
 
 
 def test_a_soup_is_one_model_and_no_worse_than_its_best_member(tmp_path, digits):

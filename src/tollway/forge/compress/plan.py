@@ -12,6 +12,8 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tollway.forge.compress.outline import TAUGHT, Outline
+from tollway.forge.models import options as architectures
 from tollway.kit.errors import BadRequest
 
 GROUPS: Final = ("heads", "neurons", "channels")
@@ -38,8 +40,9 @@ class Step:
     detail: str = ""
 
 
-def check(part: Any, task: str) -> list[Step]:
-    """The steps of `[compress]`. Raises BadRequest that lists everything that cannot work."""
+def check(part: Any, task: str, model: Outline | None = None, members: int = 1) -> list[Step]:
+    """The steps of `[compress]`. Raises BadRequest that lists everything that cannot work. `model`: what is known of the one
+    that will be compressed; `members`: how many it is made of."""
     problems: list[str] = []
     steps: list[Step] = []
     for number, text in enumerate(part.steps, 1):
@@ -53,6 +56,9 @@ def check(part: Any, task: str) -> list[Step]:
             problems.append(f"{step.text!r} comes after {storing!r}, which says how weights are stored: that is the last step")
         if step.kind in _LAST:
             storing = step.text
+    problems += _wanting(steps, part, task, model or Outline())
+    if members > 1:
+        problems.append(f"an ensemble of {members} models is not compressed: set soup = true, which makes one of them")
     strange = sorted(set(part.options) - set(OPTIONS))
     if strange:
         problems.append(f"[compress] options has {', '.join(strange)}; it knows {', '.join(OPTIONS)}")
@@ -62,6 +68,44 @@ def check(part: Any, task: str) -> list[Step]:
             hint="Steps look like prune:0.5, structured:0.25, distil:3, qat, int8-dynamic, int8-static, 4bit, sparse.",
         )  # fmt: skip
     return steps
+
+
+def _wanting(steps: list[Step], part: Any, task: str, model: Outline) -> list[str]:
+    """What the steps want of the model that it does not have; each step finds what the one before it left."""
+    problems = []
+    for step in steps:
+        if step.kind == "distil" and task not in TAUGHT:
+            problems.append(f"{step.text!r}: a student learns from one answer for each row, which {task} has not")
+        elif step.kind == "distil" and step.detail:
+            problems += _no_student(step, part, task)
+            model = Outline()
+        elif step.kind == "distil":
+            if model.layers is not None and model.layers <= step.amount:
+                problems.append(
+                    f"{step.text!r}: the model has {model.layers} layers, a student needs fewer of them"
+                    "; name an architecture instead, such as distil:bilstm"
+                )
+            model = Outline(int(step.amount), model.units)
+        elif step.kind == "structured" and model.units is not None:
+            kinds = (step.detail,) if step.detail else GROUPS
+            if not set(kinds) & set(model.units):
+                problems.append(
+                    f"{step.text!r}: the model has no {' or '.join(kinds)} that can be removed"
+                    + (f", but {' and '.join(model.units)}" if model.units else "; distil it")
+                )
+    return problems
+
+
+def _no_student(step: Step, part: Any, task: str) -> list[str]:
+    """Why there is no student of that architecture; nothing when there is one."""
+    try:
+        named = architectures.of(step.detail)
+        if task not in named.tasks:
+            return [f"{step.text!r}: {step.detail} does not do {task}"]
+        architectures.parse(named.options, part.options.get("student", {}), "[compress] options.student:")
+    except BadRequest as error:
+        return [f"{step.text!r}: {error.message} {error.hint}".strip()]
+    return []
 
 
 def read(text: str) -> Step:

@@ -11,7 +11,8 @@ from tollway.kit.errors import BadRequest
 
 
 def fewer_layers(net: Any, count: int) -> Any:
-    """A copy that keeps `count` layers, evenly spaced, the last one among them: it starts from what they know."""
+    """A copy that keeps `count` layers: it starts from what they know. Evenly spaced ones, the last among them; where the first
+    layer alone fits the vectors of words (recurrent ones), the lowest."""
     student = copy.deepcopy(net)
     stack = stack_of(student)
     if stack is None or len(stack) <= count:
@@ -20,8 +21,8 @@ def fewer_layers(net: Any, count: int) -> Any:
             f"distil:{count}: the model has {have} layers, a student needs fewer of them.",
             hint="Name an architecture instead, such as distil:bilstm.",
         )
-    kept = spaced(len(stack), count)
-    for one in [one for one in student.modules() if isinstance(one, nn.ModuleList) and len(one) == len(stack)]:
+    kept = spaced(len(stack), count) if _alike(stack) else list(range(count))
+    for one in [one for one in _stacks(student) if len(one) == len(stack)]:
         layers = list(one)
         del one[:]
         one.extend(layers[place] for place in kept)
@@ -48,8 +49,20 @@ def pairs(student: Any, teacher: Any) -> list[tuple[nn.Module, nn.Module]]:
 
 def stack_of(net: nn.Module) -> nn.ModuleList | None:
     """The longest list of layers."""
-    stacks = [one for one in net.modules() if isinstance(one, nn.ModuleList) and len(one)]
+    stacks = _stacks(net)
     return max(stacks, key=len) if stacks else None
+
+
+def _stacks(net: nn.Module) -> list[nn.ModuleList]:
+    """Layers one above the other: not the tables of a row's columns, which stand side by side."""
+    found = [one for one in net.modules() if isinstance(one, nn.ModuleList) and len(one)]
+    return [one for one in found if not isinstance(one[0], nn.Embedding)]
+
+
+def _alike(stack: nn.ModuleList) -> bool:
+    """Whether each layer could stand in any place."""
+    shapes = [[one.shape for one in layer.parameters()] for layer in stack]
+    return all(one == shapes[0] for one in shapes)
 
 
 def spaced(have: int, wanted: int) -> list[int]:

@@ -25,11 +25,12 @@ QUANTISE: Final[dict[str, tuple[str, ...]]] = {
     "litert": ("int8", "int8-dynamic", "none"),
     "gguf": ("none", "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k_m"),
 }
+RECURRENT: Final = ("rnn", "gru", "lstm", "bilstm")
 OPTIONS: Final = {"litert_length", "litert_rows", "rows", "calibration_rows", "leave", "keep_float"}
 
 
-def check(part: Any, task: str) -> None:
-    """Raises BadRequest that lists everything that cannot work."""
+def check(part: Any, task: str, architecture: str = "") -> None:
+    """Raises BadRequest that lists everything that cannot work. `architecture`: of the model that is converted, where known."""
     problems = []
     for name in part.formats:
         missing = [module for module in NEEDS.get(name, ()) if importlib.util.find_spec(module) is None]
@@ -38,6 +39,8 @@ def check(part: Any, task: str) -> None:
             problems.append(f"{name} needs {', '.join(missing)}: pip install 'tollway[{extra}]'")
     if "gguf" in part.formats and task not in (*GENERATES, "sentence-embedding"):
         problems.append(f"gguf holds language models and sentence encoders, not {task}")
+    if "pt2" in part.formats and architecture in RECURRENT:
+        problems.append(f"pt2 fixes the length of what a {architecture} reads; onnx keeps it open")
     if part.quantise:
         known = sorted({one for name in part.formats for one in QUANTISE.get(name, ())})
         if part.quantise == "none":

@@ -10,7 +10,7 @@ Nothing here is imported with torch; pyarrow and scikit-learn are loaded by the 
 
 from typing import TYPE_CHECKING
 
-from tollway.forge.data.prepare import Prepared, check, prepare
+from tollway.forge.data.prepare import Prepared, check, known_columns, prepare
 from tollway.forge.data.schema import KINDS, Column
 from tollway.forge.data.shelf import SPLITS, Shelf, Version
 from tollway.kit import lazy
@@ -18,7 +18,20 @@ from tollway.kit import lazy
 if TYPE_CHECKING:
     from tollway.forge.data.importing import Imported, Options, import_
 
-__all__ = ["KINDS", "SPLITS", "Column", "Imported", "Options", "Prepared", "Shelf", "Version", "check", "import_", "prepare"]
+__all__ = [
+    "KINDS",
+    "SPLITS",
+    "Column",
+    "Imported",
+    "Options",
+    "Prepared",
+    "Shelf",
+    "Version",
+    "check",
+    "import_",
+    "known_columns",
+    "prepare",
+]  # fmt: skip
 
 _LAZY = {"Imported": "importing", "Options": "importing", "import_": "importing"}
 __getattr__ = lazy.parts(__name__, _LAZY)

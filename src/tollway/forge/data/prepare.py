@@ -111,14 +111,22 @@ def check(wish: Data, task: str, version: Version, slices: Sequence[str] = ()) -
     except BadRequest as error:
         problems.append(str(error))
     have = {one.name for one in version.columns} | set(wish.columns)
-    if not any(step.startswith("rename") for step in wish.clean):
+    known = known_columns(wish, task, version)
+    if known is not None:
         by = wish.split.by.partition(":")[2]
         asked = {"split": [by] if by else [], "columns": _listed(wish.columns)}
         problems += [_no_column(f"[data] {name}", one, have, version) for name in asked for one in asked[name] if one not in have]
-        known = have | {role.name for role in tasks.ROLES[task]} | {"length"}
         problems += [_no_column("[evaluate] slices", one, known, version) for one in slices if one not in known]
     if problems:
         raise BadRequest("\n".join(problems), code="columns_do_not_fit")
+
+
+def known_columns(wish: Data, task: str, version: Version) -> set[str] | None:
+    """What rows can be told apart by; None where steps rename columns: they are taken at their word."""
+    if any(step.startswith("rename") for step in wish.clean):
+        return None
+    roles = {role.name for role in tasks.ROLES[task]}
+    return {one.name for one in version.columns} | set(wish.columns) | roles | {"length"}
 
 
 def _listed(columns: Mapping[str, str]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tollway.forge.evaluate import baselines, classification, examples, gates, noise, slices, tasks
+from tollway.forge.evaluate import names as known_names
 from tollway.forge.evaluate.intervals import Draws, figures, paired
 from tollway.forge.evaluate.measures import Measure
 from tollway.forge.evaluate.scores import Calibration, Comparison, Noise, Scores
@@ -168,7 +169,7 @@ def refuse(task: str, rows: Rows, wishes: Wishes) -> None:
     names = {f"{side}{name}": 0.0 for name in measured for side in ("", "low.", "high.")}
     names |= {
         f"{side}{end}": 0.0
-        for side in ("vs.baseline", "vs.parent", "vs.base", *(f"vs.{one}" for one in BASELINES))
+        for side in ("vs.baseline", "vs.parent", "vs.base", *(f"vs.{one}" for one in known_names.BASELINES.get(task, ())))
         for end in ("", ".low", ".high")
     }
     names |= {f"gap.{column}{kind}": 0.0 for column in columns for kind in ("", ".parity", ".opportunity", ".quality")}
@@ -178,11 +179,6 @@ def refuse(task: str, rows: Rows, wishes: Wishes) -> None:
 
 
 _OF_NETS = ("class_as_asked", "elbo_at_mean")  # figures of generators that no stand-in has
-BASELINES = (
-    "majority", "mean", "tf-idf+logistic", "pixels+logistic", "columns+logistic", "tf-idf+ridge", "columns+ridge",
-    "popular-and-bias", "frequent-tag", "likely-sentence", "copy", "byte-bigram", "tf-idf", "independent-pixels",
-    "usual-boxes", "blobs+logistic",
-)  # fmt: skip
 
 
 def _ordered(case: Case, wished: Sequence[str]) -> dict[str, Measure]:

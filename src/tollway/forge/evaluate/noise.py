@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from tollway.forge.evaluate import names
+
 Row = Mapping[str, Any]
 NEAR = {
     "a": "qsz", "b": "vgn", "c": "xdv", "d": "sfe", "e": "wrd", "f": "dgr", "g": "fht", "h": "gjy", "i": "uok", "j": "hku",
@@ -22,15 +24,7 @@ NOT_INPUT = frozenset({"label", "target"})
 
 def kinds(task: str) -> tuple[str, ...]:
     """The kinds of noise that make sense for a task; `case` has no level."""
-    if task in ("text-classification", "text-regression", "question-answering", "translation"):
-        return ("typos", "case")
-    if task == "token-classification":
-        return ("case",)
-    if task in ("image-classification", "object-detection"):
-        return ("pixels",)
-    if task.startswith("tabular-"):
-        return ("missing", "jitter")
-    return ()
+    return tuple(names.NOISE.get(task, ()))
 
 
 def noisy(kind: str, level: float, rows: Sequence[Row], seed: int = 0) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tollway.kit.errors import NotFound
 
-WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
+WEIGHTS = ("model.safetensors", "adapter_model.safetensors", "members/0/model.toml")  # the last one: of an ensemble
 SERVED = ("onnx-int8", "onnx", "openvino-int8", "openvino", "litert-int8", "litert")
 
 

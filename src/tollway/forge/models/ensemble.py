@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tollway.forge.models import options
 from tollway.forge.models.net import ModelSpec, Net
 from tollway.inference import Features
 from tollway.kit.errors import BadRequest
 
 NAME: Final = "ensemble"  # the architecture in model.toml
 _MEMBERS: Final = "members"
-_SINGLE: Final = ("image-generation", "translation", "language-modeling", "chat", "preference")
 
 
 class Ensemble(Net):
@@ -37,7 +37,7 @@ class Ensemble(Net):
 def of(nets: Sequence[Net]) -> Ensemble:
     """An ensemble of trained nets of one case. Raises BadRequest for tasks whose answers have no mean."""
     first = nets[0]
-    if first.spec.task in _SINGLE:
+    if first.spec.task in options.SINGLE:
         raise BadRequest(
             f"Models for {first.spec.task} write their answer step by step or draw it: such answers have no mean.",
             param="train.members", hint="Set soup = true, which averages the weights instead, or members = 1.",

@@ -258,6 +258,7 @@ class Architecture:
 
 _TEXTS: Final = ("text-classification", "text-regression", "sentence-embedding", "token-classification")
 LANGUAGE_TASKS: Final = ("language-modeling", "chat", "preference")
+SINGLE: Final = ("image-generation", "translation", *LANGUAGE_TASKS)  # their answers have no mean: no ensembles
 _TABLES: Final = ("tabular-classification", "tabular-regression")
 ARCHITECTURES: Final[dict[str, Architecture]] = {
     "rnn": Architecture(Recurrent, _TEXTS, "plain recurrent network", "recurrent:create"),

@@ -18,7 +18,7 @@ _ADAPTERS = ("lora", "adapter", "prefix", "prompt")
 def check(train: Any, model: Any, task: str) -> None:
     """Raises BadRequest naming every objective, option, metric and searched setting that means nothing."""
     problems: list[str] = []
-    for look in (lambda: Plan.of(train), lambda: _options(train, task), lambda: _space(train, model)):
+    for look in (lambda: Plan.of(train), lambda: _options(train, task), lambda: _space(train, model), lambda: _members(train, task)):
         try:
             look()
         except TollwayError as error:
@@ -46,6 +46,15 @@ def _options(train: Any, task: str) -> None:
             hint=f"For {what} there are: {', '.join(known)}." if known else f"For {what} there are none.",
         )
     models.parse(models.AdapterOptions, {name: value for name, value in asked.items() if name in adapter}, "[train]")
+
+
+def _members(train: Any, task: str) -> None:
+    """Answers that are written or drawn have no mean."""
+    if train.members > 1 and not train.soup and task in models.SINGLE:
+        raise BadRequest(
+            f"[train] members: models for {task} write their answer step by step or draw it; such answers have no mean.",
+            hint="Set soup = true, which averages the weights instead, or members = 1.",
+        )
 
 
 def _searched(train: Any, head: str) -> list[str]:
