@@ -4,12 +4,11 @@ Enter with an API key that has the scope "admin" (`tollway key create --scope ad
 """
 
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
-from fastapi import Body, FastAPI, Path, Query
+from fastapi import Body, Depends, FastAPI, Path, Query
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
@@ -99,7 +98,17 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for sta
 Function = TypeVar("Function", bound=Callable[..., Response])
 
 
-_asked: ContextVar[sell_once.Asked | None] = ContextVar("asked", default=None)
+_ASKED = "tollway.asked"  # in a scope
+
+
+async def _asked(request: Request) -> sell_once.Asked | None:
+    """The request as one to be done once, if it has a key."""
+    asked: sell_once.Asked | None = request.scope[_ASKED]
+    return asked
+
+
+Once = Annotated[sell_once.Asked | None, Depends(_asked)]
+"""For routes whose answer is kept: not where it is a secret."""
 
 
 class Counter:
@@ -137,9 +146,8 @@ class Counter:
         with self.shop.db.read() as conn:
             return _json(work(conn))
 
-    def write(self, work: Callable[[sa.Connection], Any], *, secret: bool = False) -> Response:
-        """Answer with what a write transaction did. `secret`: the answer is kept nowhere, so it is not done once by its key."""
-        asked = None if secret else _asked.get()
+    def write(self, work: Callable[[sa.Connection], Any], asked: sell_once.Asked | None = None) -> Response:
+        """Answer with what a write transaction did; `asked`: once."""
         with self.shop.db.write() as conn:
             if asked is not None and sell_once.answer_of(conn, self.shop.clock.now_ms(), asked) is not None:
                 raise sell_once.Repeated
@@ -167,18 +175,8 @@ class Counter:
                         return {"type": "http.request", "body": body, "more_body": False}
 
                     asked = once.asked_of(request.scope, caller, body) if request.method == "POST" else None
-                    _asked.set(asked)
-                    if asked is None:
-                        return await handle(Request(request.scope, again))
-                    known = await once.known(shop, asked)
-                    if known is None:
-                        try:
-                            return await handle(Request(request.scope, again))
-                        except sell_once.Repeated:
-                            if (known := await once.known(shop, asked)) is None:
-                                raise
-                    told = {name.decode(): value.decode() for name, value in [once.REPLAYED]}
-                    return Response(known, 200, told, "application/json")
+                    request.scope[_ASKED] = asked
+                    return await once.done(shop, asked, lambda: handle(Request(request.scope, again)), _replayed)
 
                 return guarded
 
@@ -208,9 +206,9 @@ def _organizations(counter: Counter) -> None:
         return read(accounts.list_organizations)
 
     @route("POST", "/admin/organizations", "Add an organization")
-    def create_organization(body: NewOrganization) -> Response:
+    def create_organization(body: NewOrganization, asked: Once) -> Response:
         return write(
-            lambda conn: accounts.create_organization(conn, shop.clock.now_ms(), body.name, body.billing_email)
+            lambda conn: accounts.create_organization(conn, shop.clock.now_ms(), body.name, body.billing_email), asked
         )
 
     @route("GET", "/admin/organizations/{org_id}", "One organization")
@@ -228,7 +226,7 @@ def _organizations(counter: Counter) -> None:
             limits = body.model_dump(exclude={"name"})
             return api_keys.issue_key(conn, shop.clock.now_ms(), shop.secrets.pepper, org.id, body.name, **limits)
 
-        return write(work, secret=True)
+        return write(work)
 
     @route("DELETE", "/admin/keys/{key_id}", "Revoke an API key for good")
     def revoke_key(key_id: Id) -> Response:
@@ -236,37 +234,37 @@ def _organizations(counter: Counter) -> None:
         return _json({"id": key_id, "revoked": True})
 
     @route("POST", "/admin/organizations/{org_id}/subscription", "Put it on a plan (ends the running subscription)")
-    def subscribe(org_id: Id, body: NewSubscription) -> Response:
+    def subscribe(org_id: Id, body: NewSubscription, asked: Once) -> Response:
         def work(conn: sa.Connection) -> catalog.Subscription:
             org = accounts.get_organization(conn, org_id)
             return catalog.subscribe(
                 conn, shop.clock.now_ms(), org.id, catalog.get_plan(conn, body.plan, body.version).id
             )
 
-        return write(work)
+        return write(work, asked)
 
 
 def _money(counter: Counter) -> None:
     shop, read, write, route = counter.shop, counter.read, counter.write, counter.route
 
     @route("POST", "/admin/organizations/{org_id}/wallet", "Top up its wallet")
-    def top_up(org_id: Id, body: TopUp) -> Response:
+    def top_up(org_id: Id, body: TopUp, asked: Once) -> Response:
         def work(conn: sa.Connection) -> dict[str, Any]:
             org = accounts.get_organization(conn, org_id)
             cause = f"admin:{org.id}:{body.cause or new_id('top')}"
             filled = wallets.fill_in(conn, shop, org.id, "top_up", body.amount_micros, cause, body.currency)
             return {"balance_micros": filled.wallet.micros, "currency": filled.wallet.currency}
 
-        return write(work)
+        return write(work, asked)
 
     @route("GET", "/admin/plans", "Plans on sale")
     def list_plans() -> Response:
         return read(catalog.list_plans)
 
     @route("POST", "/admin/plans", "Add a plan")
-    def create_plan(body: Annotated[NewPlan, Body()]) -> Response:
+    def create_plan(body: Annotated[NewPlan, Body()], asked: Once) -> Response:
         terms = catalog.parse_terms(body.terms)
-        return write(lambda conn: catalog.create_plan(conn, shop.clock.now_ms(), body.name, body.title, terms))
+        return write(lambda conn: catalog.create_plan(conn, shop.clock.now_ms(), body.name, body.title, terms), asked)
 
     @route("GET", "/admin/usage", "Use by day, zeros included")
     def get_usage(
@@ -288,6 +286,11 @@ def _model(model: models.Model, served: Any) -> dict[str, Any]:
     shown: dict[str, Any] = msgspec.to_builtins(model)
     shown["replicas"] = [msgspec.to_builtins(view) for view in served.views()] if served else []
     return shown
+
+
+def _replayed(answered: bytes) -> Response:
+    name, value = once.REPLAYED
+    return Response(answered, 200, {name.decode(): value.decode()}, "application/json")
 
 
 def _json(value: Any) -> Response:

@@ -5,6 +5,7 @@ is sent again is another call.
 """
 
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import sqlalchemy as sa
 
@@ -19,6 +20,7 @@ from tollway.shop import Shop
 Note = Callable[[sa.Connection, bytes], None]
 """Keeps an answer in the transaction of what was done."""
 REPLAYED = (b"idempotent-replayed", b"true")
+T = TypeVar("T")
 
 
 def asked_of(scope: Scope, caller: Caller, *content: bytes) -> Asked | None:
@@ -48,20 +50,28 @@ def note_of(shop: Shop, asked: Asked | None) -> Note:
     return lambda conn, answer: once.keep(conn, shop.clock.now_ms(), asked, answer)
 
 
+async def done(shop: Shop, asked: Asked | None, make: Callable[[], Awaitable[T]], again: Callable[[bytes], T]) -> T:
+    """What `make` does, or `again` of what was answered to it before."""
+    if asked is None:
+        return await make()
+    if (answered := await known(shop, asked)) is not None:
+        return again(answered)
+    try:
+        return await make()
+    except Repeated:
+        if (answered := await known(shop, asked)) is None:
+            raise
+        return again(answered)
+
+
 async def answer(
     shop: Shop, send: Send, headers: Headers, asked: Asked | None, make: Callable[[Note], Awaitable[bytes]]
 ) -> int:
     """Answer with what `make` does, or with what it did before."""
-    body = await known(shop, asked) if asked else None
-    if body is None:
-        try:
-            made = await make(note_of(shop, asked))
-        except Repeated:
-            if asked is None or (body := await known(shop, asked)) is None:
-                raise
-    if body is None:
-        body = made
-    else:
-        headers = [*headers, REPLAYED]
-    await send_json(send, 200, body, headers)
+
+    async def made() -> tuple[bytes, Headers]:
+        return await make(note_of(shop, asked)), []
+
+    body, told = await done(shop, asked, made, lambda answered: (answered, [REPLAYED]))
+    await send_json(send, 200, body, [*headers, *told])
     return 200
