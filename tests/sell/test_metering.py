@@ -111,6 +111,24 @@ async def test_usage_is_posted_while_it_runs(db: Database, clock: ManualClock, m
     await recorder.close()
 
 
+async def test_a_commit_waits_for_more_calls_only_while_there_are_any(
+    db: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight callers, each with one call after the other: once all eight wait, nobody else can join them."""
+    monkeypatch.setattr(metering, "_GATHER_S", 3600.0)
+    recorder = Recorder(db, clock, lambda _: None, under_way=lambda: 8)
+
+    async def calls(caller: int) -> None:
+        for number in range(20):
+            await recorder.record(event(100 * caller + number, clock), None)
+
+    async with asyncio.timeout(120):
+        await asyncio.gather(*(calls(caller) for caller in range(8)))
+    assert recorder.events == 160
+    assert recorder.commits <= 40, "they share commits"
+    await recorder.close()
+
+
 async def test_a_ledger_that_cannot_be_written_keeps_nobody_from_being_recorded(
     db: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

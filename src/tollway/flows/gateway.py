@@ -99,7 +99,8 @@ class Gateway:
             for wallet in wallets:
                 access.committed(wallet.org_id, wallet.currency, wallet.wallet_picos, wallet.settled_picos)
 
-        recorder = Recorder(shop.db, shop.clock, committed, leasing.draw if leasing else None)
+        draw = leasing.draw if leasing else None
+        recorder = Recorder(shop.db, shop.clock, committed, draw, lambda: metrics.inflight)
         opened.push_async_callback(recorder.close)
         if leasing is not None:
             opened.push_async_callback(leasing.close)

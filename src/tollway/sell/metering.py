@@ -122,12 +122,16 @@ class Recorder:
         clock: Clock,
         on_commit: Callable[[list[Committed]], None],
         draw: Callable[[sa.Connection, Mapping[tuple[str, str, str], int]], None] | None = None,
+        under_way: Callable[[], int] | None = None,
     ) -> None:
         self._db = db
         self._draw = draw  # with several gateways: what is spent leaves the slices in the same transaction
         self._clock = clock
         self._on_commit = on_commit
         self._errands: queue.SimpleQueue[_Errand | None] = queue.SimpleQueue()  # None: close
+        self._under_way = under_way  # calls that are being answered: those that wait here, and who may still join them
+        self._gathering = False
+        self._all_here = threading.Lock()  # released when nobody is left to wait for
         self._closing = False
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
@@ -165,14 +169,20 @@ class Recorder:
     async def close(self) -> None:
         """Write what waits, then stop."""
         self._closing = True
-        self._errands.put(None)
+        self._line_up(None)
         await asyncio.to_thread(self._thread.join, 30.0)
 
     def _put(self, errand: _Errand) -> "asyncio.Future[Any]":
         if self._closing:
             raise Unavailable("The shop is closing; nothing more is recorded.")
-        self._errands.put(errand)
+        self._line_up(errand)
         return errand.future
+
+    def _line_up(self, errand: _Errand | None) -> None:
+        self._errands.put(errand)
+        if self._gathering and self._everybody_waits():
+            self._gathering = False  # one release each time: only this thread does it
+            self._all_here.release()
 
     # -- the writer's thread -----------------------------------------------------------------------------------------
 
@@ -182,7 +192,7 @@ class Recorder:
         while not closing:
             waiting = self._next(post_at)
             if together >= _SIBLINGS:  # many call at once: let more of them share the next commit
-                time.sleep(_GATHER_S)
+                self._gather()
             waiting += [self._errands.get() for _ in range(min(self._errands.qsize(), _BATCH_MAX))]
             batch = [errand for errand in waiting if errand is not None]
             closing = len(batch) < len(waiting)  # nothing is put behind the closing word
@@ -198,6 +208,18 @@ class Recorder:
                 post_at = time.monotonic() + _POST_EVERY_S
         if self._conn is not None:
             self._conn.close()
+
+    def _gather(self) -> None:
+        """Let more calls join, for half a millisecond or until everybody who is being answered has."""
+        self._all_here.acquire(blocking=False)  # closed, whatever the last time came to
+        self._gathering = True
+        if not self._everybody_waits():
+            self._all_here.acquire(timeout=_GATHER_S)
+        self._gathering = False
+
+    def _everybody_waits(self) -> bool:
+        """Whether nobody would join, however long one gathers; the errand at hand is no longer in the queue."""
+        return self._closing or (self._under_way is not None and self._errands.qsize() + 1 >= self._under_way())
 
     def _next(self, until: float) -> list[_Errand | None]:
         """The next errand, or none until then."""
