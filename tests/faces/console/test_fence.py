@@ -90,6 +90,14 @@ def test_one_address_cannot_try_many_names_without_end():
     assert waits[30] > 0
 
 
+def test_a_subscriber_of_ipv6_has_one_allowance():
+    brake = LoginBrake(Watch())
+    assert [brake.wait_s(f"2001:db8:1:2::{number:x}", "ada@x.test") for number in range(6)] == [0] * 5 + [60]
+    brake.forgive("2001:db8:1:2::ffff", "ada@x.test")
+    assert brake.wait_s("2001:db8:1:2::1", "ada@x.test") == 0
+    assert brake.wait_s("2001:db8:1:3::1", "ada@x.test") == 0
+
+
 def test_old_tries_are_forgotten_and_take_no_memory():
     watch = Watch()
     brake = LoginBrake(watch)

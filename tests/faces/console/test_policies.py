@@ -86,6 +86,8 @@ def test_no_form_works_from_another_site(operator, headers):
 def test_a_foreign_name_for_this_machine_is_refused(anyone):
     for path in ("/console/login", "/console", "/console/static/console.css"):
         assert anyone.get(path, headers={"host": "rebound.example"}).status_code == 403
+        two = [("host", "127.0.0.1"), ("host", "rebound.example")]
+        assert anyone.get(path, headers=two).status_code == 403
 
 
 def test_every_answer_carries_the_headers(anyone, operator):

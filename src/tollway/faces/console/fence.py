@@ -7,6 +7,7 @@ import ipaddress
 import secrets
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -81,6 +82,18 @@ class Recognised:
         return hash(cookie) in self._seen
 
 
+@lru_cache(4096)
+def place(address: str) -> str:
+    """What shares an allowance, of requests or of passwords: an IPv4 address, or the /64 that one subscriber has of IPv6."""
+    if ":" not in address:
+        return address
+    try:
+        given = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(given.ipv4_mapped or ipaddress.ip_network((int(given) >> 64 << 64, 64)))
+
+
 class LoginBrake:
     """Counts failed logins per (address, e-mail) and per address; more than the allowance in a minute has to wait.
 
@@ -100,7 +113,7 @@ class LoginBrake:
     def wait_s(self, address: str, email: str) -> float:
         """Book a try: 0 when it may go ahead, else the seconds to wait (and nothing is booked)."""
         with self._lock:
-            return self._book(address, email)
+            return self._book(place(address), email)
 
     def _book(self, address: str, email: str) -> float:
         now = self._monotonic()
@@ -116,6 +129,7 @@ class LoginBrake:
 
     def forgive(self, address: str, email: str) -> None:
         """The password was right: its tries no longer count."""
+        address = place(address)
         with self._lock:
             for pair in ((address, email.casefold()), (address, "")):
                 tries = self._tries.get(pair)

@@ -10,10 +10,9 @@ no proxy's is the caller's. Nobody else's header is believed.
 
 import ipaddress
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Final
 
-from tollway.faces.console.fence import Recognised
+from tollway.faces.console.fence import Recognised, place
 from tollway.faces.http.wire import Scope, bearer, header
 from tollway.kit.errors import BadRequest, RateLimited, TollwayError
 from tollway.sell.access import Access
@@ -58,7 +57,7 @@ class Strangers:
         if self._allowance is None or self._known(scope):
             return None
         client = scope.get("client")
-        wait_s = self._allowance.wait_s(_place(client[0]) if client else "")
+        wait_s = self._allowance.wait_s(place(client[0]) if client else "")
         if not wait_s:
             return None
         return RateLimited(
@@ -111,18 +110,6 @@ def networks(text: str) -> tuple[_Network, ...]:
         raise BadRequest(
             f"proxies = {text!r} is no list of addresses: {error}.", hint="Write it like 127.0.0.1, 10.0.0.0/8."
         ) from error
-
-
-@lru_cache(4096)
-def _place(address: str) -> str:
-    """What shares an allowance: an IPv4 address, or the /64 that one subscriber has of IPv6."""
-    if ":" not in address:
-        return address
-    try:
-        given = ipaddress.IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-    return str(given.ipv4_mapped or ipaddress.ip_network((int(given) >> 64 << 64, 64)))
 
 
 def _bare(text: str) -> str | None:
