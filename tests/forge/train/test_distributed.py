@@ -1,6 +1,13 @@
 """Several processes train what one process would have trained, and leave the same kind of folder."""
 
+import contextlib
 import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,6 +62,53 @@ def test_stopped_processes_keep_a_checkpoint(tmp_path, digits):
     with pytest.raises(Stopped, match="a checkpoint is kept"):
         train.fit(part, MLP, "image-classification", digits, desk)
     assert list((desk.work / "checkpoints").glob("step-*/rank-1.safetensors"))
+
+
+ENDLESS = """
+import sys
+from pathlib import Path
+from tests.forge.train import nets
+from tests.forge.train.test_fitting import MLP
+from tollway.forge import data, recipe, train
+part = recipe.Train(epochs=4000, precision="fp32", threads=1, processes=2, checkpoint_every_s=1)
+train.fit(part, MLP, "image-classification", data.Prepared(Path(sys.argv[1])), nets.desk(Path(sys.argv[2])))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends them")
+def test_no_process_outlives_a_run_that_was_killed(tmp_path, digits):
+    """The run that is started next would share its files with them."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    run = subprocess.Popen([sys.executable, "-c", ENDLESS, digits.folder, tmp_path], env=environment)
+
+    def working() -> list[int]:
+        found = []
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if str(tmp_path / "work") in file.read_bytes().decode(errors="replace"):
+                    found.append(int(file.parent.name))
+        return found
+
+    try:
+        until(lambda: list((tmp_path / "work" / "checkpoints").glob("step-*")) or run.poll() is not None)
+        assert run.poll() is None and len(working()) == 3, "the launcher and two workers"
+        for pid in working():
+            os.kill(pid, signal.SIGSTOP)  # so that they cannot find out by themselves that nobody listens
+        run.kill()
+        until(lambda: not working())
+    finally:
+        run.kill()
+        run.wait()
+        for pid in working():
+            os.kill(pid, signal.SIGKILL)
+
+
+def until(there) -> None:
+    """Wait for a state."""
+    end = time.monotonic() + 120
+    while not there():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed")

@@ -28,7 +28,8 @@ def fit(plan: Plan, train: Any, model: Any, task: str, prepared: Any, desk: Any)
 
         return ray_train.fit(plan, job, desk)
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={plan.processes}",
+        sys.executable, "-m", "tollway.forge.train.launch", str(os.getpid()),
+        "--standalone", f"--nproc-per-node={plan.processes}",
         "-m", "tollway.forge.train.worker", str(job),
     ]  # fmt: skip
     how = str(plan.distributed)

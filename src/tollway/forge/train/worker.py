@@ -1,4 +1,4 @@
-"""One of several processes that train together. `python -m torch.distributed.run ... -m tollway.forge.train.worker JOB`.
+"""One of several processes that train together: what `launch.py` starts. `... -m tollway.forge.train.worker JOB`.
 
 Started by `distributed.fit`. The first process speaks JSON lines on stdout: events for the desk, then a result or an error.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tollway.forge.desk import Desk
+from tollway.kit import lifeline
 from tollway.kit.errors import TollwayError
 
 
@@ -17,6 +18,7 @@ def main(job: Path) -> int:
     """The whole life of a process; its exit code."""
     import torch.distributed as dist
 
+    lifeline.die_with(os.getppid())
     out = _own_stdout()
     rank = int(os.environ.get("RANK", "0"))
     try:

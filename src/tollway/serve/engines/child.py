@@ -8,11 +8,9 @@ from then on both outputs lead nowhere: what an engine prints can quote prompts.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import resource
-import signal
 import sys
 import threading
 import time
@@ -22,7 +20,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from tollway.kit import quiet
+from tollway.kit import lifeline, quiet
 from tollway.serve.engines import fence
 from tollway.serve.engines.port import Launch
 
@@ -31,7 +29,6 @@ _SOCKET_PATH_BYTES_MAX: Final = 107
 QUIET: Final = {**quiet.VARIABLES, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """What every engine is told before it starts: libraries that count their users have nothing to tell here, and what is served
 is on the shelf already."""
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,12 +79,10 @@ def settle(parent: int) -> None:
     """Die with the parent, never write prompts to a core file, be the first to go when memory runs out, tell nobody of it."""
     os.umask(0o077)
     quiet.no_telemetry()
+    lifeline.die_with(parent)
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
-    if os.getppid() != parent:
-        os._exit(3)  # the parent was gone before we could bind our life to its
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
