@@ -1,8 +1,10 @@
 """Metrics: what was counted on the hot path is what `/metrics` says, in Prometheus' own words."""
 
 import re
+import time
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tollway.serve.posts import ReplicaView
@@ -33,6 +35,23 @@ def test_answers_are_counted_by_route_method_and_status_and_timed_by_route() -> 
         assert of(found, "maas_http_request_duration_seconds_bucket", le=edge, **route) == count
     assert of(found, "maas_http_request_duration_seconds_count", **route) == 4
     assert of(found, "maas_http_request_duration_seconds_sum", **route) == 500.0055
+
+
+def test_the_last_minutes_are_told_and_take_no_room_for_each_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics, now = Metrics(), 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for second in range(400):
+        now = 1000.0 + second
+        for status in (200, 200, 404, 503):
+            metrics.http("/v1/models", "GET", status, 0.001)
+        metrics.http("/console", "GET", 500, 0.001)  # the API's alone
+    told = metrics.live()
+    assert (told["requests"], told["client_errors"], told["server_errors"]) == (1200, 300, 300)
+    assert metrics.live(60)["requests"] == 4 * 61
+    now += 299
+    assert metrics.live()["requests"] == 4 * 2
+    now += 60
+    assert metrics.live()["requests"] == 0
 
 
 def test_calls_are_observed_by_operation_and_model() -> None:

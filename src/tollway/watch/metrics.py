@@ -201,7 +201,7 @@ class Metrics:
         self.ledger_imbalance = Gauge(
             "maas_ledger_imbalance", "Sum of all ledger entries; must be 0.", registry=registry
         )
-        self._recent: deque[tuple[float, str, int]] = deque(maxlen=50_000)  # when, route, status
+        self._recent: deque[list[int]] = deque(maxlen=_LIVE_S)  # second, answers, of these 4xx, of these 5xx
 
     def http(self, route: str, method: str, status: int, seconds: float) -> None:
         """An HTTP request was answered."""
@@ -213,12 +213,13 @@ class Metrics:
         one.answers += 1
         one.seconds.observe(seconds)
         if route.startswith("/v1/"):
-            now, recent = time.monotonic(), self._recent
-            recent.append((now, route, status))
-            if recent[0][0] < now - _LIVE_S:  # two go for the one that came, so it shrinks to the window
-                recent.popleft()
-                if recent[0][0] < now - _LIVE_S:
-                    recent.popleft()
+            second, recent = int(time.monotonic()), self._recent
+            if not recent or recent[-1][0] != second:
+                recent.append([second, 0, 0, 0])
+            tally = recent[-1]
+            tally[1] += 1
+            if status >= 400:
+                tally[2 if status < 500 else 3] += 1
 
     def call(
         self,
@@ -256,12 +257,12 @@ class Metrics:
     def live(self, window_s: float = _LIVE_S) -> dict[str, float]:
         """Requests, client errors (4xx) and server errors (5xx) of the last minutes, for the console."""
         edge = time.monotonic() - window_s
-        statuses = [status for when, _, status in self._recent if when >= edge]
+        recent = [tally for tally in self._recent if tally[0] >= edge]
         return {
             "window_s": window_s,
-            "requests": len(statuses),
-            "client_errors": sum(400 <= status < 500 for status in statuses),
-            "server_errors": sum(status >= 500 for status in statuses),
+            "requests": sum(tally[1] for tally in recent),
+            "client_errors": sum(tally[2] for tally in recent),
+            "server_errors": sum(tally[3] for tally in recent),
         }
 
     def exposition(self) -> bytes:
