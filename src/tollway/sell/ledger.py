@@ -110,7 +110,7 @@ def post_accrued(conn: sa.Connection, now_ms: int, most: int = 300) -> int:
         legs += pair
     statements.open_transaction.run(conn, heads)
     statements.add_entries.run(conn, entries)
-    statements.move_balances.run(conn, [(*place, amount) for place, amount in sorted(_sums(legs).items())]).fetchall()
+    statements.move_balances.run(conn, [(*place, amount) for place, amount in sorted(_sums(legs).items())])
     return len(rows)
 
 
@@ -306,7 +306,7 @@ class _Statements(msgspec.Struct, frozen=True):
     accrue: BulkInsert  # a row for each wallet, with all that it has accrued
     open_transaction: BulkInsert  # a row unless the cause is known
     add_entries: BulkInsert
-    move_balances: BulkInsert  # a row for each, with the new balance
+    move_balances: BulkInsert
     balance: Prepared
 
 
@@ -327,7 +327,7 @@ def _statements(dialect: sa.Dialect) -> _Statements:
         BulkInsert(accrued, dialect, added),
         BulkInsert(transaction, dialect, "ON CONFLICT (cause) DO NOTHING RETURNING id"),
         BulkInsert(entry, dialect),
-        BulkInsert(of, dialect, f"{adds(of, key, ['amount_micros'])} RETURNING {', '.join(key)}, amount_micros"),
+        BulkInsert(of, dialect, adds(of, key, ["amount_micros"])),
         Prepared(balance, dialect),
     )
 
