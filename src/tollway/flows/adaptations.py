@@ -20,6 +20,7 @@ from tollway.kit.errors import Conflict, TollwayError
 from tollway.kit.ids import new_id
 from tollway.kit.jobs import Job
 from tollway.kit.said import said, say
+from tollway.serve import models
 from tollway.shop import Shop
 
 KIND: Final = "adaptation"
@@ -92,7 +93,9 @@ class Adaptations:
 
 
 def ask(conn: sa.Connection, now_ms: int, model: str, by: str) -> Job:
-    """Have a model adapted by the gateway's next free moment. Raises Conflict while that is being done already."""
+    """Have a model adapted by the gateway's next free moment. Raises NotFound for one that is not on offer, Conflict while that
+    is being done already."""
+    models.get_model(conn, model)
     for job in jobs.list_of(conn, KIND, open_only=True):
         if job.asked["model"] == model:
             raise Conflict(

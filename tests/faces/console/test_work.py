@@ -145,6 +145,12 @@ def test_the_operator_has_a_model_learn_from_its_feedback(chromium: Any, working
     assert asked.asked == {"model": seed.CHAT, "by": seed.OPERATOR}
 
 
+def test_what_is_not_on_offer_learns_nothing(operator: Client, shop: seed.SeededShop) -> None:
+    assert operator.post_form("/console/feedback", model="nobody").status_code == 404
+    with shop.db.read() as conn:
+        assert not jobs.list_of(conn, adaptations.KIND)
+
+
 def test_what_is_anothers_is_not_there(operator: Client, buyer: Client, shop: seed.SeededShop) -> None:
     ids = seed_work.fill(shop)
     with shop.db.write() as conn:
