@@ -92,17 +92,37 @@ async def test_a_good_request_passes(server: Server) -> None:
     assert (await server.ask(GET)).endswith(b"ok\r\n0\r\n\r\n")
 
 
-@pytest.mark.parametrize("data", [b"", b"GET / HT", GET[:-2]])
+def too_late(answer: bytes, part: str) -> bool:
+    """Whether a client was told, once and in our shape, what did not come."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    error = json.loads(body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert head.startswith(b"HTTP/1.1 408 ") and b"connection: close" in head
+    return error["code"] == "request_timeout" and part in error["message"]
+
+
+@pytest.mark.parametrize("data", [b"GET / HT", GET[:-2]])
 async def test_headers_that_do_not_come_end_the_connection(server: Server, data: bytes) -> None:
     began = time.monotonic()
-    assert await server.ask(data) == b""
+    assert too_late(await server.ask(data), "head")
     assert 0.3 < time.monotonic() - began < 30
+
+
+async def test_who_says_nothing_is_told_nothing(server: Server) -> None:
+    assert await server.ask(b"") == b""
 
 
 async def test_a_body_that_does_not_come_ends_the_connection(server: Server) -> None:
     began = time.monotonic()
-    assert await server.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc") == b""
-    assert 0.5 < time.monotonic() - began < 30
+    for way in (b"Content-Length: 10\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n5\r\nab"):
+        assert too_late(await server.ask(b"POST / HTTP/1.1\r\nHost: x\r\n" + way), "body")
+    assert 1.0 < time.monotonic() - began < 60
+
+
+async def test_a_slow_body_behind_its_own_answer_is_not_told_into_it(server: Server) -> None:
+    """The app answered without the body: what comes, or does not, is no second answer."""
+    answer = await server.ask(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+    assert answer.startswith(b"HTTP/1.1 200 ") and b"408" not in answer
 
 
 async def test_the_deadline_begins_anew_with_each_request_and_not_while_idle(server: Server) -> None:
@@ -112,7 +132,7 @@ async def test_the_deadline_begins_anew_with_each_request_and_not_while_idle(ser
         assert await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 60)
         await asyncio.sleep(0.8)  # longer than any deadline: idling is no crime
     writer.write(b"GET")
-    assert await asyncio.wait_for(reader.read(-1), 2) == b""
+    assert too_late(await asyncio.wait_for(reader.read(-1), 60), "head")
     writer.close()
 
 

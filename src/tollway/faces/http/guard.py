@@ -2,7 +2,7 @@
 
 A server that waits for ever for headers and bodies is stopped by 1,500 slow connections. Here a connection must have sent
 its headers within `header_timeout_s` of opening (or of its first byte after idling), its body within `body_timeout_s`
-of its headers, must read what it is sent (no progress for `body_timeout_s` ends it). When the cap is reached a newcomer
+of its headers (else 408), must read what it is sent (no progress for `body_timeout_s` ends it). When the cap is reached a newcomer
 takes the place of the one whose request has been on its way longest, else of one whose refusal is kept back, else of the one
 that has idled longest, else of the one that has not read its answer for longest: who holds connections open without asking
 for anything, or without reading, keeps nobody out. While all are being answered, newcomers are closed at once.
@@ -308,7 +308,7 @@ class GuardedProtocol(asyncio.Protocol):
             self._read_paused = True
             self._transport.pause_reading()
 
-    def _refuse(self, status: int, phrase: str, message: str) -> None:
+    def _refuse(self, status: int, phrase: str, message: str, code: str = "invalid_http") -> None:
         """Say what is wrong, where nothing else was said to it, and hang up: never in the midst of another answer, nor
         behind the answer to the same request."""
         running = self._running if self._running is not None and not self._running.complete else None
@@ -320,7 +320,7 @@ class GuardedProtocol(asyncio.Protocol):
             self._flush()
             self._transport.close()
             return
-        body = error_body(BadRequest(message, code="invalid_http"))
+        body = error_body(BadRequest(message, code=code))
         head = f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         self._flush()
         self._transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
@@ -331,7 +331,7 @@ class GuardedProtocol(asyncio.Protocol):
         self._armed_for = self._awaiting
         self._unasked[self] = None
         seconds = self.body_timeout_s if self._awaiting == "body" else self.header_timeout_s
-        self._deadline = self._loop.call_later(seconds, self._too_slow)
+        self._deadline = self._loop.call_later(seconds, self._too_late)
 
     def _disarm(self) -> None:
         self._armed_for = ""
@@ -370,6 +370,17 @@ class GuardedProtocol(asyncio.Protocol):
     def _too_slow(self) -> None:
         if not self._transport.is_closing():
             self._transport.abort()
+
+    def _too_late(self) -> None:
+        """A head or a body did not come in time: who sent a part of it is told so, but for who does not read either."""
+        if self._transport.is_closing():
+            return
+        part = "body" if self._awaiting == "body" else "head"
+        if (part == "head" and not self._head_bytes) or self._transport.get_write_buffer_size():
+            self._transport.abort()
+        else:
+            message = f"The {part} of the request did not come in time."
+            self._refuse(408, "Request Timeout", message, "request_timeout")
 
     def _look_idle(self) -> None:
         """A connection on which nothing was asked for long is closed. One timer, not one for each answer."""
