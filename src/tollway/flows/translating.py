@@ -37,9 +37,7 @@ def _own(shop: Shop, options: Mapping[str, str]) -> dict[str, str]:
             f"This shop offers no chat model {name!r}.",
             hint=f"It offers {', '.join(sorted(offered)) or 'none'}; or name a server: url=http://HOST/v1.",
         )
-    settings = shop.settings
-    url = settings.public_url or f"http://{settings.host}:{settings.port}"
-    return {"url": f"{url.rstrip('/')}/v1", "key_env": options.get("key_env") or _KEY}
+    return {"url": f"{shop.settings.reached_at}/v1", "key_env": options.get("key_env") or _KEY}
 
 
 def _there_and_back(shop: Shop, options: Mapping[str, str]) -> augment.Translate:

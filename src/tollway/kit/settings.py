@@ -14,6 +14,8 @@ from typing import Any
 
 from tollway.kit.errors import BadRequest
 
+ADDRESS = "gateway.url"  # in the home
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -204,10 +206,19 @@ class Settings:
 
     @property
     def url(self) -> str:
-        """The address to show people, without a trailing slash."""
+        """The address to show people, without a trailing slash; `reached_at` says where the shop of this home is now."""
         host = str(self._values["host"])
         shown = f"[{host}]" if ":" in host else host  # an IPv6 address stands in brackets
         return str(self._values["public_url"] or f"http://{shown}:{self._values['port']}").rstrip("/")
+
+    @property
+    def reached_at(self) -> str:
+        """Where the shop of this home is reached: what its gateway noted (`--port` is known to nobody else), or `url`."""
+        try:
+            noted = (self.home / ADDRESS).read_text(encoding="utf-8").strip()
+        except OSError:
+            noted = ""
+        return noted or self.url
 
 
 def _read_file(path: Path, problems: list[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tollway.forge import data
-from tollway.forge.data import digest, schema
+from tollway.forge.data import changes, digest, schema
 from tollway.kit.errors import BadRequest, NotFound
 
 
@@ -34,6 +34,16 @@ def test_a_version_says_what_it_is(shelf, reviews):
     assert about["created"] == "2026-01-01T00:00:00Z"
     assert [(one["name"], one["kind"]) for one in about["columns"]] == [("text", "text"), ("label", "category"), ("shop", "integer")]
     assert "reviews, version 1" in (shelf.get("reviews").folder / "card.md").read_text()
+
+
+def test_the_card_of_a_changed_version_says_what_that_one_is(shelf, reviews):
+    first = shelf.add("reviews", {"train": reviews}, source="a.csv")
+    card = first.folder / "card.md"
+    card.write_text(card.read_text("utf-8").replace("Not said yet.", "Asked at the till."), "utf-8")
+    made, _ = changes.clean(shelf, first, ["truncate:5"])
+    said = (made.folder / "card.md").read_text("utf-8")
+    assert "reviews, version 2" in said and f"`{made.digest}`" in said and "made by: clean truncate:5 of reviews@1" in said
+    assert "version 1" not in said and first.digest not in said and said.count("Asked at the till.") == 2
 
 
 def test_numbers_are_never_used_twice(shelf, reviews):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tollway.kit.errors import BadRequest, Conflict, NotFound
-from tollway.kit.settings import Settings
+from tollway.kit.settings import ADDRESS, Settings
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 Home = Annotated[
     Path | None, typer.Option("--home", help="The shop's directory.", show_default="$TOLLWAY_HOME or ~/.tollway")
 ]
-ADDRESS = "gateway.url"
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -69,11 +68,7 @@ class Desk:
     @property
     def url(self) -> str:
         """Where the shop is reached: what the running gateway noted, or what the settings say."""
-        try:
-            noted = (self.home / ADDRESS).read_text(encoding="utf-8").strip()
-        except OSError:
-            noted = ""
-        return noted or self.settings.url
+        return self.settings.reached_at
 
     def note_address(self) -> None:
         """Leave word of the address for other commands; `--port` is known to nobody else."""

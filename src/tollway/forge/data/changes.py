@@ -14,7 +14,7 @@ from tollway.forge.data import augment as augmenting
 from tollway.forge.data import clean as cleaning
 from tollway.forge.data import mask as masks
 from tollway.forge.data import split as splitting
-from tollway.forge.data.shelf import CARD, Shelf, Version
+from tollway.forge.data.shelf import CARD, Shelf, Version, card_of_next
 from tollway.guard import masking
 from tollway.kit.errors import BadRequest
 
@@ -114,7 +114,8 @@ def _keep(shelf: Shelf, version: Version, parts: "Mapping[str, pa.Table]", opera
     card = (version.folder / CARD).read_text(encoding="utf-8") if (version.folder / CARD).is_file() else ""
     return shelf.add(
         version.name, parts, kinds={one.name: one.kind for one in version.columns}, licence=version.licence,
-        source=version.source, parent=version.ref, operation=operation, card=card, extra=extra,
+        source=version.source, parent=version.ref, operation=operation, extra=extra,
+        card=lambda made: card_of_next(card, about, made),
     )  # fmt: skip
 
 

@@ -16,11 +16,11 @@ import os
 import re
 import shutil
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from tollway.forge.data import digest as digests
 from tollway.forge.data.schema import Column, columns_of, settle
@@ -36,6 +36,7 @@ NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 SPLITS: Final = ("train", "validation", "test")
 FILE: Final = "dataset.toml"
 CARD: Final = "card.md"
+Card: TypeAlias = Callable[[Mapping[str, Any]], str]  # from what is known of a version to its card
 _ROW_GROUP: Final = 16_384
 
 
@@ -196,7 +197,7 @@ class Shelf:
         source: str = "",
         parent: str = "",
         operation: str = "import",
-        card: str = "",
+        card: "str | Card" = "",
         notes: Sequence[str] = (),
         extra: Mapping[str, Any] | None = None,
     ) -> Version:
@@ -258,7 +259,7 @@ class Shelf:
         durable.write(last, str(highest if keep else highest + 1))  # a half-written number would end the dataset
         return highest + 1
 
-    def _write(self, folder: Path, about: dict[str, Any], tables: Mapping[str, "pa.Table"], card: str) -> Version:
+    def _write(self, folder: Path, about: dict[str, Any], tables: Mapping[str, "pa.Table"], card: "str | Card") -> Version:
         import pyarrow.parquet as pq
 
         aside = folder / f".incoming-{about['version']}-{os.getpid()}"
@@ -269,7 +270,8 @@ class Shelf:
                 pq.write_table(table, aside / f"{split}.parquet", compression="zstd", row_group_size=_ROW_GROUP)
             about["bytes"] = sum(path.stat().st_size for path in aside.iterdir())
             (aside / FILE).write_text(to_toml(about), encoding="utf-8")
-            (aside / CARD).write_text(card or default_card(about), encoding="utf-8")
+            written = card(about) if callable(card) else card
+            (aside / CARD).write_text(written or default_card(about), encoding="utf-8")
             for path in aside.iterdir():
                 durable.sync(path)
             final = folder / str(about["version"])
@@ -328,14 +330,22 @@ def _settled(
 
 def default_card(about: Mapping[str, Any]) -> str:
     """A card to begin with: what is known, and what only people know."""
+    return _known(about) + "\n\n## How it was collected\n\nNot said yet.\n\n## Known limits\n\nNot said yet.\n"
+
+
+def card_of_next(card: str, before: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """The card of a version made from another: what people wrote stays, what is known is the new version's."""
+    return card.replace(_known(before), _known(about), 1)
+
+
+def _known(about: Mapping[str, Any]) -> str:
     rows = ", ".join(f"{count:,} {split}" for split, count in about["rows"].items())
     columns = "\n".join(f"- `{one['name']}` ({one['kind']})" for one in about["columns"])
     return (
         f"# {about['name']}, version {about['version']}\n\n- rows: {rows}\n- source: {about['source'] or 'not said'}\n"
         f"- licence: {about['licence'] or 'not said'}\n- made by: {about['operation']}"
         + (f" of {about['parent']}" if about["parent"] else "")
-        + f"\n- digest: `{about['digest']}`\n\n## Columns\n\n{columns}\n\n## How it was collected\n\nNot said yet.\n\n"
-        "## Known limits\n\nNot said yet.\n"
+        + f"\n- digest: `{about['digest']}`\n\n## Columns\n\n{columns}"
     )
 
 
