@@ -58,6 +58,10 @@ def test_a_model_that_is_no_better_than_a_guess_is_told_so_and_stopped(tollway, 
     assert "tollway run report" in ran.err and "tollway deploy" not in ran.err
     shown = ask("run", "show", "guess")
     assert shown["package"] == "guess@1" and [one["cached"] for one in shown["steps"][:2]] == [True, True]
+
+    noise.write_text(RECIPE + "baseline = false\n")  # nothing was converted: no engine serves it, so it is not told to be deployed
+    ran = tollway("run", "start", str(noise))
+    assert ran.code == 0 and "[convert] formats" in ran.err and "tollway deploy" not in ran.err
     table = ask("run", "compare", failed["id"], shown["id"])
     by_name = {row["figure"]: list(row.values())[1:] for row in table}
     assert by_name["accuracy"][0] == by_name["accuracy"][1] > 0.5 and by_name["gates"] == ["1 of 2", "1 of 1"]

@@ -19,6 +19,7 @@ from tollway.faces.cli.recipe import recipe_path
 from tollway.faces.cli.run_view import RunView
 from tollway.flows import workshop
 from tollway.kit.errors import Conflict, NotFound
+from tollway.kit.formats import FORMATS
 
 app = group("Execute recipes: start, watch, compare, report.")
 RunId = Annotated[
@@ -44,11 +45,21 @@ def start(
     record = run.record
     data = _row(record) | {"folder": str(run.folder), "report": str(run.folder / "report.html"), "steps": record.steps}
     desk.answer(data, lambda: _card(record, run.folder))
-    name, beaten = record.package.partition("@")[0], record.metrics.get("not_better_than")
-    if name and not beaten:
+    name, _, version = record.package.partition("@")
+    beaten = record.metrics.get("not_better_than")
+    served = bool(name) and _served(desk, name, version)
+    if served and not beaten:
         desk.then(f"tollway deploy {name}", "sells it")
+    elif beaten:
+        desk.then(f"tollway run report {record.id}", f"where it is not better than {beaten}")
     else:
-        desk.then(f"tollway run report {record.id}", f"where it is not better than {beaten}" if beaten else "")
+        desk.then(f"tollway run report {record.id}", "" if served else "to sell it, [convert] formats has to name one that is served")
+
+
+def _served(desk: Desk, name: str, version: str) -> bool:
+    """Whether an engine has a format that the package is in."""
+    formats = desk.shop.store.get(name, version).manifest.formats
+    return any(FORMATS[one].served for one in formats if one in FORMATS)
 
 
 @command(app, "list")
