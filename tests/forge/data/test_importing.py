@@ -193,6 +193,21 @@ def test_image_folders_and_an_empty_class(shelf, tmp_path):
     assert table_of(done)["label"] == ["cat", "dog"] and all(one.startswith(b"\x89PNG") for one in table_of(done)["image"])
 
 
+def test_a_linked_folder_brings_nothing_from_outside(shelf, tmp_path):
+    outside, root = tmp_path / "outside", tmp_path / "films"
+    outside.mkdir()
+    (outside / "secret.txt").write_text("not given to be learned")
+    for name in ("pos", "neg"):
+        (root / "train" / name).mkdir(parents=True)
+        (root / "train" / name / "1.txt").write_text(f"a {name} film")
+    (root / "train" / "leak").symlink_to(outside, target_is_directory=True)
+    with pytest.raises(BadRequest) as told:
+        data.import_(shelf, root, "films", data.Options(skip_bad=True), anyway=True)
+    assert "a link is not followed" in told.value.message and "train/leak" in told.value.message
+    (root / "train" / "leak").unlink()
+    assert table_of(data.import_(shelf, root, "films", anyway=True))["label"] == ["neg", "pos"]
+
+
 def idx(array: np.ndarray) -> bytes:
     return struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(np.uint8).tobytes()
 

@@ -139,7 +139,7 @@ def _folder(root: Path, reading: Reading) -> Found:
     files = sorted(path for path in root.iterdir() if path.is_file() and not path.name.startswith("."))
     links = [path for path in root.iterdir() if path.is_symlink()]
     for path in links:
-        reading.problems.add("link", "a link is not followed: copy the file instead", file=path.name)
+        reading.problems.add("link", folders.LINK, file=path.name)
     files = [path for path in files if path not in links]
     annotated = coco.documents(coco.files(root))
     if annotated:
@@ -154,7 +154,7 @@ def _folder(root: Path, reading: Reading) -> Found:
     flat = [path for path in files if path.suffix.lower() in folders.TEXTS | folders.IMAGES]
     if flat:
         return folders.read_flat(flat, root, reading)
-    inner = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))]
+    inner = [path for path in root.iterdir() if path.is_dir() and path not in links and not path.name.startswith((".", "__MACOSX"))]
     if len(inner) == 1:
         return _folder(inner[0], reading)
     reading.problems.add("empty", "there is no data in the folder that could be read")

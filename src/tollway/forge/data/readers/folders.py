@@ -16,6 +16,7 @@ IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".t
 _RATED: Final = re.compile(r"\d+_(\d{1,2})\.txt")
 _UNLABELLED: Final = ("unsup", "unlabelled", "unlabeled")
 _FILE_MAX: Final = 64 << 20
+LINK: Final = "a link is not followed: copy the file instead"
 
 
 def is_class_folder(root: Path) -> bool:
@@ -75,7 +76,9 @@ def read(root: Path, reading: Reading) -> Found:
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+    """Folders in a folder; a link to one is none: what is outside is not part of what was given."""
+    inner = (path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
+    return sorted(path for path in inner if not path.name.startswith((".", "__MACOSX")))
 
 
 def _classes(folder: Path, root: Path, reading: Reading) -> list[dict[str, Any]]:
@@ -83,6 +86,9 @@ def _classes(folder: Path, root: Path, reading: Reading) -> list[dict[str, Any]]
     classes = [path for path in _folders(folder) if path.name not in _UNLABELLED]
     if len(classes) < len(_folders(folder)):
         reading.problems.note("Texts without a label (unsup) are left out.")
+    if folder != root:  # the links of the root are told where it is looked at
+        for link in (path for path in folder.iterdir() if path.is_symlink()):
+            reading.problems.add("link", LINK, file=str(link.relative_to(root)))
     files = [(one, path) for one in classes for path in sorted(one.rglob("*")) if not path.name.startswith(".")]
     filled = set()
     for done, (one, path) in enumerate(files):
@@ -90,7 +96,7 @@ def _classes(folder: Path, root: Path, reading: Reading) -> list[dict[str, Any]]
             reading.progress(done, len(files))
         shown = str(path.relative_to(root))
         if path.is_symlink():
-            reading.problems.add("link", "a link is not followed: copy the file instead", file=shown)
+            reading.problems.add("link", LINK, file=shown)
         elif path.is_file():
             row = _row(path, shown, reading)
             if row is not None:
