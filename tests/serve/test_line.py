@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tollway.kit.errors import Unavailable
-from tollway.serve.line import Line, Seat
+from tollway.serve.line import Line, Seat, Turn
 from tollway.serve.wire import Pool
 
 
@@ -28,6 +28,66 @@ async def test_a_seat_takes_as_many_calls_as_it_has_slots() -> None:
     one.leave(first, 10)
     assert (await third).running == 2
     assert one.waiting == 0
+
+
+class Clock:
+    """Seconds as a test sets them."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def lonely(clock: Clock, one: Line, *, takes_s: float, pause_s: float) -> None:
+    """A call of 100 tokens, refused or answered, and nobody for a while."""
+    turn = Turn("a", clock.now + 300)
+    one.require(100, turn)
+    found = one.take_at_once(100, turn=turn)
+    assert found is not None
+    clock.now += takes_s
+    one.leave(found, 100, turn=turn, cost=100)
+    clock.now += pause_s
+
+
+def test_a_seat_for_one_that_is_asked_now_and_then_is_not_taken_for_slow() -> None:
+    """What it did not do while nobody asked says nothing about its speed: a model that hears one recording at a time."""
+    clock = Clock()
+    one = Line("m", 100, 30.0, clock)
+    one.seats.append(seat(slots=1))
+    for pause_s in (1.0, 300.0, 3600.0, 1.0, 86_400.0, 1.0):
+        lonely(clock, one, takes_s=1.2, pause_s=pause_s)
+    assert one.forecast.rate == 0 and one.refused == {}, "nobody ever waited: its full speed was not seen"
+
+
+async def test_a_seat_for_one_learns_its_speed_from_those_who_wait() -> None:
+    clock = Clock()
+    one = Line("m", 100, 30.0, clock)
+    one.seats.append(seat(slots=1))
+    turns = [Turn("a", clock.now + 300) for _ in range(5)]
+    waiting = [asyncio.ensure_future(one.take_turn(100, turn)) for turn in turns]
+    for turn, place in zip(turns, waiting, strict=True):
+        found = await place
+        clock.now += 2.0
+        one.leave(found, 100, turn=turn, cost=100)
+    assert one.forecast.rate == pytest.approx(50)
+
+
+def test_a_rate_of_a_bad_moment_keeps_nobody_out_of_an_idle_line_for_ever() -> None:
+    clock = Clock()
+    one = Line("m", 100, 30.0, clock)
+    one.seats.append(seat(slots=4))
+    one.forecast.observe(clock.now, 1, pressed=True)
+    clock.now += 10
+    one.forecast.observe(clock.now, 1, pressed=True)  # the machine stood still: a token in ten seconds
+    with pytest.raises(Unavailable) as refused:
+        one.require(100, Turn("a", clock.now + 300))
+    assert refused.value.retry_after_s
+    clock.now += 61
+    with pytest.raises(Unavailable):
+        one.require(100, Turn("a", clock.now + 0.1))  # who has no time proves nothing
+    one.require(100, Turn("a", clock.now + 300))
+    assert one.forecast.rate == 0, "it is found anew"
 
 
 async def test_tokens_bound_what_runs_together_but_never_a_call_alone() -> None:

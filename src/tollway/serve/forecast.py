@@ -10,6 +10,7 @@ import math
 _WINDOW_S = 0.2  # of work without a gap, for one look at the rate
 _MEMORY_S = 2.0  # in which older looks fade
 _SHARE_LEARNS = 0.05
+_OLD_S = 60.0  # after so long without a look a rate is no reason to send away who comes to an idle line
 _CROWDED = 1.15  # what comes / what can be served: chance alone brings less
 _PRESSED_AT = 8  # calls in a seat: an engine that takes many at once is at full speed from here
 
@@ -22,6 +23,7 @@ class Forecast:
         self.share = 1.0  # cost per token held
         self.usual = 0.0  # cost of a call
         self._known = False
+        self._looked_at = -math.inf  # when the rate was last looked at
         self._since = math.inf  # when the seats began to be full
         self._done = 0.0  # cost since then
         self._offered, self._offered_at = 0.0, -math.inf  # cost that came, fading
@@ -64,7 +66,15 @@ class Forecast:
                 self.rate = found
             else:
                 self.rate += (1 - math.exp(-passed / _MEMORY_S)) * (found - self.rate)
-            self._since, self._done = now, 0.0
+            self._since, self._done, self._looked_at = now, 0.0, now
+
+    def is_old(self, now: float) -> bool:
+        """Whether the rate was not looked at for a while."""
+        return now - self._looked_at > _OLD_S
+
+    def forget(self) -> None:
+        """The rate is not known any more."""
+        self.rate, self._since = 0.0, math.inf
 
 
 def pressed_at(slots: int) -> int:

@@ -25,6 +25,7 @@ from tollway.serve.outliers import Health
 from tollway.serve.wire import Pool
 
 TIERS = ("priority", "standard", "batch")
+_FAIR_S = 0.5  # who has less time than this proves nothing about a rate
 _IN_TIME = 0.65  # a call must be expected to end within this part of the time it has: what is expected can be wrong
 _STANDING = 0.12  # the same while more comes than can be served: a queue that stands adds nothing but waiting
 _LOWER_TIER_EVERY = 8  # seats: a flood of priority calls leaves the standard ones this share
@@ -134,8 +135,16 @@ class Line:
         bound_s = min(left_s * _IN_TIME, self._timeout_s)
         if crowded and needed_s > left_s * _STANDING:
             bound_s = min(bound_s, max(left_s * _STANDING, self._enough_s()))
-        if needed_s > bound_s:
+        if needed_s > bound_s and not (bound_s >= _FAIR_S and self._believes_no_more(now)):
             raise self._refusal("late", "cannot answer this call in the time that it has", needed_s - bound_s)
+
+    def _believes_no_more(self, now: float) -> bool:
+        """Whether this is what an old rate says while nothing runs: a rate that was learnt in a bad moment would otherwise keep
+        everybody out, and never be put right. It is forgotten."""
+        if self.waiting or any(seat.running for seat in self.seats) or not self.forecast.is_old(now):
+            return False
+        self.forecast.forget()
+        return True
 
     def _enough_s(self) -> float:
         """How much work, in seconds, keeps all seats at full speed: twice the calls that they need for that."""
@@ -196,7 +205,8 @@ class Line:
 
     def leave(self, seat: Seat, tokens: int, *, turn: Turn = ANYBODY, cost: float | None = None) -> None:
         """The call is over; whoever is next may sit down. `cost`: what it really was, where that is known."""
-        pressed = self.waiting > 0 or seat.running >= pressed_at(seat.slots)
+        # A seat for one is full, and the next moment empty: only who waits shows that it has enough to do.
+        pressed = self.waiting > 0 or seat.running >= max(2, pressed_at(seat.slots))
         seat.running -= 1
         seat.tokens -= tokens
         done = tokens * self.forecast.share if cost is None else cost
