@@ -80,3 +80,8 @@ def test_they_are_those_that_a_call_is_counted_by(engine: str, kind: str, input:
 
 def test_an_adapter_is_priced_as_its_base_is():
     assert uses_of(Model("ft:m:x", "chat", "x", "llama_cpp", "1", None, 0, base="m")) == ()
+
+
+def test_what_draws_judges_nothing():
+    caps = engine_of("onnx", "image-generation", "image").caps
+    assert caps.images and not caps.classify, "its door is images/generations alone"

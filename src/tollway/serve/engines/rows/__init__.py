@@ -63,7 +63,7 @@ class Rows:
         detecting = kind == "object-detection"
         self.caps = Caps(
             embeddings=embedding,
-            classify=not (embedding or detecting),
+            classify=not (embedding or detecting or drawing),
             detect=detecting,
             explain=not (embedding or drawing or detecting),
             rerank=pairs,
