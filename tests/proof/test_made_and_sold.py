@@ -111,6 +111,7 @@ def test_a_text_is_classified_paid_and_traced_to_its_data(buyer: Buyer) -> None:
     assert walked["steps"][0]["digest"] == shown["digest"]
     assert walked["steps"][0]["datasets"] == {"movies@1": "sha256:" + "2" * 64}
     assert walked["steps"][0]["run"] == "run_test"
+    assert cli(buyer.gateway.home, "model", "lineage", headers["x-request-id"])["steps"] == walked["steps"]
 
 
 def test_pictures_and_rows_are_paid_by_the_piece(buyer: Buyer) -> None:

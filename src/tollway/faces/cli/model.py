@@ -11,6 +11,7 @@ from tollway.faces.cli.desk import Desk, Yes, amount, command, group, nearest, p
 from tollway.faces.cli.progress import Progress
 from tollway.flows import release
 from tollway.kit.errors import BadRequest, NotFound
+from tollway.sell import usage
 from tollway.serve import models
 
 app = group("Import, add, list, verify and retire models.")
@@ -160,15 +161,20 @@ def show(desk: Desk, name: Name) -> None:
 @command(app, "lineage")
 def lineage(
     desk: Desk,
-    name: Annotated[str, typer.Argument(help="A model, or NAME@VERSION.", metavar="NAME[@VERSION]")],
+    name: Annotated[
+        str,
+        typer.Argument(help="A model, NAME@VERSION, or the x-request-id of an answer.", metavar="NAME[@VERSION]|REQUEST"),
+    ],
 ) -> None:
     """Where its answers come from: package, run, recipe, parents, down to the digest of the data."""
     wanted, _, version = name.partition("@")
-    if not version:
-        with desk.shop.db.read() as conn:
-            on_offer = {one.name: one for one in models.list_models(conn, retired=True)}
-        version = on_offer[wanted].version if wanted in on_offer else ""
-        wanted = on_offer[wanted].package_name if wanted in on_offer else wanted
+    with desk.shop.db.read() as conn:
+        on_offer = {one.name: one for one in models.list_models(conn, retired=True)}
+        if name.startswith("req_"):
+            answer = usage.find_event(conn, name)
+            wanted, version = answer.model, answer.model_version
+    if wanted in on_offer and "@" not in name:  # as it is sold; NAME@VERSION is a package
+        version, wanted = version or on_offer[wanted].version, on_offer[wanted].package_name
     found = release.lineage(desk.shop, wanted, version or None)
     desk.answer(found, lambda: _walk(found["steps"]))
     desk.then(f"tollway model verify {wanted}")
