@@ -93,8 +93,8 @@ def test_where_nobody_counts_nobody_disturbs(tmp_path: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "1"
-    made.mkdir()
+    made = tmp_path / "shelf" / "mood" / "1"
+    made.mkdir(parents=True)
     tiny_models.text_classifier(made)
     return made
 
@@ -141,8 +141,10 @@ def test_a_word_to_stop_breaks_measuring_off_and_keeps_nothing(folder: Path) -> 
     assert not (folder.parent / "1.rows.json").exists()
 
 
-def test_two_replicas_do_not_measure_at_the_same_time(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+@pytest.mark.parametrize("above", [0, 2])
+def test_two_replicas_do_not_measure_again_at_the_same_time(folder: Path, above: int) -> None:
+    """Neither two of one version, nor those of two models of a shelf: each would be what disturbs the other."""
+    handle = os.open([folder, *folder.parents][above], os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     try:
         with pytest.raises(Broken):

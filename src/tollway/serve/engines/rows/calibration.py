@@ -125,9 +125,10 @@ def again(
     neighbours: Callable[[int], Neighbours] = Neighbours,
 ) -> Ready:
     """What is found now, unless another replica has found a plan in a quiet moment; kept when it was disturbed less than what
-    is kept. Raises Broken once `stop` is set, and while another replica is at it."""
+    is kept. Raises Broken once `stop` is set, and while another replica is at it, be it of another model of this shelf: they
+    would disturb each other, and as they began to wait together they would do so again and again."""
     machine = fingerprint(folder, format, cores)
-    with _alone(folder, wait=False):
+    with _alone(folder.parent.parent, wait=False), _alone(folder, wait=False):
         before = _kept(folder).plans.get(machine)
         if before is not None and before.disturbed <= DISTURBED:
             return _loaded(before, build, {})
