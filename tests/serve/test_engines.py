@@ -5,6 +5,7 @@
 
 import asyncio
 import base64
+import ctypes
 import fcntl
 import json
 import os
@@ -509,6 +510,32 @@ def test_orders_from_a_parent_that_is_already_gone_are_not_followed(tmp_path: Pa
     spec = json.loads(order.first_line) | {"parent": 1}
     child = subprocess.run(order.argv, input=json.dumps(spec).encode() + b"\n", capture_output=True, timeout=300)
     assert (child.returncode, child.stdout) == (3, b"")
+
+
+HEAPS = """
+import ctypes, sys, threading
+from tollway.serve.engines import child
+if sys.argv[1] == "one":
+    child.share_one_heap()
+libc, together = ctypes.CDLL(None), threading.Barrier(6)
+libc.malloc.restype = libc.fdopen.restype = ctypes.c_void_p
+def hold():
+    libc.malloc(100)
+    together.wait()
+threads = [threading.Thread(target=hold) for _ in range(6)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+out = ctypes.c_void_p(libc.fdopen(1, b"w"))
+libc.malloc_info(0, out)
+libc.fflush(out)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="GNU's C library alone has heaps by thread")
+@pytest.mark.parametrize(("heaps", "many"), [("one", False), ("as it comes", True)])
+def test_an_engine_with_many_threads_holds_the_memory_of_one(heaps: str, many: bool) -> None:
+    told = subprocess.run([sys.executable, "-c", HEAPS, heaps], capture_output=True, timeout=60, check=True)
+    assert (told.stdout.count(b"<heap ") > 1) is many
 
 
 # -- threads -----------------------------------------------------------------------------------------------------------

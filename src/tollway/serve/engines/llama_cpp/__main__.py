@@ -13,6 +13,7 @@ from tollway.serve.engines.llama_cpp import Spec
 
 
 def _work(spec: Spec, ready: child.Ready) -> None:
+    child.share_one_heap()
     server = _served(spec)
     ready()
     threading.Event().wait()
