@@ -538,6 +538,31 @@ def test_an_engine_with_many_threads_holds_the_memory_of_one(heaps: str, many: b
     assert (told.stdout.count(b"<heap ") > 1) is many
 
 
+@pytest.mark.parametrize("start", range(3))
+async def test_a_burst_of_connections_is_served_at_once(start: int) -> None:
+    """Each of them stays open: nobody waits until another's has idled for so long that it is closed. Whether its server had
+    threads for all was chance, start by start."""
+    replica = Replica(smollm2(), SystemClock())
+    await replica.start()
+    path = replica.address.url.removeprefix("unix:")
+
+    async def asked() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_unix_connection(path)
+        for _ in range(2):
+            writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        return reader, writer
+
+    try:
+        async with asyncio.timeout(60):
+            held = await asyncio.gather(*(asked() for _ in range(64)))
+        assert not [reader for reader, _ in held if reader.at_eof()]
+        for _, writer in held:
+            writer.close()
+    finally:
+        await replica.stop()
+
+
 # -- threads -----------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@
 Only an engine knows how many tokens a prompt has, or how long a recording plays: where it must be asked, a call waits for it.
 """
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
@@ -25,8 +26,9 @@ from tollway.serve.requests import (
     Request,
     TranscriptionRequest,
 )
-from tollway.serve.wire import WireError
+from tollway.serve.wire import Pool, WireError
 
+_COUNTED_AT_ONCE = 64  # connections to a replica beside those of its slots; it has doors for 96
 _BYTES_PER_TOKEN_MOST = 64  # more never is a prompt that fits: not worth counting
 
 
@@ -61,6 +63,7 @@ class Sizing:
         self._output_default: int = settings.output_tokens_default
         self._seconds_max: int = settings.audio_seconds_max
         self._seat = seat
+        self._counting = asyncio.Semaphore(_COUNTED_AT_ONCE)
 
     async def exact(self, request: Request) -> Size:
         """The most a call can take: input counted by the engine where it can, else bounded by its bytes. Raises BadRequest for
@@ -132,7 +135,10 @@ class Sizing:
         seat = self._seat() if self._caps.tokenize else None
         if seat is None:
             return None
-        pool = seat.pool
+        async with self._counting:
+            return await self._count_there(seat.pool, request)
+
+    async def _count_there(self, pool: Pool, request: ChatRequest | CompletionRequest) -> list[int] | None:
         try:
             if isinstance(request, CompletionRequest):
                 texts = request.prompts

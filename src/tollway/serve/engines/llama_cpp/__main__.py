@@ -6,10 +6,14 @@ fresh, never forked: a child forked after loading hangs.
 
 import sys
 import threading
-from typing import Any
+from typing import Any, Final
 
 from tollway.serve.engines import child
 from tollway.serve.engines.llama_cpp import Spec
+
+# A thread of its HTTP server stays with a connection until that has been idle for 5 s. With its own number of them (slots and
+# two) a burst of calls whose prompts were to be counted waited as long, and so did the sign of life.
+_DOORS: Final = 96
 
 
 def _work(spec: Spec, ready: child.Ready) -> None:
@@ -36,6 +40,7 @@ def _served(spec: Spec) -> Any:
     params.cache_ram_mib = spec.cache_ram_mib
     if spec.adapters:  # off until a call asks for one: an adapter starts switched on
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 0.0) for path in spec.adapters]
+    params.n_threads_http = spec.slots + _DOORS
     params.verbosity = -1
     params.ui = False
     params.endpoint_slots = False
