@@ -93,7 +93,7 @@ class PostedApart(Recorder):
             for row in before:
                 place = tables.accrued_usage.c.org_id == row.org_id
                 conn.execute(tables.accrued_usage.update().where(place).values(picos=row.picos))
-            ledger.post_accrued(conn, self._clock.now_ms())
+            ledger.post_accrued(conn, self._clock.now_ms(), 300)
 
 
 PLANTED = {

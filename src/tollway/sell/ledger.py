@@ -88,7 +88,7 @@ def accrue(conn: sa.Connection, now_ms: int, owed: Mapping[WalletId, int]) -> di
     }
 
 
-def post_accrued(conn: sa.Connection, now_ms: int, most: int = 300) -> int:
+def post_accrued(conn: sa.Connection, now_ms: int, most: int) -> int:
     """Move what usage has accrued into the ledger: whole micros from the wallet to revenue, one transaction a wallet. What
     is below a micro stays. Returns for how many wallets; fewer than `most`: nothing waits any more."""
     accrued = tables.accrued_usage
@@ -104,7 +104,7 @@ def post_accrued(conn: sa.Connection, now_ms: int, most: int = 300) -> int:
     heads, entries, legs = [], [], []
     for row in rows:
         transaction_id, micros = new_id("tx", now_ms), row.picos // PICOS_PER_MICRO
-        pair = _usage_legs(row.org_id, row.currency, micros)
+        pair = [Leg("wallet", row.org_id, row.currency, micros), Leg("revenue_usage", "", row.currency, -micros)]
         heads.append((transaction_id, f"usage:{transaction_id}", "usage", "", row.at_ms))
         entries += _rows(transaction_id, pair)
         legs += pair
@@ -112,10 +112,6 @@ def post_accrued(conn: sa.Connection, now_ms: int, most: int = 300) -> int:
     statements.add_entries.run(conn, entries)
     statements.move_balances.run(conn, [(*place, amount) for place, amount in sorted(_sums(legs).items())])
     return len(rows)
-
-
-def _usage_legs(org_id: str, currency: str, micros: int) -> list[Leg]:
-    return [Leg("wallet", org_id, currency, micros), Leg("revenue_usage", "", currency, -micros)]
 
 
 def _move(

@@ -47,7 +47,7 @@ def entries(
     org: Org,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many, newest first.")] = 50,
 ) -> None:
-    """Every movement of an organization's money."""
+    """Every movement of an organization's money; first what usage has accrued and is not posted yet."""
     with desk.shop.db.read() as conn:
         one = find.organization(conn, org)
         rows = [msgspec.to_builtins(entry) for entry in ledger.entries(conn, one.id, limit)]
