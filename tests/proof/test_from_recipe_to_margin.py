@@ -122,11 +122,11 @@ def test_from_recipe_to_margin(made: tuple[GatewayProcess, dict[str, Any]], name
     assert all(0 <= one["score"] <= 1 for one in answer["data"])
     used = answer["usage"]["prompt_tokens"] if line["meter"] == "input_tokens" else 20
     assert paid == used * int(line["price"])
-    # the margin: earned, what the engine's time cost, and what is left
+    # the margin: earned, less what the engine's time cost and what the making costs this hour
     found = economics_of(home, name)
     assert found["revenue_micros"] == spent > paid
     assert found["busy_us"] > 0
-    assert found["margin_micros"] == found["revenue_micros"] - found["cost_micros"]
+    assert found["margin_micros"] == found["revenue_micros"] - found["cost_micros"] - found["training_micros"]
     # and back from the answer to the rows
     version = reply.headers["x-tollway-model-version"]
     walked = cli(home, "model", "lineage", f"{name}@{version}")["steps"][0]
