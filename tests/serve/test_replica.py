@@ -309,6 +309,51 @@ def test_a_process_that_ignores_the_order_to_stop_is_killed() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize(("dropped", "kept"), [("{1, 4}", True), ("{3, 4}", False)])
+def test_a_pulse_whose_connection_breaks_is_felt_a_second_time(tmp_path: Path, dropped: str, kept: bool) -> None:
+    script = f"""
+        import http.server, itertools, json, pathlib, socketserver, sys
+        felt, count = itertools.count(1), pathlib.Path({str(tmp_path / "felt")!r})
+        class Answer(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.answer()
+            def do_GET(self):
+                beat = next(felt)
+                count.write_text(str(beat))
+                if beat not in {dropped}:  # else the connection is closed without a word
+                    self.answer()
+            def answer(self):
+                self.send_response(200)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"{{}}")
+            def address_string(self): return ""
+            def log_message(self, *args): pass
+        server = socketserver.ThreadingUnixStreamServer(sys.argv[1], Answer)
+        print(json.dumps({{"event": "ready"}}), flush=True)
+        server.serve_forever()
+    """
+
+    async def story() -> None:
+        pace = Pace(pulse_every_s=0.01, backoff_first_s=60)
+        async with running(Replica(Scripted(script), SystemClock(), pace=pace)) as replica:
+            async with asyncio.timeout(60):
+                while kept and int(read_count(tmp_path) or 0) < 8:
+                    await asyncio.sleep(0.01)
+                while not kept and replica.state is State.READY:
+                    await asyncio.sleep(0.01)
+            assert (replica.state is State.READY) == kept
+            assert ("it cannot be reached" in replica.last_failure) != kept
+
+    asyncio.run(story())
+
+
+def read_count(folder: Path) -> str:
+    written = folder / "felt"
+    return written.read_text() if written.exists() else ""
+
+
 def test_a_listener_that_fails_does_not_end_the_supervision() -> None:
     def listener(replica: Replica, state: State) -> None:
         raise RuntimeError("listener")

@@ -36,7 +36,7 @@ from tollway.kit.said import say
 from tollway.serve.engines import Address, Caps, Engine
 from tollway.serve.runtimes import Confinement, Failed, Local, Place, Runtime
 from tollway.serve.runtimes.local import SOCKET
-from tollway.serve.wire import Pool, WireError
+from tollway.serve.wire import Pool, Reply, WireError
 
 _LOG: Final = log.get("serve")
 _FOLDER: Final = "tollway-replica-"
@@ -290,22 +290,30 @@ class Replica:
                 ended.cancel()
 
     async def _feel(self, pool: Pool, pulse: str, ended: asyncio.Task[str] | None) -> None:
-        """One beat. A process that ended meanwhile is the better reason for a missing one."""
+        """One beat, tried a second time where the connection broke: a server under a burst may turn one away and be well. A
+        process that ended meanwhile is the better reason for a missing one."""
+        try:
+            reply = await self._touched(pool, pulse)
+        except WireError:
+            if ended is not None:
+                with contextlib.suppress(TimeoutError):
+                    raise Failed(await asyncio.wait_for(asyncio.shield(ended), timeout=1)) from None
+            try:
+                reply = await self._touched(pool, pulse)
+            except WireError as error:
+                raise Failed(say("replica.unreachable", "it cannot be reached: {failure}", failure=str(error))) from None
+        if reply.status != 200 and (ended is not None or reply.status >= 500):
+            # an upstream may have no such page: it lives
+            raise Failed(say("replica.status", "it answers with status {status}", status=reply.status))
+
+    async def _touched(self, pool: Pool, pulse: str) -> Reply:
         try:
             async with asyncio.timeout(self._pace.pulse_within_s):
-                reply = await pool.get(pulse)
+                return await pool.get(pulse)
         except TimeoutError:
             raise Failed(
                 say("replica.no_pulse", "it gave no sign of life for {limit_s}", limit_s=self._pace.pulse_within_s)
             ) from None
-        except WireError as error:
-            if ended is not None:
-                with contextlib.suppress(TimeoutError):
-                    raise Failed(await asyncio.wait_for(asyncio.shield(ended), timeout=1)) from None
-            raise Failed(say("replica.unreachable", "it cannot be reached: {failure}", failure=str(error))) from None
-        if reply.status != 200 and (ended is not None or reply.status >= 500):
-            # an upstream may have no such page: it lives
-            raise Failed(say("replica.status", "it answers with status {status}", status=reply.status))
 
     async def _bury(self) -> None:
         """End the process for certain."""

@@ -14,7 +14,7 @@ from tollway.kit.errors import BadRequest, Unavailable
 from tollway.kit.formats import ROWS
 from tollway.kit.settings import Settings
 from tollway.serve.engine_call import refusal_of
-from tollway.serve.engines import Caps
+from tollway.serve.engines import COUNTED_AT_ONCE, Caps
 from tollway.serve.engines.speech import decoding
 from tollway.serve.line import Seat
 from tollway.serve.models import Model
@@ -28,7 +28,6 @@ from tollway.serve.requests import (
 )
 from tollway.serve.wire import Pool, WireError
 
-_COUNTED_AT_ONCE = 64  # connections to a replica beside those of its slots; it has doors for 96
 _BYTES_PER_TOKEN_MOST = 64  # more never is a prompt that fits: not worth counting
 
 
@@ -63,7 +62,7 @@ class Sizing:
         self._output_default: int = settings.output_tokens_default
         self._seconds_max: int = settings.audio_seconds_max
         self._seat = seat
-        self._counting = asyncio.Semaphore(_COUNTED_AT_ONCE)
+        self._counting = asyncio.Semaphore(COUNTED_AT_ONCE)
 
     async def exact(self, request: Request) -> Size:
         """The most a call can take: input counted by the engine where it can, else bounded by its bytes. Raises BadRequest for

@@ -9,12 +9,13 @@ All speak OpenAI-compatible HTTP: `wire.Pool(address.url, address.key)`, paths w
 from tollway.serve.engines.llama_cpp import LlamaCpp
 from tollway.serve.engines.machine import cpu_cores, cpu_threads, memory_bytes
 from tollway.serve.engines.openvino_genai import OpenVinoGenai
-from tollway.serve.engines.port import Address, Caps, Engine, Launch, Probe
+from tollway.serve.engines.port import COUNTED_AT_ONCE, Address, Caps, Engine, Launch, Probe
 from tollway.serve.engines.rows import Rows
 from tollway.serve.engines.speech import Speech
 from tollway.serve.engines.upstream import UpstreamServer
 
 __all__ = [
+    "COUNTED_AT_ONCE",
     "Address",
     "Caps",
     "Engine",

@@ -1,9 +1,11 @@
 """What every engine has in common: the port that replicas and the fleet are written against."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
+
+COUNTED_AT_ONCE: Final = 64  # prompts that a replica is asked to count at the same time, beside the calls in its slots
 
 
 class Caps(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,10 +10,12 @@ from typing import Any, Final
 
 from tollway.serve.engines import child
 from tollway.serve.engines.llama_cpp import Spec
+from tollway.serve.engines.port import COUNTED_AT_ONCE
 
 # A thread of its HTTP server stays with a connection until that has been idle for 5 s. With its own number of them (slots and
-# two) a burst of calls whose prompts were to be counted waited as long, and so did the sign of life.
-_DOORS: Final = 96
+# two) a burst of calls whose prompts were to be counted waited as long, and so did the sign of life. Half as many again as
+# are counted at once: for the sign of life, and for connections that idle.
+_DOORS: Final = COUNTED_AT_ONCE * 3 // 2
 
 
 def _work(spec: Spec, ready: child.Ready) -> None:
