@@ -5,14 +5,18 @@ changed.
 """
 
 import base64
+import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -198,8 +202,18 @@ def test_a_device_answers_over_http_and_counts_every_call(owner: Owner) -> None:
             assert http.post("/v1/classify", json={"input": {"colour": 1}}).status_code == 400
             assert http.post("/v1/classify", content=b"{").json()["error"]["code"] == "invalid_json"
             assert http.post("/v1/embeddings", json={"input": "x"}).status_code == 400
+            assert http.post("/v1/classify", json={"input": "x", "encoding_format": "no"}).status_code == 400
+            with socket.create_connection(("127.0.0.1", http.base_url.port or 0), timeout=60) as odd:
+                odd.sendall(b"POST /v1/classify HTTP/1.1\r\ncontent-length: \xb2\r\n\r\n")
+                assert odd.recv(100).startswith(b"HTTP/1.1 413"), "no digit of a length"
             assert http.get("/v1/models").status_code == 404
             assert http.get("/v1/usage").json()["entries"] == 12  # what was refused is not counted
+            whole = owner.log.read_bytes()
+            owner.log.write_bytes(whole + b"{\n")
+            for answer in (http.get("/v1/usage"), http.post("/v1/classify", json={"input": "a joy"})):
+                assert (answer.status_code, answer.json()["error"]["code"]) == (409, "log_tampered")
+            owner.log.write_bytes(whole)
+            assert "in use" in owner.run("serve", "--port", str(http.base_url.port), expect=1)
     finally:
         server.kill()
         server.wait()
@@ -264,6 +278,46 @@ def test_a_log_whose_end_was_cut_off_is_told_with_the_way_back(owner: Owner) -> 
     owner.log.write_bytes(old)
     told = owner.run("verify", expect=7)
     assert "ends at entry 1, but 2 were sent" in told and "Do this: Restore it" in told
+    assert "it is an older copy" in owner.run("sync", expect=7)
+
+
+def test_a_model_that_is_not_the_exported_one_is_found(owner: Owner) -> None:
+    owner.export()
+    model = owner.folder / "model"
+    manifest, weights = model / "manifest.toml", next(model.glob("*.onnx"))
+    said, bytes_ = manifest.read_text(), weights.read_bytes()
+    weights.write_bytes(bytes_ + b"\0")
+    old, new = (hashlib.sha256(one).hexdigest() for one in (bytes_, bytes_ + b"\0"))
+    manifest.write_text(said.replace(old, new))
+    assert new in manifest.read_text()
+    assert "The manifest is not the one of this device" in owner.run("verify", expect=7)
+    manifest.write_text(said)
+    weights.unlink()
+    assert f"{weights.name} is not the file that was signed" in owner.run("verify", expect=7)
+
+
+def test_the_key_goes_to_the_shop_alone(owner: Owner) -> None:
+    """A server in between that sends callers elsewhere gets the question, not their company."""
+    owner.export()
+    asked: list[str] = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(302)
+            self.send_header("location", "/taken")
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *words: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        told = owner.run("sync", "--url", f"http://127.0.0.1:{server.server_address[1]}", expect=1)
+        server.shutdown()
+    assert "answered 302" in told and "elsewhere" in told
+    assert len(asked) == 1 and "/taken" not in asked
 
 
 def test_an_old_copy_of_a_device_cannot_go_on_from_the_past(owner: Owner) -> None:
@@ -376,6 +430,10 @@ def test_the_operator_exports_lists_and_revokes_by_command(owner: Owner) -> None
         return json.loads(done.stdout)
 
     made = cli("export", "edge", "mood", "--org", owner.org_id, "--out", str(owner.folder))
+    example = owner.folder / "model" / "example.json"
+    example.write_text(json.dumps({"input": {"text": "a joy"}}))
+    assert owner.run("classify", f"@{example}")["data"][0]["label"] == "good"
+    owner.log.unlink()
     owner.run("classify", "a joy")
     owner.run("sync", "--url", owner.gateway.url)
     listed = cli("device", "list", "--org", owner.org_id)

@@ -9,7 +9,7 @@ import yaml
 
 from tests.proof.house import tollway_program
 from tollway.flows import export_kubernetes
-from tollway.kit.errors import Conflict
+from tollway.kit.errors import BadRequest, Conflict
 from tollway.kubernetes import Wanted, manifests
 
 
@@ -28,5 +28,8 @@ def test_the_command_writes_what_it_says(tmp_path: Path) -> None:
     assert len(read) == made["objects"]
     readme = (out / "README.md").read_text()
     assert "--upstream http://vllm-big:8000/v1" in readme
-    with pytest.raises(Conflict):
-        export_kubernetes.export(wanted, out)
+    for taken in (out, out / "README.md"):
+        with pytest.raises(Conflict, match="not an empty folder"):
+            export_kubernetes.export(wanted, taken)
+    with pytest.raises(BadRequest, match="cannot be made"):
+        export_kubernetes.export(wanted, Path("/proc/none"))

@@ -144,7 +144,19 @@ def test_the_gateway_s_settings_are_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"namespace": "Über"}, {"gateways_min": 5, "gateways_max": 2}, {"image": ""}, {"vllm": {"a b": "x"}}]
+    "wrong",
+    [
+        {"namespace": "Über"},
+        {"gateways_min": 5, "gateways_max": 2},
+        {"image": ""},
+        {"image": "t:1\nRUN rm"},
+        {"vllm": {"a b": "x"}},
+        {"vllm": {"a": "../.."}},
+        {"vllm": {"a": "--trust-remote-code"}},
+        {"storage_class": "A b"},
+        {"public_url": "ftp://x"},
+        {"public_url": "https://x\n"},
+    ],
 )
 def test_what_cannot_be_is_refused_in_words(wrong: dict[str, Any]) -> None:
     with pytest.raises(BadRequest, match="cannot be"):

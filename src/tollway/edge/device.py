@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import threading
 import tomllib
 from pathlib import Path
@@ -11,10 +12,24 @@ from tollway import inference
 from tollway.edge.log import UsageLog
 from tollway.inference import answers
 from tollway.kit.errors import BadRequest, Conflict
+from tollway.kit.formats import ROLES_OF_A_FORMAT
 
 FILE_NAME: Final = "device.json"
 MODEL: Final = "model"
 STATE: Final = "state"
+_TOLD: Final = (
+    "device",
+    "organization",
+    "model",
+    "version",
+    "digest",
+    "manifest",
+    "kind",
+    "input",
+    "format",
+    "url",
+    "key",
+)
 
 
 class Device:
@@ -22,10 +37,7 @@ class Device:
 
     def __init__(self, folder: Path, state: Path | None = None, threads: int = 1) -> None:
         self.folder = folder
-        try:
-            self.about: dict[str, Any] = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BadRequest(f"{FILE_NAME} cannot be read ({error}).", hint="Export the model anew.") from error
+        self.about = _told(folder / FILE_NAME)
         self.log = UsageLog(state or folder / STATE, self.about["key"], self.about["device"], self.about["digest"])
         self._threads = threads
         self._loading = threading.Lock()
@@ -38,18 +50,21 @@ class Device:
 
     def verify(self) -> dict[str, Any]:
         """What was checked. Raises Conflict unless the model's files are those of the signed package, and the log is whole."""
-        anew = f"Export it anew and copy the folder's model/ over: tollway export edge {self.model}"
-        manifest = tomllib.loads((self.folder / MODEL / "manifest.toml").read_text(encoding="utf-8"))
-        same = 0
-        for file in manifest["files"]:
-            path = self.folder / MODEL / file["path"]
-            if not path.is_file():
-                continue  # a format that does not run here
-            same += 1
-            if hashlib.sha256(path.read_bytes()).hexdigest() != file["sha256"]:
-                raise Conflict(f"{file['path']} is not the file that was signed.", code="package_damaged", hint=anew)
-        if manifest["digest"] != self.about["digest"]:
+        anew = f"Export it anew and copy the folder's model/ over: tollway export edge {self.model}@{self.about['version']}"
+        signed = self.folder / MODEL / "manifest.toml"
+        written = signed.read_bytes() if signed.is_file() else b""
+        if hashlib.sha256(written).hexdigest() != self.about["manifest"]:
             raise Conflict("The manifest is not the one of this device.", code="package_damaged", hint=anew)
+        same = 0
+        for file in tomllib.loads(written.decode("utf-8"))["files"]:
+            path = self.folder / MODEL / file["path"]
+            if file["role"] == "report" or (
+                file["role"] in ROLES_OF_A_FORMAT and file["format"] != self.about["format"]
+            ):
+                continue  # did not come along: nothing here reads it
+            same += 1
+            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != file["sha256"]:
+                raise Conflict(f"{file['path']} is not the file that was signed.", code="package_damaged", hint=anew)
         return {"model": {"files": same, "digest": self.about["digest"]}, "log": self.log.verified()}
 
     def classify(self, given: Any, top_k: int | None = None) -> dict[str, Any]:
@@ -89,3 +104,16 @@ class Device:
             if self._predictor is None:
                 self._predictor = inference.load(self.folder / MODEL, self.about["format"], self._threads)
             return self._predictor
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """What the device was told when it was exported. Raises BadRequest for a file that does not say it."""
+    anew = "Restore it from the folder that was exported, or export the model anew."
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"{FILE_NAME} cannot be read ({error}).", hint=anew) from error
+    missing = [name for name in _TOLD if not isinstance(about, dict) or not isinstance(about.get(name), str)]
+    if missing or not re.fullmatch("[0-9a-f]{64}", about["key"]):
+        raise BadRequest(f"{FILE_NAME} does not say what it should: {', '.join(missing) or 'key'}.", hint=anew)
+    return dict(about)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tollway.edge import chain
-from tollway.kit.errors import Conflict
+from tollway.kit.errors import BadRequest, Conflict
 
 FILE_NAME: Final = "usage.jsonl"
 SYNCED: Final = "synced.json"
@@ -28,7 +28,13 @@ class UsageLog:
         self._path, self._synced = folder / FILE_NAME, folder / SYNCED
         self._key = key
         self._beginning = chain.beginning(key, device, digest)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadRequest(
+                f"The usage log cannot be kept in {folder} ({error.strerror}).",
+                hint="Name a folder that can be written: --state DIR.",
+            ) from error
 
     def count(self, operation: str, meter: str, units: int) -> dict[str, Any]:
         """Append what a call used; on the disk when this returns. Raises Conflict for a log that was changed."""

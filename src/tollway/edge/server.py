@@ -33,13 +33,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         log = self.owner.log
-        if self.path == "/health":
-            self._answer(200, {"status": "ok", "model": self.owner.model})
-        elif self.path == "/v1/usage":
-            counted = sum(1 for _ in log.entries())
-            self._answer(200, {"object": "usage", "entries": counted, "synced": log.synced()})
-        else:
-            self._refuse(NotFound(f"There is no {self.path[:80]!r} here.", code="unknown_url"))
+        try:
+            if self.path == "/health":
+                self._answer(200, {"status": "ok", "model": self.owner.model})
+            elif self.path == "/v1/usage":
+                counted = sum(1 for _ in log.entries())
+                self._answer(200, {"object": "usage", "entries": counted, "synced": log.synced()})
+            else:
+                raise NotFound(f"There is no {self.path[:80]!r} here.", code="unknown_url")
+        except TollwayError as error:
+            self._refuse(error)
 
     def do_POST(self) -> None:
         try:
@@ -59,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> dict[str, Any]:
         length = self.headers.get("content-length", "")
-        if not length.isdigit() or int(length) > BODY_BYTES_MAX:
+        if not (length.isascii() and length.isdigit()) or len(length) > 9 or int(length) > BODY_BYTES_MAX:
             self.close_connection = True
             raise TooLarge(f"A body has a content-length of at most {BODY_BYTES_MAX:,} bytes.")
         try:
@@ -73,6 +76,8 @@ class _Handler(BaseHTTPRequestHandler):
         top_k = asked.get("top_k")
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
             raise BadRequest("`top_k` is a whole number from 1.", code="invalid_value", param="top_k")
+        if asked.get("encoding_format") not in (None, "float", "base64"):
+            raise BadRequest("`encoding_format` is float or base64.", code="invalid_value", param="encoding_format")
         return asked
 
     def _refuse(self, error: TollwayError) -> None:

@@ -5,6 +5,7 @@
 The modules are the product's own, copied as they are: what trained and served the model answers on the device too.
 """
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -17,7 +18,7 @@ from tollway.artifacts import manifest as manifests
 from tollway.artifacts.store import ModelPackage
 from tollway.edge import chain
 from tollway.kit.errors import BadRequest, Conflict
-from tollway.kit.formats import FORMATS
+from tollway.kit.formats import FORMATS, ROLES_OF_A_FORMAT
 from tollway.kit.ids import new_id
 from tollway.sell import accounts, edge_devices
 from tollway.sell.edge_devices import EdgeDevice
@@ -28,7 +29,8 @@ ENGINES: Final = {"onnx": "onnxruntime", "litert": "ai-edge-litert"}
 _ROOM: Final = "runtime"
 _ALONE: Final = ("kit/__init__.py", "kit/errors.py", "kit/formats.py", "kit/lazy.py", "__init__.py")
 _FOLDERS: Final = ("inference", "edge")
-_ROLES: Final = ("weights", "part")
+_WRITERS: Final = ("chat", "translation", "image-generation", "transcription", "speech", "adapter")
+"""Kinds whose answers are written or drawn: a device counts what it read, and they cost by what they made."""
 _START: Final = '''"""{title}: answers on this device.   python edge.py --help"""
 
 import sys
@@ -100,6 +102,7 @@ def export(
         "model": wanted,
         "version": manifest.version,
         "digest": manifest.digest,
+        "manifest": hashlib.sha256((package.folder / manifests.FILE_NAME).read_bytes()).hexdigest(),
         "kind": manifest.kind,
         "input": device.input,
         "format": chosen,
@@ -135,7 +138,13 @@ def _format(package: ModelPackage, wanted: str) -> str:
     manifest = package.manifest
     able = [form for form in manifest.formats if form in FORMATS and FORMATS[form].engine in ENGINES]
     has_features = any(file.role == "features" for file in manifest.files)
-    if manifest.kind in ("adapter", "transcription", "speech") or not able or not has_features:
+    if manifest.kind in _WRITERS:
+        raise BadRequest(
+            f"{package.ref} cannot run on a device: its kind is {manifest.kind}.",
+            code="not_for_devices",
+            hint="Models that classify, predict, embed, recommend or detect can go; this one is served by the gateway.",
+        )
+    if not able or not has_features:
         raise BadRequest(
             f"{package.ref} cannot run on a device: it has {', '.join(manifest.formats)}.",
             code="not_for_devices",
@@ -151,9 +160,12 @@ def _write(out: Path, package: ModelPackage, form: str, about: dict[str, object]
     made_here = not out.exists()
     try:
         target = out / "model"
-        target.mkdir(parents=True)
+        try:
+            target.mkdir(parents=True)
+        except OSError as error:
+            raise BadRequest(f"{out} cannot be made ({error.strerror}).", param="out") from error
         for file in package.manifest.files:
-            others = file.role in _ROLES and file.format != form
+            others = file.role in ROLES_OF_A_FORMAT and file.format != form
             if not others and file.role != "report":
                 (target / file.path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(package.folder / file.path, target / file.path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from tollway.kit import yaml
-from tollway.kit.errors import Conflict
+from tollway.kit.errors import BadRequest, Conflict
 from tollway.kubernetes import Wanted, dockerfile, manifests, readme
 
 
@@ -23,9 +23,12 @@ class Exported(msgspec.Struct, frozen=True):
 def export(wanted: Wanted, folder: Path) -> Exported:
     """Write the manifests, a Dockerfile and a README into a new folder. Raises BadRequest, Conflict."""
     wanted.check()
-    if folder.exists() and any(folder.iterdir()):
-        raise Conflict(f"{folder} is not empty.", code="folder_not_empty", hint="Give a new folder with --out.")
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Conflict(f"{folder} is not an empty folder.", code="folder_not_empty", hint="Give a new one with --out.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadRequest(f"{folder} cannot be made ({error.strerror}).", param="out") from error
     files = manifests(wanted)
     for name, objects in files.items():
         (folder / name).write_text("---\n".join(yaml.dumped(one) for one in objects), encoding="utf-8")

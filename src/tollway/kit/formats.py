@@ -45,6 +45,8 @@ FORMATS: Final[dict[str, Format]] = {
     "safetensors": Format("torch", "model.safetensors", served=False),
     "torchscript": Format("torch", "model.torchscript", served=False),
 }
+ROLES_OF_A_FORMAT: Final = ("weights", "part")
+"""Roles of the files that one format alone needs."""
 ROWS: Final = ("onnx", "openvino", "litert", "torch")
 """The engines that answer row by row, all in the same kind of replica."""
 SERVED: Final = ("llama_cpp", *ROWS, "speech")

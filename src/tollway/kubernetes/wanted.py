@@ -9,6 +9,10 @@ import msgspec
 from tollway.kit.errors import BadRequest
 
 _NAME: Final = r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?"
+_IMAGE: Final = r"[A-Za-z0-9][A-Za-z0-9._:/@-]*"
+_MODEL: Final = r"/?[A-Za-z0-9][A-Za-z0-9._/-]*"
+_CLASS: Final = r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
+_URL: Final = r"https?://[^\s\"'`$\\]+"
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,8 +41,15 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         ]
         if not 1 <= self.gateways_min <= self.gateways_max:
             problems.append(f"gateways {self.gateways_min} to {self.gateways_max} is no range")
-        if not self.image:
-            problems.append("no image is named")
+        if not re.fullmatch(_IMAGE, self.image):
+            problems.append(f"{self.image!r} is no name of an image" if self.image else "no image is named")
+        problems += [
+            f"{model!r} is no name of a model" for model in self.vllm.values() if not re.fullmatch(_MODEL, model)
+        ]
+        if self.storage_class and not re.fullmatch(_CLASS, self.storage_class):
+            problems.append(f"{self.storage_class!r} is no name of a storage class")
+        if self.public_url and not re.fullmatch(_URL, self.public_url):
+            problems.append(f"{self.public_url!r} is no address such as https://api.example.com")
         if self.ray_workers_max < 1 or self.gpus < 1 or self.storage_gib < 1:
             problems.append("workers, GPUs and storage are at least 1")
         if problems:

@@ -1,12 +1,13 @@
 """`tollway export …`: the shop's models where there is no gateway."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tollway.faces.cli import find
-from tollway.faces.cli.desk import Desk, command, group, pairs, quoted
+from tollway.faces.cli.desk import Desk, command, group, quoted
 from tollway.kit.errors import BadRequest
 
 app = group("Take a model, or the shop, elsewhere.")
@@ -37,11 +38,12 @@ def edge(
         lines.append(f"It sends its log to {desk.url}; elsewhere it needs the shop's address: set public_url first.")
     desk.answer(made, lambda: "\n".join(lines))
     program = f"python {quoted(made.folder)}/edge.py"
-    verb = "embed" if made.kind == "embedding" else "classify"
-    desk.then(
-        f'{program} {verb} "a text"' if made.input == "text" else f"{program} verify",
-        f"answers there; later, with TOLLWAY_KEY set: {program} sync",
-    )
+    example = Path(made.folder) / "model" / "example.json"
+    if made.kind == "embedding":
+        first = f'{program} embed "a text"'
+    else:
+        first = f"{program} classify @{quoted(str(example))}" if example.is_file() else f"{program} verify"
+    desk.then(first, f"answers there; later, with TOLLWAY_KEY set: {program} sync")
 
 
 @command(app, "kubernetes")
@@ -66,7 +68,7 @@ def kubernetes(
     from tollway.kubernetes import Wanted
 
     low, _, high = gateways.partition("-")
-    if not low.isdigit() or not (high or low).isdigit():
+    if not re.fullmatch("[0-9]{1,4}(-[0-9]{1,4})?", gateways):
         raise BadRequest(f"--gateways is a number or a range such as 2-6, not {gateways!r}.", param="gateways")
     wanted = Wanted(
         image=image,
@@ -77,9 +79,21 @@ def kubernetes(
         storage_class=storage_class,
         ray=not no_ray,
         ray_workers_max=workers,
-        vllm=dict(pairs(vllm or [], "--vllm")),
+        vllm=_vllm(vllm or []),
         gpus=gpus,
     )
     made = export_kubernetes.export(wanted, out)
     desk.answer(made, lambda: f"{made.objects} objects are in {made.folder}: {', '.join(made.files)}.")
-    desk.then(f"less {made.folder}/README.md")
+    desk.then(f"less {quoted(made.folder)}/README.md")
+
+
+def _vllm(given: list[str]) -> dict[str, str]:
+    """`NAME=MODEL` each, a name once."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, _, model = (part.strip() for part in text.partition("="))
+        if not name or not model or name in found:
+            problem = "names a model twice" if name in found else "is not a --vllm"
+            raise BadRequest(f"{text!r} {problem}.", hint="Write it as NAME=MODEL: --vllm big=ORG/MODEL.", param="vllm")
+        found[name] = model
+    return found
