@@ -45,7 +45,7 @@ def test_a_response_says_what_a_chat_says(client: openai.OpenAI, alone: None) ->
     )
     assert made.usage.total_tokens == made.usage.input_tokens + made.usage.output_tokens
     expected = "incomplete" if chat.choices[0].finish_reason == "length" else "completed"
-    assert made.status == expected
+    assert made.status == made.output[0].status == expected  # type: ignore[union-attr]
 
 
 def test_a_response_that_is_cut_off_says_so(client: openai.OpenAI) -> None:
@@ -53,6 +53,13 @@ def test_a_response_that_is_cut_off_says_so(client: openai.OpenAI) -> None:
     assert made.status == "incomplete"
     assert made.incomplete_details is not None and made.incomplete_details.reason == "max_output_tokens"
     assert made.usage is not None and made.usage.output_tokens == 2
+    assert [(one.type, one.status) for one in made.output] == [("message", "incomplete")]  # type: ignore[union-attr]
+    events: Any = list(
+        client.responses.create(model=CHAT, max_output_tokens=2, input="Tell me a long story.", stream=True)
+    )
+    assert [event.item.status for event in events if event.type == "response.output_item.added"] == ["in_progress"]
+    assert [event.item.status for event in events if event.type == "response.output_item.done"] == ["incomplete"]
+    assert events[-1].type == "response.incomplete" and events[-1].response.output[0].status == "incomplete"
 
 
 def test_a_conversation_is_sent_as_items(client: openai.OpenAI, alone: None) -> None:
@@ -120,6 +127,43 @@ def test_functions_are_asked_for_as_items_of_their_own() -> None:
     ]  # fmt: skip
     deltas = [event["delta"] for event in events if event["type"] == "response.function_call_arguments.delta"]
     assert "".join(deltas) == '{"city":"Bern"}{}'
+
+
+def test_one_item_is_over_before_the_next_one_begins() -> None:
+    """As OpenAI's streams are: a client may show an item when it is done. Cut off is what was being said last."""
+    telling = Telling(ResponsesRequest(model="m", input="x"), "1", 0)
+    deltas: list[dict[str, Any]] = [
+        {"content": "Let me "}, {"content": "see."},
+        {"tool_calls": [{"index": 0, "id": "call_a", "function": {"name": "weather", "arguments": "{}"}}]},
+        {"tool_calls": [{"index": 1, "id": "call_b", "function": {"name": "time", "arguments": '{"zo'}}]},
+    ]  # fmt: skip
+    group = [json.dumps({"choices": [{"delta": one}]}).encode() for one in deltas]
+    group.append(b'{"choices": [{"delta": {}, "finish_reason": "length"}]}')
+    events = [*telling.begun(), *telling.told(group), *telling.ended()]
+    assert [(event["type"].removeprefix("response."), event.get("output_index")) for event in events] == [
+        ("created", None), ("in_progress", None),
+        ("output_item.added", 0), ("content_part.added", 0), ("output_text.delta", 0), ("output_text.delta", 0),
+        ("output_text.done", 0), ("content_part.done", 0), ("output_item.done", 0),
+        ("output_item.added", 1), ("function_call_arguments.delta", 1), ("function_call_arguments.done", 1),
+        ("output_item.done", 1),
+        ("output_item.added", 2), ("function_call_arguments.delta", 2), ("function_call_arguments.done", 2),
+        ("output_item.done", 2),
+        ("incomplete", None),
+    ]  # fmt: skip
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    output = events[-1]["response"]["output"]
+    assert [one["status"] for one in output] == ["completed", "completed", "incomplete"]
+    assert output == [event["item"] for event in events if event["type"] == "response.output_item.done"]
+    assert output[0]["content"][0]["text"] == "Let me see." and output[2]["arguments"] == '{"zo'
+
+
+def test_what_is_said_behind_a_call_is_an_item_of_its_own() -> None:
+    telling = Telling(ResponsesRequest(model="m", input="x"), "1", 0)
+    call = {"tool_calls": [{"index": 0, "id": "call_a", "function": {"name": "weather", "arguments": "{}"}}]}
+    group = [json.dumps({"choices": [{"delta": one}]}).encode() for one in ({"content": "a"}, call, {"content": "b"})]
+    output = [*telling.told(group), *telling.ended()][-1]["response"]["output"]
+    assert [one["type"] for one in output] == ["message", "function_call", "message"]
+    assert len({one["id"] for one in output}) == 3 and output[2]["content"][0]["text"] == "b"
 
 
 @pytest.mark.parametrize(

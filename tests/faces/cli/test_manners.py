@@ -63,6 +63,27 @@ def test_a_mistake_is_one_json_document_too(tollway, words):
     assert set(ran.data["error"]) == {"code", "message", "hint"} and ran.code > 1
 
 
+@pytest.mark.parametrize(
+    ("words", "said", "see"),
+    [
+        (("org", "shwo"), "Did you mean 'show'?", "tollway org -h"),
+        (("org", "show"), "Missing argument 'ORG'.", "tollway org show -h"),
+        (("org", "show", "a", "--nope"), "No such option: --nope", "tollway org show -h"),
+        (("wallet", "top-up", "demo", "5", "6", "7"), "unexpected extra argument", "tollway wallet top-up -h"),
+        (("usage", "--limit", "many"), "Invalid value for '--limit'", "tollway usage -h"),
+        (("nope",), "No such command 'nope'.", "tollway -h"),
+        (("--nope", "org"), "No such option: --nope", "tollway -h"),
+    ],
+    ids=str,
+)
+def test_a_command_line_that_cannot_be_read_is_one_json_document_too(tollway, words, said, see):
+    ran = tollway(*words, "--json")
+    assert ran.code == 2 and ran.data["error"]["code"] == "invalid_request"
+    assert said in ran.data["error"]["message"] and ran.data["error"]["hint"] == f"See `{see}`."
+    plain = tollway(*words)
+    assert (plain.code, plain.out, plain.err) == (2, "", ran.err)
+
+
 def test_a_mistyped_command_gets_a_suggestion(tollway):
     ran = tollway("subscripton")
     assert ran.code == 2 and "subscription" in ran.err

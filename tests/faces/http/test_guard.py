@@ -92,6 +92,20 @@ async def test_a_good_request_passes(server: Server) -> None:
     assert (await server.ask(GET)).endswith(b"ok\r\n0\r\n\r\n")
 
 
+@pytest.mark.parametrize("head", [b"", b"Host: a\r\nHost: b\r\n", b"Host: a\r\nhost: a\r\n"], ids=["none", "two", "one twice"])
+async def test_a_request_names_its_host_once(server: Server, head: bytes) -> None:
+    answer = await server.ask(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n" + head + b"\r\nhi" + GET)
+    assert answer.startswith(b"HTTP/1.1 400 ") and b"one Host header" in answer and b"connection: close" in answer
+    assert answer.count(b"HTTP/1.1") == 1 and not server.asked
+    await server.ask(GET.replace(b"Connection: close\r\n", b"") + b"GET /second HTTP/1.1\r\n" + head + b"\r\n")
+    assert "/second" not in server.asked
+
+
+async def test_an_old_client_need_not_name_a_host(server: Server) -> None:
+    assert (await server.ask(b"GET / HTTP/1.0\r\n\r\n")).endswith(b"ok\r\n0\r\n\r\n")
+    assert (await server.ask(b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+
+
 def too_late(answer: bytes, part: str) -> bool:
     """Whether a client was told, once and in our shape, what did not come."""
     head, _, body = answer.partition(b"\r\n\r\n")

@@ -8,6 +8,8 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import typer
@@ -20,6 +22,8 @@ from tollway.kit.errors import BadRequest, TollwayError, Unavailable
 COMPLETE: Final = "_TOLLWAY_COMPLETE"
 RUN, MAKE, SERVE, SELL, LOOK = "Run the shop", "Make models", "Serve models", "Sell them", "See how it goes"
 _FACTORY: Final = frozenset({"torch", "transformers", "pyarrow", "sklearn", "onnx", "onnxscript", "peft", "optuna", "scipy", "yaml"})
+
+_UsageError: Any = typer.BadParameter.__base__  # Typer brings its own copy of click, and this is the way to the class
 
 # name -> (module, panel of the help, one line)
 COMMANDS: Final = {
@@ -55,6 +59,14 @@ class Root(TyperGroup):
     """Knows all commands by name and loads the one that is asked for; for the help, names are enough."""
 
     _for_help = False
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> Any:
+        with _mistakes_told(as_json="--json" in args):
+            return super().make_context(info_name, args, *more, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _mistakes_told(as_json="--json" in ctx.args):
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -116,6 +128,18 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(trouble.exit_code)
 
 
+@contextmanager
+def _mistakes_told(as_json: bool) -> Iterator[None]:
+    """A command line that cannot be read is told on stderr by Typer; whoever asked for JSON has it on stdout as well."""
+    try:
+        yield
+    except _UsageError as error:
+        if as_json:
+            path = error.ctx.command_path if error.ctx is not None else "tollway"
+            _print_error("invalid_request", error.format_message(), f"See `{path} -h`.")
+        raise
+
+
 def _require_command_first(arguments: list[str]) -> None:
     first = arguments[0].partition("=")[0] if arguments else ""
     if first in ("--home", "--json"):
@@ -130,8 +154,12 @@ def _tell(error: TollwayError, as_json: bool) -> None:
     if error.hint:
         sys.stderr.write(f"Do this: {error.hint}\n")
     if as_json:
-        body = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
-        sys.stdout.write(json.dumps(body, ensure_ascii=False) + "\n")
+        _print_error(error.code, error.message, error.hint)
+
+
+def _print_error(code: str, message: str, hint: str | None) -> None:
+    body = {"error": {"code": code, "message": message, "hint": hint}}
+    sys.stdout.write(json.dumps(body, ensure_ascii=False) + "\n")
 
 
 def _missing_factory(error: Exception) -> TollwayError | None:

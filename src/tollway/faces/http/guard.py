@@ -29,6 +29,11 @@ HEAD_BYTES_MAX = 64 * 1024
 PIPELINED_MAX = 64  # requests behind one that is being answered: each takes a hundred times the memory of its bytes
 _BUFFERED_MAX = 64 * 1024  # of a body that the app has not asked for yet
 _EXPECT = b"expect"
+_HOST = b"host"
+
+
+class _Hosts(ValueError):
+    """None or several (RFC 9112, 3.2): a server in front of us may have gone by another one than we would."""
 
 
 def guarded(header_timeout_s: float, body_timeout_s: float, connections_max: int) -> type["GuardedProtocol"]:
@@ -76,6 +81,7 @@ class GuardedProtocol(asyncio.Protocol):
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._continues = False
+        self._hosts = 0  # how many lines of the head say which host is meant
         self._exchange: Exchange | None = None  # the newest
         self._running: Exchange | None = None  # the one that is answered, or was last
         self._pipeline: deque[Exchange] = deque()
@@ -130,8 +136,9 @@ class GuardedProtocol(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._end_after_this()  # we speak nothing else: the request was answered as it stands
-        except httptools.HttpParserError:
-            self._refuse(400, "Bad Request", "This is not a valid HTTP request.")
+        except httptools.HttpParserError as error:
+            why = error.__context__
+            self._refuse(400, "Bad Request", str(why) if isinstance(why, _Hosts) else "This is not a valid HTTP request.")
             return
         if self._awaiting == "headers" or (self._awaiting == "body" and not self._moved_on):
             self._head_bytes += len(data)
@@ -164,6 +171,7 @@ class GuardedProtocol(asyncio.Protocol):
         self._url = b""
         self._headers = []
         self._continues = False
+        self._hosts = 0
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -174,17 +182,21 @@ class GuardedProtocol(asyncio.Protocol):
         name = name.lower()
         if name == _EXPECT:
             self._continues = value.lower() == b"100-continue"
+        elif name == _HOST:
+            self._hosts += 1
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if len(self._pipeline) >= PIPELINED_MAX:
             raise ValueError("too many requests at once")
+        version = self._parser.get_http_version()
+        if self._hosts != 1 and (self._hosts or version == "1.1"):
+            raise _Hosts("A request must have one Host header, and no more.")
         path, raw, query = _target(self._url)
         self._awaiting, self._moved_on = "body", True
         self._head_bytes = 0
         if self._transport.is_closing():
             return  # what comes behind a last request is not answered, so it is not run
-        version = self._parser.get_http_version()
         scope: Scope = {
             **self._base,
             "http_version": version,

@@ -197,7 +197,7 @@ def head(asked: ResponsesRequest, call_id: str, at_s: int) -> dict[str, Any]:
         "reasoning": {"effort": (asked.reasoning or {}).get("effort"), "summary": None},
         "store": False,
         "temperature": asked.temperature,
-        "text": asked.text or {"format": {"type": "text"}},
+        "text": {"format": {"type": "text"}} | (asked.text or {}),
         "tool_choice": asked.tool_choice or "auto",
         "tools": asked.tools or [],
         "top_p": asked.top_p,
@@ -207,10 +207,11 @@ def head(asked: ResponsesRequest, call_id: str, at_s: int) -> dict[str, Any]:
     }
 
 
-def message_item(call_id: str, text: str, status: str = "completed") -> dict[str, Any]:
-    """What the model said, as an output item."""
-    content = [text_part(text)] if text or status == "completed" else []
-    return {"id": f"msg_{call_id}", "type": "message", "status": status, "role": "assistant", "content": content}
+def message_item(call_id: str, place: int, text: str, status: str = "completed") -> dict[str, Any]:
+    """What the model said, as the output item at its place: a model may say something behind a call too."""
+    content = [] if status == "in_progress" else [text_part(text)]
+    name = f"msg_{call_id}_{place}" if place else f"msg_{call_id}"
+    return {"id": name, "type": "message", "status": status, "role": "assistant", "content": content}
 
 
 def text_part(text: str) -> dict[str, Any]:
@@ -231,12 +232,17 @@ def call_item(call_id: str, index: int, call: dict[str, Any], status: str = "com
     }
 
 
+def end_status(reason: str | None) -> str:
+    """How an answer ended, and with it the last of its items. `reason` is chat's: "length" means that it was cut off."""
+    return "incomplete" if reason == "length" else "completed"
+
+
 def finished(begun: dict[str, Any], output: list[dict[str, Any]], reason: str | None, usage: Any) -> dict[str, Any]:
-    """The response object at its end. `reason` is chat's: "length" means that it was cut off."""
-    cut = reason == "length"
+    """The response object at its end."""
+    status = end_status(reason)
     return begun | {
-        "status": "incomplete" if cut else "completed",
-        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "status": status,
+        "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
         "output": output,
         "usage": _usage(usage) if isinstance(usage, dict) else None,
     }
@@ -247,8 +253,9 @@ def answered(asked: ResponsesRequest, call_id: str, at_s: int, chat: dict[str, A
     choice = chat["choices"][0]
     message = choice["message"]
     calls = message.get("tool_calls") or []
-    output = [message_item(call_id, message.get("content") or "")] if message.get("content") or not calls else []
+    output = [message_item(call_id, 0, message.get("content") or "")] if message.get("content") or not calls else []
     output += [call_item(call_id, index, call) for index, call in enumerate(calls)]
+    output[-1]["status"] = end_status(choice.get("finish_reason"))
     return finished(head(asked, call_id, at_s), output, choice.get("finish_reason"), chat.get("usage"))
 
 

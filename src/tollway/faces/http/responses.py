@@ -92,16 +92,16 @@ async def _say(send: Send, events: list[dict[str, Any]]) -> None:
 
 
 class Telling:
-    """A chat's chunks told as a response's events: items open, grow and close; at the end stands the whole."""
+    """A chat's chunks told as a response's events: items open, grow and close, one after the other; at the end stands the whole."""
 
     def __init__(self, asked: ResponsesRequest, call_id: str, at_s: int) -> None:
         self._id = call_id
         self._head = words.head(asked, call_id, at_s)
         self._output: list[dict[str, Any]] = []
-        self._text: list[str] | None = None  # of the open message
+        self._text: list[str] | None = None  # of the message, while it is the open item
         self._calls: dict[int, dict[str, Any]] = {}  # chat's number of a call -> the call as far as it came
         self._places: dict[int, int] = {}  # chat's number of a call -> its place in the output
-        self._place = 0  # of the message in the output
+        self._calling: int | None = None  # chat's number of the call that is the open item
         self._reason: str | None = None
         self._usage: Any = None
         self._number = -1
@@ -131,22 +131,9 @@ class Telling:
         return events
 
     def ended(self) -> list[dict[str, Any]]:
-        """What closes the items, and the whole."""
-        events: list[dict[str, Any]] = []
-        if self._text is None and not self._calls:
-            events += self._open_message()
-        events += self._close_message()
-        for index, call in self._calls.items():
-            item = words.call_item(self._id, index, call)
-            place = self._places[index]
-            where = {"item_id": item["id"], "output_index": place}
-            events.append(
-                self._event(
-                    "response.function_call_arguments.done", **where, name=item["name"], arguments=item["arguments"]
-                )
-            )
-            self._output[place] = item
-            events.append(self._event("response.output_item.done", output_index=place, item=item))
+        """What closes the last item, and the whole. What was cut off is the last item: those before it are whole."""
+        events = [] if self._output else self._open_message()
+        events += self._close(words.end_status(self._reason))
         whole = words.finished(self._head, self._output, self._reason, self._usage)
         return [*events, self._event(f"response.{whole['status']}", response=whole)]
 
@@ -158,47 +145,55 @@ class Telling:
         events = self._open_message() if self._text is None else []
         assert self._text is not None
         self._text.append(text)
-        where = {"item_id": f"msg_{self._id}", "output_index": self._place, "content_index": 0}
-        return [*events, self._event("response.output_text.delta", **where, delta=text, logprobs=[])]
-
-    def _open_message(self) -> list[dict[str, Any]]:
-        self._text, self._place = [], len(self._output)
-        item = words.message_item(self._id, "", "in_progress")
-        self._output.append(item)
-        where = {"item_id": item["id"], "output_index": self._place, "content_index": 0}
-        return [
-            self._event("response.output_item.added", output_index=self._place, item=item),
-            self._event("response.content_part.added", **where, part=words.text_part("")),
-        ]
-
-    def _close_message(self) -> list[dict[str, Any]]:
-        if self._text is None:
-            return []
-        text = "".join(self._text)
-        item = words.message_item(self._id, text)
-        where = {"item_id": item["id"], "output_index": self._place, "content_index": 0}
-        self._output[self._place] = item
-        return [
-            self._event("response.output_text.done", **where, text=text, logprobs=[]),
-            self._event("response.content_part.done", **where, part=words.text_part(text)),
-            self._event("response.output_item.done", output_index=self._place, item=item),
-        ]
+        return [*events, self._event("response.output_text.delta", **self._where(), delta=text, logprobs=[])]
 
     def _called(self, call: dict[str, Any]) -> list[dict[str, Any]]:
         index, function = int(call.get("index", 0)), call.get("function") or {}
         events: list[dict[str, Any]] = []
         if index not in self._calls:
+            events += self._close("completed")
             self._calls[index] = {"id": call.get("id"), "function": {"name": function.get("name", ""), "arguments": ""}}
-            self._places[index] = len(self._output)
-            item = words.call_item(self._id, index, self._calls[index], "in_progress")
-            self._output.append(item)
-            events.append(self._event("response.output_item.added", output_index=self._places[index], item=item))
+            self._calling, self._places[index] = index, len(self._output)
+            events += self._opened(words.call_item(self._id, index, self._calls[index], "in_progress"))
         piece = function.get("arguments") or ""
         if piece:
             self._calls[index]["function"]["arguments"] += piece
             where = {"item_id": f"fc_{self._id}_{index}", "output_index": self._places[index]}
             events.append(self._event("response.function_call_arguments.delta", **where, delta=piece))
         return events
+
+    def _open_message(self) -> list[dict[str, Any]]:
+        events, self._text = self._close("completed"), []
+        events += self._opened(words.message_item(self._id, len(self._output), "", "in_progress"))
+        return [*events, self._event("response.content_part.added", **self._where(), part=words.text_part(""))]
+
+    def _opened(self, item: dict[str, Any]) -> list[dict[str, Any]]:
+        self._output.append(item)
+        return [self._event("response.output_item.added", output_index=len(self._output) - 1, item=item)]
+
+    def _where(self) -> dict[str, Any]:
+        """The only part of the open message."""
+        return {"item_id": self._output[-1]["id"], "output_index": len(self._output) - 1, "content_index": 0}
+
+    def _close(self, status: str) -> list[dict[str, Any]]:
+        """The end of the open item, if there is one: it is the last of the output."""
+        place = len(self._output) - 1
+        if self._text is not None:
+            text, where, self._text = "".join(self._text), self._where(), None
+            item = words.message_item(self._id, place, text, status)
+            events = [
+                self._event("response.output_text.done", **where, text=text, logprobs=[]),
+                self._event("response.content_part.done", **where, part=words.text_part(text)),
+            ]
+        elif self._calling is not None:
+            item = words.call_item(self._id, self._calling, self._calls[self._calling], status)
+            where, self._calling = {"item_id": item["id"], "output_index": place}, None
+            said = {"name": item["name"], "arguments": item["arguments"]}
+            events = [self._event("response.function_call_arguments.done", **where, **said)]
+        else:
+            return []
+        self._output[place] = item
+        return [*events, self._event("response.output_item.done", output_index=place, item=item)]
 
     def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
         self._number += 1
