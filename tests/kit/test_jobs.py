@@ -185,12 +185,16 @@ def yard(sqlite_db: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatc
 
 async def test_a_crew_works_off_what_waits_so_many_at_a_time(yard: Yard) -> None:
     now = most = 0
+    two = asyncio.Event()
 
     async def act(job: Job, stop: asyncio.Event) -> None:
         nonlocal now, most
         now += 1
         most = max(most, now)
-        await asyncio.sleep(0.3)
+        if now == 2:
+            two.set()
+        await asyncio.wait_for(two.wait(), 60)
+        await asyncio.sleep(0.3)  # in which a third one would begin
         now -= 1
 
     work = Work(yard.write, act)
@@ -314,7 +318,7 @@ async def test_a_mistake_of_ours_ends_the_job_and_not_the_crew(yard: Yard) -> No
 async def test_an_end_asked_for_elsewhere_is_heard_with_the_next_sign_of_life(yard: Yard) -> None:
     async def act(job: Job, stop: asyncio.Event) -> None:
         if job.id == "job_0":
-            await asyncio.wait_for(stop.wait(), 5)
+            await asyncio.wait_for(stop.wait(), 60)
 
     work = Work(yard.write, act)
     task = asyncio.create_task(crew.Crew("batch", work, yard.clock, yard.write).work())

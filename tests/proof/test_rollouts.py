@@ -279,9 +279,11 @@ async def test_the_command_line_says_how_it_goes_and_the_way_back(stage: Stage) 
     assert (said["stable"], said["way_back"]) == ("2", "1")
     said = run_cli(stage.home, "deploy", "mood", "--back")
     assert said["stable"] == "1"
-    said = run_cli(stage.home, "deploy", "mood@2", "--blue-green", "--grace", "5s")
+    words = ("deploy", "mood@2", "--blue-green", "--grace", "5s")
+    deploying = asyncio.create_task(asyncio.to_thread(run_cli, stage.home, *words))
+    await _until(lambda: {one.role for one in stage.act(versions.status).in_service} == {"stable", "warm"})
+    said = await deploying
     assert said["version"] == "2" and said["way_back"] == "1"
-    assert {one.role for one in stage.act(versions.status).in_service} == {"stable", "warm"}
     await _until(lambda: {one.role for one in stage.act(versions.status).in_service} == {"stable"})
     with pytest.raises(RuntimeError, match="was taken back: its replica"):
         await asyncio.to_thread(run_cli, stage.home, "deploy", "mood@6", "--canary", "5%")

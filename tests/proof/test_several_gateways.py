@@ -74,17 +74,21 @@ async def test_three_gateways_sell_one_wallet_once(tmp_path: Path, mill: Upstrea
     offer_upstream(tmp_path, "mill", mill.url, database_url=postgres_url)
     buyer = make_customer(tmp_path, TERMS, PAYS_FOR * PRICE_MICROS, database_url=postgres_url)
     async with several(tmp_path, postgres_url) as gateways:
-        began = time.monotonic()
+        began, served = time.monotonic(), list[Answer]()
 
         async def insist(number: int) -> Answer:
-            answer = Answer()
-            for attempt in range(8):  # what others held may have come back; the next gateway may have more
+            """What others held may have come back, and the next gateway may have more."""
+            attempt = 0
+            while True:
                 gateway = gateways[(number + attempt) % len(gateways)]
                 answer = await gateway.ask(buyer.key, body(f"c{number}", stream=number % 2 == 0))
                 if answer.status != 402:
-                    break
+                    served.extend([answer] if answer.answered else [])
+                    return answer
+                attempt += 1
+                if attempt >= 8 and (len(served) >= 0.9 * PAYS_FOR or time.monotonic() - began > 120):
+                    return answer
                 await asyncio.sleep(0.1)
-            return answer
 
         answers = await asyncio.gather(*(insist(number) for number in range(CALLS)))
         took_s = time.monotonic() - began
@@ -95,7 +99,6 @@ async def test_three_gateways_sell_one_wallet_once(tmp_path: Path, mill: Upstrea
         left = PAYS_FOR * PRICE_MICROS - sum(answer.answered for answer in answers) * PRICE_MICROS
         await until_told(gateways[1], buyer, left)
     statuses = Counter(answer.status for answer in answers)
-    served = [answer for answer in answers if answer.answered]
     assert set(statuses) <= {200, 402}, statuses
     assert {answer.status for answer in [*last, again]} == {402}
     assert 0.9 * PAYS_FOR <= len(served) <= PAYS_FOR

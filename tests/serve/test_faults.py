@@ -15,6 +15,7 @@ from tests.serve.mortal import Mortal
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import BadRequest, TollwayError, Unavailable
 from tollway.kit.settings import Settings
+from tollway.serve import outliers
 from tollway.serve.line import Turn
 from tollway.serve.models import Model
 from tollway.serve.outliers import IN_A_ROW, Health, stands_out
@@ -214,7 +215,11 @@ async def test_a_caller_with_little_time_ejects_nobody(tmp_path: Path) -> None:
         assert served.ejections == 0
 
 
-async def test_one_that_fails_where_the_other_answers_is_ejected_and_the_last_one_never(tmp_path: Path) -> None:
+async def test_one_that_fails_where_the_other_answers_is_ejected_and_the_last_one_never(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outliers, "_FIRST_S", 600.0)  # not back before the end, however slowly calls go
+    monkeypatch.setattr(outliers, "_MOST_S", 600.0)
     async with serving(tmp_path, replicas=2) as served:
         assert await outcome(served, "sicken") == "ok"  # from now on this replica fails
         codes = [await outcome(served, "hello") for _ in range(12)]

@@ -95,7 +95,7 @@ class Story:
             served = self.fleet.find("m")
             size = served.size_at_once(request)
             assert size is not None
-            run = Run(served, request, size, "org", "call", 0, Turn("org", time.monotonic() + 30))
+            run = Run(served, request, size, "org", "call", 0, Turn("org", time.monotonic() + 120))
             self.calls += 1
             try:
                 await run.answer()

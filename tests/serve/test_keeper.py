@@ -78,7 +78,7 @@ async def test_calls_that_would_wait_bring_another_replica(tmp_path: Path) -> No
         await town.until(lambda: town.served.ready)
         stop = asyncio.Event()
         load = asyncio.create_task(town.load(stop, clients=12, pause_s=0))
-        await town.until(lambda: sum(one.state is State.READY for one in town.served.replicas) == 2, 15)
+        await town.until(lambda: sum(one.state is State.READY for one in town.served.replicas) == 2)
         stop.set()
         await load
         assert town.failures == []
@@ -102,7 +102,7 @@ async def test_a_replica_that_grew_is_renewed_without_a_call_noticing(
         first = town.pids()
         stop = asyncio.Event()
         load = asyncio.create_task(town.load(stop))
-        await town.until(lambda: not set(town.pids()) & set(first), 15)
+        await town.until(lambda: not set(town.pids()) & set(first))
         stop.set()
         await load
         assert town.failures == []

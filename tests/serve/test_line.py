@@ -192,12 +192,14 @@ async def test_a_full_line_has_room_for_who_waits_least() -> None:
 
 
 async def test_a_large_call_is_not_passed_for_ever() -> None:
-    only = seat(slots=4, context_tokens=100)
-    one = line(only, timeout_s=2.0)
+    only, passed_s = seat(slots=4, context_tokens=100), [0.0]
+    one = Line("m", 100, 60.0, clock=lambda: passed_s[0])
+    one.seats.append(only)
     await one.take("many", 40)
     await one.take("many", 40)
     large = asyncio.ensure_future(one.take("large", 90))
-    await asyncio.sleep(0.75)
+    await asyncio.sleep(0)
+    passed_s[0] = 16.0
     small = [asyncio.ensure_future(one.take("many", 40)) for _ in range(2)]
     await asyncio.sleep(0)
     one.leave(only, 40)

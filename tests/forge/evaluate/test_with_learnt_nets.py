@@ -30,7 +30,7 @@ def learn(net, rows, steps, rate):
     features = net.features
     batch = features.collate(features.encode(rows)) | features.targets(rows)
     tensors = {name: torch.from_numpy(np.ascontiguousarray(one)) for name, one in batch.items()}
-    learner = torch.optim.Adam(net.parameters(), rate)
+    learner = torch.optim.Adam(net.parameters(), rate, fused=True)
     net.train()
     for _ in range(steps):
         learner.zero_grad()
