@@ -443,3 +443,13 @@ def test_what_the_files_say_fills_what_the_maker_left_out(shelf: store.Store, tm
     (folder / "features.json").write_text('{"target": 7, "options": []}')
     (folder / "onnx" / "model.onnx").write_bytes(b"other")
     assert shelf.add_package("m", folder, ABOUT).manifest.labels == ABOUT.labels
+
+
+@pytest.mark.parametrize(("template", "told"), [("{{ tools }}", (True, True)), ("{{ messages }}", (True, False)), ("", (False, False))])
+def test_a_language_model_made_here_says_whether_it_chats(
+    template: str, told: tuple[bool, bool], shelf: store.Store, tmp_path: Path
+) -> None:
+    (tmp_path / "m").mkdir()
+    tiny(tmp_path / "m" / "model.gguf", template=template)
+    found = shelf.add_package("m", tmp_path / "m", store.About(kind="chat", task="chat")).manifest
+    assert (found.has_chat_template, found.template_has_tools) == told

@@ -232,7 +232,7 @@ class Store:
                 copied[place] = disk.copy(path, aside / place, step)
                 before += copied[place][1]
             found = contents.described(copied)
-            manifest = _of_folder(name, about, found, contents.said_in(aside))
+            manifest = _of_folder(name, about, found, contents.said_in(aside) | _said_by_gguf(aside, about, found))
             problems = manifests.problems_of(manifest)
             if problems:
                 raise BadRequest("This cannot be a package: " + "; ".join(problems) + ".", code="invalid_package")
@@ -467,11 +467,20 @@ def _of_folder(name: str, about: About, files: tuple[File, ...], told: dict[str,
     said = {
         field: getattr(about, field) for field in About.__struct_fields__ if field not in ("card", "serves", "title")
     }
-    said |= {field: value for field, value in told.items() if not said[field]}
+    said |= {field: value for field, value in told.items() if not said.get(field)}
     for field in ("metrics", "parity"):
         said[field] = {key: one for key, one in said[field].items() if not isinstance(one, float) or math.isfinite(one)}
     serves = contents.served_format(files, about.serves)
     return Manifest(name=name, version="1", title=about.title or name, created="", files=files, serves=serves, **said)
+
+
+def _said_by_gguf(folder: Path, about: About, files: tuple[File, ...]) -> dict[str, bool]:
+    """Whether a language model's file says how a conversation is written: without that, it cannot be asked to chat."""
+    weights = next((file for file in files if file.role == "weights" and file.format == "gguf"), None)
+    if about.kind != "chat" or weights is None:
+        return {}
+    template = gguf.inspect(folder / weights.path).chat_template
+    return {"has_chat_template": bool(template), "template_has_tools": "tools" in template}
 
 
 def _shifted(progress: Progress, before: int, total: int) -> Progress:

@@ -267,7 +267,7 @@ def gates(run: Run) -> None:
     """After the report, so that a model that is not good enough can be looked at. Raises Conflict naming every gate missed."""
     from tollway.forge.evaluate import enforce_figures
 
-    enforce_figures(run.figures("evaluate"))
+    enforce_figures(run.figures("evaluate"), run.record.task, f"`tollway run report {run.id}`")
 
 
 def write_report(shop: Shop, record: Record, lang: str = "en") -> Path:

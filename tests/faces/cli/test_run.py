@@ -45,6 +45,8 @@ def test_a_model_that_is_no_better_than_a_guess_is_told_so_and_stopped(tollway, 
     assert 'require = {"vs.majority" = ">=-0.01"}' in ran.err and 'metrics = ["auc"]' in ran.err
     assert ask("model", "list", "--all") == []
     failed = ask("run", "show", "guess")
+    assert f"tollway run report {failed['id']}" in ran.err, "the error says where the report is"
+    assert f"tollway run report {failed['id']}" in tollway("run", "show", "guess").err, "and to go on would change nothing"
     assert failed["state"] == "failed" and failed["metrics"]["not_better_than"].startswith("majority")
     page = (Path(failed["folder"]) / "report.html").read_text(encoding="utf-8")
     assert "Not better than majority" in page and "for every model" in page

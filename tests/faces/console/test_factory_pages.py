@@ -41,6 +41,10 @@ class Factory:
         self.done.record.metrics |= {"accuracy": 0.91, "not_better_than": "majority"}
         self.done.finish("done")
         self.broken.finish("failed", Conflict("The loss is NaN.", hint="Lower the learning rate."))
+        self.missed = runs.begin(RECIPE + f"\n# {'long ' * 60}", "strict", "text-classification", steps.Cost(116_000, "USD"))
+        gate = {"name": "accuracy", "rule": ">=0.99", "value": 0.91, "passed": False, "why": "", "usual": False}
+        self.missed.record.metrics |= {"accuracy": 0.91, "gates": [gate, gate | {"name": "vs.majority", "passed": True}]}
+        self.missed.finish("failed", Conflict("1 of 2 gates failed:\n  accuracy is 0.91, wanted >=0.99", hint=f"See {'it ' * 80}"))
         (runs.folder(self.done.record) / "report.html").write_text(
             "<h1>Report</h1><script>document.title='run'</script>"
         )
@@ -60,7 +64,7 @@ def factory(seeded_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.mark.parametrize(("locale", "look"), [LOOKS[1], LOOKS[2]])
 def test_every_page_is_whole_and_accessible(chromium: Any, factory: Factory, axe: str, locale: str, look: str) -> None:
-    names = ["/runs", *(f"/runs/{run.id}" for run in (factory.done, factory.going, factory.broken)), "/datasets"]
+    names = ["/runs", *(f"/runs/{run.id}" for run in (factory.done, factory.going, factory.broken, factory.missed)), "/datasets"]
     with browsing(chromium, factory.site, seed.OPERATOR, locale=locale, color_scheme=look) as page:
         for name in [*names, f"/datasets/{factory.dataset.ref}"]:
             page.goto(factory.url(name))
@@ -72,7 +76,7 @@ def test_every_page_is_whole_and_accessible(chromium: Any, factory: Factory, axe
 def test_a_run_is_watched(chromium: Any, factory: Factory) -> None:
     with browsing(chromium, factory.site, seed.OPERATOR) as page:
         page.goto(factory.url("/runs"))
-        assert page.locator("tbody tr").count() == 3
+        assert page.locator("tbody tr").count() == 4
         page.click(f"tr:has-text('…{factory.going.id[-8:]}') a")
         assert page.locator("progress").get_attribute("value") == "29"
         assert "3 → 0.1034" in page.inner_text(".curve")
@@ -80,6 +84,16 @@ def test_a_run_is_watched(chromium: Any, factory: Factory) -> None:
         expect(page.locator("progress")).to_have_attribute("value", "64")
         page.goto(factory.url(f"/runs/{factory.broken.id}"))
         assert "The loss is NaN. Lower the learning rate." in page.inner_text("[role=alert]")
+
+
+def test_gates_that_were_missed_are_shown_one_by_one(chromium: Any, factory: Factory) -> None:
+    with browsing(chromium, factory.site, seed.OPERATOR, locale="zh-CN") as page:
+        page.goto(factory.url(f"/runs/{factory.missed.id}"))
+        rows = page.locator("section:has(h2:text-is('门槛')) tbody tr")
+        assert [one.split() for one in rows.all_inner_texts()] == [
+            ["accuracy", ">=0.99", "0.91", "未通过"], ["vs.majority", ">=0.99", "0.91", "通过"]
+        ]  # fmt: skip
+        assert "用时\n0 s" in page.inner_text("#run"), "nothing was done, and that takes no time in any unit"
 
 
 def test_a_report_is_shut_in_a_sandbox(chromium: Any, factory: Factory) -> None:

@@ -63,6 +63,17 @@ def test_a_model_that_always_says_the_same_is_stopped():
     assert scores.figures["not_better_than"] == "majority, columns+logistic"
 
 
+def test_what_to_do_is_said_of_the_task_at_hand_and_names_the_report():
+    missed = {"gates": [{"name": "vs.mean", "rule": ">0", "value": -0.5, "passed": False, "why": "no better", "usual": True}]}
+    with pytest.raises(Conflict) as caught:
+        gates.enforce_figures(missed, "tabular-regression", "`tollway run report run_1`")
+    assert "`tollway run report run_1`" in caught.value.hint and 'require = {"vs.mean" = ">=-1.01"}' in caught.value.hint
+    assert "one class" not in caught.value.hint
+    with pytest.raises(Conflict, match=r"vs\.mean") as caught:
+        gates.enforce_figures(missed, "tabular-classification")
+    assert "one class" in caught.value.hint
+
+
 def test_better_than_a_guess_and_surely_worse_than_a_line_is_stopped_too():
     scores = examined(Model(0.6, wrong=0.12))
     assert scores.not_better_than == ["columns+logistic"]

@@ -81,7 +81,9 @@ def show(desk: Desk, run: RunId) -> None:
     record = _find(desk, run)
     folder = _runs(desk).folder(record)
     desk.answer(_row(record) | {"folder": str(folder), "steps": record.steps}, lambda: _card(record, folder))
-    if record.alive_state in ("interrupted", "stopped", "failed"):
+    if record.alive_state == "failed" and record.metrics.get("passed") is False:
+        desk.then(f"tollway run report {record.id}", "where it errs: it missed its gates")
+    elif record.alive_state in ("interrupted", "stopped", "failed"):
         desk.then(f"tollway run start {quoted(str(folder / 'recipe.toml'))}", "goes on where it was")
     else:
         desk.then(f"tollway run report {record.id}")

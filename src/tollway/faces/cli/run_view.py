@@ -101,7 +101,7 @@ class RunView:
         """`35%, 4 min left`, as far as it went until now."""
         done, total = event["done"], event["total"]
         if not done or not total or done > total:
-            return f"{done or 0:,}"
+            return f"{done:,}" if done else "in work"
         seconds = (self._now() - self._began) * (total - done) / done
         return f"{done / total:.0%}, {f'{seconds / 60:.0f} min' if seconds >= 90 else f'{seconds:.0f} s'} left"
 

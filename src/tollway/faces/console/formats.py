@@ -77,11 +77,11 @@ class Locale:
         return f"{(value * 100).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_EVEN):,}%"
 
     def duration(self, micros: int | None) -> str:
-        """Microseconds as `840 µs`, `12.4 ms`, `3.21 s`, `2 h 05 min`."""
+        """Microseconds as `0 s`, `840 µs`, `12.4 ms`, `3.21 s`, `2 h 05 min`."""
         if micros is None:
             return NONE
         if micros < 1000:
-            return f"{micros} µs"
+            return f"{micros} µs" if micros else "0 s"
         if micros < 1_000_000:
             return f"{_three_digits(Decimal(micros) / 1000)} ms"
         if micros < 120_000_000:

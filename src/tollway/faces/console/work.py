@@ -163,9 +163,8 @@ def _progress(conn: sa.Connection, job: Job) -> tuple[int, int]:
         made = batches.made_of(job)
         return made.completed + made.failed, batches.order_of(job).lines
     last = jobs.events(conn, job.id, 1, kind="metrics")
-    if job.status == "succeeded":
-        return 1, 1
-    return (int(last[0].data["step"]), int(last[0].data["total_steps"])) if last else (0, 1)
+    done, total = (int(last[0].data["step"]), int(last[0].data["total_steps"])) if last else (0, 1)
+    return (total, total) if job.status == "succeeded" else (done, total)
 
 
 def _cost(visit: Visit, conn: sa.Connection, job: Job) -> tuple[int, str] | None:

@@ -93,8 +93,8 @@ def _gate(name: str, rule: str, value: float | None, usual_why: str = "") -> Gat
     return Gate(name, rule, value, passed, "" if passed else usual_why, bool(usual_why))
 
 
-def enforce(gates: list[Gate]) -> None:
-    """Raise Conflict naming every gate that failed, with its figure."""
+def enforce(gates: list[Gate], task: str = "", see: str = "the report") -> None:
+    """Raise Conflict naming every gate that failed, with its figure; `see` is where the report is."""
     failed = [gate for gate in gates if not gate.passed]
     if failed:
         lines = [
@@ -104,25 +104,26 @@ def enforce(gates: list[Gate]) -> None:
         raise Conflict(
             f"{len(failed)} of {len(gates)} gates failed:\n  " + "\n  ".join(lines),
             code="gates_failed",
-            hint=_hint(failed),
+            hint=_hint(failed, task, see),
         )
 
 
-def _hint(failed: Sequence[Gate]) -> str:
+def _hint(failed: Sequence[Gate], task: str, see: str) -> str:
     """What to do: for gates that the recipe did not ask for, also how it says otherwise."""
     if not any(gate.usual for gate in failed):
-        return "See the report for where it errs; lower a gate in [evaluate] require only if you mean it."
+        return f"See {see} for where it errs; lower a gate in [evaluate] require only if you mean it."
     first = next(gate for gate in failed if gate.usual)
     value = first.value or 0.0
+    lopsided = 'Where most rows are of one class, accuracy tells little: [evaluate] metrics = ["auc"] judges by another figure. '
     return (
-        'See the report. Where most rows are of one class, accuracy tells little: [evaluate] metrics = ["auc"] judges by another '
-        f'figure. To register it all the same, the recipe says so: require = {{"{first.name}" = ">={value - abs(value) - 0.01:.2f}"}}.'
-    )
+        f"See {see} for where it errs. " + (lopsided if task.endswith("-classification") and task != "token-classification" else "")
+        + f'To register it all the same, the recipe says so: require = {{"{first.name}" = ">={value - abs(value) - 0.01:.2f}"}}.'
+    )  # fmt: skip
 
 
-def enforce_figures(figures: Mapping[str, Any]) -> None:
+def enforce_figures(figures: Mapping[str, Any], task: str = "", see: str = "the report") -> None:
     """The same from a step's record, without reading or importing anything else: for a run whose steps all were cached."""
-    enforce([msgspec.convert(gate, Gate) for gate in figures.get("gates") or ()])
+    enforce([msgspec.convert(gate, Gate) for gate in figures.get("gates") or ()], task, see)
 
 
 def _shown(value: float | None) -> str:

@@ -145,7 +145,7 @@ class Scores(msgspec.Struct, kw_only=True):
 
     def enforce(self) -> None:
         """Raise Conflict naming every gate that failed."""
-        gates.enforce(self.gates)
+        gates.enforce(self.gates, self.task)
 
     def named(self) -> dict[str, float | None]:
         """Every figure a gate may name."""

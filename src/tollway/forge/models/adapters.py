@@ -8,6 +8,7 @@ Bottleneck adapters (Houlsby et al. 2019) are a few lines of ours: PEFT has none
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -73,8 +74,17 @@ def merge(net: Net) -> Net:
     return net
 
 
-def _lora(net: Net, chosen: dict[str, Any]) -> None:
+def _peft() -> Any:
+    """PEFT, without what a library that it looks for on the way (torchao) says of cards that are not here."""
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     import peft
+
+    return peft
+
+
+def _lora(net: Net, chosen: dict[str, Any]) -> None:
+    peft = _peft()
 
     targets = list(chosen["targets"])
     linear = [name for name, one in net.body.named_modules() if isinstance(one, nn.Linear) and not _is_head(name)]
@@ -130,7 +140,7 @@ def _bottlenecks(net: Net, size: int) -> None:
 
 
 def _tokens(net: Net, method: str, tokens: int) -> None:
-    import peft
+    peft = _peft()
 
     if not hasattr(net, "hf"):
         raise BadRequest(
