@@ -49,7 +49,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
     home = tmp_path_factory.mktemp("home")
     with Shop.open(Settings(home, environment={})) as shop:
         for name in tiny_models.MAKERS:
-            tiny_models.shelve(shop.store, name, tmp_path_factory.mktemp(name))
+            maker = mood_with_its_graph if name == "mood" else None
+            tiny_models.shelve(shop.store, name, tmp_path_factory.mktemp(name), maker)
     for name, prices in PRICES.items():
         words = [word for price in prices for word in ("--price", price)]
         said = cli(home, "deploy", name, "--plan", "factory", *words)
@@ -58,6 +59,13 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
     gateway = start_gateway(home, starter=False)
     yield gateway
     gateway.stop()
+
+
+def mood_with_its_graph(folder: Path) -> Any:
+    """Served as ONNX, and looked into by its `.pt2`."""
+    about = tiny_models.text_classifier(folder)
+    tiny_models.in_torch(folder)
+    return about
 
 
 class Buyer:
@@ -133,7 +141,7 @@ def test_embeddings_of_an_encoder_through_the_openai_client(buyer: Buyer) -> Non
     assert made.usage.prompt_tokens == 11
 
 
-@pytest.mark.parametrize("method", ["shap", "lime", "occlusion", "permutation"])
+@pytest.mark.parametrize("method", ["shap", "lime", "occlusion", "permutation", "integrated-gradients"])
 def test_an_answer_is_explained_and_explanations_are_paid(method: str, buyer: Buyer) -> None:
     status, answer, _ = buyer.ask("/v1/explain", model="mood", input="a lovely boring film", method=method, samples=64)
     assert status == 200, answer
@@ -143,6 +151,13 @@ def test_an_answer_is_explained_and_explanations_are_paid(method: str, buyer: Bu
     assert answer["usage"]["explanations"] == 1
     assert buyer.wallet() == 1_000_000 - 5000
     assert buyer.totals().explanations == 1
+    assert answer["data"][0]["faithfulness"]["gain"] > 0
+
+
+def test_a_model_says_whether_it_can_be_looked_into(buyer: Buyer) -> None:
+    able = {name: buyer.http.get(f"/v1/models/{name}").json()["capabilities"] for name in PRICES}
+    assert [name for name in PRICES if "explain_inside" in able[name]] == ["mood"]
+    assert "explain" in able["digits"]
 
 
 @pytest.mark.parametrize(
@@ -164,6 +179,8 @@ def test_an_answer_is_explained_and_explanations_are_paid(method: str, buyer: Bu
         ("/v1/explain", {"model": "mood", "input": "x", "method": "magic"}, 400, "method"),
         ("/v1/explain", {"model": "mood", "input": "a film", "target": "ugly"}, 400, "target"),
         ("/v1/explain", {"model": "words", "input": "x"}, 400, "model"),
+        ("/v1/explain", {"model": "mood", "input": "a film", "method": "attention"}, 400, "method"),
+        ("/v1/explain", {"model": "rent", "input": {"size": 50}, "method": "integrated-gradients"}, 400, "method"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_and_costs_nothing(

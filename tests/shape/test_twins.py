@@ -11,7 +11,7 @@ from tests.shape.source import ROOT
 
 ENGLISH, CHINESE = ROOT / "docs", ROOT / "docs" / "zh"
 PAGES = [
-    "admission", "api", "batches", "datasets", "deployments", "economics", "edge", "engines", "evaluation", "factory",
+    "admission", "api", "batches", "datasets", "deployments", "economics", "edge", "engines", "evaluation", "explanations", "factory",
     "getting-started", "operations", "replicas", "scale-out", "security", "selling", "speech", "training",
 ]  # fmt: skip
 FENCED = re.compile(r"^```(\w*)(?: run)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -23,6 +23,8 @@ from tollway.inference.masking import Cut, cut
 from tollway.kit.errors import BadRequest
 
 METHODS: Final = ("shap", "permutation", "lime", "occlusion")
+INSIDE: Final = ("integrated-gradients", "attention")
+"""What has to look inside the model (`inside.py`): torch, and a net or a `.pt2` file."""
 BUDGET: Final = 600  # inputs that one explanation may ask the model about
 CURVE_POINTS: Final = 12
 RANDOM_ORDERS: Final = 6
@@ -104,6 +106,28 @@ def explain(
     units = [{**unit, "weight": float(weight)} for unit, weight in zip(game.pieces.units, weights, strict=True)]
     found = Explanation(method, game.pieces.kind, game.target, value, base, units, checks=checks)
     if measure and game.units > 1:
+        found.faithfulness = faithfulness(game.values, weights, np.random.default_rng(seed))
+    found.evaluations = game.evaluations
+    return found
+
+
+def from_inside(
+    game: Game, method: str, seen: Sequence[float] | Floats, checks: Mapping[str, float], extra: Mapping[str, Any],
+    seed: int = 0,
+) -> Explanation:  # fmt: skip
+    """What was seen inside the model, held against its answers. Gradients say themselves what they add up to."""
+    base, value = game.ends()
+    weights, told = np.asarray(seen, dtype=np.float64), dict(checks)
+    if "value" in told:
+        told["served_difference"] = abs(
+            value - told["value"]
+        )  # rounding may part what answers from what was looked into
+        base, value = told.pop("base"), told.pop("value")
+    units = [{**unit, "weight": float(weight)} for unit, weight in zip(game.pieces.units, weights, strict=True)]
+    found = Explanation(
+        method, game.pieces.kind, game.target, value, base, units, checks=told, extra=dict(extra)
+    )  # fmt: skip
+    if game.units > 1:
         found.faithfulness = faithfulness(game.values, weights, np.random.default_rng(seed))
     found.evaluations = game.evaluations
     return found

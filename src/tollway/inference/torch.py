@@ -12,8 +12,10 @@ import operator
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +25,8 @@ from tollway.inference.encoding import Arrays
 from tollway.kit.errors import BadRequest, TollwayError
 
 ABOUT: Final = "tollway.json"
-"""The archive's extra file that says how inputs and outputs are called: {"inputs": [...], "outputs": [...]}."""
+"""The archive's extra file that says how inputs and outputs are called, {"inputs": [...], "outputs": [...]}, and from which
+place of a text the answer is read, "first" or "all"."""
 _SCHEMA: Final = 8  # of the JSON, as torch numbers it
 _GRAPH_BYTES_MAX: Final = 256 * 1024 * 1024
 _TYPES: Final = {
@@ -53,15 +56,18 @@ _ARITHMETIC: Final[dict[str, Callable[..., Any]]] = {
 Values = dict[str, Any]
 Take = Callable[[Values], Any]
 Step = Callable[[Values], None]
+Around = Mapping[str, Callable[..., Any]]
+"""By an operator's name, what is called instead of it: with the operator, then with its arguments."""
 
 
 class TorchRunner:
-    """A graph that was read, and its weights."""
+    """A graph that was read, and its weights. `around`: operators that are watched while it runs."""
 
     shared = True
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, around: Around = MappingProxyType({})) -> None:
         self._threads = max(1, threads)
+        self._around = around
         try:
             with zipfile.ZipFile(path) as archive:
                 self._read(_Archive(archive))
@@ -86,6 +92,7 @@ class TorchRunner:
         about, model = archive.json(f"extra/{ABOUT}"), archive.json("models/model.json")
         self.inputs: tuple[str, ...] = tuple(about["inputs"])
         self._outputs: list[str] = list(about["outputs"])
+        self.reads = str(about.get("reads", ""))
         if model["schema_version"]["major"] != _SCHEMA:
             raise _refused(f"another torch wrote it (schema {model['schema_version']['major']}, not {_SCHEMA})")
         whole = model["graph_module"]
@@ -99,23 +106,29 @@ class TorchRunner:
         }
         if any("user_output" not in one for one in whole["signature"]["output_specs"]):
             raise _refused("it changes its own weights")
-        self._steps = _steps(whole["graph"]["nodes"])
+        self._steps = _steps(whole["graph"]["nodes"], self._around)
         self._results = [_value(one) for one in whole["graph"]["outputs"]]
 
     def run(self, arrays: Arrays) -> Arrays:
         missing = [name for name in self.inputs if name not in arrays]
         if missing:
             raise BadRequest(f"The model wants {', '.join(missing)}, which these features do not give.")
-        _with_threads(self._threads)
-        values = dict(self._start)
-        for name, place in self._places.items():
-            values[place] = torch.from_numpy(np.ascontiguousarray(arrays[name], dtype=self._types[name]))
+        given = {
+            name: torch.from_numpy(np.ascontiguousarray(arrays[name], dtype=self._types[name])) for name in self.inputs
+        }
         with torch.inference_mode():
-            for step in self._steps:
-                step(values)
-            found = [take(values) for take in self._results]
-        return {name: one.float().numpy() if one.dtype is torch.bfloat16 else one.numpy()
-                for name, one in zip(self._outputs, found, strict=True)}  # fmt: skip
+            found = self.compute(given)
+        return {
+            name: one.float().numpy() if one.dtype is torch.bfloat16 else one.numpy() for name, one in found.items()
+        }
+
+    def compute(self, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The outputs for inputs of the right kind; with gradients, where they are wanted."""
+        _with_threads(self._threads)
+        values = self._start | {place: given[name] for name, place in self._places.items()}
+        for step in self._steps:
+            step(values)
+        return {name: take(values) for name, take in zip(self._outputs, self._results, strict=True)}
 
 
 class _Archive:
@@ -176,7 +189,7 @@ def _bound(signature: Any, archive: _Archive, start: Values) -> Iterator[str]:
             raise _refused(f"it wants a {kind}")
 
 
-def _steps(nodes: list[Any]) -> list[Step]:
+def _steps(nodes: list[Any], around: Around) -> list[Step]:
     """What to do, in order; a value is forgotten after its last use."""
     kept: set[str] = set()
     found: list[Step] = []
@@ -189,7 +202,9 @@ def _steps(nodes: list[Any]) -> list[Step]:
         used = {name for _, arg, _ in args for name in _names(arg)}
         last = used - kept
         kept |= used
-        found.append(_step(_operator(target), args, node["outputs"], tuple(last)))
+        what = _operator(target)
+        what = partial(around[name], what) if (name := target.removeprefix("torch.ops.")) in around else what
+        found.append(_step(what, args, node["outputs"], tuple(last)))
     return found[::-1]
 
 

@@ -98,6 +98,7 @@ def rows(model: Model, package: ModelPackage, settings: Settings, tuned: Choice 
         labels=manifest.labels,
         pairs=bool(options.get("pair")),
         image_size=int(options.get("size") or 0),
+        explain_inside="pt2" in manifest.formats,
     )
 
 

@@ -5,9 +5,11 @@ import pyarrow as pa
 import pytest
 import torch
 
+from tollway import inference
 from tollway.forge import explain, models
-from tollway.forge.explain import inside
+from tollway.forge.explain.inside import LiveNet
 from tollway.forge.recipe import Model
+from tollway.inference import inside
 from tollway.inference.masking import cut
 from tollway.kit.errors import BadRequest
 
@@ -125,6 +127,35 @@ def test_a_net_without_attention_says_so():
         explain.explain(reader, {"text": "a lovely film"}, "attention")
 
 
+def test_long_inputs_are_walked_in_parts_and_it_makes_no_difference(counter, monkeypatch):
+    row = {"income": 70.0, "age": 40.0, "job": "cook"}
+    whole = explain.explain(counter, row, "integrated-gradients")
+    monkeypatch.setattr(inside, "_FLOATS_AT_ONCE", 1)
+    parts = explain.explain(counter, row, "integrated-gradients")
+    ours, theirs = ([unit["weight"] for unit in one.units] for one in (parts, whole))
+    assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_words_of_both_texts_of_a_pair_get_their_own_weights():
+    table = pa.table({"text": ["a film"] * 24, "text_b": TEXTS, "label": LABELS})
+    reader = trained(Model(architecture="linear"), "text-classification", table, 60)
+    row = {"text": "a film", "text_b": "a lovely film"}
+    found = explain.explain(reader, row, "integrated-gradients", target="good")
+    best = max(found.units, key=lambda unit: unit["weight"])
+    assert (best["field"], best["text"].strip()) == ("text_b", "lovely")
+    assert sum(unit["weight"] for unit in found.units) == pytest.approx(found.value - found.base, abs=0.02)
+
+
+@pytest.mark.parametrize("frame", [False, True])
+def test_each_token_of_a_pair_is_known_by_its_place(frame):
+    table = pa.table({"text": TEXTS, "text_b": TEXTS[::-1], "label": LABELS})
+    features = inference.fit("text-classification", table, {"frame": frame, "min_count": 1})
+    row = {"text": "a lovely film", "text_b": "dreadful film"}
+    places = inside._places(features, row)
+    assert len(places) == len(features.encode([row])[0]["input_ids"])
+    assert [row[name][low:high] for name, low, high in places if high > low] == ["a", "lovely", "film", "dreadful", "film"]
+
+
 def test_inside_methods_need_a_net():
     class Closed:
         def predict(self, rows):
@@ -148,6 +179,6 @@ def test_our_gradients_are_captums():
         torch.from_numpy(arrays["numbers"]), torch.from_numpy(nothing["numbers"]), n_steps=64, method="gausslegendre"
     )
     ours, _ = inside.integrated_gradients(
-        inside.Path(reader.net, arrays, nothing), inside.picking(reader.features, "value")
+        inside.Path(LiveNet(reader.net), arrays, nothing), inside.picking(reader.features, "value")
     )
     assert ours["floats"][0] == pytest.approx(theirs.detach().numpy(), abs=0.02)

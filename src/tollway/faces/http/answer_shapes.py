@@ -142,7 +142,7 @@ SHAPES: dict[str, Shape] = {
                         "base": {"type": "number"},
                         "units": _list_of(_object({"weight": {"type": "number"}})),
                     },
-                    {"faithfulness": {"type": "object"}, "checks": {"type": "object"}},
+                    {"faithfulness": {"type": "object"}, "checks": {"type": "object"}, "extra": {"type": "object"}},
                 )
             ),
             "usage": _USAGE,

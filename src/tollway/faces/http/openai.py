@@ -57,6 +57,7 @@ CAPABILITIES: Final = (
     "classify",
     "detect",
     "explain",
+    "explain_inside",
     "moderations",
     "recommendations",
     "images",

@@ -23,13 +23,15 @@ class Flat(nn.Module):
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported: the module, example arrays, and which axes vary."""
+    """What is exported: the module, example arrays, and which axes vary. `reads`: from which place of a text the answer is
+    read, "first" or "all"."""
 
     module: Flat
     example: tuple[Tensor, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     dynamic: dict[str, dict[int, str]]
+    reads: str = ""
 
     def named(self) -> dict[str, Tensor]:
         return dict(zip(self.inputs, self.example, strict=True))
@@ -48,7 +50,8 @@ def source_of(net: Any, rows: int = 2) -> Source:
     with torch.no_grad():
         outputs = tuple(name for name, one in net(**example).items() if isinstance(one, Tensor))
     inputs = tuple(example)
-    return Source(Flat(net, inputs, outputs).eval(), tuple(example.values()), inputs, outputs, dynamic)
+    reads = "first" if net.reads_first else "all"
+    return Source(Flat(net, inputs, outputs).eval(), tuple(example.values()), inputs, outputs, dynamic, reads)
 
 
 def forget() -> None:

@@ -33,7 +33,7 @@ def export(source: Source, path: Path, *, longest: int = 0) -> Path:
                 hint="Recurrent models do this. Leave pt2 out of [convert] formats; onnx can do it.",
             ) from error
         program._example_inputs = None
-        about = {"inputs": source.inputs, "outputs": source.outputs}
+        about = {"inputs": source.inputs, "outputs": source.outputs, "reads": source.reads}
         torch.export.save(program, str(path), extra_files={ABOUT: json.dumps(about)})
     refuse_pickles(path)
     return path

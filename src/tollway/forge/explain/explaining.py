@@ -20,7 +20,7 @@ from tollway.inference.masking import cut
 from tollway.kit.errors import BadRequest, NotFound, TollwayError
 from tollway.kit.said import say
 
-INSIDE = ("integrated-gradients", "attention")
+INSIDE = outside.INSIDE
 METHODS = (*outside.METHODS, *INSIDE)
 BACKGROUND = 8
 DEFAULTS: Mapping[str, tuple[str, ...]] = {
@@ -40,9 +40,9 @@ def explain(predictor: Any, row: Mapping[str, Any], method: str = "shap", **opti
     if method in outside.METHODS:
         return outside.explain(predictor, row, method, **options)
     predictor = _with_net(predictor, method)
-    pieces = cut(predictor, row)
-    target = outside.chosen(predictor.predict([pieces.row])[0], options.get("target"))
-    return _inside(predictor, pieces, method, target, int(options.get("seed", 0)))
+    game = outside.Game(predictor, cut(predictor, row), options.get("target"))
+    weights, checks, extra = _seen_inside(predictor, game, method)
+    return outside.from_inside(game, method, weights, checks, extra, int(options.get("seed", 0)))
 
 
 def check(part: Any) -> None:
@@ -65,27 +65,16 @@ def _with_net(predictor: Any, method: str) -> Any:
     )
 
 
-def _inside(predictor: Any, pieces: Any, method: str, target: str, seed: int) -> Explanation:
-    from tollway.forge.explain import inside
+def _seen_inside(predictor: Any, game: outside.Game, method: str) -> tuple[Any, dict[str, float], dict[str, Any]]:
+    from tollway.forge.explain.inside import LiveNet
+    from tollway.inference import inside
 
-    extra: dict[str, Any] = {}
+    net = LiveNet(predictor.net)
     if method == "attention":
-        if pieces.kind != "text":
-            raise BadRequest("Attention is shown for texts only.", hint="Choose shap or integrated-gradients.")
-        weights, extra = inside.attention(predictor, pieces)
-        checks: dict[str, float] = {}
-    else:
-        weights, checks = inside.by_gradients(predictor, pieces, target)
-    game = outside.Game(predictor, pieces, target)
-    base, value = game.ends()
-    if method == "integrated-gradients":
-        base, value = checks.pop("base"), checks.pop("value")
-    units = [{**unit, "weight": float(weight)} for unit, weight in zip(pieces.units, weights, strict=True)]
-    found = Explanation(method, pieces.kind, target, value, base, units, checks=checks, extra=extra)
-    if game.units > 1:
-        found.faithfulness = outside.faithfulness(game.values, weights, np.random.default_rng(seed))
-    found.evaluations = game.evaluations
-    return found
+        weights, extra = inside.attention(net, predictor.features, game.pieces)
+        return weights, {}, extra
+    weights, checks = inside.by_gradients(net, predictor.features, game.pieces, game.target)
+    return weights, checks, {}
 
 
 def report(
@@ -125,7 +114,14 @@ def _predictors(folder: Path, source: Path | None, desk: Any, given: Any, method
         return served, opening.reference(folder, source, desk.home)
     except TollwayError as error:
         inside = ", ".join(sorted(set(methods) & set(INSIDE)))
-        desk.warn(say("explain.no_torch", "{methods}: the torch model is not at hand ({failure})", methods=inside, failure=error.said))
+        desk.warn(
+            say(
+                "explain.no_torch",
+                "{methods}: the torch model is not at hand ({failure})",
+                methods=inside,
+                failure=error.said,
+            )
+        )
         return served, None
 
 

@@ -80,6 +80,11 @@ class Net(nn.Module):
         return {name: torch.from_numpy(one) for name, one in arrays.items()}
 
     @property
+    def reads_first(self) -> bool:
+        """Whether the answer to a text is read from its first place; else from all of them."""
+        return self.spec.options.get("pooling") == "first"
+
+    @property
     def dynamic(self) -> dict[str, dict[int, str]]:
         """Which axes of each input vary."""
         return self.features.dynamic()

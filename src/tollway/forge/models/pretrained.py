@@ -70,6 +70,10 @@ class Pretrained(Net):
         found = super().example(rows)
         return found | remembered(self.features, rows) if isinstance(self.features, SequenceFeatures) else found
 
+    @property
+    def reads_first(self) -> bool:
+        return self.spec.task != "sentence-embedding" or self.pooling == "first"
+
     def loss(self, batch: dict[str, Tensor], turn: str = "all") -> tuple[Tensor, dict[str, float]]:
         if self.spec.task == "sentence-embedding":
             return pair_loss(self, batch)

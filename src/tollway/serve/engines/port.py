@@ -17,6 +17,7 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     classify: bool = False  # POST /classify: classes, numbers, spans, ratings, pictures
     detect: bool = False  # POST /detect: objects in pictures
     explain: bool = False  # POST /explain
+    explain_inside: bool = False  # also by methods that look inside the model
     rerank: bool = False  # POST /rerank: it reads a query and a document together
     moderations: bool = False  # POST /moderations
     recommendations: bool = False  # POST /classify with a user answers items

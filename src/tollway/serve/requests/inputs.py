@@ -9,6 +9,7 @@ from tollway.serve.engines import Caps
 from tollway.serve.requests.parts import INPUTS_MAX, EngineCall, OnePiece, embedding, text_bytes, unsupported
 
 EXPLAINED_MAX = 8  # each asks the model hundreds of times
+_INSIDE = ("integrated-gradients", "attention")
 
 
 class EmbeddingRequest(OnePiece, kw_only=True):
@@ -128,7 +129,7 @@ class DetectRequest(_Given, kw_only=True):
 class ExplainRequest(_Given, kw_only=True):
     """POST /v1/explain: which parts of an input made the model answer as it did."""
 
-    method: Literal["shap", "permutation", "lime", "occlusion"] = "shap"
+    method: Literal["shap", "permutation", "lime", "occlusion", "integrated-gradients", "attention"] = "shap"
     target: Annotated[str, Meta(min_length=1, max_length=200)] | None = None  # the label to explain; else the answer's
     samples: Annotated[int, Meta(ge=16, le=2000)] | None = None  # how often the model may be asked
 
@@ -141,6 +142,12 @@ class ExplainRequest(_Given, kw_only=True):
         """Raise BadRequest for what this engine cannot honour."""
         if not caps.explain:
             raise unsupported("model", "this model cannot be explained")
+        if self.method in _INSIDE and not caps.explain_inside:
+            raise unsupported(
+                "method",
+                f"{self.method} looks inside the model, and this version has no pt2 format to look into (its maker adds it "
+                "to [convert] formats of the recipe); shap, permutation, lime and occlusion work",
+            )
         self.refuse_wrong_inputs(EXPLAINED_MAX)
 
     def engine_calls(

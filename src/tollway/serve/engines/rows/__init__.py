@@ -52,6 +52,7 @@ class Rows:
         labels: tuple[str, ...] = (),
         pairs: bool = False,
         image_size: int = 0,
+        explain_inside: bool = False,
     ) -> None:
         self.name = FORMATS[format].engine
         self.model = model
@@ -66,6 +67,7 @@ class Rows:
             classify=not (embedding or detecting or drawing),
             detect=detecting,
             explain=not (embedding or drawing or detecting),
+            explain_inside=explain_inside and not (embedding or drawing or detecting),
             rerank=pairs,
             moderations=kind in ("classification", "moderation") and self._input == "text" and not pairs,
             recommendations=kind == "recommendation",

@@ -1,8 +1,10 @@
 """What the replica answers: classifications, embeddings, explanations, in OpenAI's manner, with what they used."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +17,7 @@ from tollway.serve.engines.rows.rack import Row, Turn
 
 _APART_BYTES: Final = 16 * 1024  # reading more than this is done beside the event loop
 _STUCK_S: Final = 45.0
+_EXPLAINED_S: Final = 300.0  # the longest that one call is looked into, where nobody says until when they wait
 _DIGITS: Final = 6
 INPUTS_MAX: Final = 256
 
@@ -52,6 +55,7 @@ class Counter:
         self._features = lanes.features
         self._reader = ThreadPoolExecutor(1, "reader")
         self._explainer = ThreadPoolExecutor(1, "explainer")
+        self._beside: Any = None
 
     async def __call__(self, method: str, path: str, body: bytes) -> bytes:
         if method == "GET" and path == "/health":
@@ -134,13 +138,24 @@ class Counter:
         return {"object": "list", "data": data, "model": self._spec.model, "usage": self._usage(encoded)}
 
     async def _explain(self, ask: _Ask, size: int) -> dict[str, Any]:
-        from tollway.serve.engines.rows import explaining  # lazy: most replicas are never asked why
+        from tollway.serve.engines.rows import beside, explaining  # lazy: most replicas are never asked why
 
         rows, _ = await self._read(ask, size)
         loop = asyncio.get_running_loop()
         predictor = explaining.InBackground(self._features, self.lanes)
+        if self._beside is None:
+            self._beside = beside.Beside(Path(self._spec.folder), self._spec.cores)
+        until = time.monotonic() + (ask.turn.left_ms / 1000 if ask.turn.left_ms > 0 else _EXPLAINED_S)
         notes = await loop.run_in_executor(
-            self._explainer, explaining.explained, predictor, rows, ask.method, ask.target, ask.samples
+            self._explainer,
+            explaining.explained,
+            predictor,
+            self._beside,
+            rows,
+            ask.method,
+            ask.target,
+            ask.samples,
+            until,
         )
         data = [{"object": "explanation", "index": index} | note for index, note in enumerate(notes)]
         usage = {"prompt_tokens": 0, "total_tokens": 0, "explanations": len(rows)}
