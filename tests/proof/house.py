@@ -17,7 +17,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.ports import free_port
 from tollway.kit.settings import Settings
 from tollway.sell import accounts, api_keys, catalog, ledger
 from tollway.serve import models
@@ -43,13 +43,6 @@ PAID = catalog.Terms(
 """Prices that leave fractions of a micro, and a few free tokens."""
 
 _libc = ctypes.CDLL(None)
-
-
-def free_port() -> int:
-    """A TCP port on the loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # -- the gateway process -----------------------------------------------------------------------------------------------

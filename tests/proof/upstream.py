@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import json
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -31,9 +30,9 @@ class Upstream:
     """The server as a child process."""
 
     def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        from tests.ports import free_port  # as a program it stands alone
+
+        self.port = free_port()
 
     @property
     def url(self) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tollway.forge.convert import starter
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import Unavailable
@@ -443,10 +444,7 @@ async def serve(port: int, statuses: dict[str, int]) -> asyncio.Server:
 
 def test_an_upstream_that_is_down_is_waited_for_and_one_that_fails_is_left() -> None:
     async def story() -> None:
-        server = await serve(0, {})
-        port = server.sockets[0].getsockname()[1]
-        server.close()
-        await server.wait_closed()
+        port = free_port()
         replica = Replica(UpstreamServer(f"http://127.0.0.1:{port}/v1", "m"), SystemClock(), pace=IMPATIENT)
         with pytest.raises(Unavailable):
             await replica.start()

@@ -3,13 +3,13 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.shape.source import ROOT, SOURCE
 from tollway.faces.cli import reference
 from tollway.kit.settings import TABLE
@@ -74,9 +74,7 @@ def test_every_error_code_a_page_may_show_is_in_the_source():
 def live(tmp_path_factory):
     """A running shop with the starter models; gives the environment its examples need."""
     home = tmp_path_factory.mktemp("docs") / "home"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "tollway", "up", "--home", str(home), "--port", str(port), "--json"]
     gateway = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:

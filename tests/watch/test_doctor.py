@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from tests.ports import free_port
 from tollway.guard.secrets import Secrets
 from tollway.kit.settings import Settings
 from tollway.watch import doctor
@@ -14,12 +15,6 @@ from tollway.watch import doctor
 @pytest.fixture
 def home(tmp_path):
     return tmp_path / "home"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def settings(home, **flags):

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import shutil
-import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.testclient import TestClient
 
 from tests.faces.console import seed
+from tests.ports import free_port
 from tollway.faces.console import routes
 from tollway.kit.db import Database
 from tollway.kit.errors import PaymentRequired, Unavailable
@@ -91,10 +91,7 @@ class Site:
 
 
 def serve(shop: seed.SeededShop, playground: Any = None) -> Site:
-    free = socket.socket()
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-    free.close()
+    port = free_port()
     server = uvicorn.Server(
         uvicorn.Config(Starlette(routes=routes(shop, playground or tell_a_story)), port=port, log_level="error")
     )
