@@ -85,6 +85,12 @@ def test_a_command_line_that_cannot_be_read_is_one_json_document_too(tollway, wo
     assert (plain.code, plain.out, plain.err) == (2, "", ran.err)
 
 
+def test_a_name_is_shown_as_it_is_written(tollway):
+    name = "ft:base:secret:1"
+    assert name in tollway("org", "create", name).out
+    assert name in tollway("org", "list").out
+
+
 def test_a_mistyped_command_gets_a_suggestion(tollway):
     ran = tollway("subscripton")
     assert ran.code == 2 and "subscription" in ran.err

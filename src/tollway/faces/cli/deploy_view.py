@@ -143,7 +143,7 @@ class _Line:
         if sys.stderr.isatty():
             from rich.console import Console
 
-            self._status = Console(stderr=True).status("")
+            self._status = Console(stderr=True, emoji=False).status("")
             self._status.start()
         return self
 

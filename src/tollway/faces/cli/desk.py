@@ -110,7 +110,7 @@ class Desk:
             from rich.console import Console
 
             # A pipe has no width; a fixed wide one keeps rows on one line there.
-            console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+            console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 180)
             shown = view()
             if isinstance(shown, str):  # as it is: what is to be pasted must not be broken into lines, nor read as markup
                 console.print(shown, soft_wrap=True, markup=False)

@@ -45,8 +45,8 @@ class RunView:
 
             self._bar = Progress(
                 SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-                TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), console=Console(stderr=True), transient=True,
-                get_time=self._now,
+                TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), transient=True, get_time=self._now,
+                console=Console(stderr=True, emoji=False),
             )  # fmt: skip
             self._bar.start()
         return self
