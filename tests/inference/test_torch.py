@@ -31,7 +31,7 @@ class Net(torch.nn.Module):
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         states = self.words(ids) + self.places[: ids.shape[1]].unsqueeze(1) / ids.shape[1]
         states = self.layer(states, src_key_padding_mask=mask == 0)
-        kept = mask.unsqueeze(2).float()
+        kept = ((mask > 0) & (ids >= 0)).unsqueeze(2).float()
         first, _ = states.split([3, 5], dim=2)
         return {"logits": self.out((states * kept).sum(1) / kept.sum(1)), "first": first.amax(1)}
 

@@ -26,7 +26,7 @@ from tollway.kit.errors import BadRequest
 
 POINTS, PIECES, PIECES_MAX = 8, 4, 160
 GAP = 0.01  # of the difference that is explained
-_TOKENS_AT_ONCE: Final = 2048  # of all points together: what a gradient needs is kept for each
+_TOKENS_AT_ONCE: Final = 1024  # of all points together: what a gradient needs is kept for each
 _FLOATS_AT_ONCE: Final = 1_500_000
 Floats = NDArray[np.float64]
 Tensors = dict[str, Tensor]

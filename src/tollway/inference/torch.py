@@ -39,6 +39,7 @@ _CHECKS: Final = ("_assert_", "sym_constrain_range")  # of what the exporter ass
 _PRIVATE: Final = frozenset((
     "_to_copy", "_softmax", "_log_softmax", "_unsafe_view", "_convolution", "_weight_norm", "_native_batch_norm_legit",
     "_native_batch_norm_legit_no_training", "_adaptive_avg_pool2d", "_scaled_dot_product_flash_attention_for_cpu",
+    "__and__", "__or__",
 ))  # fmt: skip
 _REFUSED: Final = ("set", "resize", "record_stream", "from_file", "as_strided", "empty", "data")
 _WORDS: Final = ("approximate", "equation", "rounding_mode", "mode", "padding", "indexing", "side", "reduce", "ord")
