@@ -154,6 +154,7 @@ def test_what_cannot_be_trained_is_said_before_anything_is_held(
     with pytest.raises(openai.APIStatusError) as broke:
         poor.client.fine_tuning.jobs.create(model=CHAT, training_file=poor.upload().id)
     assert (broke.value.status_code, broke.value.code) == (402, "insufficient_funds")
+    assert "fewer epochs" in str(broke.value) and "max_tokens" not in str(broke.value)
     assert not list(buyer.client.fine_tuning.jobs.list())
     assert buyer.wallet() == 2_000_000
 

@@ -92,7 +92,11 @@ class FineTuning:
             )
         chosen = wish.settled(len(training))
         tokens = sum(await _counted(served, training)) * int(chosen["n_epochs"])
-        grant = await self._desk.admit(caller, wish.model, 0, 0, {"training_tokens": tokens})
+        try:
+            grant = await self._desk.admit(caller, wish.model, 0, 0, {"training_tokens": tokens})
+        except PaymentRequired as error:
+            error.hint = error.hint.replace("lower max_tokens", "train for fewer epochs or on fewer conversations")
+            raise
         order = Order(
             key_id=caller.key.id,
             base=wish.model,

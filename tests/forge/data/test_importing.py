@@ -25,11 +25,11 @@ def png(colour=(10, 20, 30), size=(5, 4)) -> bytes:
 
 
 def refused(bring, shelf, *arguments, **more) -> str:
-    """The message of an import that must fail, and must leave nothing behind."""
+    """What is said of an import that must fail, and must leave nothing behind: why, and what to do."""
     with pytest.raises(BadRequest) as told:
         bring(*arguments, **more)
     assert shelf.list() == []
-    return told.value.message
+    return f"{told.value.message}\n{told.value.hint}"
 
 
 def table_of(done: data.Imported, split: str = "train") -> dict:
@@ -73,7 +73,7 @@ def test_a_broken_csv_is_told_whole_with_line_numbers(bring, shelf):
     assert "nothing was kept" in told and "5 problems" in told
     for line, what in ((42, "1 cells"), (43, "3 cells"), (44, "byte 5"), (45, "byte 4"), (46, "")):
         assert f"line {line}" in told and what in told
-    assert "never closed" in told and "NUL" in told and "not utf-8" in told
+    assert "never closed" in told and "NUL" in told and "not utf-8" in told and "or add --skip-bad" in told
 
 
 def test_unreadable_rows_can_be_left_out(bring):
@@ -305,6 +305,7 @@ def test_archives_that_reach_out_are_refused_with_every_member(bring, shelf, tmp
                    ("link.csv", b"", link), ("hard.csv", b"", hard), ("tty", b"", device), ("train.csv", b"", good)))  # fmt: skip
     for word in ("'../../evil.csv'", "'/abs.csv'", "'link.csv'", "'hard.csv'", "'tty'", "there twice", "6 problems"):
         assert word in told
+    assert "would not mend" in told, "there is no row to leave out"
     told = refused(bring, shelf, "evil.zip", archive({"..\\up.csv": b"x", "C:/win.csv": b"x", "ok.csv": GOOD.encode()}))
     assert "up.csv" in told and "win.csv" in told and "2 problems" in told
     assert not list(tmp_path.rglob("evil.csv")) and not list(tmp_path.rglob("up.csv"))

@@ -79,7 +79,7 @@ def import_(
         skipped = problems.forget(_SKIPPABLE)
         if skipped:
             problems.note(f"{skipped:,} unreadable rows were left out (--skip-bad).")
-    problems.require(doubts_too=not anyway)
+    problems.require(doubts_too=not anyway, hint="" if problems.has(_SKIPPABLE) or not problems.errors else _WHOLE)
     if not tables:
         raise BadRequest(f"{source.name} has no rows.", code="dataset_empty")
     before = {version.ref for version in shelf.list() if version.name == name}
@@ -90,6 +90,7 @@ def import_(
     return Imported(version, version.ref not in before, told["format"], tuple(problems.notes))
 
 
+_WHOLE = "Correct it: to leave rows out (--skip-bad) would not mend this."
 _SKIPPABLE = ("ragged", "quote", "field", "nul", "encoding", "json", "image", "answer", "squad", "picture", "box", "category")
 
 

@@ -50,6 +50,10 @@ class Problems:
         gone = [name for name, kind in self.kinds.items() if not kind.doubt and name.partition(": ")[0] in codes]
         return sum(self.kinds.pop(name).count for name in gone)
 
+    def has(self, codes: Iterable[str]) -> bool:
+        """Whether one of these kinds is among them."""
+        return any(name.partition(": ")[0] in codes for name in self.kinds)
+
     def note(self, text: str) -> None:
         """Something worth knowing that stops nothing."""
         if text not in self.notes:
