@@ -35,6 +35,7 @@ settings.load_profile("house")
 
 # Read by torch, numpy and the like when they are loaded, and by every process a test starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["LC_ALL"] = "C.UTF-8"  # PostgreSQL makes no database where LANG names a locale that the machine has not
 
 
 @pytest.fixture

@@ -210,7 +210,7 @@ def edited(data: bytes, edits: list[tuple[str, int, bytes | int]]) -> bytes:
     return data
 
 
-@settings(max_examples=600, deadline=1000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=st.lists(EDIT, min_size=1, max_size=4))
 @example(edits=[("big", 8, (1 << 64) - 1)])
 def test_no_mutation_crashes_hangs_or_leaks(edits: list[tuple[str, int, bytes | int]], honest: Path) -> None:
@@ -218,6 +218,7 @@ def test_no_mutation_crashes_hangs_or_leaks(edits: list[tuple[str, int, bytes | 
     path.write_bytes(edited(honest.read_bytes(), edits))
     open_files = len(os.listdir("/proc/self/fd"))
     tracemalloc.start()
+    began = time.thread_time()
     try:
         header = gguf.read_header(path)
         assert header.size_bytes == path.stat().st_size
@@ -225,8 +226,10 @@ def test_no_mutation_crashes_hangs_or_leaks(edits: list[tuple[str, int, bytes | 
     except BadRequest:
         pass
     finally:
+        spent_s = time.thread_time() - began
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
+    assert spent_s < 1
     assert peak < 1 << 20, f"{peak} bytes for a file of {path.stat().st_size}"
     assert len(os.listdir("/proc/self/fd")) == open_files
 

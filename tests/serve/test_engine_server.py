@@ -39,7 +39,7 @@ def in_a_server(tmp_path: Path, closed: list[int], use):
         listening = await server.listen(socket, answer)
         pool = Pool(f"unix:{socket}")
         try:
-            await asyncio.wait_for(use(pool), 10)
+            await asyncio.wait_for(use(pool), 60)
         finally:
             pool.close()
             listening.close()

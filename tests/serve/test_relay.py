@@ -33,7 +33,7 @@ async def asked(relay: Relay, head: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)  # type: ignore[attr-defined]
     writer.write(head)
     with contextlib.suppress(ConnectionError):
-        return await asyncio.wait_for(reader.readline(), 5)
+        return await asyncio.wait_for(reader.readline(), 60)
     return b""
 
 
