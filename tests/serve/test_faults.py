@@ -104,6 +104,20 @@ def test_the_same_innocent_request_of_many_is_marked_once_and_cleared_by_an_answ
     asyncio.run(story())
 
 
+def test_replicas_that_go_together_blame_no_request() -> None:
+    """A node dies: with it the two replicas that a much-asked request is in, or the one it was sent on to."""
+    quarantine = Quarantine()
+    assert quarantine.lost(b"hello", (1, 1), now=10, since=9) is None
+    assert quarantine.lost(b"hello", (2, 1), now=10.1, since=9.5) is None, "it was inside before it was marked"
+    assert quarantine.lost(b"hello", (2, 1), now=99, since=10) is None
+
+    quarantine = Quarantine()
+    assert quarantine.lost(b"hello", (1, 1), now=10, since=9, node="10.0.0.7") is None
+    assert quarantine.lost(b"hello", (2, 1), now=12, since=10.5, node="10.0.0.7") is None
+    assert quarantine.refused == 0
+    assert quarantine.lost(b"hello", (3, 1), now=13, since=12.5, node="10.0.0.8") is not None, "elsewhere it stops too"
+
+
 # -- second tries ------------------------------------------------------------------------------------------------------
 
 

@@ -46,6 +46,7 @@ class Seat(msgspec.Struct):
     tokens: int = 0
     time: EngineTime | None = None  # None for upstreams: not our machine
     life: int = 0  # how often its replica was started
+    node: str = ""  # of the cluster; "": this machine, or an upstream
     health: Health = msgspec.field(default_factory=Health)
 
     def fits(self, tokens: int, spare: int = 0) -> bool:

@@ -3,13 +3,15 @@
 Every call that was in an engine when that was lost is marked by a digest of what it asked. One that was inside at two
 losses, and the second time was the only marked one there, is what the engine died of: it is refused from then on (for a
 day), by name, while everything else goes on. As long as it is not clear who it was, those marked twice go in one at a
-time, so that the next loss tells. Whoever is answered loses its mark.
+time, so that the next loss tells. Whoever is answered loses its mark. Replicas that go together say nothing of a request: a
+copy that was inside already when it was marked does not count, nor does a second loss on the node that is just dying.
 
 Nothing of a request is kept but the digest, and nothing is digested while no engine was lost. Times are monotonic seconds.
 """
 
 import asyncio
 import hashlib
+import math
 
 import msgspec
 
@@ -18,6 +20,8 @@ from tollway.kit.errors import BadRequest
 _REFUSED_S = 86_400.0
 _MARKED_S = 600.0
 _MARKS_MAX = 4096
+_NODE_DIES_S = 5.0
+"""For so long the processes of a node that dies may end one after the other."""
 Life = tuple[int, int]
 """One life of one replica."""
 
@@ -26,6 +30,7 @@ class _Mark(msgspec.Struct):
     losses: int
     at: float
     life: Life
+    node: str
     refused: bool = False
 
 
@@ -89,18 +94,23 @@ class Quarantine:
         if answered and mark is not None and not mark.refused:
             del self.marks[guest.print]
 
-    def lost(self, body: bytes, life: Life, now: float) -> BadRequest | None:
-        """A request was inside when this life of an engine ended. Its refusal, when it is clear that it died of it."""
+    def lost(
+        self, body: bytes, life: Life, now: float, *, since: float = math.inf, node: str = ""
+    ) -> BadRequest | None:
+        """A request that was inside `since` then was there when this life of an engine (on a `node` of a cluster) ended. Its
+        refusal, when it is clear that the engine died of it."""
         print_ = digest(body)
         mark = self.marks.get(print_)
         if mark is None:
             if len(self.marks) >= _MARKS_MAX:
                 del self.marks[next(iter(self.marks))]
-            self.marks[print_] = _Mark(1, now, life)
+            self.marks[print_] = _Mark(1, now, life, node)
             return None
-        if mark.life == life:
+        if mark.life == life or since <= mark.at:
             return None  # the same request from several callers
-        mark.losses, mark.at, mark.life = mark.losses + 1, now, life
+        if node and node == mark.node and now - mark.at < _NODE_DIES_S:
+            return None  # it was sent from one replica to the next of a node that goes
+        mark.losses, mark.at, mark.life, mark.node = mark.losses + 1, now, life, node
         beside = {guest.print for guest in self._guests if guest.life == life} | self._lost.setdefault(life, set())
         self._lost[life].add(print_)
         mark.refused = mark.refused or beside <= {print_}

@@ -195,6 +195,7 @@ class Replicas:
                 post.seat.time.resume(now)
             self._follow(post)
             post.seat.life += 1
+            post.seat.node = "" if post.replica.node == "local" else post.replica.node
             post.seat.health = Health()
             post.lately = Lately()
             post.seat.slots = post.replica.caps.slots

@@ -329,7 +329,10 @@ class Run:
         served.went_wrong()
         self._blame(index, seat, error)
         if gone and seat.time is not None:
-            refusal = served.quarantine.lost(self.engine_calls[index].body, self.tallies[index].life, time.monotonic())
+            tally, now = self.tallies[index], time.monotonic()
+            refusal = served.quarantine.lost(
+                self.engine_calls[index].body, tally.life, now, since=tally.sat_at, node=seat.node
+            )
             if refusal is not None:
                 _log.error("a request stops the engine", model=self.request.model, call=self.id)
                 raise refusal from error
