@@ -114,6 +114,19 @@ def test_a_buyer_watches_a_job_and_ends_it_by_keyboard(chromium: Any, working: W
 
 
 @pytest.mark.browser
+def test_a_job_that_is_over_shows_its_steps_and_the_tokens_that_were_trained(chromium: Any, working: Working) -> None:
+    job_id = working.ids["done"]
+    with browsing(chromium, working.site, seed.BUYER) as page:
+        page.goto(working.url("/jobs/{done}"))
+        assert "40 of 40" in page.inner_text("#job") and "182,400" in page.inner_text("#job")
+        with working.shop.db.write() as conn:  # not all that was ordered
+            made = jobs.get(conn, "fine_tuning", job_id).made
+            jobs.change(conn, job_id, made={**made, "trained_tokens": 91_200})
+        page.reload()
+        assert "91,200" in page.inner_text("#job") and "182,400" not in page.inner_text("#job")
+
+
+@pytest.mark.browser
 def test_answers_are_downloaded_and_files_deleted(chromium: Any, working: Working) -> None:
     with browsing(chromium, working.site, seed.BUYER) as page:
         page.goto(working.url("/jobs/{whole}"))
