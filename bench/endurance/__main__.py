@@ -24,6 +24,7 @@ from bench.rig.shop import Shop
 
 SLOW, PROBES, PROBE_WITHIN_S = 1500, 10, 1.0
 WARM_SHARE = 0.3  # caches and pools fill at first: growth is counted after this share of the soak
+FILLING = 24  # long chats before it: more than the chat model's memory of prompts (256 MiB) holds
 SAMPLE_EVERY_S = 2.0
 
 
@@ -158,6 +159,15 @@ async def soak(front: Front, chat: str, encoder: str, minutes: float) -> dict[st
     return growth(samples)
 
 
+async def fill(front: Front, chat: str) -> None:
+    """Calls until what the chat model remembers of prompts is full, which a quiet soak would do in its first minute."""
+    for number in range(FILLING):
+        content = f"Story {number}: " + "the toll keeper speaks about the weather of the day. " * 120
+        messages = [{"role": "user", "content": content}]
+        await front.call("/v1/chat/completions", {"model": chat, "messages": messages, "max_tokens": 1}, 120)
+    talk(f"  after {FILLING} long chats: {sum(front.child.rss_mb().values()):.0f} MB")
+
+
 def growth(samples: Sequence[tuple[float, dict[str, float]]]) -> dict[str, float]:
     """Percent that a straight line through the samples after warming up rises from its first to its last."""
     kept = samples[int(len(samples) * WARM_SHARE) :]
@@ -197,6 +207,7 @@ def main() -> int:
                 figures.append(Figure("slow_clients_probes_good", [good / 2], f"of {PROBES}", PROBES, None))
                 figures.append(Figure("slow_clients_slowest_probe_ms", [slowest * 1000], "ms", None, None))
             if given.only != "slow":
+                asyncio.run(fill(front, chat))
                 grown = asyncio.run(soak(front, chat, encoder, given.minutes))
                 for process, percent in grown.items():
                     talk(f"  {percent:+6.2f} %  {process}")

@@ -77,13 +77,13 @@ class Child:
         return sum(int(stat[11]) + int(stat[12]) for stat in stats if stat) / TICK
 
     def rss_mb(self) -> dict[str, float]:
-        """Resident memory in MB (1e6 bytes) of each process in the tree, by 'pid command'."""
+        """Resident memory in MB (1e6 bytes) of each process in the tree, by pid and the end of its command."""
         found = {}
         for pid in tree(self.pid):
             with contextlib.suppress(OSError):
                 pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                found[f"{pid} {command[:90].strip()}"] = pages * PAGE_MB
+                found[f"{pid} {command.strip()[-60:]}"] = pages * PAGE_MB
         return found
 
     def wait_for(self, ready: Callable[[], bool], timeout_s: float) -> None:

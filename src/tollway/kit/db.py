@@ -188,7 +188,8 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(
-        url, module=pysqlite3, connect_args={"check_same_thread": False, "timeout": 30}, pool_size=8, max_overflow=8
+        url, module=pysqlite3, connect_args={"check_same_thread": False, "timeout": 30},
+        pool_size=8, max_overflow=8, pool_use_lifo=True,  # the one used last has the pages and the statements
     )
 
     @sa.event.listens_for(engine, "connect")

@@ -56,7 +56,7 @@ class _Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._waiter: asyncio.Future[None] | None = None
         self.paused = False
-        self.parser = httptools.HttpResponseParser(self)
+        self.parser: Any = httptools.HttpResponseParser(self)
         self._begin()
 
     def _begin(self) -> None:
@@ -90,6 +90,7 @@ class _Connection(asyncio.Protocol):
         self.closed = True
         if exc is None and self.headers_done and not self._delimited and not self.failure:
             self.complete = True
+        self.parser = None  # it refers to this: what refers to nothing that refers to it is gone at once
         self._wake()
 
     # httptools

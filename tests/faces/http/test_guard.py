@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import time
 from collections.abc import AsyncIterator
@@ -11,7 +12,8 @@ import pytest
 import uvicorn
 import uvloop
 
-from tollway.faces.http.guard import HEAD_BYTES_MAX, PIPELINED_MAX, guarded
+from tollway.faces.http.exchange import Exchange
+from tollway.faces.http.guard import HEAD_BYTES_MAX, PIPELINED_MAX, GuardedProtocol, guarded
 from tollway.faces.http.server import listen
 from tollway.faces.http.wire import MEMO, PUT_OFF
 
@@ -334,6 +336,35 @@ def test_who_leaves_in_the_midst_of_an_answer_leaves_no_error_behind() -> None:
 
     uvloop.run(leave_often())
     assert not errors
+
+
+@pytest.mark.parametrize("path", [b"/", b"/sleep"])
+def test_of_a_connection_that_ended_nothing_waits_for_the_collector(path: bytes) -> None:
+    """On the loop that serves. Else the last requests of thousands of connections, prompts and all, stay in memory."""
+
+    def kept() -> int:
+        return sum(isinstance(one, GuardedProtocol | Exchange) for one in gc.get_objects())
+
+    async def come_and_go() -> None:
+        async with running() as server:
+            gc.collect()
+            gc.disable()
+            for _ in range(10):
+                reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+                writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+                if path == b"/":
+                    await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 60)
+                else:
+                    await until(lambda: server.asked[-1:] == ["/sleep"])
+                writer.transport.abort()
+                if path == b"/sleep":
+                    await until(lambda: server.asked[-1:] == ["left"])
+            await until(lambda: kept() == 0, within_s=5)
+
+    try:
+        uvloop.run(come_and_go())
+    finally:
+        gc.enable()
 
 
 async def until(true: Any, within_s: float = 60) -> None:

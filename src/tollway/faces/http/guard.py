@@ -73,7 +73,7 @@ class GuardedProtocol(asyncio.Protocol):
         self._state = server_state
         self._connections: set[Any] = server_state.connections
         self._loop = _loop or asyncio.get_running_loop()
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         # What a client sends behind its last request is not an error of that request.
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._transport: Any = None
@@ -126,6 +126,11 @@ class GuardedProtocol(asyncio.Protocol):
         for waiting in self._pipeline:
             waiting.lost()
         self.resume_writing()
+        # All of these refer to this: left in a ring, a closed connection would keep its last request until the next round of
+        # the collector, thousands of connections later.
+        self._parser = self._running = self._exchange = None
+        self._pipeline.clear()
+        self._base, self._headers = {}, []
 
     def data_received(self, data: bytes) -> None:
         if self not in self._connections:

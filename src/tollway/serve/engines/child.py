@@ -28,6 +28,8 @@ from tollway.serve.engines.port import Launch
 _NOISE: Final = 8 * 1024
 _SOCKET_PATH_BYTES_MAX: Final = 107
 _M_ARENA_MAX: Final = -8  # malloc.h
+_M_MMAP_THRESHOLD: Final = -3
+_PIECE_BYTES: Final = 256 * 1024
 QUIET: Final = {**quiet.VARIABLES, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """What every engine is told before it starts: libraries that count their users have nothing to tell here, and what is served
 is on the shelf already."""
