@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tollway.flows import build
@@ -106,3 +107,26 @@ require = {"vs.parent" = ">=0", "gap.language" = "<=1", "f1.1" = ">=0"}
         assert one in said
     assert "gap.language: " not in said and "f1.1: " not in said
     assert not list((shop.settings.home / "runs" / "steps").glob("*"))
+
+
+def test_pictures_learnt_without_their_labels_make_a_base(shop: Shop, tmp_path: Path) -> None:
+    """It knows no label yet: no simple model is held against it, and the next recipe goes on from it."""
+    random = np.random.default_rng(0)
+    pictures, labels = random.integers(0, 60, (90, 8, 8), dtype=np.uint8), np.arange(90, dtype=np.uint8) % 2
+    pictures[labels == 1, :, 2:5] += 180
+    np.savez(tmp_path / "bars.npz", x_train=pictures[:60], y_train=labels[:60], x_test=pictures[60:], y_test=labels[60:])
+    data.import_(data.Shelf(shop.settings.home / "datasets", shop.clock), tmp_path / "bars.npz", "bars")
+    head = '[recipe]\nname = "{}"\ntask = "image-classification"\n[data]\ndataset = "bars"\n[model]\n'
+    base = head.format("trunk") + """
+architecture = "cnn"
+options = {filters = [4], hidden = 0}
+[train]
+objective = "rotation"
+steps = 2
+precision = "fp32"
+[convert]
+formats = ["safetensors"]
+"""
+    made = build.build(shop, written(tmp_path, base))
+    assert made.record.package == "trunk@1" and not made.figures("evaluate").get("vs.majority")
+    build.check(shop, build.read(shop, written(tmp_path, head.format("bars") + 'base = "trunk"\n')))

@@ -70,3 +70,9 @@ def test_texts_that_are_not_english_do_not_start_from_a_base_that_reads_english_
     label = ["good", "bad"] * 50
     assert drafted(tmp_path / "zh", {"text": CHINESE, "label": label}).model.architecture == "bilstm"
     assert drafted(tmp_path / "en", {"text": PROSE, "label": label}).model.base == "minilm"
+
+
+def test_an_encoder_from_scratch_is_given_what_it_can_learn(tmp_path):
+    version = Shelf(tmp_path, SystemClock()).add("tales", {"train": pa.table({"text": ["Once upon a time."] * 9})}, kinds={"text": "text"})
+    made = recipe.parse(drafts.draft("reader", None, version, architecture="bert"))
+    assert made.train.objective == "masked" and made.convert is not None and made.convert.formats == ["safetensors"]

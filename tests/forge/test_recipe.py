@@ -97,3 +97,11 @@ def test_every_setting_is_listed_with_its_default():
     assert {row["part"] for row in rows} == set(recipes.Recipe.model_fields)
     assert next(row for row in rows if row["name"] == "optimizer")["default"] == '"adamw"'
     assert not [row for row in rows if not row["help"]]
+
+
+def test_a_part_that_cannot_be_without_a_wrong_setting_does_not_hide_what_else_is_wrong():
+    """What is left is looked at by every other part."""
+    with pytest.raises(recipes.Faulty) as caught:
+        recipes.parse(GOOD + '\n[convert]\nformats = ["onnxx"]\n[evaluate]\nmetrics = ["rmse"]\n')
+    assert "did you mean onnx?" in caught.value.message and caught.value.gone == {"convert"}
+    assert caught.value.rest is not None and caught.value.rest.evaluate.metrics == ["rmse"]

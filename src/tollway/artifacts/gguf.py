@@ -153,36 +153,37 @@ class _Tensor:
     offset: int
 
 
-def read_header(path: Path) -> Header:
-    """Parse and check the header of `path` in this process. Raises BadRequest when it lies or is not GGUF."""
+def read_header(path: Path, name: str = "") -> Header:
+    """Parse and check the header of `path` in this process. Raises BadRequest when it lies or is not GGUF; `name` is what
+    the file is called where it comes from."""
     try:
         with path.open("rb") as file:
             size_bytes = os.fstat(file.fileno()).st_size
             return _parse(_Reader(file, size_bytes), size_bytes)
     except Lie as lie:
-        raise _refusal(path, str(lie)) from None
+        raise _refusal(name or path.name, str(lie)) from None
     except OSError as error:
-        raise _refusal(path, error.strerror or "it cannot be read") from None
+        raise _refusal(name or path.name, error.strerror or "it cannot be read") from None
 
 
-def inspect(path: Path) -> Header:
+def inspect(path: Path, name: str = "") -> Header:
     """Like `read_header`, for a file of unknown origin: parsed in a limited process."""
     try:
-        return Header(**sandbox.call(f"{__name__}:facts", {"path": str(path.absolute())}, limits=LIMITS))
+        return Header(**sandbox.call(f"{__name__}:facts", {"path": str(path.absolute()), "name": name}, limits=LIMITS))
     except TollwayError as error:
         if error.code in ("limit_memory", "limit_time"):
-            raise _refusal(path, "reading its header needs more memory or time than allowed") from None
+            raise _refusal(name or path.name, "reading its header needs more memory or time than allowed") from None
         raise
 
 
-def facts(path: str) -> dict[str, Any]:
+def facts(path: str, name: str = "") -> dict[str, Any]:
     """The header as plain facts."""
-    return asdict(read_header(Path(path)))
+    return asdict(read_header(Path(path), name))
 
 
-def _refusal(path: Path, why: str) -> BadRequest:
+def _refusal(name: str, why: str) -> BadRequest:
     return BadRequest(
-        f"{path.name} cannot be used as a model: {why}.",
+        f"{name} cannot be used as a model: {why}.",
         code=_REFUSED,
         hint="Give a complete GGUF file (version 2 or 3) as written by llama.cpp's converter.",
     )

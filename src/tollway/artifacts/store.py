@@ -204,7 +204,7 @@ class Store:
         with self._aside() as aside:
             sha256, size_bytes = disk.copy(path, aside / WEIGHTS, progress)
             _expect(about.source, sha256, path)
-            header = gguf.inspect(aside / WEIGHTS)
+            header = gguf.inspect(aside / WEIGHTS, path.name)
             weights = File(path=WEIGHTS, role="weights", format="gguf", quantisation=header.quantisation,
                            size_bytes=size_bytes, sha256=sha256)  # fmt: skip
             return self._place(aside, (weights,), _of_gguf(name, about, header, weights, path), about.card)
@@ -417,7 +417,8 @@ def _look_at_start(path: Path) -> None:
         raise BadRequest(f"{path} cannot be read: {error.strerror}.", code="invalid_model_file") from None
     if start != b"GGUF":
         raise BadRequest(
-            f"{path.name} is not a GGUF file.", code="invalid_model_file", hint="Convert the model to GGUF first."
+            f"{path.name} is not a GGUF file.", code="invalid_model_file",
+            hint="Other models come in by a recipe: their folder as [model] base, [train] method = \"none\".",
         )
 
 

@@ -94,7 +94,8 @@ def check(shop: Shop, recipe: Recipe) -> None:
 
 
 def _told(errors: Sequence[TollwayError]) -> str:
-    return "\n".join(str(error) for error in errors).replace("\n", "\n  ")
+    told = (f"{error.message.rstrip('.')}. {error.hint}".strip() for error in errors)  # a list may end without a full stop
+    return "\n".join(told).replace("\n", "\n  ")
 
 
 def _troubles(shop: Shop, recipe: Recipe, gone: frozenset[str] = frozenset()) -> list[TollwayError]:
@@ -230,14 +231,20 @@ def convert(recipe: Recipe, run: Run, model: Path, prepared: Path) -> Path:
 
 def evaluate(shop: Shop, recipe: Recipe, run: Run, files: Path, model: Path, prepared: Path) -> None:
     """What it is worth, on rows it has not seen, beside simple baselines and its parent."""
+    from tollway.forge import train as trainer
+
     parent = shop.store.get(*recipe.package.parent.split("@", 1)).folder if recipe.package.parent else None
+    base = trainer.makes_a_base(recipe.train)
+    part = recipe.evaluate.model_copy(update={"baseline": False}) if base else recipe.evaluate
 
     def work(desk: Desk) -> Any:
         from tollway.forge import evaluate as evaluator
 
-        return evaluator.run(recipe.evaluate, files, _prepared(prepared), desk, parent, source=model)
+        if base:
+            desk.note("It was pre-trained to be a base: it is not held against simple models, and says nothing of labels yet.")
+        return evaluator.run(part, files, _prepared(prepared), desk, parent, source=model)
 
-    inputs = {"evaluate": recipe.evaluate, "after": [files.name, model.name, prepared.name], "parent": parent}
+    inputs = {"evaluate": part, "after": [files.name, model.name, prepared.name], "parent": parent}
     run.step("evaluate", inputs, ("forge/evaluate", "forge/models", "inference"), _work(work))
     run.record.metrics = run.figures("evaluate")
 

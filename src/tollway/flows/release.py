@@ -25,6 +25,11 @@ def import_file(
     shop: Shop, path: Path, name: str, about: store.About | None = None, progress: store.Progress | None = None
 ) -> store.ModelPackage:
     """Put a GGUF file on the shelf as the next version of `name`: inspected, hashed, described, signed."""
+    if path.is_dir():
+        raise BadRequest(
+            f"{path} is a folder, not a .gguf file.",
+            hint=f'A Hugging Face folder comes in by a recipe: [model] base = "{path}", [train] method = "none".',
+        )
     if not path.is_file():
         raise NotFound(f"There is no file {path}.", hint="Give the path of a .gguf file.")
     return shop.store.import_gguf(path, name, about, progress=progress)

@@ -200,7 +200,8 @@ def _lines(name: str, task: str, version: Any, columns: Mapping[str, str], model
     renamed = ", ".join(f"{what} = {_quoted(column)}" for what, column in columns.items() if what != column)
     language = task in ("language-modeling", "chat", "preference")
     method = "lora" if task in ("chat", "preference") else "full"
-    formats = '["gguf"]' if language else '["onnx"]'
+    encoder = model.get("architecture") == "bert"  # to be the base of others
+    formats = '["safetensors"]' if encoder else '["gguf"]' if language else '["onnx"]'
     rows = version.rows("train")
     epochs = 1 if language else 30 if task.startswith("tabular") or rows < 2_000 else 3 if "base" in model else 8
     lopsided = "label" in columns and _lopsided(version, columns["label"])
@@ -221,6 +222,7 @@ def _lines(name: str, task: str, version: Any, columns: Mapping[str, str], model
         "",
         "[train]",
         f'method = "{method}"',
+        *(['objective = "masked"'] if encoder else []),
         f"epochs = {epochs}",
         *(["early_stopping = {patience = 3}"] if not language and "base" not in model else []),
         "",

@@ -166,7 +166,7 @@ class Train(Part):
     options: dict[str, Any] = Field({}, description="of the method: rank and targets of LoRA, beta of DPO …")
     checkpoint_every_s: float = Field(60, gt=0, description="seconds of work that a crash can cost")
     processes: int = Field(1, ge=1, description="processes that train together")
-    distributed: Literal["ddp", "fsdp", "tensor", "ray"] = Field("ddp", description="how, when processes > 1")
+    distributed: Literal["ddp", "fsdp", "tensor", "ray", "ray-fsdp"] = Field("ddp", description="how, when processes > 1")
     threads: int | None = Field(None, ge=1, description="CPU threads of each process; default: all cores shared out")
 
     @model_validator(mode="after")
@@ -308,19 +308,21 @@ def parse(text: str, where: str = "the recipe") -> Recipe:
 
 def _without(found: dict[str, Any], error: ValidationError) -> tuple[Recipe | None, frozenset[str]]:
     """What is left of a recipe when each wrong setting is taken out, and the parts that went with one."""
-    gone = set()
-    for one in error.errors():
-        path = [str(part) for part in one["loc"]][:2]  # a setting is taken out whole
-        part = found.get(path[0]) if path else None
-        if len(path) == 2 and isinstance(part, dict):
-            part.pop(path[1], None)
-        elif path:
-            found.pop(path[0], None)
-            gone.add(path[0])
-    try:
-        return Recipe.model_validate(found), frozenset(gone)
-    except ValidationError:
-        return None, frozenset(gone)
+    gone: set[str] = set()
+    for _ in range(2):  # a part that cannot be without the setting that was taken out goes with it, the second time
+        for one in error.errors():
+            path = [str(part) for part in one["loc"]][:2]  # a setting is taken out whole
+            part = found.get(path[0]) if path else None
+            if len(path) == 2 and isinstance(part, dict) and path[1] in part:
+                part.pop(path[1])
+            elif path:
+                found.pop(path[0], None)
+                gone.add(path[0])
+        try:
+            return Recipe.model_validate(found), frozenset(gone)
+        except ValidationError as next_one:
+            error = next_one
+    return None, frozenset(gone)
 
 
 def settings() -> list[dict[str, str]]:

@@ -1,9 +1,10 @@
-"""Libraries that tell their makers how they are used: told not to, before they are imported.
+"""Libraries that tell their makers how they are used, or everybody what ails them: told not to, before they are imported.
 
 OpenVINO reports every import to an analytics service, from a child process, and asks no variable: its reporter is kept from
 being imported, and it goes on with the empty one that it has for that case.
 """
 
+import logging
 import os
 import sys
 from typing import Final
@@ -16,6 +17,7 @@ VARIABLES: Final = {
     "DO_NOT_TRACK": "1",
 }
 _REPORTERS: Final = ("openvino_telemetry",)
+_TALKERS: Final = ("torchao", "torch.utils._pytree")
 
 
 def no_telemetry() -> None:
@@ -23,3 +25,9 @@ def no_telemetry() -> None:
     os.environ.update(VARIABLES)
     for name in _REPORTERS:
         sys.modules[name] = None  # type: ignore[assignment]  # importing it is an ImportError
+
+
+def no_chatter() -> None:
+    """Some complain on the terminal of parts for other machines, and of each other's habits; nobody here can help it."""
+    for name in _TALKERS:
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tollway.forge.data import checks, report, samples, statistics
+from tollway.forge.data import changes, checks, report, samples, statistics
 from tollway.forge.data.labels import distance, typos
 from tollway.forge.data.split import split
 from tollway.kit.errors import BadRequest
@@ -156,3 +156,17 @@ def test_the_report_in_chinese_has_every_sentence_translated(shelf):
     assert all(one.text == one.sentence.format(**one.values) for one in found)
     with pytest.raises(BadRequest, match="no report in 'fr'"):
         report.page(version, statistics.describe(version), found, "fr")
+
+
+def test_questions_alike_about_different_texts_repeat_nothing_and_the_mend_mends(shelf):
+    rows = [{"context": f"{town} has a tower. {first} built it long ago, of stone from the hills around {town}.",
+             "question": "Who built the tower?", "answer": first, "answer_start": 0}
+            for town, first in (("Bath", "Jane Mason"), ("Ghent", "Pieter de Witte"), ("Oslo", "Ingrid Solberg"))]  # fmt: skip
+    twin = rows[0] | {"question": "Who built that tower?", "answer": "Mason"}
+    kinds = dict.fromkeys(("context", "question", "answer"), "text")
+    roles = {"roles": {name: name for name in ("context", "question", "answer", "answer_start")}}
+    version = shelf.add("towers", {"train": pa.Table.from_pylist([*rows, twin])}, kinds=kinds, extra=roles)
+    found = codes(checks.check(version))["near_duplicates"]
+    assert found.count == 1
+    cleaned, done = changes.clean(shelf, version, ["near-deduplicate"])
+    assert (done[0].dropped, cleaned.rows("train")) == (1, 3)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tollway.forge import data
+from tollway.forge.data import changes
 from tollway.kit import sandbox
 from tollway.kit.errors import BadRequest, NotFound, TooLarge
 
@@ -385,3 +386,39 @@ def test_conll_splits_in_a_folder_and_lines_without_a_tag(shelf, bring, tmp_path
 
 def test_plain_text_with_short_lines_stays_text(bring):
     assert bring("a.txt", "One O\n\nTwo O\n\nThree O\n").format == "text"
+
+
+def test_labels_are_looked_at_where_the_column_says_it_is_one(bring, shelf):
+    """Nobody has to say --label for a column that is called so."""
+    told = refused(bring, shelf, "a.csv", GOOD + "typed in a hurry,postive\n,negative\nnobody knows,\n")
+    assert "'postive' (1 rows) looks like 'positive'" in told and "no text" in told and "no label" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.zip", b"PK\x03\x04 and then nothing of an archive", "is called .zip, but is no archive"),
+        ("a.png", png(), "one picture is no dataset"),
+        ("a.pkl", b"\x80\x04N.", "is no data"),
+        ("a.csv", b"", "the file is empty"),
+    ],
+)
+def test_a_file_that_cannot_be_read_at_all_is_not_offered_to_be_read_in_part(bring, shelf, name, content, said):
+    with pytest.raises(BadRequest, match=said) as told:
+        bring(name, content)
+    assert "would not mend" in told.value.hint and shelf.list() == []
+
+
+def test_how_a_broken_file_was_read_stands_beside_its_problems(bring, shelf):
+    broken = (GOOD + "caf\u00e9,positive\nno label here\n").encode("latin-1")
+    assert "Western European" in refused(bring, shelf, "a.csv", broken)
+
+
+def test_rows_written_out_and_read_back_are_the_same_rows(bring, shelf, tmp_path):
+    """JSON has no times: what is all dates is dates again."""
+    done = bring("a.csv", "text,label,day\n" + "".join(f"row {n},{'ab'[n % 2]},2024-03-{n + 1:02d}\n" for n in range(20)))
+    changes.export(done.version, tmp_path / "out", "jsonl")
+    again = data.import_(shelf, tmp_path / "out", "again")
+    assert again.version.digest == done.version.digest
+    kept = bring("b.jsonl", '{"day": "2024-03-01"}\n{"day": "2024-02-31"}\n')
+    assert kept.version.columns[0].kind in ("text", "category")

@@ -89,3 +89,11 @@ def test_the_newest_rows_judge():
 def test_what_cannot_be_split_so_is_said(arguments, why):
     with pytest.raises(BadRequest, match=why):
         split(table([(f"{n}", "x") for n in range(50)]), **arguments)
+
+
+def test_dates_written_as_text_give_an_order_too():
+    """Parquet files and saved datasets often hold them so."""
+    rows = table([(f"{n}", "x") for n in range(20)])
+    days = rows.append_column("day", pa.array([f"2024-01-{20 - n:02d}" for n in range(20)]))
+    parts = split(days, validation=0.1, test=0.1, by="time:day")
+    assert parts["test"]["n"].to_pylist() == [0, 1] and parts["validation"]["n"].to_pylist() == [2, 3]

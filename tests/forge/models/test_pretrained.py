@@ -219,3 +219,23 @@ def test_a_base_that_cannot_be_is_refused_before_the_first_step(tmp_path, base, 
     with pytest.raises(TollwayError, match=re.escape(told)):
         models.check(worlds.Part(base=base.format(folder=tmp_path)), "text-classification", tmp_path)
     models.check(worlds.Part(base="org/name"), "text-classification", tmp_path)  # nothing is fetched to look
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompt", "lora", "adapter"])
+def test_an_adapter_on_a_folder_of_ones_own_keeps_the_folders_weights(method, tmp_path):
+    """Nobody else has them, so they are saved beside the adapter, under the names they had."""
+    import shutil
+
+    from transformers import BertConfig, BertModel
+
+    own = tmp_path / "own"
+    BertModel(BertConfig(vocab_size=30522, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)).save_pretrained(own)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(models.base("minilm") / name, own / name)
+    net = models.adapt(worlds.make("text-classification", base=str(own)), method, {"rank": 4})
+    worlds.learn(net, 2, 5e-3)
+    rows = worlds.ask("text-classification")
+    outputs = models.TorchPredictor(net).outputs(rows)
+    models.save(net, tmp_path / "made")
+    shutil.rmtree(own)
+    assert apart(outputs, models.TorchPredictor(models.load(tmp_path / "made")).outputs(rows)) < 1e-5

@@ -65,6 +65,19 @@ def test_an_objective_of_pictures_wants_pictures():
     assert "learns from pictures" in refused("text-classification", objective="rotation")
 
 
+@pytest.mark.parametrize(
+    ("model", "objective", "fits"),
+    [("bert", "", False), ("bert", "causal", False), ("bert", "masked", True), ("llama", "next-sentence", False), ("llama", "", True)],
+)
+def test_who_finds_hidden_words_does_not_write_on(model, objective, fits):
+    part = recipe.Train(objective=objective)
+    if fits:
+        asked.check(part, recipe.Model(architecture=model), "language-modeling")
+        return
+    with pytest.raises(BadRequest, match="hidden words"):
+        asked.check(part, recipe.Model(architecture=model), "language-modeling")
+
+
 def test_the_table_of_options_is_what_the_objectives_take():
     for name, where in objectives._WHERE.items():
         module, cls = where.split(":")

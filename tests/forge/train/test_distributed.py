@@ -112,9 +112,10 @@ def until(there) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed")
-def test_ray_workers_equal_one_process_that_accumulates(tmp_path, digits, alone):
-    made = train.fit(recipe.Train(**PLAIN, processes=2, distributed="ray"), MLP, "image-classification", digits, nets.desk(tmp_path))
-    assert close(made.folder, alone) and made.figures["distributed"] == "ray"
+@pytest.mark.parametrize("how", ["ray", "ray-fsdp"])
+def test_ray_workers_equal_one_process_that_accumulates(tmp_path, digits, alone, how):
+    made = train.fit(recipe.Train(**PLAIN, processes=2, distributed=how), MLP, "image-classification", digits, nets.desk(tmp_path))
+    assert close(made.folder, alone) and made.figures["distributed"] == how
 
 
 @pytest.fixture(scope="module")

@@ -213,6 +213,8 @@ def test_an_encoder_pre_trained_here_is_a_base(objective: str, tmp_path: Path) -
     made = trainer.fit(recipe.Train(steps=50, learning_rate=5e-3, objective=objective, precision="fp32"), part, rows.task, rows, desk(tmp_path))
     scores = models.load(made.folder).score(rows.tables["test"])
     assert sum(one["nll"] for one in scores) / sum(one["tokens"] for one in scores) < 4.5  # of 5.8 untrained
+    shares = [one["share"] for one in scores]  # of the words, so that bits are those of the bytes asked for
+    assert all(0 <= one < 0.5 for one in shares) and 0.05 < sum(shares) / len(shares) < 0.3
     classifier = transformers.AutoModelForSequenceClassification.from_pretrained(made.folder, num_labels=2)
     name = "bert.encoder.layer.0.output.dense.weight"
     saved = models.load(made.folder).state_dict()[name]

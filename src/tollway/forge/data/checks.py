@@ -206,9 +206,10 @@ def _near(rows: _Rows) -> list[Finding]:
         return []
     if rows.whole.num_rows > _NEAR_MAX:
         return [_finding("near_skipped", "note", "Near duplicates are looked for up to {most} rows; here are more.", most=_NEAR_MAX)]
-    exact = {row: group[0] for group in duplicates.exact(rows.whole, rows.main) for row in group}
+    looked_at = rows.content  # a question with its context: two towns may be asked the same
+    exact = {row: group[0] for group in duplicates.exact(rows.whole, looked_at) for row in group}
     groups = []
-    for group in duplicates.near(rows.whole, rows.main):
+    for group in duplicates.near(rows.whole, looked_at):
         if len({exact.get(row, row) for row in group}) > 1:
             groups.append(group)
     return _groups(rows, groups, "near_duplicates", "nearly equal", "tollway dataset clean … --step near-deduplicate")

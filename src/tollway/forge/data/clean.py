@@ -169,11 +169,16 @@ def _rows(table: "pa.Table", step: str, value: str, roles: Roles) -> tuple["pa.T
 
 def _near(table: "pa.Table", similarity: float, roles: Roles) -> "Mask":
     import numpy as np
+    import pyarrow as pa
 
     from tollway.forge.data import duplicates
 
     keep = np.ones(table.num_rows, bool)
-    for cluster in duplicates.near(table, roles.texts, similarity=similarity):
+    # What `check` compares: the texts that make a row (a question with its context, not its answer), or its picture.
+    strings = [name for name in roles.content if pa.types.is_string(table[name].type)]
+    pictures = [name for name in roles.content if pa.types.is_binary(table[name].type)]
+    looked_at = (strings or roles.texts) if roles.texts else pictures
+    for cluster in duplicates.near(table, looked_at, similarity=similarity):
         keep[cluster[1:]] = False
     return keep
 

@@ -16,7 +16,6 @@ from tollway.kit.errors import BadRequest
 
 SHOWN: Final = 20
 
-
 @dataclass
 class Kind:
     """One kind of trouble: how often, and the first places."""
@@ -89,8 +88,9 @@ class Problems:
         only_doubts = all(kind.doubt for kind in told)
         way_out = "Correct them" + (", or add --anyway if all is meant so." if only_doubts else
                                     ", or add --skip-bad to leave unreadable rows out.")  # fmt: skip
+        notes = "".join(f"\n  Note: {note}" for note in self.notes)
         raise BadRequest(
-            f"{self.source} has {count:,} problem{'s' * (count > 1)}; nothing was kept.\n{self.text(told)}",
+            f"{self.source} has {count:,} problem{'s' * (count > 1)}; nothing was kept.\n{self.text(told)}{notes}",
             code="data_doubtful" if only_doubts else "data_problems",
             hint=hint or way_out,
         )

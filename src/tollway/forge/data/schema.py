@@ -83,6 +83,20 @@ def guess(table: "pa.Table", kinds: dict[str, str]) -> "pa.Table":
     return pa.table(arrays, names=table.column_names)
 
 
+def times(column: "pa.ChunkedArray | pa.Array") -> "pa.ChunkedArray | pa.Array":
+    """A column of strings as times, if every value says one (ISO 8601); else as it is."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    present = column.drop_null() if pa.types.is_string(column.type) else ()
+    if len(present) == 0 or not pc.all(pc.match_substring_regex(present, _TIME)).as_py():
+        return column
+    try:
+        return _times(column)
+    except pa.ArrowInvalid:
+        return column  # a 31st of February: it stays what it was, text
+
+
 def _kind_of(column: "pa.ChunkedArray") -> str:
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -173,17 +187,15 @@ def _guessed(column: "pa.ChunkedArray", wanted: str | None) -> "pa.ChunkedArray"
         if all_match(_NUMBER):
             return pc.utf8_ltrim(pc.utf8_trim_whitespace(values), "+").cast(pa.float64())
     if wanted in (None, "time") and all_match(_TIME):
-        try:
-            return _times(values)
-        except pa.ArrowInvalid:
-            return column  # a 31st of February: it stays what it was, text
+        timed = times(values)
+        return timed if pa.types.is_timestamp(timed.type) else column
     if wanted in (None, "boolean") and all_match("^(?i:true|false)$"):
         lowered = pc.utf8_lower(values)
         return pc.equal(lowered, "true")
     return column
 
 
-def _times(values: "pa.ChunkedArray") -> "pa.ChunkedArray":
+def _times(values: "pa.ChunkedArray | pa.Array") -> "pa.ChunkedArray":
     from datetime import UTC, datetime
 
     import pyarrow as pa

@@ -10,6 +10,7 @@ side, and most rows keep their side when the dataset grows by new ones.
 from typing import TYPE_CHECKING, Any
 
 from tollway.forge.data import digest
+from tollway.forge.data.schema import times
 from tollway.kit.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _by_time(table: "pa.Table", column: str, shares: dict[str, float], keys: "Ke
     import pyarrow.compute as pc
 
     _require(table, column)
-    values = table[column]
+    values = times(table[column])
     if pa.types.is_timestamp(values.type):
         values = values.cast(pa.int64())
     if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):

@@ -20,7 +20,7 @@ Span = tuple[str, int, int]  # label, first token, one past the last
 _HAN = re.compile(r"[㐀-䶿一-鿿豈-﫿]")
 
 
-def perplexity(nll: Sequence[float], tokens: Sequence[int], text_bytes: Sequence[int]) -> list[Measure]:
+def perplexity(nll: Sequence[float], tokens: Sequence[int], text_bytes: Sequence[float]) -> list[Measure]:
     """exp(mean negative log likelihood of a token), and bits per byte, which compares models of different tokenizers."""
     stats = np.stack([np.asarray(nll, np.float64), np.asarray(tokens), np.asarray(text_bytes)], axis=1)
     return [

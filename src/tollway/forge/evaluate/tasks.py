@@ -161,7 +161,8 @@ def written(answer: Answer) -> str:
 def _likelihoods(predictor: Any, rows: Sequence[Row], known: Known) -> Case:
     """Language models say how surprised they were: `predictor.score(rows) -> [{"nll", "tokens"}]`."""
     answers = _scored(predictor, rows)
-    sizes = [len(text_in(row).encode()) for row in rows]
+    # Bytes that were asked for: of a net that finds hidden words, those of the words that were hidden.
+    sizes = [len(text_in(row).encode()) * float(one.get("share", 1)) for row, one in zip(rows, answers, strict=True)]
     nll, tokens = [float(one["nll"]) for one in answers], [int(one["tokens"]) for one in answers]
     found = language.perplexity(nll, tokens, sizes)
     if any("right" in one for one in answers):

@@ -8,7 +8,7 @@ Bottleneck adapters (Houlsby et al. 2019) are a few lines of ours: PEFT has none
 """
 
 import json
-import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from tollway.forge.models import folders
 from tollway.forge.models.net import Net
 from tollway.forge.models.options import AdapterOptions, parse
 from tollway.kit.errors import BadRequest, Conflict
+from tollway.kit.quiet import no_chatter
 
 WEIGHTS: Final = "adapter_model.safetensors"
 CONFIG: Final = "adapter_config.json"
@@ -60,12 +61,11 @@ def adapt(net: Net, method: str, options: Mapping[str, Any] | None = None) -> Ne
 
 def merge(net: Net) -> Net:
     """Add a LoRA into the weights it sits beside. Other adapters cannot be merged: they stay as they are."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     if net.adapter is None or net.adapter["method"] != "lora":
         return net
+    layer = _peft().tuners.tuners_utils.BaseTunerLayer
     for name, module in list(net.named_modules()):
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, layer):
             module.merge()
             parent, _, last = name.rpartition(".")
             setattr(net.get_submodule(parent), last, module.get_base_layer())
@@ -75,9 +75,8 @@ def merge(net: Net) -> Net:
 
 
 def _peft() -> Any:
-    """PEFT, without what a library that it looks for on the way (torchao) says of cards that are not here."""
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    """The library of adapters."""
+    no_chatter()
     import peft
 
     return peft
@@ -85,7 +84,6 @@ def _peft() -> Any:
 
 def _lora(net: Net, chosen: dict[str, Any]) -> None:
     peft = _peft()
-
     targets = list(chosen["targets"])
     linear = [name for name, one in net.body.named_modules() if isinstance(one, nn.Linear) and not _is_head(name)]
     if targets == ["all"]:
@@ -141,7 +139,6 @@ def _bottlenecks(net: Net, size: int) -> None:
 
 def _tokens(net: Net, method: str, tokens: int) -> None:
     peft = _peft()
-
     if not hasattr(net, "hf"):
         raise BadRequest(
             f"{method} tuning needs a base (a pre-trained transformer).", hint='Or train with method = "full".'
@@ -150,7 +147,9 @@ def _tokens(net: Net, method: str, tokens: int) -> None:
     config = kind(task_type=_TASKS.get(net.spec.task, "FEATURE_EXTRACTION"), num_virtual_tokens=tokens)
     try:
         body: Any = net.hf
-        net.hf = peft.get_peft_model(body, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # how the two libraries speak with each other
+            net.hf = peft.get_peft_model(body, config)
     except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise BadRequest(f"{method} tuning does not fit this base: {error}", hint="Use lora or adapter.") from error
 
@@ -185,7 +184,9 @@ def base_state(net: Net) -> dict[str, Tensor]:
     """The weights below the adapter, under the names they had before."""
     body: Any = net.body
     if (net.adapter or {}).get("method") in ("prefix", "prompt"):
-        return dict(body.get_base_model().state_dict())
+        whole = body.get_base_model().state_dict()  # PEFT has wrapped the head: the one that learns is the adapter's
+        plain = {name: one for name, one in whole.items() if ".modules_to_save." not in name}
+        return {name.replace(".original_module.", "."): one for name, one in plain.items()}
     learnt = (".lora_", ".down.", ".up.") if (net.adapter or {}).get("method") == "adapter" else (".lora_",)
     found = {}
     for name, one in body.state_dict().items():

@@ -84,7 +84,8 @@ class MaskedNet(Net):
             right = (logits.argmax(-1) == hidden[1]).sum(1)
             for losses, hits, labels in zip(nll.view(hidden[1].shape), right, hidden[1], strict=True):
                 asked = int((labels != IGNORE).sum())
-                found.append({"nll": float(losses.sum()), "tokens": asked, "right": int(hits)})
+                words = max(1, len(encoded[len(found) - start]["input_ids"]) - 2)  # without [CLS] and [SEP]
+                found.append({"nll": float(losses.sum()), "tokens": asked, "right": int(hits), "share": asked / words})
         return found
 
 

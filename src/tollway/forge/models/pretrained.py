@@ -14,6 +14,7 @@ from tollway.forge.models.seq2seq import remembered, written_loss
 from tollway.forge.models.text import pair_loss
 from tollway.inference import Features, SequenceFeatures
 from tollway.kit.errors import BadRequest
+from tollway.kit.quiet import no_chatter
 
 _AUTO: Final = {
     "text-classification": "AutoModelForSequenceClassification",
@@ -157,6 +158,7 @@ def _tied(hf: Any) -> list[str]:
 
 
 def _auto(task: str) -> Any:
+    no_chatter()
     import transformers
 
     talk: Any = transformers.utils.logging

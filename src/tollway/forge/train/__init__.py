@@ -8,7 +8,7 @@ Nothing here imports torch before a step really runs.
 
 from typing import TYPE_CHECKING
 
-from tollway.forge.train.asked import check
+from tollway.forge.train.asked import check, makes_a_base
 from tollway.forge.train.plan import Plan
 from tollway.kit import lazy
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tollway.forge.train.batches import Batches
     from tollway.forge.train.fitting import Trained, fit
 
-__all__ = ["Batches", "Plan", "Trained", "check", "fit"]
+__all__ = ["Batches", "Plan", "Trained", "check", "fit", "makes_a_base"]
 
 _LAZY = {"Batches": "batches", "Trained": "fitting", "fit": "fitting"}
 __getattr__ = lazy.parts(__name__, _LAZY)

@@ -13,18 +13,26 @@ from tollway.forge.train.plan import Plan
 from tollway.kit.errors import BadRequest, TollwayError
 
 _ADAPTERS = ("lora", "adapter", "prefix", "prompt")
+_HIDDEN = ("masked", "next-sentence")
 
 
 def check(train: Any, model: Any, task: str) -> None:
     """Raises BadRequest naming every objective, option, metric and searched setting that means nothing."""
     problems: list[str] = []
-    for look in (lambda: Plan.of(train), lambda: _options(train, task), lambda: _space(train, model), lambda: _members(train, task)):
+    looks = (lambda: Plan.of(train), lambda: _options(train, task), lambda: _space(train, model), lambda: _members(train, task),
+             lambda: _goal(train, model, task))  # fmt: skip
+    for look in looks:
         try:
             look()
         except TollwayError as error:
             problems.append(str(error))
     if problems:
         raise BadRequest("\n".join(problems), code="invalid_recipe", param="train")
+
+
+def makes_a_base(train: Any) -> bool:
+    """Whether the net learns what nobody asks for (hidden words, turned pictures), to be the base of another."""
+    return train.objective in objectives.OF_A_BASE
 
 
 def _options(train: Any, task: str) -> None:
@@ -46,6 +54,23 @@ def _options(train: Any, task: str) -> None:
             hint=f"For {what} there are: {', '.join(known)}." if known else f"For {what} there are none.",
         )
     models.parse(models.AdapterOptions, {name: value for name, value in asked.items() if name in adapter}, "[train]")
+
+
+def _goal(train: Any, model: Any, task: str) -> None:
+    """A net that finds hidden words is none that writes on, and the other way round."""
+    if task != "language-modeling" or train.objective not in ("", "causal", *_HIDDEN):
+        return
+    hides = train.objective in _HIDDEN
+    if (model.architecture == "bert" or model.base == "minilm") and not hides:
+        raise BadRequest(
+            f"[train] objective: {model.architecture or model.base} finds hidden words; it cannot write on.",
+            hint='Set objective = "masked" or "next-sentence".',
+        )
+    if model.architecture == "llama" and hides:
+        raise BadRequest(
+            "[train] objective: llama writes on; it has no hidden words to find.",
+            hint='Leave objective out, or take architecture = "bert".',
+        )
 
 
 def _members(train: Any, task: str) -> None:

@@ -23,7 +23,7 @@ _TAIL = 2000  # characters of a failed process's last words
 def fit(plan: Plan, train: Any, model: Any, task: str, prepared: Any, desk: Any) -> dict[str, Any]:
     """Starts the processes, relays what the first one says, and returns its figures."""
     job = jobs.write(plan, train, model, task, prepared, desk)
-    if plan.distributed == "ray":
+    if plan.distributed.startswith("ray"):
         from tollway.forge.train import ray_train
 
         return ray_train.fit(plan, job, desk)

@@ -1,7 +1,7 @@
 """Training on a Ray cluster (extra `ray`): Ray Train places the processes, each does what a worker of ours does anywhere.
 
-For `distributed.fit` when the recipe says `distributed = "ray"`. The work folder must be one that all nodes see. Ray hands
-our function to its workers by name; the data goes as files, the figures come back as JSON.
+For `distributed.fit` when the recipe says `distributed = "ray"` (DDP) or `"ray-fsdp"`. The work folder must be one that all
+nodes see. Ray hands our function to its workers by name; the data goes as files, the figures come back as JSON.
 """
 
 import json
@@ -32,7 +32,8 @@ def fit(plan: Plan, job: Path, desk: Any) -> dict[str, Any]:
     started = not ray.is_initialized()
     if started:
         ray.init(**_where(plan))
-    desk.note(say("train.ray", "{count} Ray workers train together.", count=plan.processes))
+    how = str(plan.distributed)
+    desk.note(say("train.ray", "{count} Ray workers train together ({how}).", count=plan.processes, how=how))
     try:
         with tempfile.TemporaryDirectory(prefix="ray-", dir=job.parent) as storage:
             trainer = TorchTrainer(

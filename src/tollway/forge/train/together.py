@@ -13,13 +13,13 @@ class Together:
     def __init__(self, strategy: str) -> None:
         import torch.distributed as dist
 
-        self.dist, self.strategy = dist, strategy
+        self.dist, self.sharded = dist, strategy.endswith("fsdp")
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.number = self.rank
 
     def wrap(self, module: Any, *, many_turns: bool = False) -> Any:
         """DDP averages gradients; FSDP keeps a part of every tensor in each process."""
-        if self.strategy == "fsdp":
+        if self.sharded:
             from torch.distributed.fsdp import fully_shard
 
             from tollway.forge.train.freezing import layers_of
@@ -39,7 +39,7 @@ class Together:
 
     def settle(self, module: Any) -> None:
         """A forward pass without a backward one leaves tensors whole, and what is saved then would not be what learns."""
-        for each in module.modules() if self.strategy == "fsdp" else ():
+        for each in module.modules() if self.sharded else ():
             if hasattr(each, "reshard"):
                 each.reshard()
 

@@ -78,6 +78,13 @@ def _file(path: Path, reading: Reading, shown: str) -> Found:
         why = "it may run code when opened" if suffix in (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib") else "it is not read here"
         reading.problems.add("format", f"a {suffix} file is no data: {why}; export CSV, JSONL or Parquet", file=shown or path.name)
         return Found("")
+    if not form and suffix in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz"):
+        reading.problems.add("archive", f"the file is called {suffix}, but is no archive that can be read", file=shown or path.name)
+        return Found("")
+    if not form and suffix in folders.IMAGES:
+        why = "one picture is no dataset; name the folder that has a folder of pictures for each class"
+        reading.problems.add("format", why, file=shown or path.name)
+        return Found("")
     form = form or _by_content(path)
     if form == "text" and not reading.options.format and conll.looks_like(path):
         form = "conll"

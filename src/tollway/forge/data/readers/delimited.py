@@ -34,12 +34,12 @@ def read(path: Path, reading: Reading, file: str = "") -> Found:
     rows = _rows(path, encoding, delimiter, quoting, reading, file)
     first = next(rows, None)
     if first is None:
-        problems.add("empty", "the file has no rows", file=file)
+        problems.add("empty", "the file has no rows", file=file or path.name)
         return Found("csv")
     names, head = _header(first[1], reading, file)
     tables = _tables(itertools.chain([first] if head else [], rows), names, first[0], reading, file)
     if not tables:
-        problems.add("empty", "the file has a header and no rows", file=file)
+        problems.add("empty", "the file has a header and no rows", file=file or path.name)
         return Found("csv")
     import pyarrow as pa
 

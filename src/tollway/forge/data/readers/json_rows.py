@@ -9,6 +9,7 @@ import msgspec
 from tollway.forge.data.problems import Problems
 from tollway.forge.data.readers import encodings
 from tollway.forge.data.readers.found import Found, Reading, split_of
+from tollway.forge.data.schema import times
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -142,9 +143,11 @@ def from_rows(rows: Sequence[Mapping[str, Any]], reading: Reading, file: str = "
     for name in names:
         values = [row.get(name) for row in rows]
         array, kind = _column(values, name, reading, file)
-        arrays.append(array)
         if kind:
             kinds.setdefault(name, kind)
+        elif kinds.get(name) in (None, "time"):
+            array = times(array)  # JSON has no times of its own: they are written as text
+        arrays.append(array)
     for role, name in (("category", reading.options.label), ("text", reading.options.text)):
         if name in names:
             kinds.setdefault(name, role)

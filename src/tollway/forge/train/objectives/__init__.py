@@ -47,6 +47,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "causal": ("length",), "sft": ("length",), "masked": ("share",), "next-sentence": ("share",), "dpo": ("beta",),
 }  # fmt: skip
 _PICTURES = ("rotation", "masked-image")
+OF_A_BASE = ("masked", "next-sentence", *_PICTURES)
 
 _OF_TASK = {"language-modeling": "causal", "chat": "sft", "preference": "dpo"}
 
