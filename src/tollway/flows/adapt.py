@@ -171,7 +171,7 @@ def _row(task: str, roles: Mapping[str, str], one: Feedback, known: set[str]) ->
 
 def _how(left_out: list[str]) -> Said:
     """Where corrections come from, and which were of no use."""
-    how = say("adaptation.send", "Buyers send them with POST /v1/feedback: input and correction.")
+    how = say("adaptation.send", "Buyers send them with POST /v1/feedback: the answer's id, input and correction.")
     if not left_out:
         return how
     return say("adaptation.send_left_out", "{how} Left out: {left_out}.", how=how, left_out=left_out[:5])

@@ -19,6 +19,7 @@ from tollway.forge.recipe import Recipe
 from tollway.forge.steps import Cost, Record, Run
 from tollway.insight import economics
 from tollway.kit.errors import BadRequest, TollwayError
+from tollway.kit.said import say
 from tollway.shop import Shop
 
 _AGAIN: Final = "Start the same recipe again: it goes on where it was."
@@ -241,7 +242,8 @@ def evaluate(shop: Shop, recipe: Recipe, run: Run, files: Path, model: Path, pre
         from tollway.forge import evaluate as evaluator
 
         if base:
-            desk.note("It was pre-trained to be a base: it is not held against simple models, and says nothing of labels yet.")
+            what = "It was pre-trained to be a base: it is not held against simple models, and knows no label yet."
+            desk.note(say("evaluate.base", what))
         return evaluator.run(part, files, _prepared(prepared), desk, parent, source=model)
 
     inputs = {"evaluate": part, "after": [files.name, model.name, prepared.name], "parent": parent}

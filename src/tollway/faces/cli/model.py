@@ -207,7 +207,8 @@ def adapt(
             "run": made.run.id, "metrics": made.run.record.metrics,
             "canary": made.canary and msgspec.to_builtins(made.canary)}  # fmt: skip
     out = f" It answers {share} % of the calls now." if made.canary is not None else ""
-    desk.answer(data, lambda: f"{package} learned {made.taken} corrections ({made.dataset}).{out}")
+    left = "".join(f"\nLeft out: {one}" for one in made.left_out)
+    desk.answer(data, lambda: f"{package} learned {made.taken} corrections ({made.dataset}).{out}{left}")
     if made.canary is not None:
         desk.then(f"tollway deploy status {name} --watch", f"how it does; `tollway deploy back {name}` takes it back")
     else:

@@ -30,7 +30,10 @@ class Translator:
         self.model = model
         self._key = os.environ.get(key_env, "") if key_env else ""
         if key_env and not self._key:
-            raise BadRequest(f"The variable {key_env} that should hold the translator's key is not set.")
+            raise BadRequest(
+                f"The variable {key_env} that should hold the translator's key is not set.",
+                hint=f"export {key_env}=…; `tollway key create ORG` gives one that may call this shop's models.",
+            )
 
     def __call__(self, texts: Sequence[str], language: str) -> list[str]:
         """Every text in `language`, in order."""
