@@ -16,6 +16,7 @@ from tollway.kit.errors import BadRequest
 
 SHOWN: Final = 20
 
+
 @dataclass
 class Kind:
     """One kind of trouble: how often, and the first places."""
