@@ -8,14 +8,17 @@ import msgspec
 import pytest
 
 from tests.clients.open_shop import CHAT, EMBED, OpenShop
+from tollway.faces.http.feedback import FeedbackRequest
 from tollway.faces.http.response_words import ResponsesRequest
 from tollway.kit import errors
 from tollway.kit.settings import TABLE
 from tollway.serve.requests import (
     ChatRequest,
+    ClassifyRequest,
     CompletionRequest,
     DetectRequest,
     EmbeddingRequest,
+    ExplainRequest,
     ImageRequest,
     ModerationRequest,
     RecommendationRequest,
@@ -29,6 +32,9 @@ TYPES: dict[str, Any] = {
     "/v1/completions": CompletionRequest,
     "/v1/embeddings": EmbeddingRequest,
     "/v1/responses": ResponsesRequest,
+    "/v1/classify": ClassifyRequest,
+    "/v1/explain": ExplainRequest,
+    "/v1/feedback": FeedbackRequest,
     "/v1/detect": DetectRequest,
     "/v1/rerank": RerankRequest,
     "/v1/moderations": ModerationRequest,

@@ -60,6 +60,14 @@ def require_price(store: Store, plan: PlanVersion, model: Model, tier: str = "")
         raise unpriced.refusal(plan, sold_as)
 
 
+def meters(store: Store, model: Model) -> tuple[str, ...]:
+    """What the calls of a model may be charged by; the first is what it is compared with others by."""
+    own = _TOKENS if model.base else tuple(meter for use in _uses(store, model) for meter in use)
+    if "output_tokens" in own:
+        own = ("output_tokens", "input_tokens", "cached_tokens", *(one for one in own if one not in _TOKENS))
+    return own
+
+
 def _uses(store: Store, model: Model) -> tuple[Use, ...]:
     """The meters of its calls. What cannot be read on the shelf is taken for a model of texts."""
     if model.engine not in ROWS or model.kind in OF_KIND:

@@ -11,11 +11,14 @@ import msgspec
 
 from tollway.artifacts import tuning
 from tollway.artifacts.store import Store
+from tollway.kit import log
 from tollway.kit.errors import TollwayError
 from tollway.kit.settings import Settings
 from tollway.serve import adapters, assembly
 from tollway.serve.engines import Engine, UpstreamServer
 from tollway.serve.models import Model
+
+_log = log.get("serve.packages")
 
 
 class Packages:
@@ -31,6 +34,8 @@ class Packages:
         defaults its package recommends, and the package's digest. `threads` of one replica; 0: its engine decides."""
         if model.upstream is not None:
             key = os.environ.get(model.upstream.key_env, "") if model.upstream.key_env else ""
+            if model.upstream.key_env and not key:
+                _log.warning("the upstream's key is not set where the gateway runs", model=model.name, variable=model.upstream.key_env)
             name = model.upstream.model
             return [UpstreamServer(url, name, kind=model.kind, key=key) for url in model.upstream.urls], {}, ""
         package = self._store.get(model.package_name, model.version)

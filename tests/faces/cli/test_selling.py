@@ -5,6 +5,7 @@ import io
 
 import pytest
 
+from tests.serve import tiny_versions
 from tollway.guard import keys
 from tollway.kit.settings import Settings
 from tollway.sell import catalog
@@ -181,7 +182,7 @@ def test_usage_is_grouped_every_way(ask, shop, by):
     assert isinstance(ask("usage", "--by", by), list)
 
 
-def test_an_upstream_is_offered_shown_and_retired(ask):
+def test_an_upstream_is_offered_shown_and_retired(ask, tollway, monkeypatch):
     made = ask(
         "model",
         "add",
@@ -201,6 +202,10 @@ def test_an_upstream_is_offered_shown_and_retired(ask):
         "costs": [],
     }
     assert ask("model", "show", "big")["state"] == "on offer"
+    words = ("model", "add", "big", "--upstream", "http://127.0.0.1:9/v1", "--upstream-key-env", "FAR_KEY")
+    assert "Note: FAR_KEY is not set here." in tollway(*words).err
+    monkeypatch.setenv("FAR_KEY", "k")
+    assert "FAR_KEY" not in tollway(*words).err
     ask("model", "retire", "big", "--yes")
     assert ask("model", "list") == []
     assert ask("model", "list", "--all")[0]["state"] == "retired"
@@ -221,6 +226,20 @@ def test_a_gguf_file_becomes_a_signed_package_on_offer(ask, tollway, tmp_path, h
     damaged = tollway("model", "verify", "--json")
     assert damaged.code == 1 and not damaged.data[0]["ok"]
     assert tollway("deploy", "tiny").code == 7
+
+
+def test_a_step_says_who_answers_and_the_way_back(ask, tollway, tmp_path, home):
+    ask("plan", "create", "pro", "--price", "input_tokens=2")
+    with Shop.open(Settings(home)) as opened:
+        for number in ("1", "2"):
+            tiny_versions.shelve(opened.store, tmp_path / number, "equal")
+    ask("deploy", "mood@1")
+    copies = tollway("deploy", "mood@2", "--shadow", "5%")
+    assert "5 % of the calls are copied to mood@2; 1 answers all of them." in copies.out
+    assert "Next: tollway deploy stop mood" in copies.err and "deploy mood@2 --canary 10%" in copies.err
+    share = tollway("deploy", "mood@2", "--canary", "5%")
+    assert "5 % of the calls are answered by mood@2, the rest by 1." in share.out
+    assert "Next: tollway deploy back mood" in share.err
 
 
 def test_the_same_commands_work_on_postgres(ask, tollway, monkeypatch, postgres_url):

@@ -124,6 +124,24 @@ def test_the_pages_are_accessible_and_whole(chromium, site, axe, tmp_path, local
             page.set_viewport_size({"width": 1280, "height": 800})
 
 
+def test_the_page_names_every_price_that_a_call_of_the_model_has(operator, mood):
+    """mood reads texts: it is sold by their tokens, though a plan has prices for rows too; a chat has three of them."""
+    with mood.db.write() as conn:
+        prices = {"rows": 500, "input_tokens": 3, "explanations": 7, "cached_tokens": 1, "output_tokens": 9, "images": 2}
+        charges = [catalog.Charge(meter=meter, model="*", price_micros=price) for meter, price in prices.items()]
+        for plan in catalog.list_plans(conn):
+            catalog.archive_plan(conn, seed.NOW_MS, plan.plan_name)
+        catalog.create_plan(conn, seed.NOW_MS, "all-in", "All in", catalog.Terms(currency="USD", charges=charges))
+    release.add_upstream(mood, "far", "chat", models.Upstream("http://127.0.0.1:9/v1", "far"))
+    sold = {
+        name: operator.get(f"/console/models/{name}").text.partition("Sold in")[2].partition("</table>")[0]
+        for name in ("mood", "far")
+    }
+    named = ("Table rows", "Input tokens", "Cached", "Output tokens", "Explanations", "Images")
+    assert [one for one in named if one in sold["mood"]] == ["Input tokens", "Explanations"]
+    assert [one for one in named if one in sold["far"]] == ["Input tokens", "Cached", "Output tokens"]
+
+
 def test_a_model_without_a_price_is_named_where_it_is_deployed(operator, mood):
     """Scale sells everything by tokens, so only explanations lack a price; a plan for others alone leaves it out."""
     page = operator.get("/console/models/mood").text

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from tokenizers import processors
 
 from tollway import inference
 from tollway.forge import explain, models
@@ -118,6 +119,24 @@ def test_attention_of_our_encoder():
     found = explain.explain(reader, {"text": "a lovely film"}, "attention")
     assert sum(unit["weight"] for unit in found.units) == pytest.approx(1, abs=0.01)
     assert found.extra["layers"] >= 1 and "gain" in found.faithfulness
+
+
+@pytest.mark.parametrize("marked", [False, True], ids=["joined by us", "joined by the tokenizer"])
+def test_each_word_of_two_texts_has_its_own_weight(marked):
+    """The same words in both texts: a token belongs to a word of its own text. The report draws as many places as there are."""
+    table = pa.table({"text": TEXTS, "text_b": TEXTS[::-1], "label": LABELS})
+    reader = trained(Model(architecture="transformer"), "text-classification", table, 2)
+    if marked:
+        tokenizer, unknown = reader.features.tokenizer, reader.features.unknown_id
+        mark = tokenizer.id_to_token(unknown)
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="$A", pair=f"{mark} $A {mark} $B:1", special_tokens=[(mark, unknown)]
+        )
+    found = explain.explain(reader, {"text": "a lovely film", "text_b": "funny a lovely film"}, "attention")
+    assert len(found.extra["tokens"]) == len(found.extra["rollout"]) == 8 + marked
+    assert [unit["field"] for unit in found.units] == ["text"] * 3 + ["text_b"] * 4
+    weights = [unit["weight"] for unit in found.units]
+    assert min(weights) > 0 and 0.5 < sum(weights) < 1  # the marks between them have the rest
 
 
 def test_a_net_without_attention_says_so():

@@ -197,9 +197,11 @@ def _beside(
             code="taken_back",
             hint=f"{name} is answered by version {found.stable} as before.",
         )
-    of = "of the calls are answered by" if role == "canary" else "of the calls are copied to"
-    lines = [f"{share} % {of} {name}@{made.version}, the rest by {found.stable}."]
-    desk.answer(found, lambda: deploy_view.drawn(found) if watch else "\n".join(lines))
+    if role == "canary":
+        line = f"{share} % of the calls are answered by {name}@{made.version}, the rest by {found.stable}."
+    else:
+        line = f"{share} % of the calls are copied to {name}@{made.version}; {found.stable} answers all of them."
+    desk.answer(found, lambda: deploy_view.drawn(found) if watch else line)
     desk.then(*deploy_view.next_step(found))
     _exit(found, watch)
 

@@ -88,7 +88,8 @@ def next_step(found: Status) -> tuple[str, str]:
         return f"tollway deploy back {found.model}", f"the way back; `deploy promote {found.model}` goes on at once"
     shadow = next((one for one in found.in_service if one.role == "shadow"), None)
     if shadow is not None:
-        return f"tollway deploy {found.model}@{shadow.version} --canary 10%", "lets it answer calls"
+        onward = f"`deploy {found.model}@{shadow.version} --canary 10%` lets it answer calls"
+        return f"tollway deploy stop {found.model}", f"the way back; {onward}"
     if found.way_back:
         return f"tollway deploy back {found.model}", f"the way back to version {found.way_back}"
     return f"tollway usage --model {found.model}", "another version is tried on some calls with `tollway deploy --canary`"

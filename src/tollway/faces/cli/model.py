@@ -1,5 +1,6 @@
 """`tollway model …`: what is on offer, and the packages on the shelf behind it."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,6 +76,11 @@ def add(
     offered = release.add_upstream(desk.shop, name, kind, there, title)  # type: ignore[arg-type]
     desk.until_noticed()
     desk.answer(offered, lambda: f"{name} is on offer, answered by {' and '.join(there.urls)} ({there.model}).")
+    if upstream_key_env and not os.environ.get(upstream_key_env):
+        desk.say(
+            f"Note: {upstream_key_env} is not set here. The gateway reads it from its own environment:"
+            f" {upstream_key_env}=... tollway up"
+        )
     unpriced.warn_of_model(desk, offered)
     desk.then(f"tollway model show {name}")
 

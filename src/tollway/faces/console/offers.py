@@ -6,21 +6,13 @@ from starlette.responses import Response
 
 from tollway.faces.console import charts, deployments, queries, ranges, tuned
 from tollway.faces.console.visit import Visit
+from tollway.flows import unpriced
 from tollway.kit.errors import NotFound
 from tollway.sell import catalog, rating
+from tollway.serve.models import list_models
 
 _NOTHING = dict.fromkeys(("digest", "licence", "size_bytes", "parameters", "context_tokens", "signed_by"))
 _DAY = ranges.RANGES["24h"]
-_METERS = {
-    "chat": ("output_tokens",),
-    "embedding": ("input_tokens",),
-    "rerank": ("input_tokens",),
-    "transcription": ("audio_seconds",),
-    "speech": ("characters",),
-    "image-generation": ("images",),
-    "object-detection": ("images",),
-}
-"""What a model of a kind is priced by; others by rows where a plan does, else by the tokens of their texts."""
 
 
 def models(visit: Visit) -> Response:
@@ -29,7 +21,7 @@ def models(visit: Visit) -> Response:
     from_ms, to_ms = _DAY.window(visit.now_ms)
     with visit.shop.db.read() as conn:
         speeds = queries.throughput(conn, from_ms, to_ms)
-        prices = _prices(conn)
+        prices = _Prices(visit, conn)
         rows = [_row(visit, one, speeds.get(one["name"]), prices, live) for one in queries.models(conn)]
     template = "parts/models.html" if visit.is_fragment else "models.html"
     return visit.page(template, rows=rows)
@@ -50,7 +42,7 @@ def model(visit: Visit) -> Response:
         panel = deployments.panel(visit, conn, found)
         if visit.is_fragment:  # the figures of a rollout, again and again
             return visit.page("parts/versions.html", panel=panel)
-        row = _row(visit, found, queries.throughput(conn, from_ms, to_ms).get(name), _prices(conn), live)
+        row = _row(visit, found, queries.throughput(conn, from_ms, to_ms).get(name), _Prices(visit, conn), live)
         latency = queries.latency(conn, from_ms, to_ms, None, name)
     starts = span.starts(visit.now_ms)
     chart = charts.chart(
@@ -68,7 +60,7 @@ def model(visit: Visit) -> Response:
     )
 
 
-def _row(visit: Visit, found: dict[str, Any], used: dict[str, int] | None, prices: Any, live: Any) -> dict[str, Any]:
+def _row(visit: Visit, found: dict[str, Any], used: dict[str, int] | None, prices: "_Prices", live: Any) -> dict[str, Any]:
     """A model with its replicas, today's speed, and the prices of the plans that sell it."""
     replicas = [one for one in live["replicas"] if one.get("model") == found["name"]]
     decode_us = used["decode_us"] if used else 0
@@ -79,7 +71,8 @@ def _row(visit: Visit, found: dict[str, Any], used: dict[str, int] | None, price
         "state": "retired" if found["retired_ms"] else _state(replicas, found["engine"]),
         "used": used,
         "tokens_per_s": used["output_tokens"] * 1_000_000 // decode_us if used and decode_us else None,
-        "prices": _prices_of(prices, found["name"], _METERS.get(found["kind"], ("rows", "input_tokens"))),
+        "prices": prices.compared(found["name"]),
+        "sold": prices.all_of(found["name"]),
         "licence": _card(visit, found)["licence"] or "",
     }
 
@@ -93,18 +86,25 @@ def _state(replicas: list[dict[str, Any]], engine: str) -> str:
     return "upstream" if engine == "upstream" else "unknown"
 
 
-def _prices_of(plans: list[Any], model: str, meters: tuple[str, ...]) -> list[tuple[Any, Any]]:
-    """(plan version, charge) for every plan that sells the model, all by the first of the meters that any of them uses."""
-    selling = [plan for plan in plans if "*" in plan.terms.models or model in plan.terms.models]
-    for meter in meters:
-        charges = [(plan, rating.charge_for(plan.terms, meter, model)) for plan in selling]
-        if found := [(plan, charge[1]) for plan, charge in charges if charge is not None]:
-            return sorted(found, key=lambda one: one[1].price_micros)
-    return []
+class _Prices:
+    """What each model costs on the plans that sell it: by the meters of its calls, whatever else a plan has prices for."""
 
+    def __init__(self, visit: Visit, conn: Any) -> None:
+        self._plans = list(catalog.list_plans(conn))
+        self._meters = {one.name: unpriced.meters(visit.shop.store, one) for one in list_models(conn, retired=True)}
 
-def _prices(conn: Any) -> list[Any]:
-    return list(catalog.list_plans(conn))
+    def compared(self, model: str) -> list[tuple[Any, Any]]:
+        """(plan version, charge) by the first of its meters, the cheapest plan first."""
+        return sorted(self._charges(model, self._meters.get(model, ())[:1]), key=lambda one: one[1].price_micros)
+
+    def all_of(self, model: str) -> list[tuple[Any, Any]]:
+        """The same by each of its meters, plan by plan."""
+        return self._charges(model, self._meters.get(model, ()))
+
+    def _charges(self, model: str, meters: tuple[str, ...]) -> list[tuple[Any, Any]]:
+        selling = [plan for plan in self._plans if "*" in plan.terms.models or model in plan.terms.models]
+        charges = [(plan, rating.charge_for(plan.terms, meter, model)) for plan in selling for meter in meters]
+        return [(plan, charge[1]) for plan, charge in charges if charge is not None]
 
 
 def _card(visit: Visit, found: dict[str, Any]) -> dict[str, Any]:
