@@ -10,7 +10,7 @@ import pytest
 from tests.flows.test_call import Engine
 from tests.sell.test_access import Shop, terms
 from tollway.flows.answer import open_call
-from tollway.flows.call import Desk
+from tollway.flows.call import Service
 from tollway.kit.clock import ManualClock
 from tollway.kit.db import Database
 from tollway.kit.errors import PaymentRequired, TollwayError
@@ -51,7 +51,7 @@ class Asked(Engine):
 
 
 class House:
-    """A desk with one buyer, whose wallet is empty, and one model."""
+    """A service with one buyer, whose wallet is empty, and one model."""
 
     def __init__(self, shop: Shop, caps: Caps) -> None:
         self.shop, self.engine, self.woken = shop, Asked(), 0
@@ -63,17 +63,17 @@ class House:
         self.served.line.seats.append(seat)
         self.served._sizing._seat = lambda: seat
         fleet = SimpleNamespace(find=lambda *_: self.served)
-        self.desk = Desk(shop.clock, shop.access, None, fleet, Metrics(), 5.0)  # type: ignore[arg-type]
+        self.service = Service(shop.clock, shop.access, None, fleet, Metrics(), 5.0)  # type: ignore[arg-type]
 
     def _wake(self, _served: Served) -> None:
         self.woken += 1
 
     async def ask(self, request: Request, timeout_s: float | None = None) -> TollwayError | None:
         try:
-            call = await open_call(self.desk, self.shop.caller(), request, "id", timeout_s=timeout_s)
+            call = await open_call(self.service, self.shop.caller(), request, "id", timeout_s=timeout_s)
         except TollwayError as error:
             return error
-        self.desk.access.release(call.grant)
+        self.service.access.release(call.grant)
         return None
 
 

@@ -136,7 +136,7 @@ async def test_a_batch_whose_model_never_comes_up_expires_and_says_what_it_waite
                 await asyncio.sleep(0.02)
 
     try:
-        caller = gateway.desk.access.identify(customer.key.secret)
+        caller = gateway.service.access.identify(customer.key.secret)
         job = await gateway.batches.create(caller, made.id, "/v1/embeddings", {})
         await until(lambda: bool(jobs.waits_for(found())))
         why = jobs.waits_for(found())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tollway.flows.answer import answer_stream, answer_whole
-from tollway.flows.call import Call, Desk
+from tollway.flows.call import Call, Service
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import Unavailable
 from tollway.kit.settings import Settings
@@ -70,7 +70,7 @@ class Books:
 
 
 def a_call(request: Request, caps: Caps, engine: Engine, books: Books, timeout_s: float = 5.0) -> Call:
-    desk = Desk(SystemClock(), books, books, None, Metrics(), timeout_s)  # type: ignore[arg-type]
+    service = Service(SystemClock(), books, books, None, Metrics(), timeout_s)  # type: ignore[arg-type]
     model = Model("m", "chat", "M", "llama_cpp", "1", None, 0)
     settings = Settings(Path("/nonexistent"), environment={})
     served = Served(
@@ -84,7 +84,7 @@ def a_call(request: Request, caps: Caps, engine: Engine, books: Books, timeout_s
         wallet=False,
         draws=None,
     )
-    return Call(desk, served, request, Size(50, 50, 1, 100), grant, "id")  # type: ignore[arg-type]
+    return Call(service, served, request, Size(50, 50, 1, 100), grant, "id")  # type: ignore[arg-type]
 
 
 async def test_who_leaves_embeddings_keeps_the_seat_until_they_are_done_and_pays() -> None:

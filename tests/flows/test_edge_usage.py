@@ -31,7 +31,7 @@ class World:
 
     def __init__(self, gateway: Gateway, clock: ManualClock) -> None:
         self.gateway, self.clock, self.db = gateway, clock, gateway.shop.db
-        self.usage = EdgeUsage(gateway.shop, gateway.desk)
+        self.usage = EdgeUsage(gateway.shop, gateway.service)
         with self.db.write() as conn:
             now_ms = clock.now_ms()
             self.org = accounts.create_organization(conn, now_ms, "acme", "a@example.com")
@@ -66,7 +66,7 @@ class World:
 
     async def caller(self) -> Caller:
         await self.gateway._refresh()
-        return self.gateway.desk.access.identify(self.key)
+        return self.gateway.service.access.identify(self.key)
 
     async def send(self, entries: list[dict[str, Any]]) -> Any:
         return await self.usage.take(await self.caller(), "dev_1", self.clock.now_ms(), entries)
@@ -147,7 +147,7 @@ async def test_a_wallet_that_is_too_small_goes_below_zero_and_the_next_call_is_r
         assert ledger.wallet_micros(conn, world.org.id, "USD") == 1_000_000 - 1_499_900
     caller = await world.caller()
     with pytest.raises(PaymentRequired):
-        world.gateway.desk.access.admit(caller, "mood", 10, 0)
+        world.gateway.service.access.admit(caller, "mood", 10, 0)
 
 
 async def test_with_several_gateways_what_a_device_used_leaves_the_slices(postgres_url: str, tmp_path: Path) -> None:
@@ -160,12 +160,12 @@ async def test_with_several_gateways_what_a_device_used_leaves_the_slices(postgr
     try:
         world = World(gateway, clock)
         caller = await world.caller()
-        access = gateway.desk.access
-        access.release(await gateway.desk.admit(caller, "mood", 50, 0))  # its gateway has slices now
+        access = gateway.service.access
+        access.release(await gateway.service.admit(caller, "mood", 50, 0))  # its gateway has slices now
         last_month = world.made(40)
         world.to(2026, 4, 2)
         caller = await world.caller()
-        access.release(await gateway.desk.admit(caller, "mood", 50, 0))
+        access.release(await gateway.service.admit(caller, "mood", 50, 0))
         await world.send(last_month + world.made(70, 50))
         assert world.booked() == [(MARCH, 40, 0), (APRIL, 70, 0), (APRIL, 50, 20)]
         with world.db.read() as conn:

@@ -146,7 +146,7 @@ async def test_a_trained_model_that_never_comes_up_is_waited_for_and_costs_nothi
             usage.find_event(conn, fine_tuning.event_of(job.id))
         with shop.db.read() as conn, pytest.raises(NotFound):
             models.get_model(conn, name)
-        assert not gateway.desk.access.account(customer.org.id).spending.busy, "what was held is given back"
+        assert not gateway.service.access.account(customer.org.id).spending.busy, "what was held is given back"
         assert keep_is_there(folder), "what was trained is not thrown away"
     finally:
         await gateway.close()

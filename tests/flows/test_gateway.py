@@ -36,7 +36,7 @@ async def test_the_books_are_read_beside_the_loop(gateway: Gateway, monkeypatch:
     monkeypatch.setattr(gateway.shop.db, "read", watched)
     await gateway.measure()
     assert readers and threading.main_thread() not in readers
-    assert b"maas_ledger_imbalance 0.0" in gateway.desk.metrics.exposition()
+    assert b"maas_ledger_imbalance 0.0" in gateway.service.metrics.exposition()
 
 
 async def test_figures_are_shown_while_the_database_is_away(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,9 +44,9 @@ async def test_figures_are_shown_while_the_database_is_away(gateway: Gateway, mo
         raise sa.exc.OperationalError("select", None, Exception("gone"))
 
     monkeypatch.setattr(gateway.shop.db, "read", away)
-    gateway.desk.access.refusals["unauthorized"] += 2
+    gateway.service.access.refusals["unauthorized"] += 2
     await gateway.measure()
-    assert b'maas_rejected_total{reason="unauthorized"} 2.0' in gateway.desk.metrics.exposition()
+    assert b'maas_rejected_total{reason="unauthorized"} 2.0' in gateway.service.metrics.exposition()
 
 
 async def test_replicas_are_stopped_even_if_the_last_hours_cannot_be_written(
@@ -60,14 +60,14 @@ async def test_replicas_are_stopped_even_if_the_last_hours_cannot_be_written(
         done.append("hours")
         raise Unavailable("The database is away.")
 
-    close = gateway.desk.fleet.close
+    close = gateway.service.fleet.close
 
     async def note() -> None:
         done.append("closed")
         await close()
 
     monkeypatch.setattr(gateway, "_note", refuse)
-    monkeypatch.setattr(gateway.desk.fleet, "close", note)
+    monkeypatch.setattr(gateway.service.fleet, "close", note)
     await gateway.close()
     assert done == ["hours", "closed", "hours"], "what the replicas did up to their end counts too"
 
@@ -79,14 +79,14 @@ async def test_what_opens_half_way_is_closed_again_in_reverse(
     closed = []
 
     async def broken() -> None:
-        close = gateway.desk.fleet.close
+        close = gateway.service.fleet.close
 
         async def fleet() -> None:
             closed.append("fleet")
             await close()
 
-        monkeypatch.setattr(gateway.desk.fleet, "close", fleet)
-        monkeypatch.setattr(gateway.desk.recorder, "_thread", Watched(gateway.desk.recorder._thread, closed))
+        monkeypatch.setattr(gateway.service.fleet, "close", fleet)
+        monkeypatch.setattr(gateway.service.recorder, "_thread", Watched(gateway.service.recorder._thread, closed))
         raise Unavailable("The database is away.")
 
     monkeypatch.setattr(gateway, "_refresh", broken)

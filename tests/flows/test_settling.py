@@ -24,23 +24,23 @@ def event_of(shop: Shop, clock: ManualClock) -> UsageEvent:
 async def test_what_is_held_comes_back_when_the_books_are_away(db: Database, clock: ManualClock, pepper: bytes) -> None:
     shop = Shop(db, clock, pepper, terms(), wallet_micros=10_000)
     recorder = Recorder(db, clock, lambda _: None)
-    desk: Any = SimpleNamespace(access=shop.access, recorder=recorder)
+    service: Any = SimpleNamespace(access=shop.access, recorder=recorder)
     grant = shop.access.admit(shop.caller(), "m", 1_000, 1_000)
     spending = grant.spending
     await recorder.close()
     with pytest.raises(Unavailable):
-        await settle_once(desk, grant, event_of(shop, clock))
+        await settle_once(service, grant, event_of(shop, clock))
     assert not spending.busy and spending.tokens == 0
 
 
 async def test_what_is_in_the_books_is_not_billed_again(db: Database, clock: ManualClock, pepper: bytes) -> None:
     shop = Shop(db, clock, pepper, terms(), wallet_micros=10_000)
     recorder = Recorder(db, clock, lambda _: None)
-    desk: Any = SimpleNamespace(access=shop.access, recorder=recorder)
+    service: Any = SimpleNamespace(access=shop.access, recorder=recorder)
     try:
         for _ in range(2):
             grant = shop.access.admit(shop.caller(), "m", 1_000, 1_000)
-            await settle_once(desk, grant, event_of(shop, clock))
+            await settle_once(service, grant, event_of(shop, clock))
         assert recorder.events == 1
         assert grant.spending.tokens == 30 and not grant.spending.busy
     finally:

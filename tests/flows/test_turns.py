@@ -29,10 +29,10 @@ def caller(terms: Terms | None) -> Any:
 def test_a_turn_is_what_was_promised(
     terms: Terms | None, said_s: float | None, tier: str, wanted: tuple[int, int, int]
 ) -> None:
-    desk: Any = SimpleNamespace(call_timeout_s=300.0)
+    service: Any = SimpleNamespace(call_timeout_s=300.0)
     left_s, its_tier, weight = wanted
     began = time.monotonic()
-    turn = turn_of(desk, caller(terms), said_s, tier)
+    turn = turn_of(service, caller(terms), said_s, tier)
     assert began + left_s <= turn.deadline <= time.monotonic() + left_s
     assert (turn.org_id, turn.tier, turn.weight) == ("org", its_tier, weight)
 

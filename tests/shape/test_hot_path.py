@@ -70,7 +70,7 @@ async def _steps_of_calls(tmp_path: Path, stream: bool) -> list[float]:
         customer = make_customer(tmp_path, TERMS, 1_000_000_000)
         gateway = Gateway(Shop.open(Settings(tmp_path, environment={}), SystemClock()))
         await gateway.open()
-        await gateway.desk.fleet.wait_ready()
+        await gateway.service.fleet.wait_ready()
         config = uvicorn.Config(build(gateway), interface="asgi3", proxy_headers=False, timeout_keep_alive=75)
         config.load()
         state, protocol = ServerState(), guarded(10, 10, 100)

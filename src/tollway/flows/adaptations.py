@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from tollway.flows.adaptation_child import Orders
-from tollway.flows.call import Desk
+from tollway.flows.call import Service
 from tollway.kit import jobs
 from tollway.kit.crew import Crew
 from tollway.kit.errors import Conflict, TollwayError
@@ -31,10 +31,10 @@ _OPEN_MAX: Final = 20
 class Adaptations:
     """The adaptations of a running gateway."""
 
-    def __init__(self, shop: Shop, desk: Desk) -> None:
-        self._shop, self._desk = shop, desk
+    def __init__(self, shop: Shop, service: Service) -> None:
+        self._shop, self._service = shop, service
         wait_s = shop.settings.job_wait_s
-        self._crew = Crew(KIND, self, shop.clock, desk.recorder.run, alone=not shop.many, give_up_s=wait_s)
+        self._crew = Crew(KIND, self, shop.clock, service.recorder.run, alone=not shop.many, give_up_s=wait_s)
 
     async def work(self) -> None:
         """Run the waiting ones until cancelled."""
@@ -85,11 +85,11 @@ class Adaptations:
         """Nothing came of it, and why."""
         now_ms, told = self._shop.clock.now_ms(), {"code": error.code, "message": str(error)}
         words = error.said if not error.hint else say("pair", "{said} {hint}", said=error.said, hint=error.said_hint)
-        await self._desk.recorder.run(lambda conn: jobs.end(conn, now_ms, job.id, "failed", words, error=told))
+        await self._service.recorder.run(lambda conn: jobs.end(conn, now_ms, job.id, "failed", words, error=told))
 
     async def _end(self, job: Job, status: str, message: str, made: dict[str, Any]) -> None:
         now_ms = self._shop.clock.now_ms()
-        await self._desk.recorder.run(lambda conn: jobs.end(conn, now_ms, job.id, status, message, **made))
+        await self._service.recorder.run(lambda conn: jobs.end(conn, now_ms, job.id, status, message, **made))
 
 
 def ask(conn: sa.Connection, now_ms: int, model: str, by: str) -> Job:

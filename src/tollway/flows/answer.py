@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 
-from tollway.flows.call import Call, Desk, refuse_suspect, turn_of
+from tollway.flows.call import Call, Service, refuse_suspect, turn_of
 from tollway.kit.crash import crashpoint
 from tollway.kit.errors import TollwayError, Unavailable
 from tollway.sell.access import Caller, Grant
@@ -19,47 +19,47 @@ from tollway.serve.sizing import Size
 
 
 async def open_call(
-    desk: Desk, caller: Caller, request: Request, call_id: str, tier: str = "", timeout_s: float | None = None
+    service: Service, caller: Caller, request: Request, call_id: str, tier: str = "", timeout_s: float | None = None
 ) -> Call:
     """Find the model, count the input, hold the most the call can cost (as a `tier` is sold). Raises 400, 402, 403, 404,
     429, and 503 when it could not be answered within `timeout_s`: before anything is held for it."""
-    served = desk.fleet.find(request.model, caller.account.org_id)
+    served = service.fleet.find(request.model, caller.account.org_id)
     request.refuse_unsupported(served.caps)
     refuse_suspect(served, caller, request)
-    turn = turn_of(desk, caller, timeout_s, tier)
+    turn = turn_of(service, caller, timeout_s, tier)
     size = served.size_at_once(request)
     # The engine counts, a model is loaded and a line looks crowded for nobody who may not call or cannot pay.
     least = size or served.least(request)
-    claim = desk.access.look(caller, request.model, least.input_tokens, least.output_tokens, least.counted(), tier)
+    claim = service.access.look(caller, request.model, least.input_tokens, least.output_tokens, least.counted(), tier)
     served.line.require(size.tokens_each if size else served.rough_size(request), turn)
     crashpoint("answer.before_hold")
     if size is not None and claim is not None:
-        grant = desk.access.hold(claim)
+        grant = service.access.hold(claim)
     else:
-        size, grant = await _asked(desk, caller, served, request, size, turn, tier)
+        size, grant = await _asked(service, caller, served, request, size, turn, tier)
     crashpoint("answer.after_hold")
     try:
-        return Call(desk, served, request, size, grant, call_id, tier, turn)
+        return Call(service, served, request, size, grant, call_id, tier, turn)
     except BaseException:
-        desk.access.release(grant)
+        service.access.release(grant)
         raise
 
 
 async def _asked(
-    desk: Desk, caller: Caller, served: Served, request: Request, size: Size | None, turn: Turn, tier: str
+    service: Service, caller: Caller, served: Served, request: Request, size: Size | None, turn: Turn, tier: str
 ) -> tuple[Size, Grant]:
     """The size where only the engine can tell it, and the grant where other gateways may have to give up a share for it."""
     counts = size is None and not tier
     try:
         size = size or await _sized(served, request, turn)
-        return size, await desk.admit(
+        return size, await service.admit(
             caller, request.model, size.input_tokens, size.output_tokens, size.counted(), tier
         )
     except TollwayError as error:
         # An engine decoded a recording or counted a prompt for it: it has used a request of the minute, or refused calls
         # would be work for nothing without a limit.
         if counts and not isinstance(error, Unavailable):
-            desk.access.count(caller)
+            service.access.count(caller)
         raise
 
 
@@ -78,8 +78,8 @@ async def answer_whole(call: Call) -> bytes:
         raw = await call.run.answer()
         answer = shown(call, raw)  # what cannot be shown was not answered: nobody pays for it
     crashpoint("answer.before_last_byte")
-    if call.desk.copies is not None:
-        call.desk.copies.after(call, raw)
+    if call.service.copies is not None:
+        call.service.copies.after(call, raw)
     return answer
 
 
@@ -94,7 +94,7 @@ def shown(call: Call, raw: bytes) -> bytes:
 async def answer_stream(call: Call) -> AsyncGenerator[list[bytes]]:
     """Run a call and yield its events in groups as they come; the last group only after the event is durable.
     If the caller leaves, the engine stops and what was generated is billed."""
-    copies = call.desk.copies
+    copies = call.service.copies
     heard = copies.listen(call) if copies is not None else None
     async with call:
         async for events in call.run.events():

@@ -20,7 +20,7 @@ from tollway.flows import batch_files, settling, uploads
 from tollway.flows.answer import open_call, shown
 from tollway.flows.batch_files import BatchLine, Rest
 from tollway.flows.batch_journal import Journal
-from tollway.flows.call import Desk
+from tollway.flows.call import Service
 from tollway.kit import jobs, log
 from tollway.kit.decoding import decode
 from tollway.kit.errors import Conflict, RateLimited, TollwayError, Unavailable
@@ -61,9 +61,9 @@ class BatchRun:
     outlives this run. `stop` is set when the buyer ends it."""
 
     def __init__(
-        self, shop: Shop, desk: Desk, job: Job, waited: dict[str, str], stop: asyncio.Event | None = None
+        self, shop: Shop, service: Service, job: Job, waited: dict[str, str], stop: asyncio.Event | None = None
     ) -> None:
-        self._shop, self._desk, self._job, self._waited = shop, desk, job, waited
+        self._shop, self._service, self._job, self._waited = shop, service, job, waited
         self._stop = stop or asyncio.Event()
         self._order, self._files = batches.order_of(job), uploads.root_of(shop)
         self._folder = Path(shop.settings.home) / "batches" / job.id
@@ -71,7 +71,7 @@ class BatchRun:
 
     async def run(self) -> None:
         """Answer, bill, end."""
-        caller = self._desk.access.caller_of(self._order.key_id)
+        caller = self._service.access.caller_of(self._order.key_id)
         if caller is None:
             raise Conflict(say("batch.key_gone", "The key of this batch is gone."), code="key_gone")
         path = await asyncio.to_thread(self._input)
@@ -152,9 +152,9 @@ class BatchRun:
 
     async def _ask(self, caller: Caller, call_id: str, number: int, line: BatchLine) -> None:
         request: Request = decode(_DECODERS[self._order.endpoint], bytes(line.body))
-        current = self._desk.access.caller_of(caller.key.id) or caller  # a plan may have changed since, or the key
-        self._desk.access.require_valid(current.key)
-        call = await open_call(self._desk, current, request, call_id, catalog.BATCH)
+        current = self._service.access.caller_of(caller.key.id) or caller  # a plan may have changed since, or the key
+        self._service.access.require_valid(current.key)
+        call = await open_call(self._service, current, request, call_id, catalog.BATCH)
         async with call:
             body = shown(call, await call.run.answer())
             row = batch_files.row(call_id, line, 200, msgspec.Raw(body))
@@ -178,11 +178,11 @@ class BatchRun:
             got, good, bad, now_ms = len(journal.lines), journal.good, journal.bad, self._shop.clock.now_ms()
             try:
                 if got != noted:
-                    await self._desk.recorder.run(lambda conn: jobs.further(conn, job_id, completed=good, failed=bad))  # noqa: B023
+                    await self._service.recorder.run(lambda conn: jobs.further(conn, job_id, completed=good, failed=bad))  # noqa: B023
                     noted, noted_at, why = got, time.monotonic(), ""
                 elif time.monotonic() - noted_at > _WAITS_AFTER_S and self._waited.get(job_id, why) != why:
                     why = self._waited[job_id]
-                    await self._desk.recorder.run(lambda conn: jobs.waits(conn, now_ms, job_id, why))  # noqa: B023
+                    await self._service.recorder.run(lambda conn: jobs.waits(conn, now_ms, job_id, why))  # noqa: B023
             except TollwayError as error:
                 _log.warning("progress not written", job=job_id, error=error.message)
 
@@ -191,7 +191,7 @@ class BatchRun:
     async def _settle(self) -> None:
         """Bill what is answered and not billed: a gateway was killed, or the database was away, between the two."""
         for event in await asyncio.to_thread(self._unbilled):
-            if not await settling.bill(self._desk, event):
+            if not await settling.bill(self._service, event):
                 _log.error("answered, and nobody to bill", job=self._job.id, event=event.id)
 
     def _unbilled(self) -> list[UsageEvent]:
@@ -230,7 +230,7 @@ class BatchRun:
 
     async def _waited_for(self) -> str:
         """What it last waited for, in this gateway or in the one before; "": it was at work."""
-        found: Job = await self._desk.recorder.run(lambda conn: jobs.get(conn, self._job.kind, self._job.id))
+        found: Job = await self._service.recorder.run(lambda conn: jobs.get(conn, self._job.kind, self._job.id))
         return self._waited.get(self._job.id) or jobs.waits_for(found)
 
     async def _close(
@@ -253,7 +253,7 @@ class BatchRun:
                 made[f"{name}_file_id"] = file_id
             jobs.end(conn, now_ms, job.id, status, message, error=error, **made)
 
-        await self._desk.recorder.run(end)
+        await self._service.recorder.run(end)
         self._waited.pop(job.id, None)
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 

@@ -16,7 +16,7 @@ import msgspec
 
 from tollway.flows import batch_files, unpriced, uploads
 from tollway.flows.batch_run import BatchRun
-from tollway.flows.call import Desk
+from tollway.flows.call import Service
 from tollway.kit import jobs
 from tollway.kit.crew import Crew
 from tollway.kit.errors import BadRequest, TollwayError
@@ -34,11 +34,11 @@ _AT_ONCE: Final = 4
 class Batches:
     """The batches of a running gateway."""
 
-    def __init__(self, shop: Shop, desk: Desk) -> None:
-        self._shop, self._desk = shop, desk
+    def __init__(self, shop: Shop, service: Service) -> None:
+        self._shop, self._service = shop, service
         self._files = uploads.root_of(shop)
         self._crew = Crew(
-            KIND, self, shop.clock, desk.recorder.run, at_once=_AT_ONCE, alone=not shop.many,
+            KIND, self, shop.clock, service.recorder.run, at_once=_AT_ONCE, alone=not shop.many,
             give_up_s=shop.settings.job_wait_s,
         )  # fmt: skip
         self._waited: dict[str, str] = {}  # by batch: what a line was told last that could not be asked
@@ -52,8 +52,8 @@ class Batches:
         org_id, now_ms = caller.account.org_id, self._shop.clock.now_ms()
         lines, models = await asyncio.to_thread(self._looked_through, org_id, file_id, endpoint)
         for model in sorted(models):
-            served = self._desk.fleet.find(model, org_id)
-            plan = self._desk.access.plan_for(caller, model)
+            served = self._service.fleet.find(model, org_id)
+            plan = self._service.access.plan_for(caller, model)
             if plan.terms.overage == "refuse" and plan.terms.batch_percent and plan.terms.charges:
                 raise BadRequest(
                     f"The plan {plan.title!r} has no batches: they are paid for, and nothing pays beyond its included units.",
@@ -70,14 +70,14 @@ class Batches:
         )
         asked = msgspec.to_builtins(order)
         job = Job(id=new_id("batch", now_ms), kind=KIND, org_id=org_id, asked=asked, created_ms=now_ms)
-        await self._desk.recorder.run(lambda conn: jobs.create(conn, job, batches.BATCHES_MAX, note))
+        await self._service.recorder.run(lambda conn: jobs.create(conn, job, batches.BATCHES_MAX, note))
         self._crew.wake()
         return job
 
     async def cancel(self, org_id: str, job_id: str) -> Job:
         """End a batch; what was answered is kept and billed. Raises NotFound, Conflict."""
         now_ms = self._shop.clock.now_ms()
-        job: Job = await self._desk.recorder.run(lambda conn: batches.ask_to_cancel(conn, now_ms, org_id, job_id))
+        job: Job = await self._service.recorder.run(lambda conn: batches.ask_to_cancel(conn, now_ms, org_id, job_id))
         self._crew.stop(job_id)
         return job
 
@@ -102,11 +102,11 @@ class Batches:
 
     async def run(self, job: Job, stop: asyncio.Event) -> None:
         """One batch, from where it was to its end."""
-        await BatchRun(self._shop, self._desk, job, self._waited, stop).run()
+        await BatchRun(self._shop, self._service, job, self._waited, stop).run()
 
     async def fail(self, job: Job, error: TollwayError) -> None:
         """End a batch that cannot be worked on any more."""
-        await BatchRun(self._shop, self._desk, job, self._waited).fail(error)
+        await BatchRun(self._shop, self._service, job, self._waited).fail(error)
 
     def busy_us(self, job_id: str) -> int:
         """Replicas do the work."""

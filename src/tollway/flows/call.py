@@ -34,7 +34,7 @@ from tollway.serve.sizing import Size
 from tollway.watch.metrics import Metrics
 
 
-class Desk(msgspec.Struct):
+class Service(msgspec.Struct):
     """The parts of the running shop that a call passes through."""
 
     clock: Clock
@@ -79,12 +79,12 @@ def refuse_suspect(served: Served, caller: Caller, request: Request) -> None:
         )
 
 
-def turn_of(desk: Desk, caller: Caller, timeout_s: float | None, tier: str) -> Turn:
+def turn_of(service: Service, caller: Caller, timeout_s: float | None, tier: str) -> Turn:
     """Whose turn a call is: when it must be over, by its own word, its plan's or the shop's; how urgent, by its plan."""
     account = caller.account
     terms = account.plan.terms if account.plan else None
-    wanted_s = timeout_s or (terms.timeout_ms / 1000 if terms else 0) or desk.call_timeout_s
-    deadline = time.monotonic() + min(wanted_s, desk.call_timeout_s)
+    wanted_s = timeout_s or (terms.timeout_ms / 1000 if terms else 0) or service.call_timeout_s
+    deadline = time.monotonic() + min(wanted_s, service.call_timeout_s)
     if terms is None:
         return Turn(account.org_id, deadline)
     return Turn(account.org_id, deadline, TIERS.index(tier or terms.priority), terms.weight)
@@ -95,7 +95,7 @@ class Call:
 
     def __init__(
         self,
-        desk: Desk,
+        service: Service,
         served: Served,
         request: Request,
         size: Size,
@@ -104,11 +104,11 @@ class Call:
         tier: str = "",
         turn: Turn | None = None,
     ) -> None:
-        self.desk, self.served, self.request, self.size, self.grant = desk, served, request, size, grant
+        self.service, self.served, self.request, self.size, self.grant = service, served, request, size, grant
         self.id = call_id
         self.tier = tier
         self.keep: Callable[[UsageEvent], Awaitable[None]] | None = None  # with the event, before it is recorded
-        self.at_ms = desk.clock.now_ms()
+        self.at_ms = service.clock.now_ms()
         self.began = time.monotonic()
         self.run = Run(served, request, size, grant.caller.account.org_id, call_id, self.at_ms, turn)
         self._timer: asyncio.TimerHandle | None = None
@@ -123,16 +123,16 @@ class Call:
         self._task = asyncio.current_task()
         left_s = self.run.turn.deadline - self.began
         self._deadline = 0
-        if left_s < self.desk.call_timeout_s - 1.0:  # else it is the common one, which is cheaper to watch
+        if left_s < self.service.call_timeout_s - 1.0:  # else it is the common one, which is cheaper to watch
             self._timer = asyncio.get_running_loop().call_later(left_s, self._expire)
         else:
-            self._deadline = self.desk.deadlines.start(self._expire)
+            self._deadline = self.service.deadlines.start(self._expire)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        self.desk.deadlines.cancel(self._deadline)
+        self.service.deadlines.cancel(self._deadline)
         if self._timer is not None:
             self._timer.cancel()
         self._left = True
@@ -175,7 +175,7 @@ class Call:
         self._observe(status, counts)
         if not generated:
             crashpoint("call.before_release")
-            self.desk.access.release(self.grant)
+            self.service.access.release(self.grant)
             return
         crashpoint("call.before_settle")
         event = self._settle(status, counts)
@@ -187,16 +187,16 @@ class Call:
                 raise
         crashpoint("call.before_record")
         wallet = self.grant.plan.terms.currency if self.grant.wallet else None
-        await self.desk.recorder.record(event, wallet, lambda: self._unsettle(event), self.grant.draws)
+        await self.service.recorder.record(event, wallet, lambda: self._unsettle(event), self.grant.draws)
         self.recorded_at = time.monotonic()
         crashpoint("call.after_record")
 
     def _observe(self, status: str, counts: tuple[int, int, int]) -> None:
         if self.run.retries:
-            self.desk.metrics.retries.inc(self.run.retries)
+            self.service.metrics.retries.inc(self.run.retries)
         now, first = time.monotonic(), self.run.first_piece_at()
         first_s = None if first is None else first - self.began
-        tokens, metrics = (counts[0] + counts[1], counts[2]), self.desk.metrics
+        tokens, metrics = (counts[0] + counts[1], counts[2]), self.service.metrics
         metrics.call(self.request.operation, self.request.model, status, now - self.began, first_s, tokens)
         sat_at = self.run.tallies[0].sat_at
         if sat_at:
@@ -204,13 +204,13 @@ class Call:
 
     def _unsettle(self, event: UsageEvent) -> None:
         """The event could not be kept."""
-        self.desk.access.unsettle(self.grant, event.quantities(), event.price_picos)
+        self.service.access.unsettle(self.grant, event.quantities(), event.price_picos)
 
     def _settle(self, status: str, counts: tuple[int, int, int]) -> UsageEvent:
         fresh, cached, output = counts
         grant, account = self.grant, self.grant.caller.account
         used = {"input_tokens": fresh, "cached_tokens": cached, "output_tokens": output, "requests": 1}
-        self.price_picos = self.desk.access.settle(grant, used | self.run.counted())
+        self.price_picos = self.service.access.settle(grant, used | self.run.counted())
         first, (prefill_us, decode_us) = self.run.first_piece_at(), self.run.engine_us()
         return UsageEvent(
             id=f"evt_{self.id}",

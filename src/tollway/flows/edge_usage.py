@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from tollway.edge import chain
 from tollway.flows import settling
-from tollway.flows.call import Desk
+from tollway.flows.call import Service
 from tollway.kit.clock import month_of
 from tollway.kit.crash import crashpoint
 from tollway.kit.errors import Conflict, PaymentRequired, TollwayError
@@ -55,8 +55,8 @@ class _Then(msgspec.Struct):
 class EdgeUsage:
     """Takes logs over."""
 
-    def __init__(self, shop: Shop, desk: Desk) -> None:
-        self._shop, self._desk = shop, desk
+    def __init__(self, shop: Shop, service: Service) -> None:
+        self._shop, self._service = shop, service
 
     async def head(self, caller: Caller, device_id: str) -> EdgeDevice:
         """How far a device's log is in the books. Raises NotFound."""
@@ -70,7 +70,7 @@ class EdgeUsage:
 
     async def take(self, caller: Caller, device_id: str, sent_at_ms: int, entries: Sequence[dict[str, Any]]) -> Taken:
         """Bring entries into the books; durable when this returns. Raises Conflict for a chain that does not fit."""
-        recorder, org_id, now_ms = self._desk.recorder, caller.account.org_id, self._shop.clock.now_ms()
+        recorder, org_id, now_ms = self._service.recorder, caller.account.org_id, self._shop.clock.now_ms()
         if caller.account.plan is None:
             raise PaymentRequired(f"{caller.account.name} has no subscription.", code="no_subscription")
         device = await recorder.run(lambda conn: edge_devices.claim(conn, now_ms, device_id, org_id))
@@ -89,7 +89,7 @@ class EdgeUsage:
 
     async def _book(self, caller: Caller, device: EdgeDevice, times: list[int], fresh: list[dict[str, Any]]) -> int:
         """Price and record entries, then move the head. How many were moved to another month."""
-        recorder, now_ms = self._desk.recorder, self._shop.clock.now_ms()
+        recorder, now_ms = self._service.recorder, self._shop.clock.now_ms()
         ids = [event_id(device.id, entry["n"]) for entry in fresh]
 
         def look(conn: sa.Connection) -> tuple[set[str], list[_Then | None]]:
@@ -113,21 +113,21 @@ class EdgeUsage:
 
     async def _lease(self, caller: Caller, device: EdgeDevice, entries: list[dict[str, Any]]) -> None:
         """With several gateways: have the free units here that these entries take, wherever they lie now."""
-        if self._desk.leasing is None or not entries:
+        if self._service.leasing is None or not entries:
             return
         used: Counter[str] = Counter()
         for entry in entries:
             used[entry["meter"]] += entry["units"]
         tokens = used.pop("input_tokens", 0)
         with suppress(TollwayError):  # it was used whether or not it could be paid for now
-            self._desk.access.release(await self._desk.admit(caller, device.model, tokens, 0, used))
+            self._service.access.release(await self._service.admit(caller, device.model, tokens, 0, used))
 
     def _record(
         self, caller: Caller, device: EdgeDevice, entry: dict[str, Any], at_ms: int, then: _Then | None, one: str
     ) -> "asyncio.Future[None]":
         """Settle one entry and hand its event to the recorder."""
         grant = _grant(caller, device, then) if then and then.spending else None
-        grant = grant or self._desk.access.hold_again(caller.key.id, device.model, {})
+        grant = grant or self._service.access.hold_again(caller.key.id, device.model, {})
         if grant is None:
             raise PaymentRequired(f"{caller.account.name} has no subscription.", code="no_subscription")
         tokens = entry["meter"] == "input_tokens"
@@ -155,7 +155,7 @@ class EdgeUsage:
             meter="" if tokens else entry["meter"],
             units=0 if tokens else entry["units"],
         )
-        return settling.record(self._desk, grant, event, lambda settled: _draws(settled, then))
+        return settling.record(self._service, grant, event, lambda settled: _draws(settled, then))
 
 
 def event_id(device_id: str, number: int) -> str:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from tollway import __version__
 from tollway.artifacts import store
 from tollway.artifacts.manifest import Lineage
-from tollway.flows.call import Desk
+from tollway.flows.call import Service
 from tollway.insight import economics
 from tollway.kit import jobs
 from tollway.kit.errors import NotFound, Unavailable
@@ -28,12 +28,12 @@ _LOADED_WITHIN_S: Final = 120.0
 class FineTuned:
     """The models that buyers had made."""
 
-    def __init__(self, shop: Shop, desk: Desk) -> None:
-        self._shop, self._desk = shop, desk
+    def __init__(self, shop: Shop, service: Service) -> None:
+        self._shop, self._service = shop, service
 
     async def offer(self, job: Job, order: Order, made: dict[str, Any]) -> str:
         """The name under which its owner can call it from now on."""
-        account, now_ms = self._desk.access.account(job.org_id), self._shop.clock.now_ms()
+        account, now_ms = self._service.access.account(job.org_id), self._shop.clock.now_ms()
         name = fine_tuning.name_of(order.base, account.name, order.suffix or "model", job.id)
         package = await asyncio.to_thread(self._shelve, job, order, made, name)
 
@@ -44,7 +44,7 @@ class FineTuned:
             jobs.tell(conn, now_ms, job.id, say("tuning.loading", "The model is being loaded."))
             return jobs.further(conn, job.id, model=name, trained_tokens=order.tokens_max)
 
-        await self._desk.recorder.run(offer)
+        await self._service.recorder.run(offer)
         return name
 
     async def answers(self, name: str, org_id: str) -> bool:
@@ -53,7 +53,7 @@ class FineTuned:
         deadline = loop.time() + _LOADED_WITHIN_S
         while loop.time() < deadline:
             with contextlib.suppress(NotFound, Unavailable):
-                if self._desk.fleet.find(name, org_id).ready:
+                if self._service.fleet.find(name, org_id).ready:
                     return True
             await asyncio.sleep(0.1)
         return False

@@ -17,7 +17,7 @@ import msgspec
 import sqlalchemy as sa
 
 from tollway.flows import fine_tuning_worker, uploads
-from tollway.flows.call import Desk
+from tollway.flows.call import Service
 from tollway.flows.fine_tuned import FineTuned, withdrawn
 from tollway.flows.fine_tuning_bills import Bills
 from tollway.flows.settling import Held
@@ -64,13 +64,13 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 class FineTuning:
     """The jobs of a running gateway."""
 
-    def __init__(self, shop: Shop, desk: Desk) -> None:
-        self._shop, self._desk = shop, desk
-        self._held = Held(desk)
-        self._bills, self._models = Bills(shop, desk, self._held), FineTuned(shop, desk)
+    def __init__(self, shop: Shop, service: Service) -> None:
+        self._shop, self._service = shop, service
+        self._held = Held(service)
+        self._bills, self._models = Bills(shop, service, self._held), FineTuned(shop, service)
         self._worker = fine_tuning_worker.Worker()
         wait_s = shop.settings.job_wait_s
-        self._crew = Crew(KIND, self, shop.clock, desk.recorder.run, alone=not shop.many, give_up_s=wait_s)
+        self._crew = Crew(KIND, self, shop.clock, service.recorder.run, alone=not shop.many, give_up_s=wait_s)
 
     # -- asked by buyers ---------------------------------------------------------------------------------------------
 
@@ -80,7 +80,7 @@ class FineTuning:
         org_id, now_ms = caller.account.org_id, self._shop.clock.now_ms()
         served = self._base(wish.model, org_id)
         fine_tuning_worker.require_trainer()
-        self._desk.access.look(caller, wish.model, 0, 0, {"training_tokens": 1})
+        self._service.access.look(caller, wish.model, 0, 0, {"training_tokens": 1})
         training = await asyncio.to_thread(self._examples, org_id, wish.training_file)
         if wish.validation_file is not None:
             await asyncio.to_thread(self._examples, org_id, wish.validation_file)
@@ -93,7 +93,7 @@ class FineTuning:
         chosen = wish.settled(len(training))
         tokens = sum(await _counted(served, training)) * int(chosen["n_epochs"])
         try:
-            grant = await self._desk.admit(caller, wish.model, 0, 0, {"training_tokens": tokens})
+            grant = await self._service.admit(caller, wish.model, 0, 0, {"training_tokens": tokens})
         except PaymentRequired as error:
             error.hint = error.hint.replace("lower max_tokens", "train for fewer epochs or on fewer conversations")
             raise
@@ -114,7 +114,7 @@ class FineTuning:
         asked = msgspec.to_builtins(order)
         job = Job(id=new_id("ftjob", now_ms), kind=KIND, org_id=org_id, asked=asked, created_ms=now_ms)
         async with self._held.keeping(job.id, grant):
-            await self._desk.recorder.run(lambda conn: jobs.create(conn, job, fine_tuning.JOBS_MAX, note))
+            await self._service.recorder.run(lambda conn: jobs.create(conn, job, fine_tuning.JOBS_MAX, note))
         if self._shop.many:
             self._held.release(job.id)  # whichever gateway takes it up holds it
         self._crew.wake()
@@ -123,14 +123,14 @@ class FineTuning:
     async def cancel(self, org_id: str, job_id: str) -> Job:
         """End a job; what it did so far is billed. Raises NotFound, Conflict."""
         now_ms = self._shop.clock.now_ms()
-        job = await self._desk.recorder.run(lambda conn: jobs.ask_to_cancel(conn, now_ms, KIND, org_id, job_id))
+        job = await self._service.recorder.run(lambda conn: jobs.ask_to_cancel(conn, now_ms, KIND, org_id, job_id))
         if job.status == "cancelled":
             self._held.release(job_id)
         self._crew.stop(job_id)
         return job
 
     def _base(self, name: str, org_id: str) -> Served:
-        served = self._desk.fleet.find(name, org_id)
+        served = self._service.fleet.find(name, org_id)
         if served.model.base or served.model.kind != "chat" or served.model.engine != "llama_cpp":
             raise BadRequest(
                 f"The model {name!r} cannot be fine-tuned.",
@@ -186,7 +186,7 @@ class FineTuning:
         now_ms, told = self._shop.clock.now_ms(), {"code": error.code, "message": error.message, "param": None}
         await self._note_time(job.id)
         words = say("job.failed_free", "{why} It costs nothing.", why=error.said)
-        await self._desk.recorder.run(
+        await self._service.recorder.run(
             lambda conn: jobs.end(conn, now_ms, job.id, "failed", words, error=told, **withdrawn(conn, now_ms, job.id))
         )
         self._held.release(job.id)
@@ -241,7 +241,7 @@ class FineTuning:
         now_ms = self._shop.clock.now_ms()
         if word["kind"] == "note":
             text = said(word.get("said"), str(word["text"]))
-            await self._desk.recorder.run(lambda conn: jobs.tell(conn, now_ms, job.id, text))
+            await self._service.recorder.run(lambda conn: jobs.tell(conn, now_ms, job.id, text))
         elif word["kind"] == "progress":
             step, total, loss = int(word["done"]), int(word["total"]), word.get("loss")
             text = step_words(step, total, loss)
@@ -251,7 +251,7 @@ class FineTuning:
                 jobs.tell(conn, now_ms, job.id, text, data=data)
                 jobs.further(conn, job.id, steps_done=made.steps_done, steps_total=made.steps_total)
 
-            await self._desk.recorder.run(note)
+            await self._service.recorder.run(note)
 
     # -- how it ends -------------------------------------------------------------------------------------------------
 
@@ -280,7 +280,7 @@ class FineTuning:
             made["trained_tokens"] = trained
             return jobs.end(conn, now_ms, job.id, status, words[status], settled=not trained, **made)
 
-        ended = await self._desk.recorder.run(end)
+        ended = await self._service.recorder.run(end)
         if trained:
             await self._bills.bill(ended)
         else:
@@ -292,7 +292,7 @@ class FineTuning:
         if not busy_us:
             return
         try:
-            await self._desk.recorder.run(lambda conn: jobs.worked(conn, now_ms, job_id, busy_us))
+            await self._service.recorder.run(lambda conn: jobs.worked(conn, now_ms, job_id, busy_us))
         except TollwayError:
             self._worker.put_back(job_id, busy_us)
             raise

@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from tollway.flows.call import Desk
+from tollway.flows.call import Service
 from tollway.flows.settling import Held
 from tollway.kit import jobs, log
 from tollway.kit.errors import TollwayError
@@ -28,8 +28,8 @@ _LATE_MS: Final = 30_000  # after its end, a bill that is still being written is
 class Bills:
     """Of the fine-tuning jobs that this gateway knows."""
 
-    def __init__(self, shop: Shop, desk: Desk, held: Held) -> None:
-        self._shop, self._desk, self._held = shop, desk, held
+    def __init__(self, shop: Shop, service: Service, held: Held) -> None:
+        self._shop, self._service, self._held = shop, service, held
 
     def hold(self, job: Job) -> bool:
         """Hold what a job may cost, if this gateway does not yet; False when there is nothing to hold it against."""
@@ -49,12 +49,12 @@ class Bills:
 
     async def _release_ended(self) -> None:
         names = self._held.names
-        for job_id in await self._desk.recorder.run(lambda conn: jobs.ended_of(conn, names)) if names else []:
+        for job_id in await self._service.recorder.run(lambda conn: jobs.ended_of(conn, names)) if names else []:
             self._held.release(job_id)
 
     async def _bill_late(self) -> None:
         before_ms = self._shop.clock.now_ms() - _LATE_MS
-        for job in await self._desk.recorder.run(lambda conn: jobs.list_of(conn, KIND, unsettled=True)):
+        for job in await self._service.recorder.run(lambda conn: jobs.list_of(conn, KIND, unsettled=True)):
             if job.finished_ms is not None and job.finished_ms < before_ms:
                 self.hold(job)
                 await self.bill(job)
@@ -65,7 +65,7 @@ class Bills:
         def read(conn: sa.Connection) -> tuple[list[Job], list[Job]]:
             return jobs.list_of(conn, KIND, open_only=True), jobs.list_of(conn, KIND, unsettled=True)
 
-        waiting, unsettled = await self._desk.recorder.run(read)
+        waiting, unsettled = await self._service.recorder.run(read)
         for job in [*([] if self._shop.many else waiting), *unsettled]:
             self.hold(job)
         for job in unsettled:
@@ -74,10 +74,10 @@ class Bills:
     async def bill(self, job: Job) -> None:
         """Settle a job that trained; its event has an id of its own, so twice is once."""
         event_id = fine_tuning.event_of(job.id)
-        worked_us = await self._desk.recorder.run(lambda conn: jobs.worked_us(conn, job.id))
+        worked_us = await self._service.recorder.run(lambda conn: jobs.worked_us(conn, job.id))
         now_ms = self._shop.clock.now_ms()
         await self._held.settle(job.id, lambda grant: _usage_event(job, grant, event_id, now_ms, worked_us))
-        await self._desk.recorder.run(
+        await self._service.recorder.run(
             lambda conn: jobs.change(conn, job.id, settled=True, made=job.made | {"event_id": event_id})
         )
 

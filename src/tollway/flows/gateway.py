@@ -1,4 +1,4 @@
-"""Opening and closing the gateway: the desk that calls pass through, and the small tasks that keep it true.
+"""Opening and closing the gateway: the service that calls pass through, and the small tasks that keep it true.
 
 Open: own the database -> start the recorder -> read who may do what -> start the fleet. Then, until closed: notice what
 other processes changed (four times a second), and write down what the machines did (every ten seconds; a second after
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from tollway.flows.adaptations import Adaptations
 from tollway.flows.batches import Batches
-from tollway.flows.call import Desk
+from tollway.flows.call import Service
 from tollway.flows.copies import Copies
 from tollway.flows.fine_tuning import FineTuning
 from tollway.flows.leasing import Leasing
@@ -50,11 +50,11 @@ _LANES_WITHIN_S = 0.5
 
 
 class Gateway:
-    """A running gateway: its desk and its housekeeping."""
+    """A running gateway: its service and its housekeeping."""
 
     def __init__(self, shop: Shop) -> None:
         self.shop = shop
-        self.desk: Desk
+        self.service: Service
         self.fine_tuning: FineTuning
         self.batches: Batches
         self.adaptations: Adaptations
@@ -69,7 +69,7 @@ class Gateway:
         async with AsyncExitStack() as opened:
             self.shop.own_the_shop()
             opened.callback(self.shop.close)
-            await self._open_desk(opened, on_progress)
+            await self._open_service(opened, on_progress)
             await self._refresh()
             self._begin(opened)
             self._opened = opened.pop_all()
@@ -78,7 +78,7 @@ class Gateway:
         """Stop the replicas, write what is left, let go of the database: in the reverse order of opening."""
         await self._opened.aclose()
 
-    async def _open_desk(self, opened: AsyncExitStack, on_progress: Callable[[str], None] | None) -> None:
+    async def _open_service(self, opened: AsyncExitStack, on_progress: Callable[[str], None] | None) -> None:
         shop, settings = self.shop, self.shop.settings
         access = (SharedAccess if shop.many else Access)(shop.clock, shop.secrets.pepper)
         leasing = None
@@ -114,7 +114,7 @@ class Gateway:
         fleet = Fleet(Packages(shop.store, settings), settings, shop.clock, turned, runtime)
         fleet.machine_micros = economics.machine_price(settings).micros_per_hour
         copies = Copies(fleet, settings.call_timeout_s)
-        self.desk = Desk(shop.clock, access, recorder, fleet, metrics, settings.call_timeout_s, copies, leasing)
+        self.service = Service(shop.clock, access, recorder, fleet, metrics, settings.call_timeout_s, copies, leasing)
         opened.push_async_callback(self._close_fleet)
         opened.push_async_callback(copies.close)
         self.rollouts = Rollouts(fleet, copies, recorder, shop.db, shop.clock, settings)
@@ -122,26 +122,26 @@ class Gateway:
 
     def _begin(self, opened: AsyncExitStack) -> None:
         """The work that goes on beside the calls."""
-        shop, desk = self.shop, self.desk
-        self.fine_tuning, self.batches = FineTuning(shop, desk), Batches(shop, desk)
-        self.adaptations = Adaptations(shop, desk)
+        shop, service = self.shop, self.service
+        self.fine_tuning, self.batches = FineTuning(shop, service), Batches(shop, service)
+        self.adaptations = Adaptations(shop, service)
         works = [self._keep_fresh, self._keep_notes, self._keep_place]
         works += [self.rollouts.work, self.fine_tuning.work, self.batches.work, self.adaptations.work]
-        if desk.leasing is not None:
-            works.append(desk.leasing.work)
+        if service.leasing is not None:
+            works.append(service.leasing.work)
         tasks = [asyncio.create_task(work()) for work in works]
         opened.push_async_callback(_end, tasks)
 
     async def _close_fleet(self) -> None:
         await self._try_to_note()  # the replicas are ours to stop, whatever the database says
-        await self.desk.fleet.close()
+        await self.service.fleet.close()
         await self._try_to_note()  # what they did up to their end
 
     # -- noticing changes --------------------------------------------------------------------------------------------
 
     async def _refresh(self) -> None:
         """Take over what the database says, if anything changed."""
-        known, now_ms = self.desk.access.revision, self.shop.clock.now_ms()
+        known, now_ms = self.service.access.revision, self.shop.clock.now_ms()
 
         def read(conn: sa.Connection) -> tuple[Book, list[Model], list[Record]] | None:
             if revision.current(conn) == known:
@@ -150,11 +150,11 @@ class Gateway:
 
         def take_over(found: tuple[Book, list[Model], list[Record]] | None) -> None:
             if found is not None:
-                self.desk.access.adopt(found[0])
-                self.desk.fleet.offer(found[1], found[2])
+                self.service.access.adopt(found[0])
+                self.service.fleet.offer(found[1], found[2])
                 self.rollouts.adopt(found[2])
 
-        await self.desk.recorder.run(read, take_over)
+        await self.service.recorder.run(read, take_over)
 
     async def _keep_fresh(self) -> None:
         while True:
@@ -180,13 +180,13 @@ class Gateway:
     # -- writing down what the machines did ---------------------------------------------------------------------------
 
     async def _note(self) -> None:
-        rows = self.desk.fleet.take_hours(self.shop.clock.now_ms())
+        rows = self.service.fleet.take_hours(self.shop.clock.now_ms())
         if not rows:
             return
         try:
-            await self.desk.recorder.run(lambda conn: hours.add(conn, self.shop.db, rows))
+            await self.service.recorder.run(lambda conn: hours.add(conn, self.shop.db, rows))
         except TollwayError:
-            self.desk.fleet.put_back(rows)
+            self.service.fleet.put_back(rows)
             raise
 
     async def _try_to_note(self) -> None:
@@ -207,17 +207,17 @@ class Gateway:
 
     async def measure(self) -> None:
         """Bring the figures up to date that are read when asked for."""
-        metrics, home = self.desk.metrics, self.shop.settings.home
-        metrics.billing_waiting.set(self.desk.recorder.waiting)
+        metrics, home = self.service.metrics, self.shop.settings.home
+        metrics.billing_waiting.set(self.service.recorder.waiting)
         metrics.disk_free_bytes.set(shutil.disk_usage(home).free)
-        for code, count in self.desk.access.refusals.items():
+        for code, count in self.service.access.refusals.items():
             metrics.rejected.labels(code).inc(count)
-        self.desk.access.refusals.clear()
-        metrics.fleet, metrics.queues = self.desk.fleet.snapshot(), self.desk.fleet.queues()
+        self.service.access.refusals.clear()
+        metrics.fleet, metrics.queues = self.service.fleet.snapshot(), self.service.fleet.queues()
         metrics.lanes = await self._lanes()
         metrics.overloads = {
             (served.name, reason): count
-            for served in self.desk.fleet.all()
+            for served in self.service.fleet.all()
             for reason, count in served.line.refused.items()
         }
         with suppress(FileNotFoundError):
@@ -229,7 +229,7 @@ class Gateway:
         """What the engines that batch rows did so far, as they tell with their pulse; one that does not answer is left out."""
         asked = [
             ((served.name, seat.version, str(number)), seat)
-            for served in self.desk.fleet.all()
+            for served in self.service.fleet.all()
             if served.caps.turns
             for number, seat in enumerate(served.line.seats, start=1)
             if seat.ready

@@ -15,7 +15,7 @@ class Measured:
 
     def __init__(self) -> None:
         self.calls, self.times, self.at_once, self.most = 0, 0, 0, 0
-        self.desk = SimpleNamespace(metrics=self)
+        self.service = SimpleNamespace(metrics=self)
 
     async def measure(self) -> None:
         self.times += 1

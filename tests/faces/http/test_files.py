@@ -23,7 +23,7 @@ class House:
 
     def __init__(self, gateway: Gateway, customer: Customer) -> None:
         self.gateway, self.customer = gateway, customer
-        self.desk = door.Files(gateway)
+        self.doors = door.Files(gateway)
 
     def put(self, data: bytes) -> files.StoredFile:
         root = uploads.root_of(self.gateway.shop)
@@ -45,8 +45,8 @@ class House:
             raise AssertionError("nothing is read")
 
         scope: Any = {"path": f"/v1/files/{file_id}/content", "query_string": b""}
-        caller = self.gateway.desk.access.identify(self.customer.key.secret)
-        await self.desk.content(scope, receive, send, caller, "call", [])
+        caller = self.gateway.service.access.identify(self.customer.key.secret)
+        await self.doors.content(scope, receive, send, caller, "call", [])
         return sent
 
 

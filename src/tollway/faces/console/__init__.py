@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from tollway.faces.console.fence import Recognised
 from tollway.faces.console.pages import PAGES
-from tollway.faces.console.visit import Desk, Page
+from tollway.faces.console.visit import Console, Page
 
 __all__ = ["PAGES", "Page", "routes"]
 
@@ -25,7 +25,7 @@ def routes(
 ) -> list[Route]:
     """All routes of the console, each with the checks of its declared policy built in. `recognised` is told whose sessions
     were found good."""
-    desk = Desk(shop, playground, recognised)
+    console = Console(shop, playground, recognised)
     return [
-        Route(page.path, desk.serve(page), methods=list(page.methods), name=f"console:{page.path}") for page in PAGES
+        Route(page.path, console.serve(page), methods=list(page.methods), name=f"console:{page.path}") for page in PAGES
     ]

@@ -29,7 +29,7 @@ def login(visit: Visit) -> Response:
     """POST /console/login: five wrong passwords a minute, then wait. A new session each time; the old one dies."""
     email, password, target = visit.field("email"), _password(visit, "password"), visit.field("next")
     address = visit.request.client.host if visit.request.client else ""
-    wait_s = visit.desk.brake.wait_s(address, email)
+    wait_s = visit.console.brake.wait_s(address, email)
     if wait_s:
         problem = visit.t("login.too_many", seconds=math.ceil(wait_s))
         response = visit.page("login.html", 429, problem=problem, email=email, next=target)
@@ -41,14 +41,14 @@ def login(visit: Visit) -> Response:
             member = accounts.authenticate(conn, email, password)
     except Unauthorized:
         return visit.page("login.html", 401, problem=visit.t("login.wrong"), email=email, next=target)
-    visit.desk.brake.forgive(address, email)
+    visit.console.brake.forgive(address, email)
     hours = int(shop.settings.session_hours)
     with shop.db.write() as conn:
         _close_own_session(visit, conn)
         cookie = accounts.open_session(conn, visit.now_ms, member.id, hours, shop.secrets.pepper)
     response = visit.go(_local(target))
-    visit.desk.hand_over(response, cookie, hours)
-    visit.desk.set_cookie(response, "tollway_view_as", "", 0)
+    visit.console.hand_over(response, cookie, hours)
+    visit.console.set_cookie(response, "tollway_view_as", "", 0)
     return response
 
 
@@ -57,8 +57,8 @@ def logout(visit: Visit) -> Response:
     with visit.shop.db.write() as conn:
         _close_own_session(visit, conn)
     response = visit.go("/login")
-    visit.desk.set_cookie(response, visit.desk.session_cookie, "", 0)
-    visit.desk.set_cookie(response, "tollway_view_as", "", 0)
+    visit.console.set_cookie(response, visit.console.session_cookie, "", 0)
+    visit.console.set_cookie(response, "tollway_view_as", "", 0)
     return response
 
 
@@ -68,7 +68,7 @@ def preferences(visit: Visit) -> Response:
     if theme not in THEMES:
         raise BadRequest(visit.t("error.form"))
     response = visit.go(_local(visit.field("next")))
-    visit.desk.set_cookie(response, "tollway_theme", theme, _YEAR_S)
+    visit.console.set_cookie(response, "tollway_theme", theme, _YEAR_S)
     return response
 
 
@@ -82,7 +82,7 @@ def view_as(visit: Visit) -> Response:
             org_id = accounts.get_organization(conn, org_id).id
     target = "/start" if org_id else f"/organizations/{visit.acting_for}" if visit.acting_for else "/overview"
     response = visit.go(target)
-    visit.desk.set_cookie(response, "tollway_view_as", org_id, _YEAR_S)
+    visit.console.set_cookie(response, "tollway_view_as", org_id, _YEAR_S)
     return response
 
 
@@ -96,7 +96,7 @@ def change_password(visit: Visit) -> Response:
     old, new = _password(visit, "old"), _password(visit, "new")
     shop, member = visit.shop, visit.member
     address = visit.request.client.host if visit.request.client else ""
-    if visit.desk.brake.wait_s(address, member.email):
+    if visit.console.brake.wait_s(address, member.email):
         return visit.page("account.html", 429, problem=visit.t("login.too_many", seconds=60))
     if len(new) < PASSWORD_LENGTH_MIN:
         return visit.page("account.html", 400, problem=visit.t("account.too_short", length=PASSWORD_LENGTH_MIN))
@@ -105,14 +105,14 @@ def change_password(visit: Visit) -> Response:
             accounts.authenticate(conn, member.email, old)
     except Unauthorized:
         return visit.page("account.html", 400, problem=visit.t("account.wrong_old"))
-    visit.desk.brake.forgive(address, member.email)
+    visit.console.brake.forgive(address, member.email)
     hours = int(shop.settings.session_hours)
     with shop.db.write() as conn:
         accounts.set_password(conn, member.id, new)
         _close_own_session(visit, conn)
         cookie = accounts.open_session(conn, visit.now_ms, member.id, hours, shop.secrets.pepper)
     response = visit.go("/account", done="password_changed")
-    visit.desk.hand_over(response, cookie, hours)
+    visit.console.hand_over(response, cookie, hours)
     return response
 
 
@@ -127,10 +127,10 @@ def _password(visit: Visit, name: str) -> str:
 
 
 def _close_own_session(visit: Visit, conn: sa.Connection) -> None:
-    cookie = visit.request.cookies.get(visit.desk.session_cookie)
+    cookie = visit.request.cookies.get(visit.console.session_cookie)
     if cookie:
         accounts.close_session(conn, cookie, visit.shop.secrets.pepper)
-        visit.desk.recognised.note(cookie, good=False)
+        visit.console.recognised.note(cookie, good=False)
 
 
 def _local(target: str) -> str:

@@ -17,7 +17,7 @@ _DAY = ranges.RANGES["24h"]
 
 def models(visit: Visit) -> Response:
     """GET /console/models"""
-    live = {**queries.NOTHING_LIVE, **visit.desk.live()}
+    live = {**queries.NOTHING_LIVE, **visit.console.live()}
     from_ms, to_ms = _DAY.window(visit.now_ms)
     with visit.shop.db.read() as conn:
         speeds = queries.throughput(conn, from_ms, to_ms)
@@ -30,7 +30,7 @@ def models(visit: Visit) -> Response:
 def model(visit: Visit) -> Response:
     """GET /console/models/{name}"""
     name = visit.request.path_params["name"]
-    live = {**queries.NOTHING_LIVE, **visit.desk.live()}
+    live = {**queries.NOTHING_LIVE, **visit.console.live()}
     span = ranges.RANGES["30d"]
     from_ms, to_ms = _DAY.window(visit.now_ms)
     with visit.shop.db.read() as conn:

@@ -18,7 +18,7 @@ def overview(visit: Visit) -> Response:
     """GET /console/overview?range=24h; for htmx only the part that changes."""
     span = ranges.named(visit.query.get("range"))
     with visit.shop.db.read() as conn:
-        found = queries.overview(conn, visit.desk.live(), span, visit.now_ms)
+        found = queries.overview(conn, visit.console.live(), span, visit.now_ms)
         costs = hardware.cost_over(conn, visit.shop.settings, *span.window(visit.now_ms), span.step_ms, visit.now_ms)
         context = {
             "span": span,
@@ -144,7 +144,7 @@ def _attention(visit: Visit, conn: Any) -> list[dict[str, str]]:
             }
         )
     found += _unpriced(visit, conn)
-    for replica in visit.desk.live().get("replicas", ()):
+    for replica in visit.console.live().get("replicas", ()):
         if replica.get("state") in ("dead", "failed"):
             text = t("attention.replica", model=replica.get("model", ""))
             found.append({"text": text, "href": visit.url("/models"), "tone": "bad"})
@@ -155,7 +155,7 @@ def _unpriced(visit: Visit, conn: Any) -> list[dict[str, str]]:
     """Models that were called today on a plan version without a price for them, while somebody is subscribed to it."""
     subscribed, versions = queries.subscribers(conn), catalog.plan_versions(conn)
     found = []
-    for one in visit.desk.live().get("unpriced", ()):
+    for one in visit.console.live().get("unpriced", ()):
         plan = versions.get(one.plan_version_id)
         if plan is None or one.plan_version_id not in subscribed or visit.now_ms - one.at_ms > DAY_MS:
             continue

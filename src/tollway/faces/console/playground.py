@@ -31,9 +31,9 @@ async def playground_chat(visit: Visit) -> Response:
     """
     try:
         body = chat_body(visit)
-        if visit.desk.playground is None:
+        if visit.console.playground is None:
             raise Unavailable(visit.t("playground.no_gateway"), code="no_gateway")
-        answer: Response = await visit.desk.playground(str(visit.org_id), body)
+        answer: Response = await visit.console.playground(str(visit.org_id), body)
         if isinstance(answer, StreamingResponse):
             answer.body_iterator = told(visit, answer.body_iterator)
         return answer

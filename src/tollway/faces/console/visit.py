@@ -48,7 +48,7 @@ class Visit:
     """A request with its session, language and form; made fresh for each request."""
 
     request: Request
-    desk: "Desk"
+    console: "Console"
     lang: str
     theme: str
     session: Any = field(default=None, repr=False)  # accounts.Session
@@ -59,7 +59,7 @@ class Visit:
 
     @property
     def shop(self) -> Any:
-        return self.desk.shop
+        return self.console.shop
 
     @property
     def now_ms(self) -> int:
@@ -145,7 +145,7 @@ class Visit:
 
     def page(self, template: str, status: int = 200, /, **context: object) -> Response:
         """The page as HTML."""
-        html = self.desk.templates.get_template(template).render(
+        html = self.console.templates.get_template(template).render(
             v=self,
             t=self.t,
             fmt=self.fmt,
@@ -164,7 +164,7 @@ class Visit:
         return RedirectResponse(self.url(path, **query), 303)
 
 
-class Desk:
+class Console:
     """What all visits share: the shop, the templates, the login brake, and the function that answers the playground."""
 
     def __init__(

@@ -116,8 +116,8 @@ class Counter:
 
     def __init__(self, app: FastAPI, gateway: Gateway) -> None:
         self._app = app
-        self._access = gateway.desk.access
-        self.fleet = gateway.desk.fleet
+        self._access = gateway.service.access
+        self.fleet = gateway.service.fleet
         self.shop = gateway.shop
         self.doors: list[Door] = []
         self._guarded = self._route_class()

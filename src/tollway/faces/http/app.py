@@ -83,11 +83,11 @@ def build(gateway: Gateway) -> House:
     more += [*audio.doors(gateway), *responses.doors(gateway), *edge.doors(gateway)]
     settings = gateway.shop.settings
     tell = Telling(gateway.tracing, settings.request_log) if gateway.tracing or settings.request_log else None
-    api = Api(gateway.desk, gateway.shop.db, settings.body_bytes_max, more, tell)
+    api = Api(gateway.service, gateway.shop.db, settings.body_bytes_max, more, tell)
     recognised = Recognised()
     cookie = session_cookie(settings.url)
     strangers = Strangers(
-        gateway.desk.access, recognised, cookie, settings.keyless_rps, settings.proxies, time.monotonic
+        gateway.service.access, recognised, cookie, settings.keyless_rps, settings.proxies, time.monotonic
     )
     app = FastAPI(title="Tollway", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     refusals.install(app)
@@ -141,7 +141,7 @@ class Scrapes:
             self._next = None  # who asks from here on is too late for this one
             try:
                 await self._gateway.measure()
-                return self._gateway.desk.metrics.exposition()
+                return self._gateway.service.metrics.exposition()
             finally:
                 self._free_at = loop.time() + self.PAUSE_S
 
@@ -151,7 +151,7 @@ def _health(app: FastAPI, gateway: Gateway) -> list[Door]:
         return PlainTextResponse("ok\n")
 
     async def readyz(_: Request) -> Response:
-        fleet = gateway.desk.fleet
+        fleet = gateway.service.fleet
         lacking = [served.name for served in fleet.all() if not served.available]
         return JSONResponse({"ready": fleet.ready, "waiting_for": lacking}, status_code=200 if fleet.ready else 503)
 

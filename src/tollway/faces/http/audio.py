@@ -41,10 +41,10 @@ _LISTS = {"timestamp_granularities[]": "timestamp_granularities", "timestamp_gra
 
 def doors(gateway: Gateway) -> list[Door]:
     """The doors of `/v1/audio`."""
-    desk = Audio(gateway)
+    doors = Audio(gateway)
     return [
-        Door("POST", "/v1/audio/transcriptions", "inference", desk.transcribe),
-        Door("POST", "/v1/audio/speech", "inference", desk.speak),
+        Door("POST", "/v1/audio/transcriptions", "inference", doors.transcribe),
+        Door("POST", "/v1/audio/speech", "inference", doors.speak),
     ]
 
 
@@ -52,7 +52,7 @@ class Audio:
     """Answers `/v1/audio/*`."""
 
     def __init__(self, gateway: Gateway) -> None:
-        self._desk, self._settings = gateway.desk, gateway.shop.settings
+        self._service, self._settings = gateway.service, gateway.shop.settings
         self._hearing: Counter[str] = Counter()  # recordings of each organization
         self._departures = Delays(Departure.AFTER_S)
         self._decoder = msgspec.json.Decoder(SpeechRequest)
@@ -75,8 +75,8 @@ class Audio:
                 raise TooLarge(f"A recording may have {limit:,} bytes.", param="file", hint="Cut or compress it.")
             request = _transcription(fields, recording)
             async with Departure(receive, self._departures) as departure:
-                call = await open_call(self._desk, caller, request, call_id, timeout_s=timeout_of(scope))
-                headers += self._desk.access.rate_headers(caller)
+                call = await open_call(self._service, caller, request, call_id, timeout_s=timeout_of(scope))
+                headers += self._service.access.rate_headers(caller)
                 told = msgspec.json.decode(await answer_whole(call))
                 content_type, shown = rendered(told, request.response_format)
                 await _send(send, content_type, shown, headers + call_headers.of(call))
@@ -89,8 +89,8 @@ class Audio:
         """POST /v1/audio/speech: JSON in, a file of sound out."""
         body = await read_body(scope, receive, self._settings.body_bytes_max)
         request: SpeechRequest = decode(self._decoder, body)
-        call = await open_call(self._desk, caller, request, call_id, timeout_s=timeout_of(scope))
-        headers += self._desk.access.rate_headers(caller)
+        call = await open_call(self._service, caller, request, call_id, timeout_s=timeout_of(scope))
+        headers += self._service.access.rate_headers(caller)
         async with Departure(receive, self._departures) as departure:
             told = msgspec.json.decode(await answer_whole(call))
             headers += call_headers.of(call)

@@ -30,12 +30,12 @@ class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 def doors(gateway: Gateway) -> list[Door]:
     """The doors of `/v1/batches`."""
-    desk = Batches(gateway)
+    doors = Batches(gateway)
     return [
-        Door("POST", "/v1/batches", "inference", desk.create),
-        Door("GET", "/v1/batches", "inference", desk.list_),
-        Door("GET", "/v1/batches/{batch}", "inference", desk.show),
-        Door("POST", "/v1/batches/{batch}/cancel", "inference", desk.cancel),
+        Door("POST", "/v1/batches", "inference", doors.create),
+        Door("GET", "/v1/batches", "inference", doors.list_),
+        Door("GET", "/v1/batches/{batch}", "inference", doors.show),
+        Door("POST", "/v1/batches/{batch}/cancel", "inference", doors.cancel),
     ]
 
 

@@ -46,15 +46,15 @@ class LiveShop:
 
     def live(self) -> dict[str, Any]:
         """Calls under way, refusals and errors of the last five minutes, and the state of every replica."""
-        desk = self._gateway.desk
-        recent = desk.metrics.live()
-        fleet = desk.fleet.all()
+        service = self._gateway.service
+        recent = service.metrics.live()
+        fleet = service.fleet.all()
         return {
             "in_flight": sum(served.running for served in fleet),
             "queued": sum(served.line.waiting for served in fleet),
             "errors": recent["server_errors"],
             "refused": recent["client_errors"],
-            "unpriced": desk.access.unpriced.rows,
+            "unpriced": service.access.unpriced.rows,
             "replicas": [
                 {
                     "model": view.model,
@@ -66,17 +66,17 @@ class LiveShop:
                     "restarts": view.restarts,
                     "rss_bytes": view.rss_bytes,
                 }
-                for view in desk.fleet.snapshot()
+                for view in service.fleet.snapshot()
             ],
         }
 
     def fleet(self) -> list[ReplicaView]:
         """Every replica as it is now."""
-        return self._gateway.desk.fleet.snapshot()
+        return self._gateway.service.fleet.snapshot()
 
     def queues(self) -> dict[tuple[str, str], int]:
         """How many calls wait, by model and version."""
-        return self._gateway.desk.fleet.queues()
+        return self._gateway.service.fleet.queues()
 
     def describe_model(self, name: str, version: str) -> Any:
         """The manifest of a package; None for what has none."""
@@ -88,12 +88,12 @@ class LiveShop:
 
 async def _chat_as(gateway: Gateway, org_id: str, body: dict[str, Any]) -> Response:
     """A chat for a signed-in member, as if the organization had called with a key of its own."""
-    desk = gateway.desk
+    service = gateway.service
     call_id = new_call_id()
     nobody: dict[str, Any] = dict.fromkeys(("models", "rpm", "tpm", "concurrency", "expires_ms", "revoked_ms"))
     key = ApiKey(id="console", org_id=org_id, name="console", hint="", scopes=("inference",), created_ms=0, **nobody)
     call = await open_call(
-        desk, Caller(key, desk.access.account(org_id), None), decode(_chat, msgspec.json.encode(body)), call_id
+        service, Caller(key, service.access.account(org_id), None), decode(_chat, msgspec.json.encode(body)), call_id
     )
     groups = answer_stream(call)
     first = await anext(groups)

@@ -24,10 +24,10 @@ class EdgeUsageRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True)
 
 def doors(gateway: Gateway) -> list[Door]:
     """The doors of `/v1/edge`."""
-    desk = Edge(gateway)
+    doors = Edge(gateway)
     return [
-        Door("POST", "/v1/edge/usage", "inference", desk.take),
-        Door("GET", "/v1/edge/usage", "inference", desk.head),
+        Door("POST", "/v1/edge/usage", "inference", doors.take),
+        Door("GET", "/v1/edge/usage", "inference", doors.head),
     ]
 
 
@@ -35,7 +35,7 @@ class Edge:
     """Answers `/v1/edge/*`."""
 
     def __init__(self, gateway: Gateway) -> None:
-        self._usage = EdgeUsage(gateway.shop, gateway.desk)
+        self._usage = EdgeUsage(gateway.shop, gateway.service)
         self._limit = gateway.shop.settings.body_bytes_max
         self._decoder = msgspec.json.Decoder(EdgeUsageRequest)
 

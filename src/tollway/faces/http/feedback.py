@@ -31,10 +31,10 @@ class FeedbackRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 def doors(gateway: Gateway) -> list[Door]:
     """The doors of `/v1/feedback`."""
-    desk = Feedback(gateway)
+    doors = Feedback(gateway)
     return [
-        Door("POST", "/v1/feedback", "inference", desk.give),
-        Door("GET", "/v1/feedback", "inference", desk.list_),
+        Door("POST", "/v1/feedback", "inference", doors.give),
+        Door("GET", "/v1/feedback", "inference", doors.list_),
     ]
 
 

@@ -32,13 +32,13 @@ _AROUND = 64 * 1024  # the form's own bytes around the file's
 
 def doors(gateway: Gateway) -> list[Door]:
     """The doors of `/v1/files`."""
-    desk = Files(gateway)
+    doors = Files(gateway)
     return [
-        Door("POST", "/v1/files", "inference", desk.upload),
-        Door("GET", "/v1/files", "inference", desk.list_),
-        Door("GET", "/v1/files/{file}", "inference", desk.show),
-        Door("DELETE", "/v1/files/{file}", "inference", desk.delete),
-        Door("GET", "/v1/files/{file}/content", "inference", desk.content),
+        Door("POST", "/v1/files", "inference", doors.upload),
+        Door("GET", "/v1/files", "inference", doors.list_),
+        Door("GET", "/v1/files/{file}", "inference", doors.show),
+        Door("DELETE", "/v1/files/{file}", "inference", doors.delete),
+        Door("GET", "/v1/files/{file}/content", "inference", doors.content),
     ]
 
 

@@ -58,15 +58,15 @@ class FineTuningRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True
 
 def doors(gateway: Gateway) -> list[Door]:
     """The doors of `/v1/fine_tuning/jobs`."""
-    desk = Jobs(gateway)
+    doors = Jobs(gateway)
     base = "/v1/fine_tuning/jobs"
     return [
-        Door("POST", base, "inference", desk.create),
-        Door("GET", base, "inference", desk.list_),
-        Door("GET", base + "/{job}", "inference", desk.show),
-        Door("POST", base + "/{job}/cancel", "inference", desk.cancel),
-        Door("GET", base + "/{job}/events", "inference", desk.events),
-        Door("GET", base + "/{job}/checkpoints", "inference", desk.checkpoints),
+        Door("POST", base, "inference", doors.create),
+        Door("GET", base, "inference", doors.list_),
+        Door("GET", base + "/{job}", "inference", doors.show),
+        Door("POST", base + "/{job}/cancel", "inference", doors.cancel),
+        Door("GET", base + "/{job}/events", "inference", doors.events),
+        Door("GET", base + "/{job}/checkpoints", "inference", doors.checkpoints),
     ]
 
 

@@ -35,7 +35,7 @@ from tollway.faces.http.wire import (
     timeout_of,
 )
 from tollway.flows.answer import answer_stream, answer_whole, open_call
-from tollway.flows.call import Call, Desk, new_call_id
+from tollway.flows.call import Call, Service, new_call_id
 from tollway.kit import log
 from tollway.kit.clock import from_ms
 from tollway.kit.crash import crashpoint
@@ -76,10 +76,10 @@ class Api:
     """Answers `/v1/*`."""
 
     def __init__(
-        self, desk: Desk, db: Database, body_bytes_max: int, more: Sequence[Door] = (), tell: Telling | None = None
+        self, service: Service, db: Database, body_bytes_max: int, more: Sequence[Door] = (), tell: Telling | None = None
     ) -> None:
         self._tell = tell
-        self._desk = desk
+        self._service = service
         self._db = db
         self._limit = body_bytes_max
         self._departures = Delays(Departure.AFTER_S)
@@ -107,7 +107,7 @@ class Api:
         headers: Headers = [(b"x-request-id", b"req_" + call_id.encode())]
         path, status = scope["path"], 200
         route = path if path in self._methods else self._templates.find(path) or "/v1/*"
-        self._desk.metrics.inflight += 1
+        self._service.metrics.inflight += 1
         try:
             door = self._exact.get((scope["method"], route))
             if door is None:
@@ -116,7 +116,7 @@ class Api:
                 raise self._no_door(scope["method"], route, path)
             caller = scope[CALLER] = self._caller(scope)
             if door.policy != "key":
-                self._desk.access.require(caller, door.policy)
+                self._service.access.require(caller, door.policy)
             status = await door.endpoint(scope, receive, send, caller, call_id, headers)
         except TollwayError as error:
             status = error.status
@@ -133,8 +133,8 @@ class Api:
                 send, TollwayError(f"Something went wrong on our side; the request id is req_{call_id}."), headers
             )
         finally:
-            self._desk.metrics.inflight -= 1
-            self._desk.metrics.http(route, scope["method"], status, time.monotonic() - began)
+            self._service.metrics.inflight -= 1
+            self._service.metrics.http(route, scope["method"], status, time.monotonic() - began)
             if self._tell is not None:
                 self._tell(scope, route, status, began, call_id)
 
@@ -142,7 +142,7 @@ class Api:
         """Who asks, by their key. A client that keeps its connection sends the same key again: it is digested once, and
         looked up each time, so that a revoked key is refused at once."""
         memo: dict[str, tuple[str, str]] = scope.get(MEMO, {})
-        secret, access = bearer(scope), self._desk.access
+        secret, access = bearer(scope), self._service.access
         known = memo.get("key")
         if known is None or known[0] != secret:
             known = memo["key"] = (secret, access.digest(secret))
@@ -155,9 +155,9 @@ class Api:
             scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
         ) -> int:
             request: Request = decode(decoder, await read_body(scope, receive, self._limit))
-            call = await open_call(self._desk, caller, request, call_id, timeout_s=timeout_of(scope))
+            call = await open_call(self._service, caller, request, call_id, timeout_s=timeout_of(scope))
             scope[CALL] = call
-            headers += self._desk.access.rate_headers(caller)
+            headers += self._service.access.rate_headers(caller)
             async with Departure(receive, self._departures) as departure:
                 await self._render(call, send, headers)
             return 499 if departure.gone else 200
@@ -193,8 +193,8 @@ class Api:
     ) -> int:
         shown = [
             _shown(served)
-            for served in self._desk.fleet.visible(caller.account.org_id)
-            if self._desk.access.may_use(caller, served.name)
+            for served in self._service.fleet.visible(caller.account.org_id)
+            if self._service.access.may_use(caller, served.name)
         ]
         await send_json(send, 200, msgspec.json.encode({"object": "list", "data": shown}), headers)
         return 200
@@ -202,8 +202,8 @@ class Api:
     async def _model(
         self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
     ) -> int:
-        served = self._desk.fleet.find(scope["path"].removeprefix("/v1/models/"), caller.account.org_id)
-        if not self._desk.access.may_use(caller, served.name):
+        served = self._service.fleet.find(scope["path"].removeprefix("/v1/models/"), caller.account.org_id)
+        if not self._service.access.may_use(caller, served.name):
             raise NotFound(
                 f"There is no model {served.name!r} for this key.",
                 code="model_not_found",
@@ -220,8 +220,8 @@ class Api:
         spending = account.spending
         terms = account.plan.terms if account.plan else None
         left, used = max(0, account.left_picos()) // 1_000_000, spending.tokens
-        if self._desk.leasing is not None:  # what this gateway holds is not the whole
-            left, used = await self._desk.leasing.seen(account)
+        if self._service.leasing is not None:  # what this gateway holds is not the whole
+            left, used = await self._service.leasing.seen(account)
         shown: dict[str, Any] = {
             "object": "key",
             "id": key.id,
@@ -240,14 +240,14 @@ class Api:
             "currency": terms.currency if terms else None,
             "limits": terms.limits if terms else None,
         }
-        await send_json(send, 200, msgspec.json.encode(shown), [*headers, *self._desk.access.rate_headers(caller)])
+        await send_json(send, 200, msgspec.json.encode(shown), [*headers, *self._service.access.rate_headers(caller)])
         return 200
 
     async def _usage(
         self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
     ) -> int:
         """What the key's organization used: by day, model or key, between two UTC days (this month unless given)."""
-        today = from_ms(self._desk.clock.now_ms()).date()
+        today = from_ms(self._service.clock.now_ms()).date()
         asked = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         unknown = asked.keys() - {"from", "to", "by"}
         if unknown:

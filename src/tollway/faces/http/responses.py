@@ -42,7 +42,7 @@ class Responses:
     """Answers `/v1/responses`."""
 
     def __init__(self, gateway: Gateway) -> None:
-        self._desk, self._limit = gateway.desk, gateway.shop.settings.body_bytes_max
+        self._service, self._limit = gateway.service, gateway.shop.settings.body_bytes_max
         self._departures = Delays(Departure.AFTER_S)
         self._decoder = msgspec.json.Decoder(ResponsesRequest)
 
@@ -54,8 +54,8 @@ class Responses:
         request = words.as_chat(asked)
         if asked.stream:
             request.stream_options = StreamOptions(include_usage=True)
-        call = await open_call(self._desk, caller, request, call_id, timeout_s=timeout_of(scope))
-        headers += self._desk.access.rate_headers(caller)
+        call = await open_call(self._service, caller, request, call_id, timeout_s=timeout_of(scope))
+        headers += self._service.access.rate_headers(caller)
         async with Departure(receive, self._departures) as departure:
             if asked.stream:
                 await self._stream(asked, call, send, headers)

@@ -103,7 +103,7 @@ class _Server(uvicorn.Server):
 
 
 async def _announce(gateway: Gateway, on_ready: Callable[[Gateway], None] | None) -> None:
-    await gateway.desk.fleet.wait_ready()
+    await gateway.service.fleet.wait_ready()
     if on_ready is not None:
         on_ready(gateway)
 

@@ -24,7 +24,7 @@ Measure = Callable[[threading.Event], Ready]
 """Another try, in a thread; raises Broken once the event is set."""
 
 
-class Desk(Protocol):
+class Counter(Protocol):
     """Where calls come in."""
 
     on_call: Callable[[], None] | None
@@ -38,34 +38,34 @@ class Desk(Protocol):
 
 
 async def watch(
-    desk: Desk,
+    counter: Counter,
     measure: Measure,
     share: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Returns once the plan was found in a quiet moment."""
-    wanted, quiet, seen = _QUIET_LOOKS, 0, desk.calls
+    wanted, quiet, seen = _QUIET_LOOKS, 0, counter.calls
     share()
-    while desk.lanes.plan.disturbed > DISTURBED:
+    while counter.lanes.plan.disturbed > DISTURBED:
         await sleep(LOOK_S)
-        calm = share() <= DISTURBED and desk.calls == seen and not desk.running
-        quiet, seen = quiet + 1 if calm else 0, desk.calls
+        calm = share() <= DISTURBED and counter.calls == seen and not counter.running
+        quiet, seen = quiet + 1 if calm else 0, counter.calls
         if quiet >= wanted:
-            await _tried(desk, measure)
+            await _tried(counter, measure)
             quiet, wanted = 0, min(2 * wanted, _QUIET_LOOKS_MOST)
             share()
 
 
-async def _tried(desk: Desk, measure: Measure) -> None:
+async def _tried(counter: Counter, measure: Measure) -> None:
     stop = threading.Event()
-    desk.on_call = stop.set
+    counter.on_call = stop.set
     try:
         found = await asyncio.to_thread(measure, stop)
     except (Broken, MemoryError):
         return
     finally:
-        desk.on_call = None
+        counter.on_call = None
         stop.set()
-    if found.plan.disturbed >= desk.lanes.plan.disturbed or desk.running:
+    if found.plan.disturbed >= counter.lanes.plan.disturbed or counter.running:
         return
-    desk.take(Lanes(found.lanes, found.wide, found.plan))
+    counter.take(Lanes(found.lanes, found.wide, found.plan))
