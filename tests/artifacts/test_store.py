@@ -451,5 +451,7 @@ def test_a_language_model_made_here_says_whether_it_chats(
 ) -> None:
     (tmp_path / "m").mkdir()
     tiny(tmp_path / "m" / "model.gguf", template=template)
+    (tmp_path / "m" / "features.json").write_text('{"options": {"max_length": 64}}')  # of texts it was trained on
     found = shelf.add_package("m", tmp_path / "m", store.About(kind="chat", task="chat")).manifest
     assert (found.has_chat_template, found.template_has_tools) == told
+    assert found.context_tokens == 256

@@ -475,13 +475,18 @@ def _of_folder(name: str, about: About, files: tuple[File, ...], told: dict[str,
     return Manifest(name=name, version="1", title=about.title or name, created="", files=files, serves=serves, **said)
 
 
-def _said_by_gguf(folder: Path, about: About, files: tuple[File, ...]) -> dict[str, bool]:
-    """Whether a language model's file says how a conversation is written: without that, it cannot be asked to chat."""
+def _said_by_gguf(folder: Path, about: About, files: tuple[File, ...]) -> dict[str, Any]:
+    """What a language model's file says: how a conversation is written (without that, it cannot be asked to chat), and how
+    long one may be (texts of its training may have been cut shorter)."""
     weights = next((file for file in files if file.role == "weights" and file.format == "gguf"), None)
     if about.kind != "chat" or weights is None:
         return {}
-    template = gguf.inspect(folder / weights.path).chat_template
-    return {"has_chat_template": bool(template), "template_has_tools": "tools" in template}
+    header = gguf.inspect(folder / weights.path)
+    return {
+        "context_tokens": header.context_tokens,
+        "has_chat_template": bool(header.chat_template),
+        "template_has_tools": "tools" in header.chat_template,
+    }
 
 
 def _shifted(progress: Progress, before: int, total: int) -> Progress:
