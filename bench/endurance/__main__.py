@@ -24,7 +24,7 @@ from bench.rig.shop import Shop
 
 SLOW, PROBES, PROBE_WITHIN_S = 1500, 10, 1.0
 WARM_SHARE = 0.3  # caches and pools fill at first: growth is counted after this share of the soak
-FILLING = 24  # long chats before it: more than the chat model's memory of prompts (256 MiB) holds
+FILLING = 10  # long chats before it: as much as the chat model remembers of prompts (256 MiB)
 SAMPLE_EVERY_S = 2.0
 
 
@@ -200,7 +200,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4 * SLOW)), hard))
 
     def work(figures: list[Figure]) -> bool:
-        with Rig(given.minutes * 60 + 300) as rig:
+        with Rig(given.minutes * 60 + 600) as rig:
             front, chat, encoder = open_front(rig)
             if given.only != "soak":
                 good, slowest = asyncio.run(slow_clients(front, encoder))

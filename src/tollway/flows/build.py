@@ -242,8 +242,12 @@ def evaluate(shop: Shop, recipe: Recipe, run: Run, files: Path, model: Path, pre
         from tollway.forge import evaluate as evaluator
 
         if base:
-            what = "It was pre-trained to be a base: it is not held against simple models, and knows no label yet."
-            desk.note(say("evaluate.base", what))
+            desk.note(
+                say(
+                    "evaluate.base",
+                    "It was pre-trained to be a base: it is not held against simple models, and knows no label yet.",
+                )
+            )
         return evaluator.run(part, files, _prepared(prepared), desk, parent, source=model)
 
     inputs = {"evaluate": part, "after": [files.name, model.name, prepared.name], "parent": parent}
