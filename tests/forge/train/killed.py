@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import sys
-import time
+import threading
 from pathlib import Path
 
 import torch
@@ -25,29 +25,36 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def train(folder: Path, optimizer: str) -> str:
-    """One attempt: begins, or goes on where the last one was killed."""
+def train(folder: Path, optimizer: str, deadly: int, late_s: float) -> str:
+    """One attempt: begins, or goes on where the last one was killed. At its `deadly` step it dies, a moment later."""
+    asked = 0
+
+    def step() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == deadly:
+            threading.Timer(late_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return False
+
     net = nets.bag(dropout=0.3)
     plan = Plan.of({**OPTIONS, "optimizer": optimizer}, seed=5)
-    result = loop.run(net, nets.batches(240), plan, nets.desk(folder), validation=nets.batches(60, seed=9))
+    result = loop.run(net, nets.batches(240), plan, nets.desk(folder, stop=step), validation=nets.batches(60, seed=9))
     (folder / "steps").write_text(str(result.steps))
+    (folder / "asked").write_text(str(asked))
     whole = b"".join(each.contiguous().numpy().tobytes() for each in net.state_dict().values())
     history = json.dumps(result.history).encode()
     return hashlib.sha256(whole + history).hexdigest()
 
 
-def attempt(folder: Path, optimizer: str, seconds: float | None) -> bool:
-    """A forked process; killed after some seconds unless it has finished."""
+def attempt(folder: Path, optimizer: str, deadly: int = 0, late_s: float = 0.0) -> bool:
+    """A forked process; it is killed on its way unless it has finished before."""
     child = os.fork()
     if child == 0:
         try:
-            (folder / "digest").write_text(train(folder, optimizer))
+            (folder / "digest").write_text(train(folder, optimizer, deadly, late_s))
             os._exit(0)
         finally:
             os._exit(1)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status) == 0
 
@@ -57,14 +64,14 @@ def main(folder: Path, seed: int, optimizer: str) -> None:
     chance = random.Random(seed)
     plain, killed = folder / "plain", folder / "killed"
     plain.mkdir(parents=True), killed.mkdir()
-    began = time.monotonic()
-    assert attempt(plain, optimizer, None)
-    whole = time.monotonic() - began
+    assert attempt(plain, optimizer)
+    whole = int((plain / "asked").read_text())
     kills = 0
-    while kills < 6 and not attempt(killed, optimizer, chance.uniform(0.02, 0.4) * whole):
+    # counted in steps, not in seconds: on a machine that grows quicker or slower three fall into a run all the same
+    while kills < 6 and not attempt(killed, optimizer, chance.randint(1, whole // 4), chance.uniform(0, 0.004)):
         kills += 1
     if not (killed / "digest").exists():
-        assert attempt(killed, optimizer, None)
+        assert attempt(killed, optimizer)
     print(json.dumps({
         "kills": kills, "plain": (plain / "digest").read_text(), "resumed": (killed / "digest").read_text(),
         "steps": int((plain / "steps").read_text()),
