@@ -51,7 +51,7 @@ def of(settings: Settings, package: ModelPackage, scratch: Path, *, quick: bool,
     raise Conflict(
         f"There is nothing to choose from for {package.ref}: {', '.join(manifest.formats)} on {manifest.engine}.",
         code="nothing_to_tune",
-        hint='More formats in [convert] of its recipe, such as "onnx-int8" and "openvino", give more to try.',
+        hint='More formats in [convert] of its recipe, such as "onnx" and "openvino", give more to try.',
     )
 
 

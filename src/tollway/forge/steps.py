@@ -114,6 +114,7 @@ class Run:
         digest = digest_of({"step": name, "seed": self.seed, "code": code_of(tuple(rooms)), **inputs})
         folder = self.runs.steps / f"{name}-{digest[:16]}"
         self.record.step = name
+        self.save()
         with self._alone(folder):
             noted = folder.with_suffix(".json")
             cached = noted.is_file() and folder.is_dir()

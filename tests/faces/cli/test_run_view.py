@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from tollway.faces.cli import run_view
@@ -27,6 +28,20 @@ def test_seconds_are_said_when_little_is_left(capsys):
         for event in events((60, 80)):
             view.show(event)
     assert "80%, 15 s left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [80, 110, 160])
+def test_on_a_narrow_terminal_the_figures_give_way(width, monkeypatch):
+    monkeypatch.setattr(run_view.sys.stderr, "isatty", lambda: True, raising=False)
+    screen = io.StringIO()
+    with run_view.RunView(3_600_000_000, "USD") as view:
+        begun, *later = events((10, 10), (20, 20))
+        view.show(begun)
+        for event in later:
+            view.show({**event, "train.loss": 0.123456789, "train.accuracy": 0.987654321, "train.rate": 0.000123456})
+        Console(file=screen, width=width).print(view._bar.get_renderable())
+    (line,) = screen.getvalue().rstrip().splitlines()
+    assert "train" in line and "20/100" in line and "0:01:20" in line and "20.0000 USD" in line
 
 
 def test_who_joins_in_the_middle_sees_how_long_it_takes(monkeypatch):

@@ -104,6 +104,7 @@ def translator():
     class Handler(BaseHTTPRequestHandler):
         calls: ClassVar[list[str]] = []
         broken: ClassVar[bool] = False
+        abroad: ClassVar[bool] = False
 
         def do_POST(self):
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -112,6 +113,7 @@ def translator():
             self.send_response(503 if self.broken else 200)
             self.end_headers()
             answer = said[::-1] if "Chinese" in asked["messages"][0]["content"] else said[::-1].replace("movie", "film")
+            answer = "这部电影很好看" if self.abroad else answer
             self.wfile.write(json.dumps({"choices": [{"message": {"content": answer}}]}).encode())
 
         def log_message(self, *_):
@@ -133,6 +135,14 @@ def test_back_translation_goes_there_and_back(translator, monkeypatch):
     assert "into Chinese" in handler.calls[0] and "into English" in handler.calls[1] and "Bearer sk-1" in handler.calls[0]
     assert copies(rows, f"back-translation:Chinese,url={url},model=m,from=German").num_rows == 1
     assert "into German" in handler.calls[-1]
+
+
+def test_what_comes_back_in_another_script_is_no_copy(translator):
+    url, handler = translator
+    handler.abroad = True
+    made, done = augment(TEXTS.slice(0, 1), [f"back-translation:Chinese,url={url},model=m"], "text-classification", 1)
+    handler.abroad = False
+    assert made.num_rows == 1 and done[0].rows == 0
 
 
 def test_a_translator_that_is_down_stops_the_step(translator):

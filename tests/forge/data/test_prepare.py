@@ -65,6 +65,14 @@ def test_a_splits_leak_goes_from_train_not_from_test(shelf, desk, wish, reviews)
     assert prepared.meta["split"] == {"by": "stratified", "made": ["validation"], "kept": ["test"], "seed": 7}
 
 
+def test_a_translation_is_no_class_to_be_shared_out(shelf, desk, wish):
+    words = [f"word {n}" for n in range(60)]
+    shelf.add("words", {"train": pa.table({"source": words, "target": [one[::-1] for one in words]})},
+              kinds={"source": "text", "target": "text"})  # fmt: skip
+    prepared = data.prepare(wish("words"), "translation", shelf, desk())
+    assert all(prepared.rows(split) >= 4 for split in ("train", "validation", "test"))
+
+
 def test_groups_and_other_columns_go_along(shelf, desk, wish, reviews):
     shelf.add("shops", {"train": reviews}, kinds={"text": "text"})
     prepared = data.prepare(wish("shops", split={"by": "group:shop", "test": 0.2}), "text-classification", shelf, desk())

@@ -131,6 +131,11 @@ def test_bleu_and_chrf_are_sacrebleus():
     assert ours["exact_match"] == 0.25
 
 
+def test_bleu_of_texts_too_short_for_four_words_goes_as_far_as_they_do():
+    same = ["rot zwei Haus", "blau drei Boot"]
+    assert next(one for one in language.translation(same, same) if one.name == "bleu").value(2) == pytest.approx(100)
+
+
 def test_bleu_of_chinese_counts_characters():
     from sacrebleu.metrics import BLEU
 

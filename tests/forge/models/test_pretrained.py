@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import pickle
 import re
 
 import numpy as np
@@ -181,6 +182,15 @@ def test_a_folder_with_remote_code_or_no_known_model_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_bytes((models.base("minilm") / "tokenizer.json").read_bytes())
     folders.write_state({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(BadRequest, match=r"no config.json that transformers knows"):
+        worlds.make("text-classification", base=str(tmp_path))
+
+
+def test_a_base_whose_weights_are_none_is_refused_in_words(tmp_path):
+    for file in models.base("minilm").iterdir():
+        if file.is_file() and file.suffix in (".json", ".txt"):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(pickle.dumps({"x": [1.0] * 100}))
+    with pytest.raises(BadRequest, match="damaged or no safetensors"):
         worlds.make("text-classification", base=str(tmp_path))
 
 

@@ -76,7 +76,7 @@ def shown(made: Any) -> Any:
             "together": f"{row.per_second:,.0f}" if row.per_second else "",
             "first": f"{row.first_ms:,.0f} ms" if row.per_second else "",
             "memory": f"{row.memory_bytes / 1e6:,.0f} MB" if row.per_second else "",
-            "cost": f"{row.cost_micros / 1e6:,.4f} {made.currency}" if row.per_second else "",
+            "cost": f"{row.cost_micros / 1e6:,.6f} {made.currency}" if row.per_second else "",
             "verdict": row.verdict,
         }
         for row in made.rows

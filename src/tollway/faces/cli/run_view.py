@@ -42,11 +42,18 @@ class RunView:
                 TextColumn,
                 TimeRemainingColumn,
             )
+            from rich.table import Column
 
+            def whole() -> Column:
+                return Column(no_wrap=True)
+
+            rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # on a narrow terminal figures give way, not the bar
             self._bar = Progress(
-                SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-                TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), transient=True, get_time=self._now,
-                console=Console(stderr=True, emoji=False),
+                SpinnerColumn(table_column=whole()), TextColumn("{task.description:<10}", table_column=whole()),
+                BarColumn(bar_width=24, table_column=Column(no_wrap=True, min_width=12)),
+                MofNCompleteColumn(table_column=whole()), TimeRemainingColumn(table_column=whole()),
+                TextColumn("{task.fields[figures]}", table_column=rest), transient=True, expand=True,
+                get_time=self._now, console=Console(stderr=True, emoji=False),
             )  # fmt: skip
             self._bar.start()
         return self
@@ -91,7 +98,7 @@ class RunView:
         shown = {**self._figures, **{k: v for k, v in event.items() if k not in _KNOWN and isinstance(v, (int, float))}}
         text = "  ".join(f"{name} {_short(value)}" for name, value in list(shown.items())[:_FIGURES])
         if self._bar is not None and self._task is not None:
-            text = f"{text}  {self._cost()}"
+            text = f"{self._cost()}  {text}"
             self._bar.update(self._task, total=event["total"], completed=event["done"], figures=text)
         elif self._bar is None and self._now() - self._told >= _EVERY_S:
             self._told = self._now()

@@ -66,7 +66,8 @@ class Added:
     same: int
 
     def __str__(self) -> str:
-        return f"{self.step}: {self.rows:,} rows added" + (f" ({self.same:,} came out unchanged)" if self.same else "")
+        left = f" ({self.same:,} left out: unchanged or in another script)" if self.same else ""
+        return f"{self.step}: {self.rows:,} rows added{left}"
 
 
 def known(task: str) -> dict[str, float]:
@@ -275,8 +276,15 @@ def _translated(table: "pa.Table", step: Step, opener: Opener) -> tuple["pa.Tabl
         raise BadRequest(f"The texts are in {home} already: translate them into another language and back.")
     translate = opener(step.options)
     after = translate(translate(before, step.options["language"]), home)
-    changed = [bool(new.strip()) and new.strip() != old.strip() for old, new in zip(before, after, strict=True)]
+    changed = [_says_it_otherwise(old.strip(), new.strip()) for old, new in zip(before, after, strict=True)]
     return table.set_column(table.column_names.index("text"), "text", pa.array(after, pa.string())), changed
+
+
+def _says_it_otherwise(old: str, new: str) -> bool:
+    """Whether a text came back, in other words and in the script it was written in: a weak translator stays abroad."""
+    from tollway.forge.data.statistics import languages
+
+    return bool(new) and new != old and next(iter(languages([new])), "") == next(iter(languages([old])), "")
 
 
 # -- images and tables -------------------------------------------------------------------------------------------------

@@ -351,7 +351,8 @@ def _split(work: _Work, wish: Any, desk: Place) -> None:
         if column:
             column = _named(work, column)
         parts = splitting.split(
-            work.tables["train"], **shares, by=f"{how}:{column}" if column else how, label=work.label,
+            work.tables["train"], **shares, by=f"{how}:{column}" if column else how,
+            label=None if work.task == "translation" else work.label,  # a translation is no class
             content=list(roles.content), seed=desk.seed,
         )  # fmt: skip
         work.tables = {**work.tables, **parts}

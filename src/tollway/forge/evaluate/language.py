@@ -32,7 +32,8 @@ def perplexity(nll: Sequence[float], tokens: Sequence[int], text_bytes: Sequence
 
 
 def translation(truth: Sequence[str], given: Sequence[str]) -> list[Measure]:
-    """chrF, BLEU and exact match of one reference each; Chinese is tokenised by character."""
+    """chrF, BLEU and exact match of one reference each; Chinese is tokenised by character. BLEU goes as far as the words do:
+    where no text has four, by groups of three."""
     same = [want.strip() == got.strip() for want, got in zip(truth, given, strict=True)]
     return [_chrf(truth, given), _bleu(truth, given), mean("exact_match", same)]
 
@@ -49,7 +50,9 @@ def _bleu(truth: Sequence[str], given: Sequence[str]) -> Measure:
 
     def combine(sums: Floats) -> Floats:
         return np.array([
-            BLEU.compute_bleu([int(n) for n in row[:4]], [int(n) for n in row[4:8]], int(row[8]), int(row[9])).score
+            BLEU.compute_bleu(
+                [int(n) for n in row[:4]], [int(n) for n in row[4:8]], int(row[8]), int(row[9]), effective_order=True
+            ).score
             for row in sums
         ])  # fmt: skip
 

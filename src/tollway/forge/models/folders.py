@@ -2,7 +2,8 @@
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +40,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return encoded.read(path) if encoded.is_encoded(path) else load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise BadRequest(f"{path.name} is damaged or no safetensors file: {error}") from error
+
+
+@contextmanager
+def whole_weights(base: Path) -> Iterator[None]:
+    """While another library reads the weights of a base: BadRequest when they are damaged, or nothing of the kind."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise BadRequest(
+            f"The weights of {base.name} are damaged or no safetensors: {error}.",
+            hint="Get them again; a pickle is not made safe by its name.",
+        ) from error
 
 
 def write_spec(spec: ModelSpec, folder: Path) -> None:

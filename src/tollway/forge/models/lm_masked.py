@@ -17,6 +17,7 @@ from tollway.forge.models import folders
 from tollway.forge.models.net import ModelSpec, Net
 from tollway.inference import IGNORE
 from tollway.kit.errors import BadRequest
+from tollway.kit.quiet import no_chatter
 
 _SHARE = 0.15  # of the words that `score` asks for
 _ROWS = 32
@@ -136,6 +137,7 @@ def is_masked(folder: Path) -> bool:
 
 def create(spec: ModelSpec, features: Any) -> MaskedNet:
     """A BERT with fresh weights."""
+    no_chatter()
     from transformers import BertConfig, BertForPreTraining
 
     options = spec.options
@@ -153,12 +155,14 @@ def create(spec: ModelSpec, features: Any) -> MaskedNet:
 
 
 def create_from(spec: ModelSpec, features: Any, base: Path) -> MaskedNet:
-    """A BERT base, with fresh heads where it has none."""
+    """A BERT base, with fresh heads where it has none. Raises BadRequest."""
+    no_chatter()
     import transformers
 
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    hf = transformers.BertForPreTraining.from_pretrained(
-        base, use_safetensors=True, attn_implementation="eager", dtype=torch.float32, local_files_only=True
-    )
+    with folders.whole_weights(base):
+        hf = transformers.BertForPreTraining.from_pretrained(
+            base, use_safetensors=True, attn_implementation="eager", dtype=torch.float32, local_files_only=True
+        )
     return MaskedNet(spec, features, hf)

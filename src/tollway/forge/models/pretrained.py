@@ -125,11 +125,12 @@ class Pretrained(Net):
 
 
 def create(spec: ModelSpec, features: Features, base: Path) -> Pretrained:
-    """The base with a fresh head for the task."""
-    hf = _auto(spec.task).from_pretrained(
-        base, config=_config(base, spec, features), use_safetensors=True, attn_implementation=_attention(spec),
-        ignore_mismatched_sizes=True, dtype=torch.float32, local_files_only=True,
-    )  # fmt: skip
+    """The base with a fresh head for the task. Raises BadRequest."""
+    with folders.whole_weights(base):
+        hf = _auto(spec.task).from_pretrained(
+            base, config=_config(base, spec, features), use_safetensors=True, attn_implementation=_attention(spec),
+            ignore_mismatched_sizes=True, dtype=torch.float32, local_files_only=True,
+        )  # fmt: skip
     companions = {name: (base / name).read_bytes() for name in _COMPANIONS if (base / name).is_file()}
     return Pretrained(spec, features, hf, companions)
 
