@@ -24,6 +24,7 @@ from bench.rig.shop import Shop
 
 SLOW, PROBES, PROBE_WITHIN_S = 1500, 10, 1.0
 WARM_SHARE = 0.3  # caches and pools fill at first: growth is counted after this share of the soak
+TOGETHER = 16
 FILLING = 10  # long chats before it: as much as the chat model remembers of prompts (256 MiB)
 SAMPLE_EVERY_S = 2.0
 
@@ -159,12 +160,22 @@ async def soak(front: Front, chat: str, encoder: str, minutes: float) -> dict[st
     return growth(samples)
 
 
-async def fill(front: Front, chat: str) -> None:
-    """Calls until what the chat model remembers of prompts is full, which a quiet soak would do in its first minute."""
+async def fill(front: Front, chat: str, encoder: str) -> None:
+    """Calls until what the chat model remembers of prompts is full, and as many at once as an engine takes into one step: its
+    room for them is taken from the kernel when it is first needed, and kept."""
     for number in range(FILLING):
         content = f"Story {number}: " + "the toll keeper speaks about the weather of the day. " * 120
         messages = [{"role": "user", "content": content}]
         await front.call("/v1/chat/completions", {"model": chat, "messages": messages, "max_tokens": 1}, 120)
+    for number in range(4):
+        short = [{"role": "user", "content": f"Greeting {number}"}]
+        texts = [f"Text {number}: " + "the toll keeper speaks. " * 40] * 2
+        asks: dict[str, dict[str, object]] = {
+            "/v1/chat/completions": {"model": chat, "messages": short, "max_tokens": 24},
+            "/v1/embeddings": {"model": encoder, "input": texts},
+        }
+        for path, document in asks.items():
+            await asyncio.gather(*(front.call(path, document, 120) for _ in range(TOGETHER)))
     talk(f"  after {FILLING} long chats: {sum(front.child.rss_mb().values()):.0f} MB")
 
 
@@ -207,7 +218,7 @@ def main() -> int:
                 figures.append(Figure("slow_clients_probes_good", [good / 2], f"of {PROBES}", PROBES, None))
                 figures.append(Figure("slow_clients_slowest_probe_ms", [slowest * 1000], "ms", None, None))
             if given.only != "slow":
-                asyncio.run(fill(front, chat))
+                asyncio.run(fill(front, chat, encoder))
                 grown = asyncio.run(soak(front, chat, encoder, given.minutes))
                 for process, percent in grown.items():
                     talk(f"  {percent:+6.2f} %  {process}")

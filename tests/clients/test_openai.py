@@ -66,7 +66,7 @@ def test_a_stream_says_what_the_whole_answer_says(client: OpenAI, alone: None) -
 
 
 def test_a_stream_with_continuous_usage_counts_on_every_chunk(client: OpenAI) -> None:
-    asked = {"model": CHAT, "messages": [{"role": "user", "content": "Count to five."}], "max_tokens": 8}
+    asked = {"model": CHAT, "messages": [{"role": "user", "content": "Count to five."}], "max_tokens": 8, "temperature": 0}
     options = {"include_usage": True, "continuous_usage_stats": True}
     chunks = list(client.chat.completions.create(**asked, stream=True, stream_options=options))  # type: ignore[call-overload]
     counts = [chunk.usage.completion_tokens for chunk in chunks]

@@ -49,13 +49,13 @@ def test_a_response_says_what_a_chat_says(client: openai.OpenAI, alone: None) ->
 
 
 def test_a_response_that_is_cut_off_says_so(client: openai.OpenAI) -> None:
-    made = client.responses.create(model=CHAT, max_output_tokens=2, input="Tell me a long story.")
+    made = client.responses.create(model=CHAT, max_output_tokens=2, temperature=0, input="Tell me a long story.")
     assert made.status == "incomplete"
     assert made.incomplete_details is not None and made.incomplete_details.reason == "max_output_tokens"
     assert made.usage is not None and made.usage.output_tokens == 2
     assert [(one.type, one.status) for one in made.output] == [("message", "incomplete")]  # type: ignore[union-attr]
     events: Any = list(
-        client.responses.create(model=CHAT, max_output_tokens=2, input="Tell me a long story.", stream=True)
+        client.responses.create(model=CHAT, max_output_tokens=2, temperature=0, input="Tell me a long story.", stream=True)
     )
     assert [event.item.status for event in events if event.type == "response.output_item.added"] == ["in_progress"]
     assert [event.item.status for event in events if event.type == "response.output_item.done"] == ["incomplete"]
