@@ -101,10 +101,13 @@ def limit(threads: int, memory_bytes: int = 0) -> None:
 
 def share_one_heap() -> None:
     """For an engine that answers on many threads of its own: before it starts them. GNU's C library gives threads heaps of
-    their own, up to eight a core, and each of them keeps the most that it ever held: memory that grows for a day."""
+    their own, up to eight a core, and each of them keeps the most that it ever held: memory that grows for a day. Large pieces
+    (the prompts it remembers) come from the kernel and go back to it: by itself the library soon takes those from the heap too,
+    where pieces of all lengths leave holes."""
     tune = getattr(ctypes.CDLL(None), "mallopt", None)
     if tune is not None:
         tune(_M_ARENA_MAX, 1)
+        tune(_M_MMAP_THRESHOLD, _PIECE_BYTES)
 
 
 def _say_last(event: dict[str, Any]) -> None:
