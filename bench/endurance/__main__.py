@@ -25,6 +25,7 @@ from bench.rig.shop import Shop
 SLOW, PROBES, PROBE_WITHIN_S = 1500, 10, 1.0
 WARM_SHARE = 0.3  # caches and pools fill at first: growth is counted after this share of the soak
 TOGETHER = 16
+OWN_MIX_S = 180.0
 FILLING = 10  # long chats before it: as much as the chat model remembers of prompts (256 MiB)
 SAMPLE_EVERY_S = 2.0
 
@@ -140,8 +141,22 @@ async def soak(front: Front, chat: str, encoder: str, minutes: float) -> dict[st
     until = time.monotonic() + minutes * 60
     samples: list[tuple[float, dict[str, float]]] = []
 
+    async def keep_sampling() -> None:
+        began = time.monotonic()
+        while time.monotonic() < until:
+            samples.append((time.monotonic() - began, front.child.rss_mb()))
+            await asyncio.sleep(SAMPLE_EVERY_S)
+
+    await asyncio.gather(ask(front, chat, encoder, until), keep_sampling())
+    return growth(samples)
+
+
+async def ask(front: Front, chat: str, encoder: str, until: float, first: int = 0) -> None:
+    """Two callers who chat and two who embed, without a pause. `first`: number of the first, for other callers ask other
+    things."""
+
     async def keep_calling(number: int) -> None:
-        for prompt in prompts(number):
+        for prompt in prompts(first + number):
             if time.monotonic() >= until:
                 return
             if number < 2:
@@ -150,14 +165,7 @@ async def soak(front: Front, chat: str, encoder: str, minutes: float) -> dict[st
             else:
                 await front.call("/v1/embeddings", {"model": encoder, "input": [prompt, prompt[:40]]}, 60)
 
-    async def keep_sampling() -> None:
-        began = time.monotonic()
-        while time.monotonic() < until:
-            samples.append((time.monotonic() - began, front.child.rss_mb()))
-            await asyncio.sleep(SAMPLE_EVERY_S)
-
-    await asyncio.gather(*(keep_calling(number) for number in range(4)), keep_sampling())
-    return growth(samples)
+    await asyncio.gather(*(keep_calling(number) for number in range(4)))
 
 
 async def fill(front: Front, chat: str, encoder: str) -> None:
@@ -176,7 +184,8 @@ async def fill(front: Front, chat: str, encoder: str) -> None:
         }
         for path, document in asks.items():
             await asyncio.gather(*(front.call(path, document, 120) for _ in range(TOGETHER)))
-    talk(f"  after {FILLING} long chats: {sum(front.child.rss_mb().values()):.0f} MB")
+    await ask(front, chat, encoder, time.monotonic() + OWN_MIX_S, 10)  # what the soak itself asks
+    talk(f"  after {FILLING} long chats and three minutes of the soak's own calls: {sum(front.child.rss_mb().values()):.0f} MB")
 
 
 def growth(samples: Sequence[tuple[float, dict[str, float]]]) -> dict[str, float]:

@@ -214,9 +214,32 @@ def test_a_model_is_trained_served_and_billed(buyer: Buyer, other: Buyer) -> Non
         lambda: other.client.chat.completions.create(model=name, messages=ask),
         lambda: other.client.models.retrieve(name),
         lambda: other.client.fine_tuning.jobs.retrieve(job.id),
+        lambda: other.client.models.delete(name),
     ):
         with pytest.raises(openai.NotFoundError):
             act()
+    used, before = buyer.trained(), buyer.totals().requests
+    assert buyer.client.models.delete(name).model_dump() == {"id": name, "object": "model", "deleted": True}
+    for act in (
+        lambda: buyer.client.models.retrieve(name),
+        lambda: buyer.client.models.delete(name),
+        lambda: buyer.client.chat.completions.create(model=name, messages=ask),
+    ):
+        with pytest.raises(openai.NotFoundError):
+            act()
+    assert name not in [one.id for one in buyer.client.models.list()]
+    assert (buyer.trained(), buyer.totals().requests) == (used, before), "what was used stays in the books"
+    assert jobs.retrieve(job.id).fine_tuned_model == name
+
+
+def test_what_is_on_offer_to_all_is_nobodys_to_delete_and_what_is_not_there_is_not_found(buyer: Buyer) -> None:
+    with pytest.raises(openai.PermissionDeniedError) as refused:
+        buyer.client.models.delete(CHAT)
+    assert (refused.value.code, refused.value.param) == ("model_not_yours", "model")
+    assert CHAT in [one.id for one in buyer.client.models.list()]
+    with pytest.raises(openai.NotFoundError) as missing:
+        buyer.client.models.delete(f"ft:{CHAT}:somebody::1")
+    assert missing.value.code == "model_not_found"
 
 
 def test_feedback_belongs_to_who_gave_it(buyer: Buyer, other: Buyer) -> None:

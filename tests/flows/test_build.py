@@ -109,14 +109,57 @@ require = {"vs.parent" = ">=0", "gap.language" = "<=1", "f1.1" = ">=0"}
     assert not list((shop.settings.home / "runs" / "steps").glob("*"))
 
 
-def test_pictures_learnt_without_their_labels_make_a_base(shop: Shop, tmp_path: Path) -> None:
-    """It knows no label yet: no simple model is held against it, and the next recipe goes on from it."""
+HEAD = '[recipe]\nname = "{}"\ntask = "image-classification"\n[data]\ndataset = "bars"\n[model]\n'
+
+
+def bars(shop: Shop, folder: Path) -> None:
+    """Ninety little pictures, half of them with a bright bar, as the dataset `bars`."""
     random = np.random.default_rng(0)
     pictures, labels = random.integers(0, 60, (90, 8, 8), dtype=np.uint8), np.arange(90, dtype=np.uint8) % 2
     pictures[labels == 1, :, 2:5] += 180
-    np.savez(tmp_path / "bars.npz", x_train=pictures[:60], y_train=labels[:60], x_test=pictures[60:], y_test=labels[60:])
-    data.import_(data.Shelf(shop.settings.home / "datasets", shop.clock), tmp_path / "bars.npz", "bars")
-    head = '[recipe]\nname = "{}"\ntask = "image-classification"\n[data]\ndataset = "bars"\n[model]\n'
+    np.savez(folder / "bars.npz", x_train=pictures[:60], y_train=labels[:60], x_test=pictures[60:], y_test=labels[60:])
+    data.import_(data.Shelf(shop.settings.home / "datasets", shop.clock), folder / "bars.npz", "bars")
+
+
+def test_methods_that_look_inside_bring_the_format_that_they_need_in_service(shop: Shop, tmp_path: Path) -> None:
+    bars(shop, tmp_path)
+    text = HEAD.format("lit") + """
+architecture = "mlp"
+options = {hidden = [8]}
+[train]
+epochs = 6
+precision = "fp32"
+[convert]
+formats = ["safetensors"]
+[evaluate]
+bootstrap = 20
+baseline = false
+[explain]
+methods = ["integrated-gradients"]
+rows = 1
+"""
+    made = build.build(shop, written(tmp_path, text))
+    manifest = shop.store.get("lit").manifest
+    assert sorted(manifest.formats) == ["pt2", "safetensors"] and manifest.weights.format == "safetensors", "first as it was"
+    events = build.workshop.runs(shop.settings.home, shop.clock).events(made.record)
+    assert [one["said"]["code"] for one in events if one["kind"] == "note" and "pt2 is made too" in one["text"]] == ["convert.pt2_too"]
+
+    for old, new, wanted in (('"integrated-gradients"', '"shap"', ["safetensors"]), ('["safetensors"]', '["pt2", "onnx"]', ["pt2", "onnx"])):
+        recipe = build.able_to_look_inside(build.read(shop, written(tmp_path, text.replace(old, new))), shop.settings.home)
+        assert recipe.convert is not None and list(recipe.convert.formats) == wanted
+
+
+def test_a_recurrent_network_is_explained_in_the_report_alone(shop: Shop, tmp_path: Path) -> None:
+    text = RECIPE.replace("wehn", "when").replace("synonim", "synonym").replace("bilsm", "bilstm").replace("rnk = 3", "")
+    text = text.replace('"gguf"', '"onnx"').replace("langage", "language").replace("shapp", "integrated-gradients")
+    recipe = build.able_to_look_inside(build.read(shop, written(tmp_path, text)), shop.settings.home)
+    assert recipe.convert is not None and list(recipe.convert.formats) == ["onnx"]
+
+
+def test_pictures_learnt_without_their_labels_make_a_base(shop: Shop, tmp_path: Path) -> None:
+    """It knows no label yet: no simple model is held against it, and the next recipe goes on from it."""
+    bars(shop, tmp_path)
+    head = HEAD
     base = head.format("trunk") + """
 architecture = "cnn"
 options = {filters = [4], hidden = 0}
@@ -127,6 +170,15 @@ precision = "fp32"
 [convert]
 formats = ["safetensors"]
 """
+    with pytest.raises(BadRequest, match=r"vs\.majority: there is no such figure"):
+        build.check(shop, build.read(shop, written(tmp_path, base + '[evaluate]\nrequire = {"vs.majority" = ">0"}\n')))
     made = build.build(shop, written(tmp_path, base))
     assert made.record.package == "trunk@1" and not made.figures("evaluate").get("vs.majority")
-    build.check(shop, build.read(shop, written(tmp_path, head.format("bars") + 'base = "trunk"\n')))
+    above = head.format("bars") + 'base = "trunk"\n[train]\nsteps = 2\nprecision = "fp32"\n[evaluate]\nbaseline = false\n'
+
+    def trained_again() -> bool:
+        return not build.build(shop, written(tmp_path, above)).record.steps[1]["cached"]
+
+    assert trained_again() and not trained_again()
+    assert build.build(shop, written(tmp_path, base.replace("steps = 2", "steps = 3"))).record.package == "trunk@2"
+    assert trained_again(), "the name means another package now"

@@ -65,7 +65,7 @@ class World:
         return found
 
     async def caller(self) -> Caller:
-        await self.gateway._refresh()
+        await self.gateway.refresh()
         return self.gateway.service.access.identify(self.key)
 
     async def send(self, entries: list[dict[str, Any]]) -> Any:

@@ -10,15 +10,15 @@ import pytest
 
 from tests.sell.test_access import Shop as Customer
 from tests.sell.test_access import terms
-from tollway.flows import fine_tuned, fine_tuning_bills
+from tollway.flows import fine_tuned, fine_tuning_bills, release
 from tollway.flows.fine_tuning_worker import Worker, keep, require_trainer
 from tollway.flows.gateway import Gateway
 from tollway.kit import crew, jobs
 from tollway.kit.clock import ManualClock
-from tollway.kit.errors import BadRequest, NotFound
+from tollway.kit.errors import BadRequest, Forbidden, NotFound
 from tollway.kit.jobs import Job
 from tollway.kit.settings import Settings
-from tollway.sell import fine_tuning, usage
+from tollway.sell import accounts, fine_tuning, usage
 from tollway.serve import models
 from tollway.shop import Shop
 
@@ -51,6 +51,38 @@ def test_a_shop_without_the_trainer_says_so_before_it_takes_a_job(monkeypatch: p
         require_trainer()
     assert (told.value.code, told.value.param) == ("factory_not_installed", "model")
     assert "make setup-factory" in str(told.value)
+
+
+def test_a_model_is_deleted_by_its_owner_alone(tmp_path: Path, clock: ManualClock) -> None:
+    with Shop.open(Settings(tmp_path, environment={}), clock) as shop:
+        with shop.db.write() as conn:
+            mine, other = (accounts.create_organization(conn, 0, name).id for name in ("acme", "lotus"))
+            models.offer_package(conn, 0, "m", "chat", "1")
+            models.offer_adapter(conn, 0, "ft:m:mine::1", "m", "ftjob-1", "1", mine)
+
+        def offered() -> list[str]:
+            with shop.db.read() as conn:
+                return [one.name for one in models.list_models(conn)]
+
+        for org_id, name, refusal in (
+            (other, "ft:m:mine::1", NotFound), (other, "ft:m:none::1", NotFound), (mine, "m", Forbidden), (other, "m", Forbidden),
+        ):  # fmt: skip
+            with pytest.raises(refusal) as told:
+                fine_tuned.delete(shop, org_id, name)
+            assert mine not in str(told.value)
+        assert offered() == ["ft:m:mine::1", "m"]
+        fine_tuned.delete(shop, mine, "ft:m:mine::1")
+        assert offered() == ["m"]
+        with pytest.raises(NotFound):
+            fine_tuned.delete(shop, mine, "ft:m:mine::1")
+        again = release.offer_adapter_again(shop, "ft:m:mine::1")
+        assert again is not None and (again.org_id, again.base, again.package) == (mine, "m", "ftjob-1")
+        assert offered() == ["ft:m:mine::1", "m"], "the operator can put it back"
+        assert release.offer_adapter_again(shop, "ft:m:mine::1") is None and release.offer_adapter_again(shop, "m") is None
+        release.retire(shop, "ft:m:mine::1")
+        release.retire(shop, "m")
+        with pytest.raises(NotFound):
+            release.offer_adapter_again(shop, "ft:m:mine::1")
 
 
 def test_time_that_could_not_be_written_is_told_again_once() -> None:

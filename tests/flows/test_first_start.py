@@ -1,10 +1,14 @@
 """The first start happens once, survives being interrupted, and never touches what an operator has made."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from tollway.flows import first_start, release
 from tollway.guard import keys
 from tollway.kit.clock import ManualClock
+from tollway.kit.errors import Unavailable
 from tollway.kit.settings import Settings
 from tollway.sell import accounts, api_keys, catalog, ledger
 from tollway.serve import models
@@ -36,6 +40,20 @@ def test_it_makes_an_operator_and_a_buyer_who_can_pay(shop, no_packages):
         assert catalog.running_subscription(conn, made.org_id) is not None
         assert [key.hint for key in api_keys.list_keys(conn, made.org_id)] == [keys.hint(made.key)]
         assert ledger.audit(conn) == []
+
+
+def _killed(root: Path, seed: bytes) -> None:
+    os._exit(9)
+
+
+def test_a_preparation_that_the_kernel_ends_is_told_and_nothing_is_half_there(shop, no_packages, monkeypatch):
+    monkeypatch.setattr(first_start.starter, "locate_minilm", lambda: Path("there"))
+    monkeypatch.setattr(first_start, "_convert_minilm", _killed)
+    with pytest.raises(Unavailable, match="memory") as told:
+        first_start.welcome(shop)
+    assert "again" in (told.value.hint or "")
+    with shop.db.read() as conn:
+        assert models.list_models(conn) == [] and accounts.list_members(conn, None) == []
 
 
 def test_it_happens_once(shop, no_packages):

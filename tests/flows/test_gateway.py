@@ -89,7 +89,7 @@ async def test_what_opens_half_way_is_closed_again_in_reverse(
         monkeypatch.setattr(gateway.service.recorder, "_thread", Watched(gateway.service.recorder._thread, closed))
         raise Unavailable("The database is away.")
 
-    monkeypatch.setattr(gateway, "_refresh", broken)
+    monkeypatch.setattr(gateway, "refresh", broken)
     with pytest.raises(Unavailable):
         await gateway.open()
     assert closed == ["fleet", "recorder"]

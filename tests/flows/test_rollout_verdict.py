@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tollway.flows.rollout_verdict import Agreement, RolloutPolicy, Side, judge, policy_of
 from tollway.kit.errors import BadRequest
+from tollway.kit.said import coded, translated
 from tollway.serve.stats import Stats
 
 QUICK = RolloutPolicy(promote_after_s=0)
@@ -66,6 +67,22 @@ def test_a_version_that_wants_other_input_is_taken_back() -> None:
     assert decided(canary, stable) == "go on"
 
 
+def test_wrong_requests_that_callers_send_to_both_stand_in_nobodys_way() -> None:
+    """A third of all requests is wrong; chance deals the canary some more of them."""
+
+    def refusing(calls: int, refused: int) -> Side:
+        made = side(calls - refused)
+        made.stats.calls, made.stats.refused = calls, refused
+        return made
+
+    verdict = judge(QUICK, refusing(160, 58), refusing(160, 48), Agreement(), 60)
+    assert verdict.decision == "promote"
+    assert "58 of 160 requests refused (36.2 %) against 30.0 %" in verdict.why
+    assert decided(refusing(160, 70), refusing(160, 48)) == "go on"  # hardly chance, and not proven
+    assert decided(refusing(400, 250), refusing(400, 120)) == "roll back"
+    assert decided(refusing(150, 5), refusing(1500, 0)) == "go on"  # the stable version refuses nothing at all
+
+
 def test_a_slow_version_is_taken_back_and_a_slightly_slower_one_is_not() -> None:
     assert decided(side(20, took_ms=200), side(180)) == "roll back"
     assert decided(side(200, took_ms=50), side(1800)) == "promote"
@@ -103,6 +120,23 @@ def test_cost_and_margin_are_judged_when_promotion_is_due() -> None:
     earns = RolloutPolicy(promote_after_s=0, min_margin=0.3)
     assert decided(side(200, sold=200, price_picos=100, cost_picos=80), side(1000), earns) == "roll back"
     assert decided(side(200, sold=200, price_picos=100, cost_picos=60), side(1000), earns) == "promote"
+
+
+def test_what_is_asked_of_margin_and_cost_stands_in_the_reason_in_both_languages() -> None:
+    earns = RolloutPolicy(promote_after_s=0, min_margin=0.3, max_cost_ratio=1.2, max_latency_ratio=9)
+    dear = side(200, took_ms=60, sold=200, price_picos=100, cost_picos=80)
+    verdict = judge(earns, dear, side(1000, sold=1000, price_picos=100, cost_picos=40), Agreement(), 60)
+    assert verdict.decision == "roll back"
+    assert "1.50 times the stable version's, at most 1.20 allowed" in verdict.why
+    assert "margin 20.0 % of the price against 60.0 %, at least 30.0 % asked" in verdict.why
+    told = translated("zh", verdict.why, coded(verdict.reason))
+    assert "上限 1.20 倍" in told and "稳定版为 60.0 %，要求至少 30.0 %" in told
+
+
+def test_a_margin_that_nobody_has_paid_for_yet_is_not_shown() -> None:
+    earns = RolloutPolicy(promote_after_s=0, min_margin=0.3)
+    verdict = judge(earns, side(200), side(1000), Agreement(), 60)
+    assert verdict.decision == "go on" and "nothing sold yet" in verdict.why
 
 
 def test_what_cannot_be_shown_in_time_is_taken_back_unless_a_person_decides() -> None:

@@ -63,6 +63,33 @@ def test_another_seed_and_other_code_make_another_step(runs):
     assert code_of(("forge/recipe",)) != code_of(("forge/steps",))
 
 
+def test_what_is_so_far_counts_the_step_in_work_for_whoever_reads_the_record(runs):
+    run, seen = begin(runs), []
+
+    def works(_desk):
+        runs.clock.advance(seconds=40)
+        seen.append(runs.get(run.id).so_far(runs.clock.now_ms()))
+
+    run.step("train", {}, ROOMS, works)
+    assert seen == [(40.0, 40_000_000, 40 * 100 / 3600)]
+    assert runs.get(run.id).so_far(runs.clock.now_ms() + 9_000)[1] == run.record.cost_micros, "nothing is in work"
+
+
+def test_what_was_spent_on_a_step_that_did_not_end_was_spent(runs):
+    run = begin(runs)
+
+    def fails(_desk):
+        runs.clock.advance(seconds=40)
+        raise BadRequest("no")
+
+    with pytest.raises(BadRequest) as error:
+        run.step("train", {}, ROOMS, fails)
+    runs.clock.advance(seconds=1)
+    run.finish("failed", error.value)
+    assert (run.record.seconds, run.record.cost_micros) == (41.0, 41_000_000)
+    assert runs.get(run.id).so_far(runs.clock.now_ms() + 9_000)[0] == 41.0
+
+
 def test_a_failing_step_leaves_nothing_but_its_checkpoints(runs):
     run = begin(runs)
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.serve import tiny_models
 from tollway import inference
 from tollway.kit.errors import BadRequest, Unavailable
-from tollway.serve.engines.rows import calibration
+from tollway.serve.engines.rows import calibration, explaining
 from tollway.serve.engines.rows.cost import Cost
 from tollway.serve.engines.rows.lanes import Lanes, Plan, Recalled
 from tollway.serve.engines.rows.lone import Lone
@@ -317,3 +317,39 @@ def test_a_call_that_is_recalled_twice_and_then_left_is_counted_once_and_its_end
     asyncio.run(load())
     lanes.close()
     assert lanes.figures.left_rows == 10
+
+
+def test_an_explanation_that_nobody_waits_for_any_more_asks_the_model_no_further(lanes: Lanes) -> None:
+    """The second question comes when the time is over: no row of it reaches a lane, and the next explanation has its turn."""
+    times = iter([0.0, 2000.0])
+    late = explaining.InBackground(lanes.features, lanes, 1000.0, lambda: next(times))
+    before = lanes.figures.rows
+    with pytest.raises(Unavailable) as told:
+        explaining.explained(late, None, [{"text": "a lovely film"}], "shap", "good", 400, 1000.0)  # type: ignore[arg-type]
+    assert told.value.code == "late"
+    assert lanes.figures.rows - before == 1
+    fresh = explaining.InBackground(lanes.features, lanes)
+    (note,) = explaining.explained(fresh, None, [{"text": "a lovely film"}], "shap", "good", 64, 0.0)  # type: ignore[arg-type]
+    assert note["target"] == "good"
+
+
+def test_an_explanation_of_long_texts_is_asked_in_portions(lanes: Lanes, predictor: inference.Predictor) -> None:
+    """Its time is looked at between them: what is encoded and held at once is little, and the answers are as alone."""
+    rows = [{"text": "a lovely film " * length} for length in (2000, 1, 3000, 5000, 2)]
+    looked = []
+
+    def clock() -> float:
+        looked.append(1)
+        return 0.0
+
+    answers = explaining.InBackground(lanes.features, lanes, 1000.0, clock).predict(rows)
+    assert len(looked) == 3
+    wanted = [one["scores"]["good"] for one in predictor.predict(rows)]
+    assert [one["scores"]["good"] for one in answers] == pytest.approx(wanted, abs=2e-6)
+
+
+def test_rows_of_an_explanation_that_wait_when_its_time_is_over_are_dropped(lanes: Lanes) -> None:
+    before = lanes.figures.late_rows
+    with pytest.raises(Unavailable):
+        lanes.answer_blocking([{"text": "a lovely film"}] * 5, Turn(tier=3, left_ms=0.001))
+    assert lanes.figures.late_rows - before == 5

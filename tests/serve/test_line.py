@@ -77,17 +77,75 @@ def test_a_rate_of_a_bad_moment_keeps_nobody_out_of_an_idle_line_for_ever() -> N
     clock = Clock()
     one = Line("m", 100, 30.0, clock)
     one.seats.append(seat(slots=4))
-    one.forecast.observe(clock.now, 1, pressed=True)
+    one.forecast.sat(clock.now, pressed=True)
     clock.now += 10
-    one.forecast.observe(clock.now, 1, pressed=True)  # the machine stood still: a token in ten seconds
+    one.forecast.left(clock.now, 1, pressed=True, turn=1)  # the machine stood still: a token in ten seconds
     with pytest.raises(Unavailable) as refused:
         one.require(100, Turn("a", clock.now + 300))
     assert refused.value.retry_after_s
-    clock.now += 61
+    clock.now += 6
     with pytest.raises(Unavailable):
         one.require(100, Turn("a", clock.now + 0.1))  # who has no time proves nothing
-    one.require(100, Turn("a", clock.now + 300))
-    assert one.forecast.rate == 0, "it is found anew"
+    turn = Turn("a", clock.now + 300)
+    one.require(100, turn)
+    with pytest.raises(Unavailable):
+        one.require(100, turn)  # one goes to look, not everybody
+    one.require_still(100, turn)  # its prompt was counted meanwhile
+    found = one.take_at_once(100, turn=turn)
+    assert found is not None
+    clock.now += 1
+    one.leave(found, 100, turn=turn, cost=100)
+    one.require(100, Turn("a", clock.now + 30))
+    assert one.forecast.rate == pytest.approx(100, rel=0.7), "what it did is what can be done"
+
+
+def test_a_rate_of_a_bad_moment_is_put_right_though_somebody_always_runs() -> None:
+    """Short calls, two at a time, that never press the engine and never leave it idle."""
+    clock = Clock()
+    one = Line("m", 100, 30.0, clock)
+    one.seats.append(seat(slots=8))
+    one.forecast.rate = 1.0
+    turn = Turn("a", clock.now + 1000)
+    first = one.take_at_once(20, turn=turn)
+    assert first is not None
+    for _ in range(80):
+        clock.now += 0.5
+        second = one.take_at_once(20, turn=turn)
+        assert second is not None
+        one.leave(second, 20, turn=turn, cost=20)
+    assert 40 <= one.forecast.rate <= 60, "forty a second were done"
+
+
+async def test_calls_that_come_and_end_together_show_the_speed_of_all_of_them() -> None:
+    """An engine that runs eight side by side: all end at their deadline, in the same moment."""
+    clock = Clock()
+    one = line(seat(slots=8))
+    one._now = clock
+    turns = [Turn("a", clock.now + 8) for _ in range(30)]
+    for turn in turns:
+        one.require(200, turn)
+    places = [asyncio.ensure_future(one.take_turn(200, turn)) for turn in turns]
+    await asyncio.sleep(0)
+    clock.now += 8
+    for turn, place in zip(turns[:8], places, strict=False):
+        one.leave(await place, 200, turn=turn, cost=150, cut_off=True)
+    assert one.forecast.rate == pytest.approx(150) and one.forecast.share == 1.0
+    for place in places[8:]:
+        place.cancel()
+    await asyncio.gather(*places[8:], return_exceptions=True)
+    clock.now += 1
+    turns = [Turn("a", clock.now + 8) for _ in range(30)]
+    for turn in turns:
+        one.require(200, turn)  # while they are counted nobody runs yet
+    seated = 0
+    for turn in turns:
+        try:
+            one.require_still(200, turn)
+        except Unavailable as refusal:
+            assert refusal.retry_after_s and 0 < refusal.retry_after_s < 8
+        else:
+            seated += one.take_at_once(200, turn=turn) is not None
+    assert seated == 3, "200 tokens each at 150 a second: these end in 4 of their 8 s, with room for error"
 
 
 async def test_tokens_bound_what_runs_together_but_never_a_call_alone() -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,48 @@ async def test_replicas_and_nodes_die_under_load_and_no_call_fails(tmp_path: Pat
         assert town.failures == []
         print(f"replica back in {back_s:.1f} s, elsewhere {elsewhere_s:.1f} s after its node, {town.calls} calls")
     await town.until(lambda: not engine_pids(), 90)
+
+
+async def test_replicas_of_one_version_live_apart_also_beside_other_gateways(tmp_path: Path, cluster: Any) -> None:
+    """Two gateways begin at once on two nodes, each with two replicas: each has one on each node, so that a node dies and
+    neither of them fails a call."""
+    while len(cluster.list_all_nodes()) < 2:
+        cluster.add_node(**NODE)
+    await nodes_are_as_they_are(cluster)
+    made: list[RayRuntime] = []
+
+    def runtime(store: Any) -> RayRuntime:
+        made.append(RayRuntime(ray, store.root, ip="127.0.0.1"))
+        return made[-1]
+
+    def members(of: RayRuntime) -> Counter[str]:
+        return Counter(place.member for place in of._places)
+
+    flags: dict[str, Any] = {"replicas_min": 2, "replicas_max": 2}
+    async with (
+        rows_fleet(tmp_path / "a", runtime, **flags) as one,
+        rows_fleet(tmp_path / "b", runtime, **flags) as other,
+    ):
+        for town in (one, other):
+            town.fleet.offer([town.model()])
+        for town in (one, other):
+            await town.until(lambda town=town: sum(seat.ready for seat in town.served.line.seats) == 2, 90)
+        for each in made:
+            assert sorted(members(each).values()) == [1, 1]
+        stop = asyncio.Event()
+        loads = [asyncio.create_task(town.load(stop)) for town in (one, other)]
+        await one.until(lambda: min(one.calls, other.calls) > 20, 90)
+        for town in (one, other):
+            town.turns.clear()
+        cluster.remove_node(list(cluster.list_all_nodes())[1], allow_graceful=False)
+        for town in (one, other):  # each loses one: it may be back before the other's loss is noticed
+            await town.until(lambda town=town: State.STARTING in [state for _, state in town.turns], 90)
+            calls = town.calls
+            await town.until(lambda town=town, calls=calls: town.calls > calls + 20, 90)
+        stop.set()
+        await asyncio.gather(*loads)
+        assert (one.failures, other.failures) == ([], [])
+    assert [len(each._places) for each in made] == [0, 0]
 
 
 async def test_the_cluster_is_asked_for_room_for_all_replicas_at_once(tmp_path: Path, cluster: Any) -> None:

@@ -108,5 +108,5 @@ async def test_one_that_is_ready_too_late_to_be_wanted_gets_no_calls(
         await town.until(lambda: len(town.served.replicas) == 2)
         await town.served.scale(1)
         await more
-        await town.until(lambda: ("mood/1", State.READY) in town.turns)
+        await town.until(lambda: ("mood/2", State.READY) in town.turns)
         assert len(town.served.line.seats) == 1

@@ -77,6 +77,22 @@ def test_a_backlog_brings_more_and_a_quiet_minute_takes_none_away() -> None:
     assert scaler.decide(182, 3, Service(0.2)).replicas == 3
 
 
+def test_after_a_burst_they_go_one_by_one_though_no_call_is_left_to_measure() -> None:
+    """Fifteen calls, and silence: soon nothing is known of how long a call takes, and the replicas must go all the same."""
+    scaler = Scaler(ScalingPolicy(most=3))
+    for _ in range(5):
+        scaler.observe(3)
+    replicas = scaler.decide(5, 1, Service(1.0), 12).replicas
+    assert replicas == 3
+    seen = []
+    for second in range(6, 1200):
+        scaler.observe(0)
+        replicas = scaler.decide(second, replicas, Service(1.0) if second < 60 else None).replicas
+        seen.append(replicas)
+    assert [count for count, before in zip(seen[1:], seen, strict=False) if count != before] == [2, 1]
+    assert seen.index(2) > 120 and seen.index(1) - seen.index(2) >= 120
+
+
 def test_slots_of_a_language_model_are_servers() -> None:
     """Three answers at a time of 4 s each need no second replica of eight slots; of one slot they would need four."""
     scaler = Scaler(ScalingPolicy(least=1, most=8, wait_s=0.5))

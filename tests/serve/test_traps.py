@@ -111,3 +111,16 @@ def tiny_gguf(path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def test_an_engine_takes_no_more_memory_than_it_was_given_however_large_its_weights() -> None:
+    """What a model asks for by its size is more than the machine has: whoever is not root could not even ask, and would not
+    start."""
+    given, asked = 3 << 30, 40 << 30
+    program = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_DATA, ({given}, {given}));"
+        f"from tollway.serve.engines import child; child.limit(1, {asked});"
+        "print(resource.getrlimit(resource.RLIMIT_DATA)[0])"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(told.stdout) == given

@@ -51,7 +51,9 @@ async def _asked(
     """The size where only the engine can tell it, and the grant where other gateways may have to give up a share for it."""
     counts = size is None and not tier
     try:
-        size = size or await _sized(served, request, turn)
+        if size is None:
+            size = await _sized(served, request, turn)
+            served.line.require_still(size.tokens_each, turn)
         return size, await service.admit(
             caller, request.model, size.input_tokens, size.output_tokens, size.counted(), tier
         )

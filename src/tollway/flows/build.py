@@ -15,14 +15,15 @@ from tollway.flows import workshop
 from tollway.flows.registering import register
 from tollway.forge import recipe as recipes
 from tollway.forge.desk import Desk, Sink, Stopped
-from tollway.forge.recipe import Recipe
+from tollway.forge.digests import stamp
+from tollway.forge.recipe import Evaluate, Recipe
 from tollway.forge.steps import Cost, Record, Run
 from tollway.insight import economics
 from tollway.kit.errors import BadRequest, TollwayError
 from tollway.kit.said import say
 from tollway.shop import Shop
 
-_AGAIN: Final = "Start the same recipe again: it goes on where it was."
+_AGAIN: Final = say("run.start_again", "Start the same recipe again: it goes on where it was.")
 
 
 def build(shop: Shop, path: Path, *, sink: Sink | None = None, stop_asked: Callable[[], bool] = lambda: False) -> Run:
@@ -49,7 +50,7 @@ def run_recipe(
         run.finish("stopped" if isinstance(error, Stopped) else "failed", error)
         raise
     except KeyboardInterrupt:
-        run.finish("stopped", Stopped("The run was interrupted.", hint=_AGAIN))
+        run.finish("stopped", Stopped(say("run.interrupted", "The run was interrupted."), hint=_AGAIN))
         raise
     except Exception as error:
         known = _unexpected(run, error)
@@ -65,10 +66,11 @@ def _unexpected(run: Run, error: Exception) -> TollwayError:
     path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     said = str(error).strip().splitlines() or [""]
     return TollwayError(
-        f"The step {run.record.step} failed: {type(error).__name__}: {said[0][:300]}",
+        say("run.step_failed", "The step {step} failed: {name}: {failure}", step=run.record.step, name=type(error).__name__,
+            failure=said[0][:300]),
         code="step_failed",
-        hint=f"{path} has the details; the steps before it are kept.",
-    )
+        hint=say("run.details", "{path} has the details; the steps before it are kept.", path=str(path)),
+    )  # fmt: skip
 
 
 def read(shop: Shop, path: Path) -> Recipe:
@@ -127,17 +129,27 @@ def _troubles(shop: Shop, recipe: Recipe, gone: frozenset[str] = frozenset()) ->
         ("data", lambda: augment.check(recipe.data.augment, task)),
         ("model", lambda: models.check(recipe.model, task, home)),
         ("train", lambda: train.check(recipe.train, recipe.model, task)),
-        ("evaluate", lambda: evaluate.check(recipe.evaluate, task, columns(), _others(recipe))),
+        ("evaluate", lambda: evaluate.check(judged(recipe), task, columns(), _others(recipe))),
     ]
     if recipe.compress is not None:
         looks.append(("compress", lambda: compressing.check(recipe.compress, task, known, members)))
     if recipe.convert is not None:
-        looks.append(("convert", lambda: converting.check(recipe.convert, task, outline.converted(known, recipe.compress))))
+        made, method = outline.converted(known, recipe.compress), "" if "train" in gone else recipe.train.method
+        looks.append(("convert", lambda: converting.check(recipe.convert, task, made, method)))
     if recipe.explain is not None and recipe.explain.methods:
         looks.append(("explain", lambda: explain.check(recipe.explain)))
     if recipe.package.parent:
         looks.append(("package", lambda: shop.store.get(*recipe.package.parent.split("@", 1))))
     return [error for error in (_trouble(look) for part, look in looks if part not in gone) if error is not None]
+
+
+def judged(recipe: Recipe) -> Evaluate:
+    """What is asked of it: a model pre-trained to be a base is not held against simple ones."""
+    from tollway.forge import train
+
+    if not train.makes_a_base(recipe.train):
+        return recipe.evaluate
+    return recipe.evaluate.model_copy(update={"baseline": False})
 
 
 def _others(recipe: Recipe) -> list[str]:
@@ -157,6 +169,10 @@ def _trouble(look: Callable[[], object]) -> TollwayError | None:
 def make(shop: Shop, recipe: Recipe, run: Run, text: str) -> None:
     """The line itself."""
     check(shop, recipe)
+    asked, recipe = recipe, able_to_look_inside(recipe, shop.settings.home)
+    if recipe is not asked:
+        note = say("convert.pt2_too", "pt2 is made too: a version in service needs it for the methods of [explain] that look inside.")
+        run.emit({"kind": "note", "step": "convert", "text": str(note), "said": note.coded()})
     prepared = prepare(shop, recipe, run)
     trained = train(recipe, run, prepared)
     model = compress(recipe, run, trained, prepared)
@@ -166,6 +182,26 @@ def make(shop: Shop, recipe: Recipe, run: Run, text: str) -> None:
     report(shop, run)
     gates(run)
     register(shop, recipe, run, files, text)
+
+
+def able_to_look_inside(recipe: Recipe, home: Path) -> Recipe:
+    """The recipe with pt2 among its formats, where [explain] names methods that look inside and the model can be written so:
+    else the report could explain by them, and `/v1/explain` of what was made could not."""
+    if recipe.convert is None or recipe.explain is None or "pt2" in recipe.convert.formats or not recipe.explain.methods:
+        return recipe
+    from tollway.forge import explain
+    from tollway.forge.compress import outline
+    from tollway.forge.convert import plan as converting
+
+    if not set(recipe.explain.methods) & set(explain.INSIDE):
+        return recipe
+    known = outline.of(recipe.model, recipe.recipe.task, home, read_base=False)
+    part = recipe.convert.model_copy(update={"formats": [*recipe.convert.formats, "pt2"]})
+    try:
+        converting.check(part, recipe.recipe.task, outline.converted(known, recipe.compress), recipe.train.method)
+    except BadRequest:
+        return recipe  # a recurrent network, say: it is explained in the report
+    return recipe.model_copy(update={"convert": part})
 
 
 def prepare(shop: Shop, recipe: Recipe, run: Run) -> Path:
@@ -188,6 +224,7 @@ def prepare(shop: Shop, recipe: Recipe, run: Run) -> Path:
 
 def train(recipe: Recipe, run: Run, prepared: Path) -> Path:
     """A trained model folder."""
+    from tollway.forge import models
 
     def work(desk: Desk) -> Any:
         from tollway.forge import evaluate as evaluator
@@ -196,7 +233,8 @@ def train(recipe: Recipe, run: Run, prepared: Path) -> Path:
         evaluator.refuse_part(recipe.evaluate, _prepared(prepared))  # a gate misspelt is told before the work
         return trainer.fit(recipe.train, recipe.model, recipe.recipe.task, _prepared(prepared), desk)
 
-    inputs = {"train": recipe.train, "model": recipe.model, "task": recipe.recipe.task, "after": prepared.name}
+    start = models.origins(recipe.model, run.runs.root.parent)
+    inputs = {"train": recipe.train, "model": recipe.model, "task": recipe.recipe.task, "after": prepared.name, "start": start}
     return run.step("train", inputs, ("forge/train", "forge/models", "inference"), _work(work))
 
 
@@ -211,7 +249,8 @@ def compress(recipe: Recipe, run: Run, model: Path, prepared: Path) -> Path:
 
         return compressor.shrink(part, model, _prepared(prepared), desk)
 
-    inputs = {"compress": part, "after": [model.name, prepared.name]}
+    teacher = stamp(Path(str(part.options["teacher"]))) if part.options.get("teacher") else None
+    inputs = {"compress": part, "after": [model.name, prepared.name], "teacher": teacher}
     return run.step("compress", inputs, ("forge/compress", "forge/train", "forge/models", "inference"), _work(work))
 
 
@@ -235,8 +274,7 @@ def evaluate(shop: Shop, recipe: Recipe, run: Run, files: Path, model: Path, pre
     from tollway.forge import train as trainer
 
     parent = shop.store.get(*recipe.package.parent.split("@", 1)).folder if recipe.package.parent else None
-    base = trainer.makes_a_base(recipe.train)
-    part = recipe.evaluate.model_copy(update={"baseline": False}) if base else recipe.evaluate
+    base, part = trainer.makes_a_base(recipe.train), judged(recipe)
 
     def work(desk: Desk) -> Any:
         from tollway.forge import evaluate as evaluator

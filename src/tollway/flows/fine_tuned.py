@@ -14,7 +14,7 @@ from tollway.artifacts.manifest import Lineage
 from tollway.flows.call import Service
 from tollway.insight import economics
 from tollway.kit import jobs
-from tollway.kit.errors import NotFound, Unavailable
+from tollway.kit.errors import Forbidden, NotFound, Unavailable
 from tollway.kit.jobs import Job
 from tollway.kit.said import say
 from tollway.sell import fine_tuning, revision
@@ -85,6 +85,31 @@ class FineTuned:
         )
         shelf_name = job.id.replace("_", "-")
         return self._shop.store.add_package(shelf_name, folder, about, files={"adapter.gguf": Path(made["adapter"])})
+
+
+def delete(shop: Shop, org_id: str, name: str) -> None:
+    """An organization wants a model of its own no more: it leaves the offer and its base's engine; its usage and its package
+    stay. Raises NotFound, also for another's, and Forbidden for what is not an organization's own."""
+    with shop.db.write() as conn:
+        found = next((one for one in models.list_models(conn) if one.name == name and one.org_id in ("", org_id)), None)
+        if found is None:
+            raise no_model(name)
+        if not found.org_id:
+            raise Forbidden(
+                f"The model {name!r} is not yours to delete.",
+                code="model_not_yours",
+                param="model",
+                hint="A model that your own fine-tuning job made can be deleted.",
+            )
+        models.retire_model(conn, shop.clock.now_ms(), name)
+        revision.touch(conn)
+
+
+def no_model(name: str) -> NotFound:
+    """For an organization it does not exist, whoever else has it."""
+    return NotFound(
+        f"There is no model {name[:120]!r}.", code="model_not_found", param="model", hint="GET /v1/models lists them."
+    )
 
 
 def withdrawn(conn: sa.Connection, now_ms: int, job_id: str) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def work(orders: Orders, stopped: Any, say: Any) -> dict[str, Any]:
     """The line itself; what it made."""
     from tollway.forge import data, recipe, steps, train
     from tollway.forge.convert import gguf_export
-    from tollway.forge.models import lm_base
+    from tollway.forge.models import gguf_base
     from tollway.kit.clock import SystemClock
 
     home, clock = Path(orders.folder), SystemClock()
@@ -86,7 +86,7 @@ def work(orders: Orders, stopped: Any, say: Any) -> dict[str, Any]:
     _note(say, said.say("tuning.preparing", "Preparing the base and the examples."))
     base = Path(orders.bases) / f"{weights.parent.parent.name}-{weights.parent.name}"
     if not (base / "model.safetensors").is_file():
-        lm_base.import_gguf(weights, base)
+        gguf_base.import_gguf(weights, base)
     shelf = workshop.datasets(home, clock)
     version = shelf.add("examples", _tables(orders), kinds={"messages": "json"}, source="upload")
     text = _recipe(orders, version.ref, base)

@@ -5,7 +5,8 @@ start that was interrupted is simply begun again.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from tollway.flows import release
 from tollway.forge.convert import starter
 from tollway.guard import passwords
 from tollway.kit.clock import SystemClock
+from tollway.kit.errors import Unavailable
 from tollway.sell import accounts, api_keys, catalog, ledger
 from tollway.serve import models
 from tollway.shop import Shop
@@ -111,8 +113,19 @@ def _starter_models(shop: Shop, progress: Progress) -> None:
             starter.import_smollm2(shop.store, progress=lambda done, total: progress(CHAT, done, total))
             release.deploy(shop, CHAT)
         if converting is not None:
-            converting.result()
+            _finished(converting)
             release.deploy(shop, EMBEDDING)
+
+
+def _finished(converting: "Future[None]") -> None:
+    try:
+        converting.result()
+    except BrokenProcessPool:
+        raise Unavailable(
+            f"The process that prepares {EMBEDDING} died, most likely for want of memory.",
+            code="starter_failed",
+            hint="Free about 1 GB of memory and run tollway up again: it goes on where it was. Or --no-starter.",
+        ) from None
 
 
 def _convert_minilm(root: Path, seed: bytes) -> None:

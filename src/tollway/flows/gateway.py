@@ -18,6 +18,7 @@ from tollway.flows.adaptations import Adaptations
 from tollway.flows.batches import Batches
 from tollway.flows.call import Service
 from tollway.flows.copies import Copies
+from tollway.flows.engine_steps import Steps, counted
 from tollway.flows.fine_tuning import FineTuning
 from tollway.flows.leasing import Leasing
 from tollway.flows.rollout_watch import Rollouts
@@ -36,7 +37,6 @@ from tollway.serve.models import Model, list_models
 from tollway.serve.packages import Packages
 from tollway.serve.replica import Replica, State
 from tollway.serve.served import Served
-from tollway.serve.wire import WireError
 from tollway.shop import Shop
 from tollway.watch import tracing
 from tollway.watch.metrics import Metrics
@@ -46,7 +46,6 @@ _log = log.get("flows.gateway")
 _NOTE_EVERY_S = 10
 _CALLS_NOTED_AFTER_S = 1.0
 _PLACE_EVERY_S = 1.0
-_LANES_WITHIN_S = 0.5
 
 
 class Gateway:
@@ -60,6 +59,7 @@ class Gateway:
         self.adaptations: Adaptations
         self.tracing: Tracing | None = None
         self.rollouts: Rollouts
+        self.steps: Steps
         self._opened: AsyncExitStack
         self._called = False  # since the machines' hours were written last
 
@@ -70,7 +70,7 @@ class Gateway:
             self.shop.own_the_shop()
             opened.callback(self.shop.close)
             await self._open_service(opened, on_progress)
-            await self._refresh()
+            await self.refresh()
             self._begin(opened)
             self._opened = opened.pop_all()
 
@@ -117,6 +117,7 @@ class Gateway:
         self.service = Service(shop.clock, access, recorder, fleet, metrics, settings.call_timeout_s, copies, leasing)
         opened.push_async_callback(self._close_fleet)
         opened.push_async_callback(copies.close)
+        self.steps = Steps(fleet, shop.clock)
         self.rollouts = Rollouts(fleet, copies, recorder, shop.db, shop.clock, settings)
         self.rollouts.on_decided = lambda model, outcome: metrics.rollouts.labels(model, outcome).inc()
 
@@ -139,8 +140,9 @@ class Gateway:
 
     # -- noticing changes --------------------------------------------------------------------------------------------
 
-    async def _refresh(self) -> None:
-        """Take over what the database says, if anything changed."""
+    async def refresh(self) -> None:
+        """Take over what the database says, if anything changed: now and then, and after a door of ours has changed it, so that
+        its answer is true when it arrives."""
         known, now_ms = self.service.access.revision, self.shop.clock.now_ms()
 
         def read(conn: sa.Connection) -> tuple[Book, list[Model], list[Record]] | None:
@@ -160,7 +162,7 @@ class Gateway:
         while True:
             await asyncio.sleep(self.shop.settings.refresh_s)
             try:
-                await self._refresh()
+                await self.refresh()
             except Exception as error:  # noqa: BLE001 - logged; if this ended, a revoked key would stay valid
                 _log.error("refresh failed", error=repr(error)[:300])
 
@@ -214,7 +216,10 @@ class Gateway:
             metrics.rejected.labels(code).inc(count)
         self.service.access.refusals.clear()
         metrics.fleet, metrics.queues = self.service.fleet.snapshot(), self.service.fleet.queues()
-        metrics.lanes = await self._lanes()
+        metrics.lanes = {
+            (model, version, str(number)): msgspec.structs.asdict(one)
+            for (model, version, number), one in (await counted(self.service.fleet)).items()
+        }
         metrics.overloads = {
             (served.name, reason): count
             for served in self.service.fleet.all()
@@ -224,25 +229,6 @@ class Gateway:
             metrics.db_wal_bytes.set((home / "tollway.db-wal").stat().st_size)
         with suppress(sa.exc.SQLAlchemyError):  # a database that is away has no balance to show; the rest goes on
             metrics.ledger_imbalance.set(await asyncio.to_thread(self._imbalance_micros))
-
-    async def _lanes(self) -> dict[tuple[str, str, str], dict[str, float]]:
-        """What the engines that batch rows did so far, as they tell with their pulse; one that does not answer is left out."""
-        asked = [
-            ((served.name, seat.version, str(number)), seat)
-            for served in self.service.fleet.all()
-            if served.caps.turns
-            for number, seat in enumerate(served.line.seats, start=1)
-            if seat.ready
-        ]
-        found = {}
-        for place, seat in asked:
-            with suppress(WireError, TimeoutError, msgspec.DecodeError):
-                async with asyncio.timeout(_LANES_WITHIN_S):
-                    told = msgspec.json.decode((await seat.pool.get("/health")).body)
-                found[place] = {
-                    name: told[name] for name in ("rows", "batches", "tokens", "padded_tokens") if name in told
-                }
-        return found
 
     def _imbalance_micros(self) -> int:
         with self.shop.db.read() as conn:

@@ -129,6 +129,15 @@ def retire(shop: Shop, name: str) -> models.Model:
     return retired
 
 
+def offer_adapter_again(shop: Shop, name: str) -> models.Model | None:
+    """The way back from `retire` for an adapter; None for anything else. Raises NotFound when its base is not on offer."""
+    with shop.db.write() as conn:
+        model = models.offer_adapter_again(conn, name)
+        if model is not None:
+            revision.touch(conn)
+    return model
+
+
 def sell(
     shop: Shop, model: str, plan: str, prices: Sequence[tuple[str, int]], *, move: bool = False
 ) -> tuple[catalog.PlanVersion, int]:

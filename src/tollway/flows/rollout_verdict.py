@@ -12,6 +12,7 @@ Promotion asks for more than the absence of proof: enough calls, enough time, an
 The reason says what so few calls could still hide.
 """
 
+import math
 from typing import Any, Final, Literal
 
 import msgspec
@@ -27,6 +28,7 @@ _SHARES: Final = 6  # measures that are watched all the time and split the chanc
 _NOT_FELT_MS: Final = 10.0
 _COMPARABLE: Final = 5  # calls of the stable version below which there is nothing to compare with
 _P95: Final = 0.95
+_CHANCE: Final = 2.0  # standard deviations of the difference of two shares: more is hardly chance
 
 
 class RolloutPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -220,20 +222,23 @@ def _errors(policy: RolloutPolicy, canary: Side, stable: Side, chance: float) ->
 
 
 def _refusals(policy: RolloutPolicy, canary: Side, stable: Side, chance: float) -> Finding | None:
-    """Requests that it calls wrong and the stable version does not: it wants other input, and callers were not asked."""
+    """Requests that it calls wrong and the stable version does not: it wants other input, and callers were not asked. Wrong
+    requests that callers send to both are nobody's fault: what chance deals one of the two more of them does not stand in the
+    way either."""
     mine, usual = canary.stats.refused, stable.stats.refused
     asked, asked_usually = canary.tried + mine, stable.tried + usual
     if not mine or not asked_usually:
         return None
     seen, before = mine / asked, usual / asked_usually
     low, most = bounds(mine, asked, chance / 2)[0], bounds(usual, asked_usually, chance / 2)[1]
-    limit = before + policy.max_error
+    spread = math.sqrt(before * (1 - before) * (1 / asked + 1 / asked_usually))
+    limit = min(1.0, before + policy.max_error + _CHANCE * spread)
     state = _state(seen, worse=low > most + policy.max_error, within=seen <= limit)
     words = say(
         "rollout.refused", "{refused} of {asked} requests refused ({seen_share}) against {usual_share}", refused=mine,
         asked=asked, seen_share=seen, usual_share=before,
     )  # fmt: skip
-    return _finding("refused", "share", state, seen, before, limit, asked, words)
+    return _finding("refused", "share", state, seen, before, limit, asked, _at_most(words, limit))
 
 
 def _slower(name: str, ratio: float, canary: Histogram, stable: Histogram, chance: float) -> Finding | None:
@@ -275,7 +280,7 @@ def _ratings(policy: RolloutPolicy, canary: Side, stable: Side, chance: float) -
         "rollout.ratings", "{bad} of {rated} ratings bad ({seen_share}) against {usual_share}", bad=canary.bad,
         rated=canary.rated, seen_share=seen, usual_share=usual,
     )  # fmt: skip
-    return _finding("ratings", "share", state, seen, usual, limit, canary.rated, words)
+    return _finding("ratings", "share", state, seen, usual, limit, canary.rated, _at_most(words, limit))
 
 
 def _agreement(policy: RolloutPolicy, agreement: Agreement, chance: float) -> Finding | None:
@@ -309,22 +314,27 @@ def _cost(policy: RolloutPolicy, canary: Side, stable: Side) -> Finding | None:
         "rollout.cost", "a call takes {took_ms} of the engine, {ratio} times the stable version's",
         took_ms=mine / canary.tried / 1e3, ratio=ratio,
     )  # fmt: skip
+    if policy.max_cost_ratio is not None:
+        words = say("rollout.cost_asked", "{found}, at most {limit} allowed", found=words, limit=policy.max_cost_ratio)
     return _finding("cost", "ratio", state, ratio, 1.0, policy.max_cost_ratio, canary.tried, words)
 
 
 def _margin(policy: RolloutPolicy, canary: Side, stable: Side) -> Finding | None:
-    mine, usual = _margin_of(canary), _margin_of(stable)
+    mine, usual, asked = _margin_of(canary), _margin_of(stable), policy.min_margin
     if mine is None:
-        return None
-    state: State = "good"
-    if policy.min_margin is not None:
-        state = "good" if mine >= policy.min_margin else "bad"
+        if asked is None:
+            return None
+        none = say("rollout.margin_unknown", "nothing sold yet; a margin of at least {asked_share} asked", asked_share=asked)
+        return _finding("margin", "share", "open", None, usual, asked, canary.sold, none)
+    state: State = "good" if asked is None or mine >= asked else "bad"
     words = say("rollout.margin", "margin {seen_share} of the price", seen_share=mine)
     if usual is not None:
         words = say(
             "rollout.margin_against", "margin {seen_share} of the price against {usual_share}", seen_share=mine, usual_share=usual
         )  # fmt: skip
-    return _finding("margin", "share", state, mine, usual, policy.min_margin, canary.sold, words)
+    if asked is not None:
+        words = say("rollout.margin_asked", "{found}, at least {asked_share} asked", found=words, asked_share=asked)
+    return _finding("margin", "share", state, mine, usual, asked, canary.sold, words)
 
 
 def _margin_of(side: Side) -> float | None:
@@ -339,6 +349,10 @@ def _finding(
     words: Said,
 ) -> Finding:  # fmt: skip
     return Finding(name, unit, state, canary, stable, limit, trials, str(words), words.coded())
+
+
+def _at_most(found: Said, limit: float) -> Said:
+    return say("rollout.at_most", "{found}, at most {limit_share} allowed", found=found, limit_share=limit)
 
 
 def _state(seen: float | None, *, worse: bool, within: bool) -> State:

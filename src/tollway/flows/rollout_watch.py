@@ -26,7 +26,7 @@ from tollway.kit.clock import Clock
 from tollway.kit.db import Database
 from tollway.kit.errors import TollwayError
 from tollway.kit.ids import new_id
-from tollway.kit.said import say
+from tollway.kit.said import Said, say
 from tollway.sell.metering import Recorder
 from tollway.serve import deployments, models
 from tollway.serve.deployments import Record
@@ -42,6 +42,7 @@ _SOLD_EVERY_S: Final = 10.0
 _SOLD_REST: Final = 50  # times as long as the last look took
 _LIVES: Final = 3  # starts of a replica that did not end well
 _READY_WITHIN_S: Final = 900
+_FAILURE_MAX: Final = 340
 
 
 class _Watched(msgspec.Struct):
@@ -319,8 +320,11 @@ async def _alone(record: Record, work: Awaitable[None]) -> None:
 
 
 def _short(failure: str) -> str:
-    """What a replica said last, at a length for a reason."""
-    return failure if len(failure) <= 340 else failure[:340]
+    """What a replica said last, at a length for a reason, in any language."""
+    if not isinstance(failure, Said):
+        return failure[:_FAILURE_MAX]
+    figures = {name: one[:_FAILURE_MAX] if isinstance(one, str) else one for name, one in failure.figures.items()}
+    return Said(failure[:_FAILURE_MAX], failure.code, figures)
 
 
 def _may(record: Record, policy: RolloutPolicy) -> bool:

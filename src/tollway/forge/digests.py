@@ -27,6 +27,13 @@ def digest_of(inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def stamp(path: Path) -> list[tuple[str, int, int]]:
+    """What lies at a path that anybody may write to, as it is now: names, sizes, times. [] where there is nothing."""
+    files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
+    seen = [(one, one.stat()) for one in files]
+    return [(str(one), state.st_size, state.st_mtime_ns) for one, state in seen]
+
+
 def code_of(rooms: tuple[str, ...]) -> str:
     """A digest of the source files of some of our packages and of the versions of the libraries they stand on."""
     seen = hashlib.sha256()

@@ -91,7 +91,7 @@ class Model(Part):
     """`[model]`: what is trained: an architecture from scratch, or a base that already knows something."""
 
     architecture: str = Field("", description="from scratch: bilstm, cnn, mlp, transformer, llama, two-tower, vae …")
-    base: str = Field("", description="pre-trained: a packaged model, a Hugging Face folder or id, a package here")
+    base: str = Field("", description="pre-trained: a packaged model, a Hugging Face folder or id, a GGUF file, a package here")
     options: dict[str, Any] = Field({}, description="of the architecture or the base")
 
     @model_validator(mode="after")

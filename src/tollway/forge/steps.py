@@ -71,6 +71,16 @@ class Record(msgspec.Struct, kw_only=True):
     dataset_digest: str = ""
     steps: list[dict[str, Any]] = []
     metrics: dict[str, Any] = {}
+    step_began_ms: int = 0  # of the step that is being made; 0: none is
+    micros_per_hour: int = 0
+    watts: float = 0.0
+
+    def so_far(self, now_ms: int) -> tuple[float, int, float]:
+        """Seconds, cost in micros and energy in Wh, with what the step in work took until now."""
+        working = self.step_began_ms and self.alive_state == "running"
+        more = max(0, now_ms - self.step_began_ms) / 1000 if working else 0.0
+        cost = self.cost_micros + round(more * self.micros_per_hour / 3600)
+        return self.seconds + more, cost, self.energy_wh + more * self.watts / 3600
 
     @property
     def alive_state(self) -> str:
@@ -110,7 +120,10 @@ class Run:
     ) -> Path:
         """The output folder of a step: from the cache, or made now. `rooms` are the packages whose code matters."""
         if self.stop_asked():
-            raise Stopped("The run was stopped.", hint="Start the same recipe again: it goes on where it was.")
+            raise Stopped(
+                say("run.stopped", "The run was stopped."),
+                hint=say("run.start_again", "Start the same recipe again: it goes on where it was."),
+            )
         digest = digest_of({"step": name, "seed": self.seed, "code": code_of(tuple(rooms)), **inputs})
         folder = self.runs.steps / f"{name}-{digest[:16]}"
         self.record.step = name
@@ -121,6 +134,7 @@ class Run:
             self.emit({"kind": "step_started", "step": name, "cached": cached})
             row = json.loads(noted.read_text("utf-8")) if cached else self._make(name, folder, work)
         seconds = 0.0 if cached else float(row["seconds"])
+        self.record.step_began_ms = 0
         self.record.steps.append({"name": name, "folder": folder.name, "cached": cached, **row})
         self.record.seconds += seconds
         self.record.made_seconds += float(row["seconds"])
@@ -142,6 +156,8 @@ class Run:
             emit=lambda event: self.emit({**event, "step": name}), shelf=self.shelf, store=self.store,
             board=self.folder / "tensorboard", stop_asked=self.stop_asked,
         )  # fmt: skip
+        self.record.step_began_ms = self.runs.clock.now_ms()
+        self.save()
         began, cpu = time.monotonic(), _cpu_seconds()
         try:
             figures = dict(work(desk) or {})
@@ -192,9 +208,12 @@ class Run:
         return next((dict(row["figures"]) for row in reversed(self.record.steps) if row["name"] == step), {})
 
     def finish(self, state: str, error: TollwayError | None = None) -> None:
-        """The run has ended: done, failed or stopped."""
+        """The run has ended: done, failed or stopped. What was spent on a step that did not end was spent."""
+        record, now_ms = self.record, self.runs.clock.now_ms()
+        record.seconds, record.cost_micros, record.energy_wh = record.so_far(now_ms)
+        record.step_began_ms = 0
         self.record.state = state
-        self.record.finished_ms = self.runs.clock.now_ms()
+        self.record.finished_ms = now_ms
         if error is not None:
             self.record.error, self.record.hint = error.message, error.hint
             self.record.said = [coded(error.said), coded(error.said_hint)]
@@ -218,7 +237,7 @@ class Runs:
         self.steps.mkdir(exist_ok=True)
         durable.write(folder / "recipe.toml", recipe_text)
         record = Record(id=run_id, recipe=name, task=task, pid=os.getpid(), started_ms=self.clock.now_ms())
-        record.currency = cost.currency
+        record.currency, record.micros_per_hour, record.watts = cost.currency, cost.micros_per_hour, cost.watts
         run = Run(self, record, cost, sink=sink)
         run.save()
         run.emit({"kind": "run_started", "run": run_id, "recipe": name, "task": task})

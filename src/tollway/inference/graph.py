@@ -45,14 +45,8 @@ class Graph:
 
     def recorded(self, arrays: Mapping[str, Tensor]) -> list[Tensor]:
         """What each embedding gives."""
-        found: list[Tensor] = []
-        self._given = found
-        try:
-            with torch.no_grad():
-                self._compute(arrays)
-        finally:
-            self._given = None
-        return found
+        self._given = []
+        return self._watched(arrays, self._given)
 
     def answers(self, arrays: Mapping[str, Tensor], moved: Sequence[Tensor]) -> dict[str, Tensor]:
         """The outputs, with `moved` in the place of what embeddings give."""
@@ -64,15 +58,19 @@ class Graph:
 
     def looks(self, arrays: Mapping[str, Tensor]) -> list[Tensor]:
         """What each layer of attention weighs."""
-        found: list[Tensor] = []
-        self._looks = found
+        self._looks = []
+        length = arrays["input_ids"].shape[1]
+        found = self._watched(arrays, self._looks)
+        return [one for one in found if one.dim() == 4 and one.shape[2:] == (length, length)]
+
+    def _watched(self, arrays: Mapping[str, Tensor], into: list[Tensor]) -> list[Tensor]:
+        """What one pass puts into the list that was opened for it; none stays open."""
         try:
             with torch.no_grad():
                 self._compute(arrays)
         finally:
-            self._looks = None
-        length = arrays["input_ids"].shape[1]
-        return [one for one in found if one.dim() == 4 and one.shape[2:] == (length, length)]
+            self._given = self._looks = None
+        return into
 
     def _compute(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
         missing = [name for name in self._runner.inputs if name not in arrays]

@@ -47,6 +47,7 @@ class Seat(msgspec.Struct):
     time: EngineTime | None = None  # None for upstreams: not our machine
     life: int = 0  # how often its replica was started
     node: str = ""  # of the cluster; "": this machine, or an upstream
+    number: int = 1  # of its replica, as people see it
     health: Health = msgspec.field(default_factory=Health)
 
     def fits(self, tokens: int, spare: int = 0) -> bool:
@@ -105,7 +106,7 @@ class Line:
         self.model = model
         self.seats: list[Seat] = []
         self.forecast = Forecast()
-        self.waiting = 0
+        self.waiting = self.running = 0
         self.refused: dict[str, int] = {}  # by reason
         self._queue_max = queue_max
         self._timeout_s = queue_timeout_s
@@ -128,6 +129,16 @@ class Line:
         crowded = self.forecast.offered(now, min(tokens, most))
         if rate <= 0:
             return
+        self._refuse_late(tokens, turn, now, crowded=crowded)
+
+    def require_still(self, tokens: int, turn: Turn) -> None:
+        """The same for a call that was let in and counted since: meanwhile others that came in the same moment have taken
+        their places, and the line had looked empty to all of them. Where nobody has, it may go: it may be the one that looks."""
+        if self.forecast.rate > 0 and (self.running or self.waiting):
+            self._refuse_late(tokens, turn, self._now(), crowded=False)
+
+    def _refuse_late(self, tokens: int, turn: Turn, now: float, *, crowded: bool) -> None:
+        left_s, rate = turn.deadline - now, self.forecast.rate
         member = self._members[turn.tier].get(turn.org_id)
         own = tokens + (member.running + member.queued if member else 0)
         needed_s = own * self.forecast.share / rate
@@ -136,21 +147,19 @@ class Line:
         bound_s = min(left_s * _IN_TIME, self._timeout_s)
         if crowded and needed_s > left_s * _STANDING:
             bound_s = min(bound_s, max(left_s * _STANDING, self._enough_s()))
-        if needed_s > bound_s and not (bound_s >= _FAIR_S and self._believes_no_more(now)):
+        if needed_s > bound_s and not (bound_s >= _FAIR_S and self._goes_to_look(now)):
             raise self._refusal("late", "cannot answer this call in the time that it has", needed_s - bound_s)
 
-    def _believes_no_more(self, now: float) -> bool:
-        """Whether this is what an old rate says while nothing runs: a rate that was learnt in a bad moment would otherwise keep
-        everybody out, and never be put right. It is forgotten."""
-        if self.waiting or any(seat.running for seat in self.seats) or not self.forecast.is_old(now):
-            return False
-        self.forecast.forget()
-        return True
+    def _goes_to_look(self, now: float) -> bool:
+        """Whether this is what an older rate says while nothing runs: a rate that was learnt in a bad moment would otherwise
+        keep everybody out, and never be put right. One goes in and shows what can be done."""
+        return not self.waiting and not self.running and self.forecast.is_doubted(now)
 
     def _enough_s(self) -> float:
-        """How much work, in seconds, keeps all seats at full speed: twice the calls that they need for that."""
+        """How much work, in seconds, keeps all seats at full speed: twice the calls that they need for that. Endless before a
+        call has shown what one costs."""
         calls = sum(pressed_at(seat.slots) for seat in self.seats if seat.ready)
-        return 2 * self.forecast.seconds(calls * self.forecast.usual)
+        return 2 * self.forecast.seconds(calls * self.forecast.usual) or math.inf
 
     def take_at_once(self, tokens: int, avoid: Seat | None = None, turn: Turn = ANYBODY) -> Seat | None:
         """A seat for a call of at most `tokens`, if one is free and nobody waits for it; give it back with `leave`.
@@ -204,15 +213,19 @@ class Line:
         finally:
             self._forget(member, place)
 
-    def leave(self, seat: Seat, tokens: int, *, turn: Turn = ANYBODY, cost: float | None = None) -> None:
-        """The call is over; whoever is next may sit down. `cost`: what it really was, where that is known."""
-        # A seat for one is full, and the next moment empty: only who waits shows that it has enough to do.
-        pressed = self.waiting > 0 or seat.running >= max(2, pressed_at(seat.slots))
+    def leave(
+        self, seat: Seat, tokens: int, *, turn: Turn = ANYBODY, cost: float | None = None, cut_off: bool = False
+    ) -> None:
+        """The call is over; whoever is next may sit down. `cost`: what it really was, where that is known. `cut_off`: it would
+        have cost more."""
+        pressed = self._pressed(seat)
+        self.running -= 1
         seat.running -= 1
         seat.tokens -= tokens
         done = tokens * self.forecast.share if cost is None else cost
-        self.forecast.observe(self._now(), done, pressed=pressed)
-        if cost:
+        turns = pressed_at(seat.slots) * len(self.seats)
+        self.forecast.left(self._now(), cost or 0.0, pressed=pressed, turn=turns)
+        if cost and not cut_off:
             self.forecast.learn(tokens, cost)
         member = self._members[turn.tier].get(turn.org_id)
         if member is not None:
@@ -316,10 +329,17 @@ class Line:
         return ahead
 
     def _sit(self, seat: Seat, tokens: int, member: _Member) -> Seat:
+        self.running += 1
         seat.running += 1
         seat.tokens += tokens
         member.running += tokens
+        self.forecast.sat(self._now(), pressed=self._pressed(seat), alone=self.running == 1)
         return seat
+
+    def _pressed(self, seat: Seat) -> bool:
+        """Whether it is full. A seat for one is, and the next moment empty: there only who waits shows that it has enough to
+        do."""
+        return self.waiting > 0 or seat.running >= max(2, pressed_at(seat.slots))
 
     def _forget(self, member: _Member, place: _Waiting) -> None:
         """A call waits no more, with or without a seat."""

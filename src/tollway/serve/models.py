@@ -1,6 +1,7 @@
 """Which models are on offer: the name a buyer calls, and the package version or upstream that answers it."""
 
 from typing import Final, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 import sqlalchemy as sa
@@ -34,6 +35,15 @@ class Upstream(msgspec.Struct, frozen=True):
     def urls(self) -> tuple[str, ...]:
         """All addresses."""
         return (self.url, *self.more)
+
+
+def without_secrets(url: str) -> str:
+    """An address as it may be shown: without a name, a password and a query, where people put keys."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 class Serving(msgspec.Struct, frozen=True):
@@ -131,6 +141,17 @@ def retire_model(conn: sa.Connection, now_ms: int, name: str) -> Model:
     conn.execute(tables.model.update().where(tables.model.c.name == name).values(retired_ms=now_ms))
     deployments.withdrawn(conn, now_ms, name)
     return model
+
+
+def offer_adapter_again(conn: sa.Connection, name: str) -> Model | None:
+    """Put an adapter that was withdrawn on offer to its organization again; None for anything else. Raises NotFound when its
+    base is not on offer."""
+    model = next((one for one in list_models(conn, retired=True) if one.name == name), None)
+    if model is None or not model.base or model.retired_ms is None:
+        return None
+    get_model(conn, model.base)
+    conn.execute(tables.model.update().where(tables.model.c.name == name).values(retired_ms=None))
+    return get_model(conn, name)
 
 
 def set_serving(conn: sa.Connection, name: str, serving: Serving) -> Model:

@@ -156,8 +156,9 @@ class Replicas:
     # -- one replica ---------------------------------------------------------------------------------------------------
 
     def _add(self) -> Post:
-        number, self._numbers = self._numbers, self._numbers + 1
-        engine = self._engines[number % len(self._engines)]
+        self._numbers += 1
+        number = self._numbers
+        engine = self._engines[(number - 1) % len(self._engines)]
 
         def turned(_: Replica, state: State) -> None:
             self._turned(post, state)
@@ -170,7 +171,7 @@ class Replicas:
         return post
 
     def _name_of(self, number: int) -> str:
-        return f"{self.name}/{number}" if number else self.name
+        return f"{self.name}/{number}" if number > 1 else self.name
 
     async def _start(self, post: Post) -> bool:
         try:
@@ -217,6 +218,7 @@ class Replicas:
             post.replica.engine.version,
             prefix=address.prefix,
             time=EngineTime(now) if self._timed else None,
+            number=post.number,
         )
 
     def _follow(self, post: Post) -> None:

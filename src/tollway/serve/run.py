@@ -262,7 +262,8 @@ class Run:
                     served.fault(seat)
             else:
                 served.stats.left += 1
-        served.line.leave(seat, self._tokens, turn=self.turn, cost=self._cost(tally, done=done))
+        cost = self._cost(tally, done=done)
+        served.line.leave(seat, self._tokens, turn=self.turn, cost=cost, cut_off=not done)
 
     def _blame(self, index: int, seat: Seat, error: Exception) -> None:
         """Whose fault it is. A lost connection is the replica's, and silence for longer than anybody needs; an error may
@@ -304,7 +305,7 @@ class Run:
 
     def _cost(self, tally: Tally, *, done: bool) -> float | None:
         """What the engine did for a call, in the line's own measure; reading costs an eighth of writing. None: unknown."""
-        if not done and tally.usage is None:
+        if not done and tally.usage is None and not tally.pieces:
             return None
         fresh, _, output = tally.counts(self.size.input_tokens)
         return output + fresh / 8 if self.request.generates else max(fresh, self.size.units, 1)

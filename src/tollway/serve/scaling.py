@@ -96,6 +96,7 @@ class Scaler:
         self._mean = self._square = 0.0
         self._seconds = 0
         self._low_since: float | None = None
+        self._service: Service | None = None  # as it was measured last: in a long quiet nothing is
 
     @property
     def rate(self) -> float:
@@ -120,10 +121,13 @@ class Scaler:
 
     def decide(self, now: float, replicas: int, service: Service | None, waiting: int = 0) -> Decision:
         """How many there should be, when there are `replicas` (those that load count) and `waiting` calls in the queue.
-        Without anything measured they stay as many as they are."""
+        Before anything was measured they stay as many as they are."""
         policy = self.policy
         most = policy.affordable
-        if service is None or service.mean_s <= 0:
+        if service is not None and service.mean_s > 0:
+            self._service = service
+        service = self._service
+        if service is None:
             wanted = max(min(replicas, most), min(policy.least, most))
             return Decision(wanted, "nothing was measured yet" if wanted == replicas else "within the limits")
         needed = self._needed(service, policy.wait_s, _UTILISATION_MOST, most)

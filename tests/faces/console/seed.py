@@ -64,6 +64,7 @@ class SeededShop:
         chat = {
             "model": CHAT,
             "version": CHAT_VERSION,
+            "number": 1,
             "state": "ready",
             "busy": 3,
             "slots": 8,

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from tests.faces.console import seed
+from tollway.flows.engine_steps import Fill
 from tollway.flows.fine_tuning import step_words
 from tollway.kit import jobs
 from tollway.kit.ids import new_id
@@ -70,6 +71,11 @@ def fleet(busy: int = 3) -> list[ReplicaView]:
         ),
         ReplicaView(**chat | {"version": "0"}, number=0, role="warm", state="resting", pid=None, running=0),
     ]  # fmt: skip
+
+
+async def steps() -> dict[tuple[str, str, int], Fill]:
+    """The chat model's first replica has a few conversations in a step; nobody asked the second."""
+    return {(seed.CHAT, seed.CHAT_VERSION, 1): Fill("sequences", 3.5, 8)}
 
 
 def queues() -> dict[tuple[str, str], int]:

@@ -19,7 +19,7 @@ from tollway.artifacts import tuning
 from tollway.faces.console import routes
 from tollway.faces.console.pages import PAGES
 from tollway.flows import release, versions
-from tollway.forge import data, steps
+from tollway.forge import data, evaluate, steps
 from tollway.forge import desk as desks
 from tollway.kit.errors import Conflict
 from tollway.kit.formats import SERVED
@@ -114,7 +114,16 @@ def _factory(shop: Any) -> dict[str, str]:
     going.save()
     going.emit({"kind": "progress", "step": "train", "done": 29, "total": 100})
     broken.finish("failed", Conflict("The loss is NaN."))
-    return {"run": done.record.id, "going": going.record.id, "broken": broken.record.id, "dataset": found.ref}
+    missed = runs.begin(RECIPE, "reviews", "text-classification", steps.Cost(116_000, "USD"))
+    beaten, none = {"name": "vs.majority", "value": -0.1, "usual": True}, {"name": "low.f1", "value": None, "usual": False}
+    figures = {"gates": [
+        one | {"rule": ">0", "passed": False, "why": "no better than majority, the simplest model there is"}
+        for one in (beaten, none, beaten | {"name": "accuracy", "why": "", "usual": False})
+    ]}  # fmt: skip
+    with pytest.raises(Conflict) as caught:
+        evaluate.enforce_figures(figures, "text-classification", "`tollway run report`")
+    missed.finish("failed", caught.value)
+    return {"missed": missed.record.id, "run": done.record.id, "going": going.record.id, "broken": broken.record.id, "dataset": found.ref}
 
 
 class Whole:
@@ -151,6 +160,7 @@ class Whole:
             self.ids["own"] = conn.execute(own).first().id
         self.ids["org_name"] = next(one for one in self.names if one.startswith("Northwind"))
         self.names |= {"mood", "reviews", "text", "label", "support", "SmolLM2 135M Instruct", *SERVED}
+        self.names |= {"accuracy", "majority", "[evaluate]", "metrics", "auc", "require"}  # of figures, and keys of a recipe
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +173,7 @@ def whole(seeded_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 OPERATOR_PAGES = [
     "/overview", "/overview?range=7d", "/models", "/models/mood", "/models/smollm2-135m-instruct",
     "/deployments/promote/mood", "/deployments/back/mood", "/deployments/stop/mood", "/feedback", "/runs",
-    "/runs/{run}", "/runs/{going}", "/runs/{broken}", "/datasets", "/datasets/{dataset}", "/organizations",
+    "/runs/{run}", "/runs/{going}", "/runs/{broken}", "/runs/{missed}", "/datasets", "/datasets/{dataset}", "/organizations",
     "/organizations/{org}", "/organizations/{org}/suspend", "/plans", "/plans/new", "/plans/starter",
     "/plans/starter/revise", "/plans/starter/archive", "/usage", "/usage?by=org", "/usage?by=model", "/usage/events",
     "/usage/events/{event}", "/invoices", "/invoices/{invoice}", "/invoices/{draft}", "/invoices/{draft}/finalise",

@@ -100,6 +100,18 @@ def test_stopping_ends_a_shadow_and_models_without_versions_show_none(operator, 
     assert page.status_code == 200 and "Try another version" not in page.text
 
 
+def test_an_upstream_s_page_says_where_it_is_and_what_it_charges_and_shows_no_secret(operator, mood):
+    places = ("https://me:hush@far.example/v1?key=hush#hush", "http://[::1]:8000/v1")
+    costs = (("input_tokens", 150_000), ("output_tokens", 600_000))
+    release.add_upstream(mood, "far", "chat", models.Upstream(places[0], "far-large", "FAR_KEY", places[1:], costs))
+    page = " ".join(operator.get("/console/models/far").text.split())
+    assert "hush" not in page and "<code class=\"wrap\">https://far.example/v1</code>" in page
+    assert all(one in page for one in ("http://[::1]:8000/v1", "far-large", "$FAR_KEY"))
+    assert "Input tokens $0.15<br>Output tokens $0.60" in page
+    release.add_upstream(mood, "plain", "chat", models.Upstream("http://127.0.0.1:9/v1", "plain"))
+    assert "--cost" in operator.get("/console/models/plain").text, "the way to say it"
+
+
 @pytest.mark.parametrize(("locale", "look"), [("en-US", "light"), ("zh-CN", "dark")])
 def test_the_pages_are_accessible_and_whole(chromium, site, axe, tmp_path, locale, look):
     """By axe, with a rollout under way and its questions; nothing is wider than a telephone."""

@@ -35,7 +35,7 @@ class Factory:
         for run in (self.done, self.going):
             for at in range(1, 30):
                 run.emit({"kind": "metric", "name": "loss", "at": at, "value": 3 / at})
-        self.going.record.step = "train"
+        self.going.record.step, self.going.record.step_began_ms = "train", shop.clock.now_ms() - 90_000
         self.going.save()
         self.going.emit({"kind": "progress", "step": "train", "done": 29, "total": 100})
         self.done.record.metrics |= {"accuracy": 0.91, "not_better_than": "majority"}
@@ -80,6 +80,9 @@ def test_a_run_is_watched(chromium: Any, factory: Factory) -> None:
         page.click(f"tr:has-text('…{factory.going.id[-8:]}') a")
         assert page.locator("progress").get_attribute("value") == "29"
         assert "3 → 0.1034" in page.inner_text(".curve")
+        took = page.inner_text("#run-took")
+        assert took == "90 s" and page.inner_text("#run-cost") == "$0.0029", "the step in work is in it"
+        assert "Cost so far" in page.inner_text("#run")
         factory.going.emit({"kind": "progress", "step": "train", "done": 64, "total": 100})
         expect(page.locator("progress")).to_have_attribute("value", "64")
         page.goto(factory.url(f"/runs/{factory.broken.id}"))

@@ -8,6 +8,7 @@ import pytest
 
 import tollway
 from tollway.faces.console.telling import failure, sentence
+from tollway.forge.evaluate import enforce_figures
 from tollway.kit.errors import Conflict, NotFound, PaymentRequired
 from tollway.kit.said import Said, coded, listed, say, sentences
 
@@ -105,6 +106,30 @@ def test_an_error_is_told_with_its_next_step_and_one_without_words_by_its_kind()
     assert type(known.message) is str and type(known.hint) is str
     unknown = NotFound("There is no dataset 'a'.", hint="`tollway dataset list` shows all.")
     assert failure("zh", unknown) == '未找到（<span lang="en">There is no dataset &#39;a&#39;.</span>）'
+
+
+def test_gates_that_were_missed_are_told_line_by_line_in_both_languages():
+    asked = {"name": "accuracy", "rule": ">=0.9", "value": 0.8123, "passed": False}
+    usual = {"rule": ">0", "value": -0.02, "passed": False, "usual": True}
+    gates_ = [
+        asked, asked | {"name": "low.f1", "value": None, "why": "it could not be computed from these rows"}, asked | {"passed": True},
+        usual | {"name": "vs.majority", "why": "no better than majority, the simplest model there is"},
+        usual | {"name": "vs.baseline.high", "rule": ">=0", "why": "surely worse than tfidf+logistic"},
+    ]  # fmt: skip
+    with pytest.raises(Conflict) as caught:
+        enforce_figures({"gates": gates_}, "text-regression", "the report")
+    assert caught.value.message.splitlines() == [
+        "4 of 5 gates failed:", "  accuracy is 0.8123, wanted >=0.9",
+        "  low.f1 is unknown, wanted >=0.9 (it could not be computed from these rows)",
+        "  vs.majority is -0.02, wanted >0 (no better than majority, the simplest model there is)",
+        "  vs.baseline.high is -0.02, wanted >=0 (surely worse than tfidf+logistic)",
+    ]  # fmt: skip
+    assert str(sentence("zh", "", coded(caught.value.said))).splitlines() == [
+        "5 项门槛中有 4 项未通过：", "  accuracy 为 0.8123，要求 &gt;=0.9", "  low.f1 未知，要求 &gt;=0.9（用这些行无法计算）",
+        "  vs.majority 为 -0.02，要求 &gt;0（不优于最简单的模型 majority）",
+        "  vs.baseline.high 为 -0.02，要求 &gt;=0（确定不如 tfidf+logistic）",
+    ]  # fmt: skip
+    assert 'require = {"vs.majority" = ">=-0.05"}.' in caught.value.hint
 
 
 def test_a_sentence_is_a_string_and_survives_what_is_done_with_strings():

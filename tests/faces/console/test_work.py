@@ -35,6 +35,7 @@ class Working:
         self.shop, self.busy = shop, 3
         shop.fleet = lambda: seed_work.fleet(self.busy)  # type: ignore[attr-defined]
         shop.queues = seed_work.queues  # type: ignore[attr-defined]
+        shop.steps = seed_work.steps  # type: ignore[attr-defined]
         self.ids = seed_work.fill(shop)
         self.site: Site = serve(shop)
 
@@ -85,6 +86,8 @@ def test_the_fleet_lives(chromium: Any, working: Working) -> None:
         assert page.inner_text("#fleet-ready") == "1 of 3"
         assert page.inner_text("#fleet-queued") == "2", "the two replicas of a version share a line"
         assert "its process ended with code -9" in page.inner_text("tr:has-text('Ejected')")
+        assert "44% 3.5 of 8 sequences" in " ".join(page.inner_text("tbody tr:first-child").split())
+        assert "$0.0000322" in page.inner_text("#fleet-cost") and "$0.12 an hour" in page.inner_text("#fleet-cost")
         working.busy = 7
         expect(page.locator("#fleet-running")).to_have_text("7")
 

@@ -1,6 +1,7 @@
 """What anybody may ask costs the gateway little, however often they ask."""
 
 import asyncio
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,3 +62,26 @@ def test_the_description_of_the_api_is_the_same_each_time(open_shop: OpenShop) -
         for path in ("/openapi.json", "/docs"):
             first, second = client.get(path), client.get(path)
             assert first.status_code == 200 and first.content == second.content and len(first.content) > 10_000
+
+
+@pytest.mark.engine
+def test_the_page_of_the_api_names_every_parameter_of_the_description(open_shop: OpenShop) -> None:
+    with open_shop.http("") as client:
+        told, page = client.get("/openapi.json").json(), client.get("/docs").text
+    parts = re.split(r'<h2 id="[^"]*">', page)
+    sections = {re.sub(r"<[^>]+>", "", part.partition("</h2>")[0]): part for part in parts}
+    missing, named = [], 0
+    for path, operations in told["paths"].items():
+        for method, operation in operations.items():
+            names = [one["name"] for one in operation.get("parameters", ())]
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                schema = content["schema"]
+                fields = told["components"]["schemas"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+                names += fields.get("properties", {})
+            section = sections[f"{method.upper()} {path}"]
+            named += len(names)
+            missing += [f"{method} {path}: {name}" for name in names if f"<td><code>{name}</code></td>" not in section]
+    assert missing == [] and named > 150
+    links = set(re.findall(r'href="#([^"]+)"', page))
+    assert links and links <= set(re.findall(r'<h2 id="([^"]+)"', page)), "every shape that is named is shown"
+    assert 'Message</a>' in sections["POST /v1/chat/completions"] and '"user"' in sections["Message"].replace("&quot;", '"')

@@ -225,7 +225,7 @@ async def test_a_suspended_organizations_keys_are_refused_with_a_reason(town: To
     shop = town.gateway.shop
     with shop.db.write() as conn:
         accounts.suspend(conn, shop.clock.now_ms(), town.a.org_id)
-    await town.gateway._refresh()
+    await town.gateway.refresh()
     async with town.client() as client:
         answer = await client.get("/v1/models", headers=_bearer(town.a.keys["inference"]))
         assert answer.status_code == 403 and answer.json()["error"]["code"] == "organization_suspended"

@@ -11,9 +11,9 @@ import torch
 
 from tests.forge.train.nets import desk
 from tollway.artifacts import gguf as artifact
-from tollway.forge import models, recipe
+from tollway.forge import convert, models, recipe
 from tollway.forge.convert import gguf_decoder, gguf_export, gguf_lora, gguf_parity
-from tollway.forge.models import adapters, lm, lm_base, lm_gguf_import
+from tollway.forge.models import adapters, gguf_base, lm, lm_base, lm_gguf_import
 from tollway.forge.models.lm_decoder import Shape
 from tollway.kit.errors import BadRequest, Conflict
 
@@ -58,7 +58,7 @@ def test_every_precision_is_what_the_engine_reads(precision: str, tmp_path: Path
     models.save(net, tmp_path)
     gguf_decoder.write(tmp_path, tmp_path / "m.gguf", precision)
     assert artifact.inspect(tmp_path / "m.gguf").quantisation.lower() == precision
-    back = lm.create_from(net.spec, net.features, lm_base.import_gguf(tmp_path / "m.gguf", tmp_path / "back")).eval()
+    back = lm.create_from(net.spec, net.features, gguf_base.import_gguf(tmp_path / "m.gguf", tmp_path / "back")).eval()
     parity = gguf_parity.compare(back, tmp_path / "m.gguf", gguf_export.prompts(net, None))
     assert parity.steps == 96 and parity.agreement > 0.85 and parity.mean_difference < 0.15
 
@@ -79,7 +79,7 @@ def test_reordering_and_back_is_nothing() -> None:
 
 def test_there_and_back_is_the_same_model(folder: Path, tmp_path: Path) -> None:
     gguf_decoder.write(folder, tmp_path / "m.gguf", "f32")
-    back = lm_base.import_gguf(tmp_path / "m.gguf", tmp_path / "back")
+    back = gguf_base.import_gguf(tmp_path / "m.gguf", tmp_path / "back")
     net = models.load(folder)
     features = type(net.features)("language-modeling", net.features.options, *_read(back))
     again = lm.create_from(net.spec, features, back)
@@ -96,13 +96,33 @@ def _read(folder: Path) -> tuple[object, dict]:
     return vocabulary.read(folder), read_config(folder)
 
 
+def test_a_file_or_a_package_that_was_imported_as_one_is_a_base(folder: Path, tmp_path: Path) -> None:
+    file, shelved = tmp_path / "m.gguf", tmp_path / "packages" / "theirs" / "1" / "weights.gguf"
+    shelved.parent.mkdir(parents=True)
+    gguf_decoder.write(folder, file, "f32")
+    shelved.write_bytes(file.read_bytes())
+    net = models.load(folder)
+    for base in (str(file), "theirs", "theirs@1"):
+        part = recipe.Model(base=base)
+        models.check(part, "chat", tmp_path)
+        features = models.fit_features(part, "language-modeling", pa.table({"text": TEXTS}), tmp_path)
+        again = models.create(part, "language-modeling", features, 5, tmp_path)
+        assert all(torch.equal(one, again.state_dict()[name]) for name, one in net.state_dict().items())
+        with pytest.raises(BadRequest, match="not for text-classification"):
+            models.check(part, "text-classification", tmp_path)
+    assert len(list((tmp_path / "bases").glob("*"))) == 2, "the same bytes under two names, each read once"
+    file.write_bytes(b"junk")
+    with pytest.raises(BadRequest, match="does not start with GGUF"):
+        models.check(recipe.Model(base=str(file)), "chat", tmp_path)
+
+
 @pytest.mark.parametrize("cut", [10, 400, -1000])
 def test_a_damaged_file_is_no_base_and_leaves_nothing(cut: int, folder: Path, tmp_path: Path) -> None:
     gguf_decoder.write(folder, tmp_path / "m.gguf", "f32")
     whole = (tmp_path / "m.gguf").read_bytes()
     (tmp_path / "bad.gguf").write_bytes(whole[:cut])
     with pytest.raises(BadRequest):
-        lm_base.import_gguf(tmp_path / "bad.gguf", tmp_path / "back")
+        gguf_base.import_gguf(tmp_path / "bad.gguf", tmp_path / "back")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["bad.gguf", "m.gguf"]
 
 
@@ -151,6 +171,25 @@ def test_an_adapter_switched_on_is_the_merged_net_and_switched_off_the_base(lora
     for net, other, made in ((base, merged, off), (merged, base, on)):
         near, far = (gguf_parity._differences(one, prompts, made) for one in (net, other))
         assert near.mean_difference < 0.02 < far.mean_difference  # per request: on is one model, off the other
+
+
+def test_a_recipes_lora_is_a_file_of_its_own_beside_the_merged_model(folder: Path, tmp_path: Path) -> None:
+    part = recipe.Model(base=str(folder))
+    features = models.fit_features(part, "language-modeling", pa.table({"text": TEXTS}))
+    net = adapters.adapt(models.create(part, "language-modeling", features, 5), "lora", {"rank": 4, "targets": ["all"], "dropout": 0.0})
+    with torch.no_grad():
+        for name, one in net.named_parameters():
+            if "lora_B" in name:
+                one.fill_(0.05)
+    models.save(net, tmp_path / "trained")
+    place = desk(tmp_path / "desk")
+    prepared = SimpleNamespace(task="language-modeling", read=lambda split: pa.table({"text": TEXTS}))
+    order = recipe.Convert(formats=["gguf"], quantise="f16", options={"adapter": True})
+    found = convert.export(order, tmp_path / "trained", prepared, place)
+    assert found["gguf-lora.agreement"] >= 0.97 and found["serve"] == "gguf" and found["gguf-lora.bytes"] < found["gguf.bytes"]
+    assert {one.name for one in place.out.glob("*.gguf")} == {"model.gguf", "adapter.gguf"} and not list(place.work.glob("*.gguf"))
+    with pytest.raises(Conflict, match="no LoRA to write"):
+        convert.export(order, folder, prepared, desk(tmp_path / "other"))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 
 from tollway.forge import convert
 from tollway.forge.compress import outline
+from tollway.forge.convert import gguf_decoder
 from tollway.forge.recipe import Compress, Convert
 from tollway.kit.errors import BadRequest
 
@@ -25,6 +26,19 @@ def test_float_can_always_be_asked_for():
 def test_what_has_no_smaller_form_says_so():
     with pytest.raises(BadRequest, match="cannot be quantised"):
         convert.check(Convert(formats=["pt2"], quantise="int8"), "text-classification")
+
+
+def test_every_precision_that_can_be_written_can_be_asked_for():
+    for precision in gguf_decoder.PRECISIONS:
+        convert.check(Convert(formats=["gguf"], quantise=precision), "chat")
+
+
+def test_only_a_lora_of_a_language_model_is_written_beside_it():
+    part = Convert(formats=["gguf"], options={"adapter": True})
+    convert.check(part, "chat", method="lora")
+    for task, method in (("chat", "full"), ("sentence-embedding", "lora")):
+        with pytest.raises(BadRequest, match="adapter = true writes the LoRA"):
+            convert.check(part, task, method=method)
 
 
 def test_a_recurrent_model_cannot_be_pt2_and_is_told_so_before_it_is_trained():

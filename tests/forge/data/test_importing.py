@@ -1,6 +1,7 @@
 """Import: every layout is understood, every problem is told at once, and with a problem nothing is kept."""
 
 import gzip
+import importlib.util
 import io
 import json
 import struct
@@ -35,6 +36,29 @@ def refused(bring, shelf, *arguments, **more) -> str:
 
 def table_of(done: data.Imported, split: str = "train") -> dict:
     return done.version.read(split).to_pydict()
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_label_of_numbers_is_a_number_to_predict_and_a_few_are_classes(bring, form):
+    def rows(values):
+        if form == "csv":
+            return "size,price\n" + "".join(f"{place},{value}\n" for place, value in enumerate(values))
+        return "".join(json.dumps({"size": place, "price": value}) + "\n" for place, value in enumerate(values))
+
+    for values, kind, said in (
+        ([100_000 + 7 * n for n in range(300)], "number", "--kind price=category"),
+        ([0.5 * (n % 50) for n in range(300)], "number", "--kind price=category"),
+        ([n % 50 for n in range(300)], "category", "--kind price=number"),
+        ([n % 5 for n in range(300)], "category", ""),
+    ):
+        done = bring(f"a.{form}", rows(values), options={"label": "price"})
+        assert done.version.column("price").kind == kind, values[:4]
+        told = " ".join(done.notes)
+        assert said in told if said else "--kind" not in told
+        if kind == "number":
+            assert table_of(done)["price"] == [float(value) for value in values]
+    asked = bring(f"a.{form}", rows(range(300)), options={"label": "price", "kinds": {"price": "category"}})
+    assert asked.version.column("price").kind == "category", "who says it is right"
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------
@@ -269,6 +293,28 @@ def test_a_hugging_face_folder_is_read_without_their_library(shelf, tmp_path):
     (root / "test" / "state.json").write_text(json.dumps({"_data_files": [{"filename": "../../secret.arrow"}]}))
     with pytest.raises(BadRequest, match="outside the folder"):
         data.import_(shelf, root, "evil")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="their library is not installed")
+def test_what_their_library_saves_is_read(shelf, tmp_path):
+    """Written by the library itself: class names, pictures, shuffled and selected rows, splits."""
+    import datasets
+
+    names = datasets.ClassLabel(names=["neg", "pos"])
+    told = datasets.Features({"text": datasets.Value("string"), "label": names, "tags": datasets.List(names)})
+    rows = {"text": [f"row {n}" for n in range(12)], "label": [n % 2 for n in range(12)], "tags": [[n % 2, 0] for n in range(12)]}
+    whole = datasets.Dataset.from_dict(rows, features=told)
+    parts = datasets.DatasetDict({"train": whole.shuffle(seed=3).select(range(8)), "test": whole.select(range(8, 12))})
+    parts.save_to_disk(str(tmp_path / "texts"))
+    done = data.import_(shelf, tmp_path / "texts", "texts")
+    assert dict(done.version.about["rows"]) == {"train": 8, "test": 4}
+    assert table_of(done, "test")["label"] == ["neg", "pos"] * 2 and table_of(done, "test")["tags"][1] == ["pos", "neg"]
+    assert sorted(table_of(done)["text"]) == sorted(parts["train"]["text"])
+    square = Image.new("L", (4, 4), 200)
+    seen = datasets.Features({"image": datasets.Image(), "label": names})
+    datasets.Dataset.from_dict({"image": [square] * 4, "label": [0, 1, 0, 1]}, features=seen).save_to_disk(str(tmp_path / "pictures"))
+    made = data.import_(shelf, tmp_path / "pictures", "pictures")
+    assert all(Image.open(io.BytesIO(one)).getpixel((1, 1)) == 200 for one in table_of(made)["image"])
 
 
 def archive(members: dict[str, bytes]) -> bytes:

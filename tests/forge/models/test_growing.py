@@ -79,6 +79,16 @@ def test_a_trunk_taught_without_labels_is_a_base(tmp_path):
     assert torch.equal(again.trunk[0][0].weight, net.trunk[0][0].weight)
 
 
+def test_what_grew_here_keeps_its_pace_and_other_bases_want_small_steps(first, tmp_path):
+    """A small net that goes on at a large base's rate learns nothing in the epochs a recipe gives it."""
+    _, name = first
+    assert models.grows(worlds.Part(base=name), "text-classification", tmp_path)
+    assert models.grows(worlds.Part(base="mobilenet-v2"), "image-classification", tmp_path)
+    assert not models.grows(worlds.Part(base="minilm"), "text-classification", tmp_path)
+    assert not models.grows(worlds.Part(architecture="bilstm"), "text-classification", tmp_path)
+    assert not models.grows(worlds.Part(base=name), "preference", tmp_path)
+
+
 @pytest.mark.parametrize("goal", ["rotation", "masked-image"])
 def test_a_goal_without_labels_runs_through_training_and_saves_the_net(goal, tmp_path):
     from types import SimpleNamespace

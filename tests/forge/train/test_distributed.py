@@ -111,6 +111,17 @@ def until(there) -> None:
         time.sleep(0.05)
 
 
+def test_ray_workers_of_a_cluster_of_our_own_are_as_nice_as_the_run(monkeypatch):
+    from tollway.forge.train import ray_train
+    from tollway.forge.train.plan import Plan
+
+    plan = Plan.of(recipe.Train(**PLAIN, processes=2, distributed="ray"), seed=1, threads=1)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert ray_train._where(plan)["_system_config"] == {"worker_niceness": 0}
+    monkeypatch.setenv("RAY_ADDRESS", "ray://far:10001")
+    assert "_system_config" not in ray_train._where(plan), "a cluster of somebody else's has its own"
+
+
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed")
 @pytest.mark.parametrize("how", ["ray", "ray-fsdp"])
 def test_ray_workers_equal_one_process_that_accumulates(tmp_path, digits, alone, how):

@@ -210,6 +210,12 @@ def _outright(
     desk: Desk, name: str, version: str | None, grace_s: int, plan: str | None, price: list[str], move: bool
 ) -> None:
     """A version for all calls."""
+    again = release.offer_adapter_again(desk.shop, name) if version is None else None
+    if again is not None:
+        desk.until_noticed()
+        desk.answer(again, lambda: f"{name} is on offer to its organization again, on {again.base}.")
+        desk.then("tollway model list")
+        return
     prices = [(_meter(meter), amount(text)) for meter, text in pairs(price, "--price")]
     wanted = release.plan_to_sell_on(desk.shop, plan) if prices or plan else None
     try:

@@ -254,11 +254,7 @@ def retire(desk: Desk, name: Name, yes: Yes = False) -> None:
     retired = release.retire(desk.shop, name)
     desk.until_noticed()
     desk.answer(_row(retired) | {"state": "retired"}, lambda: f"{name} is retired.")
-    if retired.base:
-        desk.then("tollway model list")  # an adapter is offered by its training alone
-    else:
-        again = _added_again(retired) if retired.engine == "upstream" else f"tollway deploy {name}"
-        desk.then(again, "offers it again")
+    desk.then(_added_again(retired) if retired.engine == "upstream" else f"tollway deploy {name}", "offers it again")
 
 
 def _model(desk: Desk, name: str) -> models.Model:

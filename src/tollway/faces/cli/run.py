@@ -65,7 +65,8 @@ def _served(desk: Desk, name: str, version: str) -> bool:
 @command(app, "list")
 def list_(desk: Desk) -> None:
     """All runs, newest first."""
-    rows = [_row(record) for record in reversed(_runs(desk).list())]
+    now_ms = desk.shop.clock.now_ms()
+    rows = [_row(record, now_ms) for record in reversed(_runs(desk).list())]
     columns = {"id": "run", "recipe": "recipe", "task": "task", "state": "state", "step": "step", "seconds": "seconds",
                "cost": "cost", "package": "package"}  # fmt: skip
     desk.answer(rows, lambda: tables.table(rows, columns, empty="No runs yet."))
@@ -79,8 +80,8 @@ def list_(desk: Desk) -> None:
 def show(desk: Desk, run: RunId) -> None:
     """One run: how far it got, what it made, what it measured, what it cost."""
     record = _find(desk, run)
-    folder = _runs(desk).folder(record)
-    desk.answer(_row(record) | {"folder": str(folder), "steps": record.steps}, lambda: _card(record, folder))
+    folder, now_ms = _runs(desk).folder(record), desk.shop.clock.now_ms()
+    desk.answer(_row(record, now_ms) | {"folder": str(folder), "steps": record.steps}, lambda: _card(record, folder, now_ms))
     if record.alive_state == "failed" and record.metrics.get("passed") is False:
         desk.then(f"tollway run report {record.id}", "where it errs: it missed its gates")
     elif record.alive_state in ("interrupted", "stopped", "failed"):
@@ -204,13 +205,16 @@ def _find(desk: Desk, run: str) -> Any:
         raise
 
 
-def _row(record: Any) -> dict[str, Any]:
+def _row(record: Any, now_ms: int = 0) -> dict[str, Any]:
+    """`now_ms`: with what the step in work took until then."""
     plain: dict[str, Any] = msgspec.to_builtins(record)
-    plain |= {"state": record.alive_state, "seconds": round(record.seconds, 1)}
-    return plain | {"cost": f"{record.cost_micros / 1e6:.4f} {record.currency}"}
+    seconds, cost_micros, _ = record.so_far(now_ms)
+    plain |= {"state": record.alive_state, "seconds": round(seconds, 1), "cost_micros": cost_micros}
+    return plain | {"cost": f"{cost_micros / 1e6:.4f} {record.currency}"}
 
 
-def _card(record: Any, folder: Path) -> Any:
+def _card(record: Any, folder: Path, now_ms: int = 0) -> Any:
+    seconds, cost_micros, energy_wh = record.so_far(now_ms)
     figures = {name: value for name, value in record.metrics.items() if isinstance(value, (int, float, str))}
     beaten = figures.pop("not_better_than", "")
     return tables.record(
@@ -222,8 +226,8 @@ def _card(record: Any, folder: Path) -> Any:
             **({"WARNING": f"not better than {beaten} on the same rows"} if beaten else {}),
             "package": record.package or None,
             **{name: f"{value:.4g}" if isinstance(value, float) else value for name, value in figures.items()},
-            "time": f"{record.seconds:,.1f} s, {record.cpu_seconds:,.1f} s of processor time",
-            "cost": f"{record.cost_micros / 1e6:.4f} {record.currency}, about {record.energy_wh:.2f} Wh",
+            "time": f"{seconds:,.1f} s, {record.cpu_seconds:,.1f} s of processor time",
+            "cost": f"{cost_micros / 1e6:.4f} {record.currency}, about {energy_wh:.2f} Wh",
             "report": str(folder / "report.html"),
         }
     )

@@ -1,4 +1,4 @@
-"""A run as people follow it on a terminal: one line a step, a bar for the step in work, what it costs so far.
+"""A run as people follow it on a terminal: one line a step, a bar for the step in work, what all of it took and cost so far.
 
 The same events feed `run start`, which makes them, and `run watch`, which reads them from the run's folder. Where
 nobody watches (a pipe, CI) one plain line a step is written, and one every half minute of a long one.
@@ -8,6 +8,8 @@ What is shown goes by the time of the events, not of their being read: who joins
 
 import sys
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,13 +22,18 @@ _EVERY_S = 30.0
 class RunView:
     """`with RunView() as view: view.show(event)`; talks to stderr only."""
 
-    def __init__(self, micros_per_hour: int = 0, currency: str = "", quiet: bool = False) -> None:
+    def __init__(
+        self, micros_per_hour: int = 0, currency: str = "", quiet: bool = False, clock: Callable[[], float] = time.time
+    ) -> None:
         self._live = sys.stderr.isatty() and not quiet
         self._quiet = quiet
         self._rate, self._currency = micros_per_hour, currency
         self._step = ""
         self._at: float | None = None  # the time of the event that is being shown
-        self._began = self._told = time.time()
+        self._clock = clock
+        self._began = self._told = clock()
+        self._working = False  # a step is being made: its time counts
+        self._spent_s = 0.0  # by the steps before it
         self._figures: dict[str, float] = {}
         self._bar: Any = None
         self._task: Any = None
@@ -38,11 +45,22 @@ class RunView:
                 BarColumn,
                 MofNCompleteColumn,
                 Progress,
+                ProgressColumn,
                 SpinnerColumn,
+                Task,
                 TextColumn,
                 TimeRemainingColumn,
             )
             from rich.table import Column
+            from rich.text import Text
+
+            so_far = self.so_far
+
+            class SoFarColumn(ProgressColumn):
+                max_refresh = 0.5
+
+                def render(self, _task: Task) -> Text:
+                    return Text(so_far())
 
             def whole() -> Column:
                 return Column(no_wrap=True)
@@ -50,8 +68,9 @@ class RunView:
             rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # on a narrow terminal figures give way, not the bar
             self._bar = Progress(
                 SpinnerColumn(table_column=whole()), TextColumn("{task.description:<10}", table_column=whole()),
-                BarColumn(bar_width=24, table_column=Column(no_wrap=True, min_width=12)),
+                BarColumn(bar_width=20, table_column=Column(no_wrap=True, min_width=12)),
                 MofNCompleteColumn(table_column=whole()), TimeRemainingColumn(table_column=whole()),
+                SoFarColumn(table_column=whole()),
                 TextColumn("{task.fields[figures]}", table_column=rest), transient=True, expand=True,
                 get_time=self._now, console=Console(stderr=True, emoji=False),
             )  # fmt: skip
@@ -69,7 +88,13 @@ class RunView:
         self._at = None
 
     def _now(self) -> float:
-        return time.time() if self._at is None else self._at
+        return self._clock() if self._at is None else self._at
+
+    def so_far(self) -> str:
+        """`0:03:12 so far, 0.0012 USD`: of the whole run, the step in work included."""
+        spent_s = self._spent_s + (max(0.0, self._now() - self._began) if self._working else 0.0)
+        cost = f", {spent_s * self._rate / 3600 / 1e6:.4f} {self._currency}" if self._rate else ""
+        return f"{timedelta(seconds=int(spent_s))} so far{cost}"
 
     def _change(self, event: Event) -> None:
         match event["kind"]:
@@ -89,6 +114,7 @@ class RunView:
     def _start(self, event: Event) -> None:
         self._step, self._figures = str(event["step"]), {}
         self._began = self._told = self._now()
+        self._working = not event.get("cached")
         if self._bar is not None:
             if self._task is not None:
                 self._bar.remove_task(self._task)
@@ -98,11 +124,10 @@ class RunView:
         shown = {**self._figures, **{k: v for k, v in event.items() if k not in _KNOWN and isinstance(v, (int, float))}}
         text = "  ".join(f"{name} {_short(value)}" for name, value in list(shown.items())[:_FIGURES])
         if self._bar is not None and self._task is not None:
-            text = f"{self._cost()}  {text}"
             self._bar.update(self._task, total=event["total"], completed=event["done"], figures=text)
         elif self._bar is None and self._now() - self._told >= _EVERY_S:
             self._told = self._now()
-            self._line(f"  {self._step:<10} {self._left(event):<16} {text}".rstrip())
+            self._line(f"  {self._step:<10} {self._left(event):<16} {self.so_far()}  {text}".rstrip())
 
     def _left(self, event: Event) -> str:
         """`35%, 4 min left`, as far as it went until now."""
@@ -113,13 +138,11 @@ class RunView:
         return f"{done / total:.0%}, {f'{seconds / 60:.0f} min' if seconds >= 90 else f'{seconds:.0f} s'} left"
 
     def _done(self, event: Event) -> None:
+        self._working = False
+        self._spent_s += float(event["seconds"])
         took = "from the cache" if event["cached"] else f"{event['seconds']:.1f} s"
         shown = [f"{key} {_short(value)}" for key, value in (event.get("figures") or {}).items() if _is_figure(value)]
         self._line(f"  {event['step']:<10} {took:<16} {'  '.join(shown[:_FIGURES])}".rstrip())
-
-    def _cost(self) -> str:
-        spent = (self._now() - self._began) * self._rate / 3600 / 1e6
-        return f"{spent:.4f} {self._currency}" if self._rate else ""
 
     def _line(self, text: str) -> None:
         if self._quiet:

@@ -46,9 +46,13 @@ def run(visit: Visit) -> Response:
     record = every.get(visit.request.path_params["run_id"])
     events = every.events(record)
     template = "parts/run.html" if visit.is_fragment else "run.html"
+    seconds, cost_micros, energy_wh = record.so_far(visit.now_ms)
     return visit.page(
         template,
         run=record,
+        seconds=seconds,
+        cost_micros=cost_micros,
+        energy_wh=energy_wh,
         curves=curves(events),
         progress=_progress(events) if record.alive_state == "running" else None,
         notes=[event for event in events if event["kind"] in ("note", "warning")][-12:],

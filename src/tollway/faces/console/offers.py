@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 from starlette.responses import Response
 
 from tollway.faces.console import charts, deployments, queries, ranges, tuned
@@ -9,7 +10,7 @@ from tollway.faces.console.visit import Visit
 from tollway.flows import unpriced
 from tollway.kit.errors import NotFound
 from tollway.sell import catalog, rating
-from tollway.serve.models import list_models
+from tollway.serve.models import Upstream, list_models, without_secrets
 
 _NOTHING = dict.fromkeys(("digest", "licence", "size_bytes", "parameters", "context_tokens", "signed_by"))
 _DAY = ranges.RANGES["24h"]
@@ -57,6 +58,8 @@ def model(visit: Visit) -> Response:
         card=_card(visit, found),
         panel=panel,
         tuned=tuned.panel(visit, found),
+        upstream=msgspec.convert(found["upstream"], Upstream) if found["upstream"] else None,
+        without_secrets=without_secrets,
     )
 
 

@@ -13,6 +13,7 @@ from tollway.faces.http.policy import Door, Policy
 from tollway.faces.http.wire import decode, error_body
 from tollway.flows.answer import answer_stream, open_call
 from tollway.flows.call import new_call_id
+from tollway.flows.engine_steps import Fill, Place
 from tollway.flows.gateway import Gateway
 from tollway.kit.errors import TollwayError
 from tollway.sell.access import Caller
@@ -59,6 +60,7 @@ class LiveShop:
                 {
                     "model": view.model,
                     "version": view.version,
+                    "number": view.number,
                     "state": view.state,
                     "busy": view.running,
                     "slots": view.slots,
@@ -77,6 +79,10 @@ class LiveShop:
     def queues(self) -> dict[tuple[str, str], int]:
         """How many calls wait, by model and version."""
         return self._gateway.service.fleet.queues()
+
+    async def steps(self) -> dict[Place, Fill]:
+        """How full the newest steps of each replica's engine were."""
+        return await self._gateway.steps.look()
 
     def describe_model(self, name: str, version: str) -> Any:
         """The manifest of a package; None for what has none."""

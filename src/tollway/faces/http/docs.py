@@ -3,7 +3,6 @@
 The docs page is rendered here and needs nothing from anywhere else.
 """
 
-import html
 from typing import Any
 
 import msgspec
@@ -14,7 +13,7 @@ from starlette.responses import Response
 
 from tollway import __version__
 from tollway.faces.console.shown import Shown
-from tollway.faces.http import made_shapes, spoken_shapes
+from tollway.faces.http import docs_page, made_shapes, spoken_shapes
 from tollway.faces.http.answer_shapes import OF_CALL, PARAMETERS, RATE_LIMITS, REQUEST_ID, RETRY_AFTER, SHAPES
 from tollway.faces.http.asked import ASKED
 from tollway.faces.http.policy import Door
@@ -58,7 +57,7 @@ def mount(app: FastAPI, doors: list[Door]) -> tuple[list[Door], dict[str, Shown]
     # Made once: anybody may ask, and to write it all down anew would take the time of a hundred calls.
     shown = {
         "/openapi.json": Shown(msgspec.json.encode(described), "application/json"),
-        "/docs": Shown(_page(described).encode(), "text/html; charset=utf-8", {"content-security-policy": policy}),
+        "/docs": Shown(docs_page.page(described).encode(), "text/html; charset=utf-8", {"content-security-policy": policy}),
     }
 
     async def page(request: Request) -> Response:
@@ -128,48 +127,3 @@ def _operation(door: Door, body: Any) -> dict[str, Any]:
 def _of(table: dict[str, Any], door: Door) -> Any:
     """What a table says of a door, by its method and path or by its path alone."""
     return table.get(f"{door.method} {door.path}", table.get(door.path))
-
-
-def _page(described: dict[str, Any]) -> str:
-    rows = []
-    for path, operations in sorted(
-        described["paths"].items(), key=lambda item: (not item[0].startswith("/v1"), item[0])
-    ):
-        for method, operation in operations.items():
-            answers = ", ".join(operation["responses"])
-            rows.append(
-                f"<tr><td><b>{method.upper()}</b></td><td><code>{html.escape(path)}</code></td>"
-                f"<td>{html.escape(operation.get('summary', ''))}</td><td>{answers}</td></tr>"
-            )
-    fields = "".join(
-        _fields(name, described["components"]["schemas"][name])
-        for name in dict.fromkeys(body.__name__ for body in _BODIES.values())
-    )
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        '<title>Tollway API</title><link rel="stylesheet" href="/console/static/console.css"><main class="docs">'
-        "<h1>Tollway API</h1><p>OpenAI-compatible: any OpenAI client works by changing base URL and key. "
-        'Machine-readable: <a href="/openapi.json">/openapi.json</a>.</p>'
-        f"<table><thead><tr><th>Method</th><th>Path</th><th>What</th><th>Answers</th></tr></thead><tbody>{''.join(rows)}</tbody></table>{fields}</main></html>"
-    )
-
-
-def _fields(name: str, schema: dict[str, Any]) -> str:
-    required = set(schema.get("required", ()))
-    rows = "".join(
-        f"<tr><td><code>{html.escape(field)}</code></td><td>{'required' if field in required else ''}</td>"
-        f"<td>{html.escape(_kind(kind))}</td></tr>"
-        for field, kind in schema["properties"].items()
-    )
-    return f"<h2>{name}</h2><table><thead><tr><th>Parameter</th><th></th><th>Type</th></tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _kind(schema: dict[str, Any]) -> str:
-    if "anyOf" in schema:
-        return " or ".join(_kind(one) for one in schema["anyOf"])
-    if "$ref" in schema:
-        return str(schema["$ref"].rsplit("/", 1)[-1])
-    if "enum" in schema:
-        return ", ".join(repr(one) for one in schema["enum"])
-    bounds = [f"{word} {schema[key]:g}" for key, word in (("minimum", "from"), ("maximum", "to")) if key in schema]
-    return " ".join([str(schema.get("type", "any")), *bounds])

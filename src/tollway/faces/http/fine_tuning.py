@@ -1,5 +1,6 @@
 """`/v1/fine_tuning/jobs`: a buyer's own model on the shared base, in OpenAI's shape."""
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -10,6 +11,7 @@ from tollway.faces.http.job_doors import JobDoors
 from tollway.faces.http.listing import Metadata, listing, page_of, query_of, reading
 from tollway.faces.http.policy import Door
 from tollway.faces.http.wire import Headers, Receive, Scope, Send, decode, read_body, send_json
+from tollway.flows import fine_tuned
 from tollway.flows.fine_tuning import Wish
 from tollway.flows.gateway import Gateway
 from tollway.kit import jobs
@@ -67,6 +69,7 @@ def doors(gateway: Gateway) -> list[Door]:
         Door("POST", base + "/{job}/cancel", "inference", doors.cancel),
         Door("GET", base + "/{job}/events", "inference", doors.events),
         Door("GET", base + "/{job}/checkpoints", "inference", doors.checkpoints),
+        Door("DELETE", "/v1/models/{model}", "inference", doors.delete_model),
     ]
 
 
@@ -77,7 +80,7 @@ class Jobs(JobDoors):
 
     def __init__(self, gateway: Gateway) -> None:
         super().__init__(gateway.shop, gateway.fine_tuning)
-        self._flow = gateway.fine_tuning
+        self._flow, self._gateway = gateway.fine_tuning, gateway
         self._decoder = msgspec.json.Decoder(FineTuningRequest)
 
     def shown(self, job: Job) -> dict[str, Any]:
@@ -156,6 +159,18 @@ class Jobs(JobDoors):
                 }
             )
         await send_json(send, 200, listing(shown, limit, after), headers)
+        return 200
+
+    async def delete_model(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, call_id: str, headers: Headers
+    ) -> int:
+        """DELETE /v1/models/{model}: a model that a job of this organization made."""
+        name = scope["path"].removeprefix("/v1/models/")
+        if not self._gateway.service.access.may_use(caller, name):
+            raise fine_tuned.no_model(name)
+        await asyncio.to_thread(fine_tuned.delete, self._shop, caller.account.org_id, name)
+        await self._gateway.refresh()
+        await send_json(send, 200, msgspec.json.encode({"id": name, "object": "model", "deleted": True}), headers)
         return 200
 
 

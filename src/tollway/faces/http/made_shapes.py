@@ -112,6 +112,7 @@ SHAPES: dict[str, Shape] = {
     f"POST {_JOBS}/{{job}}/cancel": _JOB,
     f"GET {_JOBS}/{{job}}/events": _page(_EVENT),
     f"GET {_JOBS}/{{job}}/checkpoints": _page(_CHECKPOINT),
+    "DELETE /v1/models/{model}": _object("model", {"id": _TEXT, "deleted": {"type": "boolean"}}),
     "POST /v1/batches": _BATCH,
     "GET /v1/batches": _page(_BATCH),
     "GET /v1/batches/{batch}": _BATCH,
@@ -133,6 +134,7 @@ TITLES = {
     f"POST {_JOBS}/{{job}}/cancel": "End a training",
     f"GET {_JOBS}/{{job}}/events": "What happened in a training",
     f"GET {_JOBS}/{{job}}/checkpoints": "What a training made",
+    "DELETE /v1/models/{model}": "Delete a model that a training of this organization made",
     "POST /v1/batches": "Have a file of calls answered in idle time, at a lower price",
     "GET /v1/batches": "Batches of this organization",
     "GET /v1/batches/{batch}": "One batch",
@@ -153,7 +155,7 @@ _PAGING: list[Shape] = [
     {"name": "after", "in": "query", "schema": _TEXT, "description": "The last id of the page before."},
 ]
 PARAMETERS: dict[str, list[Shape]] = {
-    key: [_named(name) for name in ("file", "job", "batch") if "{" + name + "}" in key]
+    key: [_named(name) for name in ("file", "job", "batch", "model") if "{" + name + "}" in key]
     + (
         _PAGING
         if key.startswith("GET") and SHAPES[key].get("properties", {}).get("object") == {"const": "list"}

@@ -100,7 +100,7 @@ def export(part: Any, folder: Path, prepared: Any, desk: Any) -> dict[str, Any]:
     if "safetensors" in part.formats:
         figures["safetensors"] = _copy_source(folder, Path(desk.out))
     if "gguf" in part.formats:
-        figures["gguf"] = _gguf(part, folder, prepared, desk)
+        figures |= _gguf(part, folder, prepared, desk)
     rows: list[dict[str, Any]] = []
     if rest:
         bench = _bench(part, folder, prepared, desk)
@@ -321,7 +321,9 @@ def _copy_source(folder: Path, out: Path) -> dict[str, Any]:
 def _gguf(part: Any, folder: Path, prepared: Any, desk: Any) -> dict[str, Any]:
     from tollway.forge.convert import gguf_export
 
-    found: dict[str, Any] = gguf_export.export(part, folder, prepared, desk)
+    found = {"gguf": gguf_export.export(part, folder, prepared, desk)}
+    if part.options.get("adapter"):
+        found["gguf-lora"] = gguf_export.beside(folder, prepared, desk)
     return found
 
 

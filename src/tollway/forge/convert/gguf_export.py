@@ -1,7 +1,7 @@
 """The `gguf` format of a recipe's [convert]: a language model (or a sentence encoder) as one file for llama.cpp.
 
 For `convert.export`. A LoRA is added into its base first; as a file of its own, for a base that many share, it is written
-by `adapter`. Both end in a parity check against the net, run by the engine that will serve it.
+by `adapter` (for a recipe: `beside`). Both end in a parity check against the net, run by the engine that will serve it.
 """
 
 from pathlib import Path
@@ -46,7 +46,32 @@ def export(part: Any, folder: Path, prepared: Any, desk: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def adapter(folder: Path, out: Path, base_gguf: Path, *, prompts_of: Any = None, check: bool = True) -> dict[str, Any]:
+def beside(folder: Path, prepared: Any, desk: Any) -> dict[str, Any]:
+    """Write `adapter.gguf` into `desk.out`: the LoRA alone, held against the net on a float16 file of its base, which is not
+    kept. Its figures. Raises Conflict when it is another model, or no LoRA."""
+    from tollway.forge import models
+
+    if not (folder / gguf_lora.CONFIG).is_file():
+        raise Conflict("There is no LoRA to write beside the model.", hint='[train] method = "lora", and nothing that merges it after.')
+    base = Path(desk.work) / "base.gguf"
+    try:
+        gguf_decoder.write(folder, base, "f16", net=models.untrained(folder, desk.home))
+        made = adapter(folder, Path(desk.out) / ADAPTER, base, prompts_of=prepared, home=desk.home)
+    except BadRequest as refused:
+        raise Conflict(refused.message, code=refused.code, hint=refused.hint) from None
+    finally:
+        base.unlink(missing_ok=True)
+    desk.note(
+        say("convert.adapter", "{file}, the LoRA alone: on its base the same next token in {agreement_share} of {steps} steps, "
+            "log-probabilities differ by {difference} on average, {size}", file=ADAPTER, agreement_share=made["agreement"],
+            steps=made["steps"], difference=f"{made['mean_difference']:.2g}", size=f"{made['bytes'] / 1e6:.1f} MB")
+    )  # fmt: skip
+    return {"holds": True, "drop": 1 - made["agreement"], **made}
+
+
+def adapter(
+    folder: Path, out: Path, base_gguf: Path, *, prompts_of: Any = None, check: bool = True, home: Path | None = None
+) -> dict[str, Any]:
     """Write the LoRA in a model folder as `out`, for the base whose GGUF file is `base_gguf`; its figures.
 
     With `check`, the engine with base and adapter is held against torch with both. Raises BadRequest when they differ.
@@ -57,7 +82,7 @@ def adapter(folder: Path, out: Path, base_gguf: Path, *, prompts_of: Any = None,
     made = gguf_lora.write(folder, out, lm_decoder.read_shape(folder))
     figures: dict[str, Any] = {"format": "gguf-lora", "bytes": made.bytes, "parameters": made.parameters}
     if check:
-        net: Any = models.load(folder)
+        net: Any = models.load(folder, home=home)
         parity = gguf_parity.compare(net, base_gguf, prompts(net, prompts_of), adapter=out)
         try:
             parity.require("q8_0")

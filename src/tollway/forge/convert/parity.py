@@ -15,6 +15,7 @@ from tollway.forge.models.found import agreement as in_cells
 from tollway.forge.models.measure import Quality, Sample, quality
 from tollway.inference import Arrays
 from tollway.kit.errors import Conflict
+from tollway.kit.said import say
 
 ROWS: Final = 1000
 DROP: Final = 0.005  # of quality: half a point of accuracy, or this share of the error
@@ -67,7 +68,7 @@ class Parity:
 
     def figures(self) -> dict[str, Any]:
         found = asdict(self)
-        found["problems"] = list(self.problems)
+        found["problems"] = [str(one) for one in self.problems]
         found["holds"] = self.holds
         return found
 
@@ -75,10 +76,12 @@ class Parity:
         """Raises Conflict when the format is not the same model."""
         if self.problems:
             raise Conflict(
-                f"The {self.format} file is not the same model: {'; '.join(self.problems)} (on {self.rows} rows).",
+                say("convert.not_same", "The {form} file is not the same model: {problems} (on {rows} rows).", form=self.format,
+                    problems=list(self.problems), rows=self.rows),
                 code="parity_failed",
-                hint="Leave the format out, quantise less ([convert] quantise), or allow more ([convert] tolerance).",
-            )
+                hint=say("convert.not_same_hint", "Leave the format out, quantise less ([convert] quantise), or allow more "
+                         "([convert] tolerance)."),
+            )  # fmt: skip
         return self
 
 
@@ -93,17 +96,21 @@ def compare(
     before, after = quality(source, sample), quality(found, sample) if complete else None
     drop, allowed = _drop(before, after)
     relative = apart / spread if spread else (0.0 if apart == 0 else math.inf)
-    problems = []
+    problems: list[str] = []
     if not math.isfinite(apart):
-        problems.append("some outputs are no numbers")
+        problems.append(say("convert.no_numbers", "some outputs are no numbers"))
     if tolerance is not None and apart > tolerance:
-        problems.append(f"outputs differ by up to {apart:.3g}, {tolerance:.3g} is allowed")
+        problems.append(say("convert.differ", "outputs differ by up to {most}, {limit} is allowed", most=f"{apart:.3g}",
+                            limit=f"{tolerance:.3g}"))  # fmt: skip
     elif tolerance is None and relative > limits.apart:
-        problems.append(f"outputs differ by up to {relative:.2g} of their spread, {limits.apart:.2g} is allowed")
+        problems.append(say("convert.differ_spread", "outputs differ by up to {most} of their spread, {limit} is allowed",
+                            most=f"{relative:.2g}", limit=f"{limits.apart:.2g}"))  # fmt: skip
     if agreement < limits.agreement:
-        problems.append(f"the label agrees for {agreement:.2%}, {limits.agreement:.1%} is wanted")
+        problems.append(say("convert.agrees", "the label agrees for {found_share}, {wanted_share} is wanted",
+                            found_share=f"{agreement:.2%}", wanted_share=f"{limits.agreement:.1%}"))  # fmt: skip
     if drop > allowed:
-        problems.append(f"{before.name if before else 'quality'} falls by {drop:.4f}, {allowed:.4f} is allowed")
+        problems.append(say("convert.falls", "{metric} falls by {most}, {limit} is allowed",
+                            metric=before.name if before else "quality", most=f"{drop:.4f}", limit=f"{allowed:.4f}"))  # fmt: skip
     return Parity(
         format, len(sample.rows), apart, mean, relative, agreement, before.name if before else "",
         before.value if before else 0.0, after.value if after else 0.0, drop, allowed, tuple(problems),

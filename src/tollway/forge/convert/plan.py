@@ -23,14 +23,15 @@ QUANTISE: Final[dict[str, tuple[str, ...]]] = {
     "onnx": ("int8", "int8-dynamic", "int8-static", "int4", "none"),
     "openvino": ("int8", "int8-static", "bf16", "none"),
     "litert": ("int8", "int8-dynamic", "none"),
-    "gguf": ("none", "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k_m"),
+    "gguf": ("none", "f32", "f16", "bf16", "q8_0", "q5_1", "q4_0", "q4_1", "q4_k_m"),
 }
 RECURRENT: Final = ("rnn", "gru", "lstm", "bilstm")
-OPTIONS: Final = {"litert_length", "litert_rows", "rows", "calibration_rows", "leave", "keep_float"}
+OPTIONS: Final = {"litert_length", "litert_rows", "rows", "calibration_rows", "leave", "keep_float", "adapter"}
 
 
-def check(part: Any, task: str, architecture: str = "") -> None:
-    """Raises BadRequest that lists everything that cannot work. `architecture`: of the model that is converted, where known."""
+def check(part: Any, task: str, architecture: str = "", method: str = "") -> None:
+    """Raises BadRequest that lists everything that cannot work. `architecture`, `method`: of the model that is converted and
+    of its training, where known."""
     problems = []
     for name in part.formats:
         missing = [module for module in NEEDS.get(name, ()) if importlib.util.find_spec(module) is None]
@@ -41,6 +42,8 @@ def check(part: Any, task: str, architecture: str = "") -> None:
         problems.append(f"gguf holds language models and sentence encoders, not {task}")
     if "pt2" in part.formats and architecture in RECURRENT:
         problems.append(f"pt2 fixes the length of what a {architecture} reads; onnx keeps it open")
+    if part.options.get("adapter") and ("gguf" not in part.formats or task not in GENERATES or method not in ("", "lora")):
+        problems.append('adapter = true writes the LoRA of a language model beside its gguf: [train] method = "lora"')
     if part.quantise:
         known = sorted({one for name in part.formats for one in QUANTISE.get(name, ())})
         if part.quantise == "none":

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tollway.forge.data import clean, labels
 from tollway.forge.data.problems import Problems
 from tollway.forge.data.readers.found import Options
+from tollway.forge.data.schema import guess
 from tollway.forge.data.shelf import Shelf, Version, check_name
 from tollway.kit import sandbox
 from tollway.kit.errors import BadRequest, NotFound
@@ -74,6 +75,8 @@ def import_(
     label = roles.get("label", "")
     if tables:
         tables = _renamed(tables, label, rename or {})
+        if kinds.get(label) == "category" and label not in options.kinds:
+            tables = _of_numbers(tables, label, kinds, problems)
         _doubts(tables, roles, problems)
     if options.skip_bad:
         skipped = problems.forget(_SKIPPABLE)
@@ -90,6 +93,8 @@ def import_(
     return Imported(version, version.ref not in before, told["format"], tuple(problems.notes))
 
 
+_CLASSES_SURELY = 20
+"""So many different numbers, a scale of ratings say, are classes when they are named as the label."""
 _WHOLE = "Correct it: to leave rows out (--skip-bad) would not mend this."
 _SKIPPABLE = ("ragged", "quote", "field", "nul", "encoding", "json", "image", "answer", "squad", "picture", "box", "category")
 
@@ -101,6 +106,42 @@ def _renamed(tables: "dict[str, pa.Table]", label: str, rename: Mapping[str, str
         raise BadRequest("--rename needs to know the column of labels.", hint="Name it with --label.")
     steps = [f"rename:{old}={new}" for old, new in rename.items()]
     return {split: clean.clean(table, steps, clean.Roles(label=label))[0] for split, table in tables.items()}
+
+
+def _of_numbers(
+    tables: "dict[str, pa.Table]", label: str, kinds: dict[str, str], problems: Problems
+) -> "dict[str, pa.Table]":
+    """A label that was named is taken for classes; one whose values are all numbers, and nearly all different or with
+    fractions, is something to predict by number. What is done, or could be meant, is said."""
+    import pyarrow as pa
+
+    as_numbers = {
+        split: guess(table, {label: "number"}) if str(table[label].type).endswith("string") else table
+        for split, table in tables.items() if label in table.column_names
+    }  # fmt: skip
+    columns = [table[label] for table in as_numbers.values()]
+    if not columns or not all(pa.types.is_integer(one.type) or pa.types.is_floating(one.type) for one in columns):
+        return tables
+    values = [float(one) for column in columns for one in column.drop_null().to_pylist()]
+    different = set(values)
+    if len(different) <= _CLASSES_SURELY:
+        return tables
+    if any(one != one // 1 for one in different) or 2 * len(different) > len(values):
+        kinds[label] = "number"
+        problems.note(
+            f"Every value of {label!r} is a number, {len(different):,} different ones in {len(values):,} rows: it is taken as a "
+            f"number to predict. If they are classes: --kind {shlex.quote(f'{label}=category')}."
+        )
+        as_float = {
+            split: table.set_column(table.column_names.index(label), label, table[label].cast(pa.float64()))
+            for split, table in as_numbers.items()
+        }
+        return tables | as_float
+    problems.note(
+        f"The {len(different):,} classes of {label!r} are all numbers. If it is a quantity to predict: "
+        f"--kind {shlex.quote(f'{label}=number')}."
+    )
+    return tables
 
 
 def _doubts(tables: "dict[str, pa.Table]", roles: Mapping[str, str], problems: Problems) -> None:

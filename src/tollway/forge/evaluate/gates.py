@@ -24,8 +24,10 @@ from typing import Any
 import msgspec
 
 from tollway.kit.errors import BadRequest, Conflict
+from tollway.kit.said import Said, say
 
 RULE = re.compile(r"(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?)")
+_WORSE = "surely worse than "
 HOLDS: Mapping[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -61,26 +63,30 @@ def usual(
         return []
     found = [(f"vs.{baselines[0]}", ">0", f"no better than {baselines[0]}, the simplest model there is")]
     if len(baselines) > 1:
-        found.append(("vs.baseline.high", ">=0", f"surely worse than {baselines[-1]}"))
+        found.append(("vs.baseline.high", ">=0", f"{_WORSE}{baselines[-1]}"))
     return [one for one in found if figures.get(one[0]) is not None]
 
 
 def refuse_unknown(require: Mapping[str, str], known: Mapping[str, Any]) -> None:
     """Raise BadRequest when a gate's name or rule cannot be understood."""
-    problems = []
+    problems: list[str] = []
     for name, rule in require.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
             problems.append(
-                f"{name}: there is no such figure" + (f"; did you mean {' or '.join(near)}?" if near else "")
-            )
+                say("gates.did_you_mean", "{name}: there is no such figure; did you mean {close}?", name=name,
+                    close=" or ".join(near))
+                if near else say("gates.no_figure", "{name}: there is no such figure", name=name)
+            )  # fmt: skip
         if not RULE.fullmatch(rule.strip()):
-            problems.append(f'{name} = "{rule}": not like ">=0.8"')
+            problems.append(say("gates.no_rule", '{name} = "{rule}": not like ">=0.8"', name=name, rule=rule))
     if problems:
         heads = [name for name in known if name.split(".")[0] in ("vs", "gap", "slice", "noise") or "." not in name]
         raise BadRequest(
-            "[evaluate] require has gates that mean nothing:\n  " + "\n  ".join(problems),
-            code="unknown_gate", hint="Known here: " + ", ".join(heads[:30]) + "; low.NAME and high.NAME are the ends of an interval.",
+            say("gates.mean_nothing", "[evaluate] require has gates that mean nothing:\n  {said}", said=_lines(problems)),
+            code="unknown_gate",
+            hint=say("gates.known", "Known here: {these}; low.NAME and high.NAME are the ends of an interval.",
+                     these=", ".join(heads[:30])),
         )  # fmt: skip
 
 
@@ -97,34 +103,57 @@ def enforce(gates: list[Gate], task: str = "", see: str = "the report") -> None:
     """Raise Conflict naming every gate that failed, with its figure; `see` is where the report is."""
     failed = [gate for gate in gates if not gate.passed]
     if failed:
-        lines = [
-            f"{gate.name} is {_shown(gate.value)}, wanted {gate.rule}" + (f" ({gate.why})" if gate.why else "")
-            for gate in failed
-        ]
         raise Conflict(
-            f"{len(failed)} of {len(gates)} gates failed:\n  " + "\n  ".join(lines),
+            say("gates.failed", "{failed} of {count} gates failed:\n  {said}", failed=len(failed), count=len(gates),
+                said=_lines([_missed(gate) for gate in failed])),
             code="gates_failed",
             hint=_hint(failed, task, see),
-        )
+        )  # fmt: skip
+
+
+def _missed(gate: Gate) -> Said:
+    """One gate that failed, with what that means if nobody asked for it."""
+    if gate.value is None:
+        return say("gates.unknown", "{name} is unknown, wanted {rule} (it could not be computed from these rows)",
+                   name=gate.name, rule=gate.rule)  # fmt: skip
+    missed = say("gates.missed", "{name} is {found_value}, wanted {rule}", name=gate.name, found_value=f"{gate.value:.4g}",
+                 rule=gate.rule)  # fmt: skip
+    if not gate.why:
+        return missed
+    if gate.why.startswith(_WORSE):
+        than = gate.why.removeprefix(_WORSE)
+        return say("gates.worse", "{said} (surely worse than {than})", said=missed, than=than)
+    than = gate.name.removeprefix("vs.")
+    return say("gates.no_better", "{said} (no better than {than}, the simplest model there is)", said=missed, than=than)
+
+
+def _lines(told: Sequence[str]) -> str:
+    """Each on a line of its own."""
+    if len(told) == 1:
+        return told[0]
+    return say("gates.lines", "{said}\n  {parts}", said=told[0], parts=_lines(told[1:]))
 
 
 def _hint(failed: Sequence[Gate], task: str, see: str) -> str:
     """What to do: for gates that the recipe did not ask for, also how it says otherwise."""
     if not any(gate.usual for gate in failed):
-        return f"See {see} for where it errs; lower a gate in [evaluate] require only if you mean it."
+        return say("gates.hint", "See {see} for where it errs; lower a gate in [evaluate] require only if you mean it.", see=see)
     first = next(gate for gate in failed if gate.usual)
     value = first.value or 0.0
-    lopsided = 'Where most rows are of one class, accuracy tells little: [evaluate] metrics = ["auc"] judges by another figure. '
-    return (
-        f"See {see} for where it errs. " + (lopsided if task.endswith("-classification") and task != "token-classification" else "")
-        + f'To register it all the same, the recipe says so: require = {{"{first.name}" = ">={value - abs(value) - 0.01:.2f}"}}.'
+    wanted = f'require = {{"{first.name}" = ">={value - abs(value) - 0.01:.2f}"}}'
+    if task.endswith("-classification") and task != "token-classification":
+        return say(
+            "gates.hint_lopsided",
+            "See {see} for where it errs. Where most rows are of one class, accuracy tells little: [evaluate] metrics = "
+            '["auc"] judges by another figure. To register it all the same, the recipe says so: {wanted}.',
+            see=see, wanted=wanted,
+        )  # fmt: skip
+    return say(
+        "gates.hint_usual", "See {see} for where it errs. To register it all the same, the recipe says so: {wanted}.",
+        see=see, wanted=wanted,
     )  # fmt: skip
 
 
 def enforce_figures(figures: Mapping[str, Any], task: str = "", see: str = "the report") -> None:
     """The same from a step's record, without reading or importing anything else: for a run whose steps all were cached."""
     enforce([msgspec.convert(gate, Gate) for gate in figures.get("gates") or ()], task, see)
-
-
-def _shown(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4g}"

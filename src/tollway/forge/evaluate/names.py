@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from tollway.forge.evaluate import gates
 from tollway.kit.errors import BadRequest
+from tollway.kit.said import say
 
 _CLASSES: Final = (
     "accuracy", "balanced_accuracy", "precision", "recall", "f1", "ece", "log_loss", "brier", "auc", "top5_accuracy",
@@ -73,14 +74,17 @@ def check(part: Any, task: str, columns: Collection[str] | None = None, others: 
     before cleaning); `others`: what the model is held against besides baselines, "parent" or "base"."""
     if task not in MEASURES:
         return
-    problems = []
+    problems: list[str] = []
     strange = [name for name in part.metrics if not _measured(name, task)]
     if strange:
         near = [close for name in strange for close in difflib.get_close_matches(name, MEASURES[task], n=1)]
         problems.append(
-            f"[evaluate] metrics: there is no {', '.join(strange)} for {task}."
-            + (f" Did you mean {', '.join(near)}?" if near else f" There are: {', '.join(MEASURES[task])}.")
-        )
+            say("gates.no_metric_close", "[evaluate] metrics: there is no {names} for {task}. Did you mean {close}?",
+                names=", ".join(strange), task=task, close=", ".join(near))
+            if near else
+            say("gates.no_metric", "[evaluate] metrics: there is no {names} for {task}. There are: {these}.",
+                names=", ".join(strange), task=task, these=", ".join(MEASURES[task]))
+        )  # fmt: skip
     known = dict.fromkeys([*(f"{side}{name}" for name in MEASURES[task] for side in ("", "low.", "high.")),
                            *_sides(part, task, others), *_parts(part, columns),
                            *(f"noise.{kind}" for kind in (NOISE.get(task, ()) if part.noise else ()))])  # fmt: skip
@@ -88,9 +92,11 @@ def check(part: Any, task: str, columns: Collection[str] | None = None, others: 
     try:
         gates.refuse_unknown(part.require, known)
     except BadRequest as error:
-        problems.append(str(error))
+        problems.append(say("gates.and_known", "{said} {hint}", said=error.said, hint=error.said_hint))
+    if len(problems) == 2:
+        raise BadRequest(say("gates.both", "{said}\n{parts}", said=problems[0], parts=problems[1]), code="unknown_gate")
     if problems:
-        raise BadRequest("\n".join(problems), code="unknown_gate")
+        raise BadRequest(problems[0], code="unknown_gate")
 
 
 def _measured(name: str, task: str) -> bool:

@@ -10,10 +10,10 @@ from tollway.forge.explain.kept import FILE_NAME, read
 from tollway.kit import lazy
 
 if TYPE_CHECKING:
-    from tollway.forge.explain.explaining import DEFAULTS, METHODS, check, explain, report, summary
+    from tollway.forge.explain.explaining import DEFAULTS, INSIDE, METHODS, check, explain, report, summary
     from tollway.inference.explain import Explanation
 
-__all__ = ["DEFAULTS", "FILE_NAME", "METHODS", "Explanation", "check", "explain", "read", "report", "summary"]
+__all__ = ["DEFAULTS", "FILE_NAME", "INSIDE", "METHODS", "Explanation", "check", "explain", "read", "report", "summary"]
 
-_LAZY = dict.fromkeys(("DEFAULTS", "METHODS", "Explanation", "check", "explain", "report", "summary"), "explaining")
+_LAZY = dict.fromkeys(("DEFAULTS", "INSIDE", "METHODS", "Explanation", "check", "explain", "report", "summary"), "explaining")
 __getattr__ = lazy.parts(__name__, _LAZY)

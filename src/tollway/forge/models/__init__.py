@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tollway.forge import digests
 from tollway.forge.models import bases, options
 from tollway.forge.models.options import default_architecture
 from tollway.kit import lazy
@@ -31,8 +32,8 @@ _LAZY = {
 }  # fmt: skip
 
 __all__ = [
-    "ModelSpec", "Net", "TorchPredictor", "adapt", "base", "check", "create", "default_architecture", "fit_features", "load",
-    "masked_image", "merge", "options", "rotation", "save", "trainable", "untrained",
+    "ModelSpec", "Net", "TorchPredictor", "adapt", "base", "check", "create", "default_architecture", "fit_features", "grows",
+    "load", "masked_image", "merge", "options", "origins", "rotation", "save", "trainable", "untrained",
 ]  # fmt: skip
 
 __getattr__ = lazy.parts(__name__, _LAZY)
@@ -45,6 +46,20 @@ def check(part: options.Part, task: str, home: Path | None = None) -> options.Op
     if part.base:
         bases.look(part.base, home)
     return chosen
+
+
+def origins(part: options.Part, home: Path | None = None) -> list[Any]:
+    """What a net starts from besides its recipe, as it is now: a base, a file of word vectors. For the digest of a step."""
+    vectors = str(part.options.get("vectors") or "")
+    return [bases.state(part.base, home) if part.base else None, digests.stamp(Path(vectors)) if vectors else None]
+
+
+def grows(part: options.Part, task: str, home: Path | None = None) -> bool:
+    """Does it go on from a net of one of our architectures? Those are small, or convolutional, and keep the pace they learn at
+    from nothing; pre-trained transformers want small steps, and so does what follows on a language model."""
+    if not part.base or task in options.LANGUAGE_TASKS:
+        return False
+    return options.read(part, task, home)[0] != options.BASE
 
 
 def fit_features(part: options.Part, task: str, table: Any, home: Path | None = None) -> "Features":

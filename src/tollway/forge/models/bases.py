@@ -1,4 +1,5 @@
-"""Bases: pre-trained models by a short name, a folder, or a Hugging Face id. Only safetensors; a pickle is refused.
+"""Bases: pre-trained models by a short name, a folder, a Hugging Face id or a GGUF file, which becomes a folder first. Only
+safetensors; a pickle is refused.
 
 Packaged bases are trusted by the SHA-256 of their weights, not by who uploaded them.
 """
@@ -14,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from tollway.forge import digests
+from tollway.forge.models import gguf_base
 from tollway.kit.errors import BadRequest, NotFound, Unavailable
 
 _PICKLES: Final = (".bin", ".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".msgpack")
@@ -61,13 +64,42 @@ def find(name: str, home: Path | None = None) -> Path:
             importlib.import_module(f"tollway.forge.models.{module}"), function
         )
         return make(home)
+    written = gguf_of(name, home)
+    if written is not None:
+        return gguf_base.folder_of(written, home)
     return look(name, home) or _from_hub(name)
+
+
+def state(name: str, home: Path | None = None) -> Any:
+    """What a base is now, for the digest of the step that starts from it: a name may come to mean a newer package, a folder
+    may be filled anew. None: its name alone says it."""
+    path = Path(name).expanduser()
+    where = path if path.exists() else _on_shelf(name, home)
+    if packaged(name) or where is None:
+        return None
+    manifest = where / "manifest.toml"
+    return manifest.read_text(encoding="utf-8") if manifest.is_file() else digests.stamp(where)
+
+
+def gguf_of(name: str, home: Path | None = None) -> Path | None:
+    """The GGUF file that is asked for as a base: a path, or one that was imported onto the shelf as it is."""
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return path
+    shelved = None if path.exists() else _on_shelf(name, home)
+    if shelved is None or (shelved / "model.toml").is_file() or any(shelved.glob("*.safetensors")):
+        return None
+    return next(iter(sorted(shelved.glob("*.gguf"))), None)
 
 
 def look(name: str, home: Path | None = None) -> Path | None:
     """The folder of a base that is here; None for one that is in a package, is made first, or may be on the Hub: nothing is
     made or fetched to look. Raises NotFound or BadRequest with what to do."""
     if packaged(name):
+        return None
+    written = gguf_of(name, home)
+    if written is not None:
+        gguf_base.readable(written)
         return None
     path = Path(name).expanduser()
     if path.is_dir():
@@ -83,7 +115,7 @@ def look(name: str, home: Path | None = None) -> Path | None:
     known = ", ".join((*PACKAGED, *MADE))
     raise NotFound(
         f"There is no base {name!r}." + (f" Did you mean {close[0]}?" if close else ""),
-        hint=f"Known: {known}; or a folder, or a Hugging Face id like org/model.",
+        hint=f"Known: {known}; or a folder, a .gguf file, or a Hugging Face id like org/model.",
     )
 
 

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tollway.forge.models import bases, lm_base
+from tollway.forge.models import bases, gguf_base
 from tollway.kit import sandbox
 from tollway.kit.errors import NotFound
 
@@ -22,7 +22,7 @@ SHA256_MADE: Final = "67323f2f42577a7f12640fed2ffa08d578090ee04e0017da97010d0625
 
 def folder(home: Path | None = None) -> Path:
     """The folder with config.json and model.safetensors (14 MB, made at the first call)."""
-    made = lm_base.cache(home) / f"mobilenet-v2-{SHA256[:12]}"
+    made = gguf_base.cache(home) / f"mobilenet-v2-{SHA256[:12]}"
     weights = made / "model.safetensors"
     if weights.is_file():
         bases.verify(weights, SHA256_MADE)

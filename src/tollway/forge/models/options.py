@@ -330,6 +330,10 @@ def read(part: Part, task: str, home: Path | None = None) -> tuple[str, Options]
             return name, parse(ARCHITECTURES[name].options, {**given, **part.options})
     if part.base and task in LANGUAGE_TASKS:
         return BASE, parse(Language, part.options)
+    if part.base and bases.gguf_of(part.base, home) is not None:
+        raise BadRequest(
+            f"{part.base} is a GGUF file: a base for {', '.join(sorted(LANGUAGE_TASKS))}, not for {task}.", param="base"
+        )
     if part.base in NET_BASES:
         name = NET_BASES[part.base]
         if task not in ARCHITECTURES[name].tasks:

@@ -50,8 +50,10 @@ class Case:
 
     @property
     def pretrained(self) -> bool:
-        """Does the net start from weights that know something?"""
-        return bool(getattr(self.model, "base", ""))
+        """Does the net start from weights that know so much that they want small steps?"""
+        from tollway.forge import models
+
+        return bool(self.model.base) and not models.grows(self.model, self.task, self.home)
 
     def net(self, plan: Plan, seed: int) -> Any:
         """A fresh net, with only what the method trains left trainable."""

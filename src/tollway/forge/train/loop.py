@@ -289,9 +289,10 @@ class Loop:
         if self.group.agree(bool(self.desk.stopped())):
             self._save()
             raise Stopped(
-                f"Training was stopped at step {self.course.step} of {self.course.total}; a checkpoint is kept.",
-                hint="Start the same recipe again: it goes on from there.",
-            )
+                say("train.stopped", "Training was stopped at step {step} of {total}; a checkpoint is kept.",
+                    step=self.course.step, total=self.course.total),
+                hint=say("train.goes_on_there", "Start the same recipe again: it goes on from there."),
+            )  # fmt: skip
 
     def _save_if_due(self) -> None:
         plan, course = self.plan, self.course

@@ -56,7 +56,8 @@ def _where(plan: Plan) -> dict[str, Any]:
         return {"address": address, "runtime_env": runtime}
     cores = max(plan.processes, os.cpu_count() or 1)
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-    return {"address": "local", "num_cpus": cores, "runtime_env": runtime, **quiet}  # not whichever is running here
+    own = {"worker_niceness": 0}  # Ray's own choice is 15: a run would crawl beside anything else
+    return {"address": "local", "num_cpus": cores, "runtime_env": runtime, "_system_config": own, **quiet}  # not one that runs here
 
 
 def _while_running(trainer: Any, events: Path, desk: Any) -> None:

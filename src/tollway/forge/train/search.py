@@ -77,7 +77,10 @@ def fit(train: Any, model: Any, task: str, prepared: Any, desk: Any) -> dict[str
     rows = log.read()
     while len(rows) < wish.trials and (not rows or sum(row["seconds"] for row in rows) < wish.minutes * 60):
         if desk.stopped():
-            raise Stopped(f"The search was stopped after {len(rows)} trials; they are kept.", hint="Start the same recipe again.")
+            raise Stopped(
+                say("train.search_stopped", "The search was stopped after {count} trials; they are kept.", count=len(rows)),
+                hint=say("train.search_again", "Start the same recipe again."),
+            )
         number = len(rows)
         settings = propose(space, rows, plan.seed + number)
         row = _trial(number, settings, base, model, task, prepared, desk)

@@ -96,6 +96,8 @@ def limit(threads: int, memory_bytes: int = 0) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if memory_bytes:
+        most = resource.getrlimit(resource.RLIMIT_DATA)[1]  # what whoever started it lets it have
+        memory_bytes = memory_bytes if most == resource.RLIM_INFINITY else min(memory_bytes, most)
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
 
 

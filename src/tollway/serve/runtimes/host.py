@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from tollway.kit.said import say
 from tollway.serve.engines import Launch
 from tollway.serve.runtimes import local, parcel
 from tollway.serve.runtimes.port import Confinement, Failed
@@ -56,7 +57,7 @@ class Host:
         self._moved[folder] = str(await asyncio.to_thread(self._incoming.pop(folder).keep, files))
 
     async def begin(self, argv: list[str], first_line: bytes, memory_bytes: int, key: str, ip: str) -> dict[str, Any]:
-        """Start the engine and the relay. What became of it: {"ip", "port", "pid"} or {"why"}."""
+        """Start the engine and the relay. What became of it: {"ip", "port", "pid", "member"} or {"why"}."""
         self._folder = Path(tempfile.mkdtemp(prefix=f"tollway-replica-{os.getpid()}-"))
         socket = self._folder / local.SOCKET
         orders = self._here(json.loads(first_line), str(socket))
@@ -67,16 +68,16 @@ class Host:
         try:
             self._process = await local.started(launch, socket, Confinement(memory_bytes=memory_bytes))
         except Failed as failure:
-            return {"why": str(failure)}
+            return {"why": failure.args[0]}  # with its code, if it has one
         self._relay = Relay(str(socket), key)
         ip = ip or _node_ip()
-        return {"ip": ip, "port": await self._relay.listen(ip), "pid": self._process.pid}
+        return {"ip": ip, "port": await self._relay.listen(ip), "pid": self._process.pid, "member": _member()}
 
     async def ended(self) -> str:
         """Return when the engine's process has ended, with why."""
         if self._process is None:
-            return "its process was not started"
-        return f"its process ended with code {await self._process.wait()}"
+            return say("replica.not_started", "its process was not started")
+        return say("replica.ended", "its process ended with code {status}", status=await self._process.wait())
 
     async def end(self, within_s: float) -> None:
         """End it all, politely."""
@@ -104,6 +105,13 @@ class Host:
             if told == folder or told.startswith(folder + "/"):
                 return place + told[len(folder) :]
         return told
+
+
+def _member() -> str:
+    """This node, as the cluster calls it."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def _node_ip() -> str:

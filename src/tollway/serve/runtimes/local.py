@@ -126,14 +126,19 @@ def _limit(pid: int, confinement: Confinement) -> None:
 async def _reason(process: asyncio.subprocess.Process, word: Any) -> str:
     """Why loading failed, from what the process said before anybody had asked it anything it could quote."""
     if isinstance(word, dict) and word.get("why"):
-        return str(word["why"])
+        return _quoted(str(word["why"]))
     assert process.stderr is not None
     noise = b""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0.5):
             noise = await process.stderr.read(_NOISE_BYTES)
     last = noise.decode(errors="replace").strip().splitlines()[-1:]
-    return "; ".join(last) or "its process did not report that the model is loaded"
+    return _quoted(last[0]) if last else say("replica.no_report", "its process did not report that the model is loaded")
+
+
+def _quoted(words: str) -> str:
+    """What an engine said in its own words, which nobody translates."""
+    return say("replica.engine_words", "{words}", words=" ".join(words.split()))
 
 
 def _environment(confinement: Confinement) -> dict[str, str]:

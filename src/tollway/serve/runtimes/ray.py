@@ -15,12 +15,14 @@ import contextlib
 import json
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from tollway.kit import log
 from tollway.kit.errors import BadRequest, Unavailable
+from tollway.kit.said import say
 from tollway.kit.tasks import Tasks
 from tollway.serve.engines import Address, Engine
 from tollway.serve.runtimes import parcel
@@ -33,13 +35,16 @@ _NAMESPACE: Final = "tollway"
 _STORE_BYTES: Final = 256 * 1024 * 1024
 _SCHEME: Final = "ray://"
 _ASK_S: Final = 5.0
+_NODE_LABEL: Final = "ray.io/node-id"
+Of = tuple[str, str]  # a model and its version
 
 
 class RayPlace:
     """A replica's host on some node."""
 
-    def __init__(self, actor: Any, address: Address, node: str) -> None:
+    def __init__(self, actor: Any, address: Address, node: str, member: str = "") -> None:
         self.actor, self.address, self.node = actor, address, node
+        self.member = member  # the node as the cluster calls it
 
     @property
     def pid(self) -> int | None:
@@ -51,11 +56,13 @@ class RayPlace:
         waiting = asyncio.ensure_future(_told(self.actor.ended.remote()))
         waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            return str(await asyncio.shield(waiting))
+            why: str = await asyncio.shield(waiting)  # with its code: it comes as it was said there
+            return why
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever Ray says of it: the host is gone, and why is told
-            return f"its host on {self.node} is gone ({type(error).__name__})"
+            what = type(error).__name__
+            return say("replica.host_gone", "its host on {node} is gone ({what})", node=self.node, what=what)
 
     def kill(self) -> None:
         import ray
@@ -72,6 +79,7 @@ class RayRuntime:
         self._contents: dict[str, tuple[str, dict[str, str]]] = {}
         self._host = ray.remote(Host)
         self._room = ray.remote(_room)
+        self._places: dict[RayPlace, Of] = {}  # those that run, and what they run
         self._expected = self._asked = 0
         self._tasks = Tasks()
 
@@ -79,10 +87,11 @@ class RayRuntime:
         launch = engine.launch(Path(SOCKET))
         if launch is None:
             return None
-        key = secrets.token_hex(24)
+        key, of = secrets.token_hex(24), (engine.model, engine.version)
         actor = self._host.options(
-            num_cpus=1, scheduling_strategy="SPREAD", max_restarts=0, max_concurrency=16, namespace=_NAMESPACE
-        ).remote()
+            num_cpus=1, scheduling_strategy=await self._apart(of), max_restarts=0, max_concurrency=16,
+            namespace=_NAMESPACE,
+        ).remote()  # fmt: skip
         try:
             for needed in self._folders(json.loads(launch.first_line)):
                 await self._send(actor, needed)
@@ -92,18 +101,40 @@ class RayRuntime:
             raise
         except Exception as error:  # noqa: BLE001 - Ray's many errors: this life did not begin, and why is told
             self._kill(actor)
-            raise Failed(
-                f"its host did not start ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
-            ) from None
+            what = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            raise Failed(say("replica.host_not_started", "its host did not start ({what})", what=what)) from None
         if "why" in told:
             self._kill(actor)
-            raise Failed(str(told["why"]))
+            raise Failed(told["why"])
         node = str(told["ip"])
         address = Address(url=f"http://{node}:{told['port']}", prefix=engine.address(folder / "x").prefix, key=key)
-        return RayPlace(actor, address, node)
+        place = RayPlace(actor, address, node, str(told["member"]))
+        self._places[place] = of
+        return place
+
+    async def _apart(self, of: Of) -> Any:
+        """Where the next replica of a version should go: not where most of its replicas are already, or a node that dies would
+        take them all along. Only a wish: where there is no room elsewhere, it goes there all the same."""
+        mine = Counter(place.member for place, what in self._places.items() if what == of)
+        if not mine:
+            return "SPREAD"
+        from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
+
+        try:
+            nodes = [one["NodeID"] for one in await asyncio.to_thread(self._ray.nodes) if one["Alive"]]
+        except Exception as error:  # noqa: BLE001 - Ray's many errors; where it goes is only a wish
+            _LOG.warning("nodes not known", why=type(error).__name__)
+            return "SPREAD"
+        least = min((mine[node] for node in nodes), default=0)
+        fuller = [node for node in nodes if mine[node] > least]
+        if not fuller:
+            return "SPREAD"
+        elsewhere = NotIn(*fuller)  # type: ignore[no-untyped-call]
+        return NodeLabelSchedulingStrategy(hard={}, soft={_NODE_LABEL: elsewhere})
 
     async def stop(self, place: Place, within_s: float) -> None:
         assert isinstance(place, RayPlace)
+        self._places.pop(place, None)
         try:
             async with asyncio.timeout(within_s + 2):
                 await place.actor.end.remote(within_s)

@@ -109,8 +109,9 @@ class LlamaCpp:
             context_tokens=self._context_tokens,
             batch_tokens=self._batch_tokens,
             adapters=self._adapters,
-            # a prompt kept beside the slots is found by its tokens alone: what one adapter made of it is not another's
-            cache_ram_mib=0 if self._adapters else 256,
+            # A prompt kept beside the slots is found by its tokens alone: what one adapter made of it is not another's. Who
+            # embeds does not go on where a text ended.
+            cache_ram_mib=0 if self._adapters or self._kind == "embedding" else 256,
         )
         return child.launch(MODULE, spec)
 

@@ -142,10 +142,10 @@ class Counter:
 
         rows, _ = await self._read(ask, size)
         loop = asyncio.get_running_loop()
-        predictor = explaining.InBackground(self._features, self.lanes)
         if self._beside is None:
             self._beside = beside.Beside(Path(self._spec.folder), self._spec.cores)
         until = time.monotonic() + (ask.turn.left_ms / 1000 if ask.turn.left_ms > 0 else _EXPLAINED_S)
+        predictor = explaining.InBackground(self._features, self.lanes, until)
         notes = await loop.run_in_executor(
             self._explainer,
             explaining.explained,

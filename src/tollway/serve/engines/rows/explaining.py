@@ -2,28 +2,44 @@
 have nothing else to do, so that explaining does not slow down answering."""
 
 import importlib
-from collections.abc import Sequence
-from typing import Any
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
 
 from tollway.inference import Arrays, Features, masking
-from tollway.kit.errors import BadRequest
+from tollway.kit.errors import BadRequest, Unavailable
 from tollway.serve.engines.rows.beside import Ask, Beside
-from tollway.serve.engines.rows.lanes import Lanes
+from tollway.serve.engines.rows.lanes import BACKGROUND, Lanes
 from tollway.serve.engines.rows.rack import Answers, Row
 
+_PORTION_ROWS: Final = 256
+_PORTION_CHARACTERS: Final = 64 * 1024
 SAMPLES = 400  # how often the model is asked for one explanation, unless the caller says
 
 
 class InBackground:
-    """The face of a Predictor, answered by the lanes' background queue."""
+    """The face of a Predictor, answered by the lanes' background queue as long as somebody waits for the explanation: what was
+    given up would keep the next one waiting."""
 
-    def __init__(self, features: Features, lanes: Lanes) -> None:
+    def __init__(
+        self, features: Features, lanes: Lanes, until: float = math.inf, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.features = features
-        self._lanes = lanes
+        self._lanes, self._until, self._clock = lanes, until, clock
 
     def predict(self, rows: Sequence[Row]) -> Answers:
-        """One answer per row."""
-        return self._lanes.answer_blocking(rows)
+        """One answer per row. Raises Unavailable (code "late") when the time is over."""
+        answers: Answers = []
+        for some in _portions(rows):
+            left_s = self._until - self._clock()
+            if left_s <= 0:
+                raise Unavailable("The time for this explanation was over before it was found.", code="late")
+            left_ms = 0.0 if left_s == math.inf else left_s * 1000
+            answers += self._lanes.answer_blocking(some, msgspec.structs.replace(BACKGROUND, left_ms=left_ms))
+        return answers
 
     def tokens(self, rows: Sequence[Row]) -> list[int]:
         """As the predictor counts them."""
@@ -32,6 +48,18 @@ class InBackground:
     def run(self, arrays: Arrays) -> Arrays:
         """Not offered: what explains through a service sees answers, not tensors."""
         raise BadRequest("This method needs the model itself.", code="unsupported_parameter", param="method")
+
+
+def _portions(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Rows in portions: thousands of long texts take seconds to be encoded, and half a gigabyte to be held."""
+    start = size = 0
+    for at, row in enumerate(rows):
+        size += sum(len(value) for value in row.values() if isinstance(value, str | bytes))
+        if size >= _PORTION_CHARACTERS or at - start + 1 == _PORTION_ROWS:
+            yield rows[start : at + 1]
+            start, size = at + 1, 0
+    if start < len(rows):
+        yield rows[start:]
 
 
 def explained(

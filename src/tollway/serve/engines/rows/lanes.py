@@ -166,7 +166,7 @@ class Lanes:
     def told(self) -> dict[str, Any]:
         """How it goes, for whoever watches: figures since the beginning, and the plan."""
         plan = self.plan
-        shape = {"lanes": plan.lanes, "threads": plan.threads, "budget": plan.shape.budget}
+        shape = {"lanes": plan.lanes, "threads": plan.threads, "budget": plan.shape.budget, "rows_most": plan.shape.rows}
         return shape | {"disturbed": plan.disturbed, "waiting_rows": self.waiting} | msgspec.structs.asdict(self.figures)
 
     @property
