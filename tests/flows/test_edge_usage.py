@@ -16,6 +16,7 @@ from tollway.kit.errors import PaymentRequired
 from tollway.kit.settings import Settings
 from tollway.sell import accounts, api_keys, billing, catalog, edge_devices, ledger, tables
 from tollway.sell.access import Caller
+from tollway.sell.demand import Demand
 from tollway.sell.edge_devices import EdgeDevice
 from tollway.shop import Shop
 
@@ -147,7 +148,7 @@ async def test_a_wallet_that_is_too_small_goes_below_zero_and_the_next_call_is_r
         assert ledger.wallet_micros(conn, world.org.id, "USD") == 1_000_000 - 1_499_900
     caller = await world.caller()
     with pytest.raises(PaymentRequired):
-        world.gateway.service.access.admit(caller, "mood", 10, 0)
+        world.gateway.service.access.admit(caller, Demand("mood", 10, 0))
 
 
 async def test_with_several_gateways_what_a_device_used_leaves_the_slices(postgres_url: str, tmp_path: Path) -> None:
@@ -161,11 +162,11 @@ async def test_with_several_gateways_what_a_device_used_leaves_the_slices(postgr
         world = World(gateway, clock)
         caller = await world.caller()
         access = gateway.service.access
-        access.release(await gateway.service.admit(caller, "mood", 50, 0))  # its gateway has slices now
+        access.release(await gateway.service.admit(caller, Demand("mood", 50, 0)))  # its gateway has slices now
         last_month = world.made(40)
         world.to(2026, 4, 2)
         caller = await world.caller()
-        access.release(await gateway.service.admit(caller, "mood", 50, 0))
+        access.release(await gateway.service.admit(caller, Demand("mood", 50, 0)))
         await world.send(last_month + world.made(70, 50))
         assert world.booked() == [(MARCH, 40, 0), (APRIL, 70, 0), (APRIL, 50, 20)]
         with world.db.read() as conn:

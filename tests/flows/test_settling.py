@@ -10,6 +10,7 @@ from tollway.flows.settling import settle_once
 from tollway.kit.clock import ManualClock
 from tollway.kit.db import Database
 from tollway.kit.errors import Unavailable
+from tollway.sell.demand import Demand
 from tollway.sell.metering import Recorder, UsageEvent
 
 
@@ -25,7 +26,7 @@ async def test_what_is_held_comes_back_when_the_books_are_away(db: Database, clo
     shop = Shop(db, clock, pepper, terms(), wallet_micros=10_000)
     recorder = Recorder(db, clock, lambda _: None)
     service: Any = SimpleNamespace(access=shop.access, recorder=recorder)
-    grant = shop.access.admit(shop.caller(), "m", 1_000, 1_000)
+    grant = shop.access.admit(shop.caller(), Demand("m", 1_000, 1_000))
     spending = grant.spending
     await recorder.close()
     with pytest.raises(Unavailable):
@@ -39,7 +40,7 @@ async def test_what_is_in_the_books_is_not_billed_again(db: Database, clock: Man
     service: Any = SimpleNamespace(access=shop.access, recorder=recorder)
     try:
         for _ in range(2):
-            grant = shop.access.admit(shop.caller(), "m", 1_000, 1_000)
+            grant = shop.access.admit(shop.caller(), Demand("m", 1_000, 1_000))
             await settle_once(service, grant, event_of(shop, clock))
         assert recorder.events == 1
         assert grant.spending.tokens == 30 and not grant.spending.busy

@@ -15,6 +15,7 @@ from tollway.kit.errors import Unavailable
 from tollway.sell import accounts, api_keys, catalog, ledger, metering, tables
 from tollway.sell.access import Access, Caller, Grant
 from tollway.sell.book import read_book
+from tollway.sell.demand import Demand
 from tollway.sell.metering import Committed, Recorder, UsageEvent
 
 PEPPER = b"pepper for tests, 32 bytes long."
@@ -31,7 +32,7 @@ class Counter:
     caller: Caller
 
     def settle(self, tokens: int, name: str) -> tuple[Grant, UsageEvent]:
-        grant = self.access.admit(self.caller, "m", 0, tokens)
+        grant = self.access.admit(self.caller, Demand("m", 0, tokens))
         picos = self.access.settle(grant, {"output_tokens": tokens, "requests": 1})
         org, key = self.caller.account.org_id, self.caller.key.id
         event = UsageEvent(

@@ -13,6 +13,7 @@ from tollway.kit.errors import Forbidden, PaymentRequired, RateLimited, TollwayE
 from tollway.sell import access, accounts, api_keys, catalog, ledger, rating
 from tollway.sell.access import Access, Caller
 from tollway.sell.book import read_book
+from tollway.sell.demand import Demand
 from tollway.sell.shared_access import SharedAccess
 
 MILLION = 1_000_000
@@ -102,7 +103,7 @@ def test_a_suspended_organization_calls_from_nowhere(shop: Shop, clock: ManualCl
     caller = shop.caller()
     shop.change(lambda conn: accounts.suspend(conn, clock.now_ms(), shop.org.id))
     with pytest.raises(Forbidden, match="suspended"):
-        shop.access.admit(Caller(caller.key, shop.access.account(shop.org.id), None), "m", 1, 1)
+        shop.access.admit(Caller(caller.key, shop.access.account(shop.org.id), None), Demand("m", 1, 1))
 
 
 def test_an_expired_key_is_refused_by_the_clock_alone(db: Database, clock: ManualClock, pepper: bytes) -> None:
@@ -119,8 +120,8 @@ def test_scope_and_models_bind(db: Database, clock: ManualClock, pepper: bytes) 
     with pytest.raises(Forbidden, match="scope"):
         shop.access.require(caller, "usage")
     with pytest.raises(Forbidden, match="may not use"):
-        shop.access.admit(caller, "large", 1, 1)
-    shop.access.release(shop.access.admit(caller, "small", 1, 1))
+        shop.access.admit(caller, Demand("large", 1, 1))
+    shop.access.release(shop.access.admit(caller, Demand("small", 1, 1)))
 
 
 def test_what_no_price_covers_is_refused_where_the_plan_says_so(
@@ -136,10 +137,10 @@ def test_what_no_price_covers_is_refused_where_the_plan_says_so(
     caller = shop.caller()
     for tier in ("", catalog.BATCH):
         with pytest.raises(Forbidden, match="no price") as told:
-            shop.access.admit(caller, "voice", 0, 0, {"characters": 7}, tier)
+            shop.access.admit(caller, Demand("voice", 0, 0, {"characters": 7}, tier))
         assert told.value.code == "model_not_priced"
-    shop.access.release(shop.access.admit(caller, "gift", 0, 0, {"characters": 7}))
-    shop.access.release(shop.access.admit(caller, "chatty", 5, 5))
+    shop.access.release(shop.access.admit(caller, Demand("gift", 0, 0, {"characters": 7})))
+    shop.access.release(shop.access.admit(caller, Demand("chatty", 5, 5)))
     assert shop.access.refusals["model_not_priced"] == 2
     (noted,) = shop.access.unpriced.rows  # for the operator: both tiers are one model of one plan
     assert (noted.plan_version_id, noted.model, noted.calls) == (shop.plan.id, "voice", 2)
@@ -149,7 +150,7 @@ def test_what_no_price_covers_is_free_where_the_plan_says_so(
     sqlite_db: Database, clock: ManualClock, pepper: bytes
 ) -> None:
     shop = Shop(sqlite_db, clock, pepper, terms())
-    grant = shop.access.admit(shop.caller(), "voice", 0, 0, {"characters": 7})
+    grant = shop.access.admit(shop.caller(), Demand("voice", 0, 0, {"characters": 7}))
     assert shop.access.settle(grant, {"requests": 1, "characters": 7}) == 0
 
 
@@ -158,12 +159,12 @@ def test_a_request_that_was_looked_into_and_refused_counts_against_rpm(
 ) -> None:
     shop = Shop(sqlite_db, clock, pepper, terms(rpm=2), wallet_micros=MILLION, rpm=5)
     for _ in range(2):
-        shop.access.look(shop.caller(), "m", 1, 1)
+        shop.access.look(shop.caller(), Demand("m", 1, 1))
         shop.access.count(shop.caller())
     with pytest.raises(RateLimited, match="2 requests per minute"):
-        shop.access.look(shop.caller(), "m", 1, 1)
+        shop.access.look(shop.caller(), Demand("m", 1, 1))
     clock.advance(seconds=61)
-    shop.access.look(shop.caller(), "m", 1, 1)
+    shop.access.look(shop.caller(), Demand("m", 1, 1))
 
 
 def test_one_of_several_gateways_refuses_when_a_whole_minute_of_requests_came_here(
@@ -174,24 +175,24 @@ def test_one_of_several_gateways_refuses_when_a_whole_minute_of_requests_came_he
     shop.access = SharedAccess(clock, pepper)
     shop.refresh()
     for _ in range(2):
-        shop.access.look(shop.caller(), "m", 1, 1)
+        shop.access.look(shop.caller(), Demand("m", 1, 1))
         shop.access.count(shop.caller())
     with pytest.raises(RateLimited, match="2 requests per minute"):
-        shop.access.look(shop.caller(), "m", 1, 1)
-    shop.access.look(shop.caller(), "m", 1, 1, tier=catalog.BATCH)  # fills idle time: no rate limits
+        shop.access.look(shop.caller(), Demand("m", 1, 1))
+    shop.access.look(shop.caller(), Demand("m", 1, 1, tier=catalog.BATCH))  # fills idle time: no rate limits
     clock.advance(seconds=61)
-    shop.access.look(shop.caller(), "m", 1, 1)
+    shop.access.look(shop.caller(), Demand("m", 1, 1))
 
 
 def test_without_a_subscription_there_is_402(shop: Shop, clock: ManualClock) -> None:
     shop.change(lambda conn: catalog.cancel(conn, clock.now_ms(), shop.org.id))
     with pytest.raises(PaymentRequired, match="no subscription"):
-        shop.access.admit(shop.caller(), "m", 1, 1)
+        shop.access.admit(shop.caller(), Demand("m", 1, 1))
 
 
 def test_hold_then_settle_takes_the_true_price(shop: Shop) -> None:
     caller = shop.caller()
-    grant = shop.access.admit(caller, "m", 200, 100)
+    grant = shop.access.admit(caller, Demand("m", 200, 100))
     assert caller.account.spending.exposure_picos() > 0
     picos = shop.access.settle(grant, {"input_tokens": 150, "cached_tokens": 10, "output_tokens": 5, "requests": 1})
     assert picos == (150 - 100) * 2 * MILLION + 10 * MILLION + 5 * 4 * MILLION
@@ -204,7 +205,7 @@ def test_hold_then_settle_takes_the_true_price(shop: Shop) -> None:
 def test_a_release_gives_everything_back(shop: Shop) -> None:
     caller = shop.caller()
     before = caller.account.left_picos()
-    shop.access.release(shop.access.admit(caller, "m", 200, 100))
+    shop.access.release(shop.access.admit(caller, Demand("m", 200, 100)))
     assert caller.account.left_picos() == before
     assert caller.account.gate.running == 0
     assert caller.account.spending.units == {}
@@ -212,22 +213,22 @@ def test_a_release_gives_everything_back(shop: Shop) -> None:
 
 def test_an_empty_wallet_is_402_and_a_top_up_helps_at_once(shop: Shop, clock: ManualClock) -> None:
     with pytest.raises(PaymentRequired, match=r"may cost up to \$4.00.*has \$0.01 free"):
-        shop.access.admit(shop.caller(), "m", 1, MILLION)
+        shop.access.admit(shop.caller(), Demand("m", 1, MILLION))
     shop.change(lambda conn: ledger.top_up(conn, clock.now_ms(), shop.org.id, "USD", 5 * MILLION, "t2"))
-    shop.access.admit(shop.caller(), "m", 1, MILLION)
+    shop.access.admit(shop.caller(), Demand("m", 1, MILLION))
 
 
 def test_a_monthly_cap_is_402_until_the_month_turns(db: Database, clock: ManualClock, pepper: bytes) -> None:
     shop = Shop(db, clock, pepper, terms("invoice", monthly_tokens=1000))
-    first = shop.access.admit(shop.caller(), "m", 600, 400)
+    first = shop.access.admit(shop.caller(), Demand("m", 600, 400))
     with pytest.raises(PaymentRequired, match="tokens a month"):
-        shop.access.admit(shop.caller(), "m", 1, 0)
+        shop.access.admit(shop.caller(), Demand("m", 1, 0))
     shop.access.settle(first, {"input_tokens": 600, "output_tokens": 399, "requests": 1})
-    shop.access.release(shop.access.admit(shop.caller(), "m", 1, 0))
+    shop.access.release(shop.access.admit(shop.caller(), Demand("m", 1, 0)))
     with pytest.raises(PaymentRequired):
-        shop.access.admit(shop.caller(), "m", 2, 0)
+        shop.access.admit(shop.caller(), Demand("m", 2, 0))
     clock.advance(days=31)
-    shop.access.admit(shop.caller(), "m", 600, 400)
+    shop.access.admit(shop.caller(), Demand("m", 600, 400))
 
 
 def test_a_plan_that_refuses_overage_ends_with_its_included_units(
@@ -237,33 +238,33 @@ def test_a_plan_that_refuses_overage_ends_with_its_included_units(
         overage="refuse", charges=(catalog.Charge(meter="output_tokens", price_micros=MILLION, included=50),)
     )
     shop = Shop(db, clock, pepper, included)
-    held = shop.access.admit(shop.caller(), "m", 1000, 50)
+    held = shop.access.admit(shop.caller(), Demand("m", 1000, 50))
     with pytest.raises(PaymentRequired, match="used up"):
-        shop.access.admit(shop.caller(), "m", 1000, 1)
+        shop.access.admit(shop.caller(), Demand("m", 1000, 1))
     assert shop.access.settle(held, {"output_tokens": 20, "requests": 1}) == 0
-    shop.access.admit(shop.caller(), "m", 1000, 30)
+    shop.access.admit(shop.caller(), Demand("m", 1000, 30))
 
 
 def test_rate_limits_are_429_with_the_time_to_wait(db: Database, clock: ManualClock, pepper: bytes) -> None:
     shop = Shop(db, clock, pepper, terms("invoice", rpm=2, tpm=1000, concurrency=2))
-    one, two = (shop.access.admit(shop.caller(), "m", 10, 10) for _ in range(2))
+    one, two = (shop.access.admit(shop.caller(), Demand("m", 10, 10)) for _ in range(2))
     with pytest.raises(RateLimited, match="at once"):
-        shop.access.admit(shop.caller(), "m", 10, 10)
+        shop.access.admit(shop.caller(), Demand("m", 10, 10))
     shop.access.release(one)
     shop.access.release(two)
     with pytest.raises(RateLimited, match="requests per minute") as refused:
-        shop.access.admit(shop.caller(), "m", 10, 10)
+        shop.access.admit(shop.caller(), Demand("m", 10, 10))
     assert refused.value.retry_after_s is not None and 0 < refused.value.retry_after_s <= 61
     clock.advance(seconds=refused.value.retry_after_s)
-    shop.access.admit(shop.caller(), "m", 10, 10)
+    shop.access.admit(shop.caller(), Demand("m", 10, 10))
 
 
 def test_a_key_may_be_narrower_than_its_plan(db: Database, clock: ManualClock, pepper: bytes) -> None:
     shop = Shop(db, clock, pepper, terms("invoice", rpm=100), rpm=1)
     caller = shop.caller()
-    shop.access.release(shop.access.admit(caller, "m", 1, 1))
+    shop.access.release(shop.access.admit(caller, Demand("m", 1, 1)))
     with pytest.raises(RateLimited):
-        shop.access.admit(caller, "m", 1, 1)
+        shop.access.admit(caller, Demand("m", 1, 1))
     headers = dict(shop.access.rate_headers(caller))
     assert headers[b"x-ratelimit-limit-requests"] == b"1"
     assert headers[b"x-ratelimit-remaining-requests"] == b"0"
@@ -271,16 +272,16 @@ def test_a_key_may_be_narrower_than_its_plan(db: Database, clock: ManualClock, p
 
 def test_tokens_not_used_return_to_the_minute(db: Database, clock: ManualClock, pepper: bytes) -> None:
     shop = Shop(db, clock, pepper, terms("invoice", tpm=1000))
-    grant = shop.access.admit(shop.caller(), "m", 500, 500)
+    grant = shop.access.admit(shop.caller(), Demand("m", 500, 500))
     shop.access.settle(grant, {"input_tokens": 100, "output_tokens": 100, "requests": 1})
-    shop.access.admit(shop.caller(), "m", 400, 400)
+    shop.access.admit(shop.caller(), Demand("m", 400, 400))
     with pytest.raises(RateLimited):
-        shop.access.admit(shop.caller(), "m", 1, 0)
+        shop.access.admit(shop.caller(), Demand("m", 1, 0))
 
 
 def test_a_refresh_keeps_what_is_held_and_counted(shop: Shop) -> None:
     caller = shop.caller()
-    grant = shop.access.admit(caller, "m", 200, 100)
+    grant = shop.access.admit(caller, Demand("m", 200, 100))
     left, exposure = caller.account.left_picos(), caller.account.spending.exposure_picos()
     shop.refresh()
     assert shop.caller().account.left_picos() == left
@@ -290,7 +291,7 @@ def test_a_refresh_keeps_what_is_held_and_counted(shop: Shop) -> None:
 
 def test_calls_in_flight_over_a_change_of_plan_stay_covered(shop: Shop, clock: ManualClock) -> None:
     caller = shop.caller()
-    grant = shop.access.admit(caller, "m", 0, 1000)
+    grant = shop.access.admit(caller, Demand("m", 0, 1000))
     before = caller.account.left_picos()
 
     def change(conn: sa.Connection) -> None:
@@ -333,7 +334,7 @@ def test_whatever_arrives_and_settles_in_whatever_order_the_wallet_is_never_over
     for input_max, output_max, part_in, part_cached, what in calls:
         if what == "a" or not running:
             try:
-                running.append((guard.admit(caller, "m", input_max, output_max), input_max, output_max))
+                running.append((guard.admit(caller, Demand("m", input_max, output_max)), input_max, output_max))
             except PaymentRequired:
                 continue
         else:
@@ -361,7 +362,7 @@ def test_whatever_arrives_and_settles_in_whatever_order_the_wallet_is_never_over
 
 
 def test_a_call_paid_from_another_currencys_wallet_fills_not_this_one(shop: Shop, clock: ManualClock) -> None:
-    grant = shop.access.admit(shop.caller(), "m", 10, 10)
+    grant = shop.access.admit(shop.caller(), Demand("m", 10, 10))
     with shop.db.write() as conn:
         plan = catalog.create_plan(conn, clock.now_ms(), "euro", "Euro", catalog.Terms(currency="EUR", charges=PRICES))
         catalog.subscribe(conn, clock.now_ms(), shop.org.id, plan.id)
@@ -375,16 +376,16 @@ def test_a_call_paid_from_another_currencys_wallet_fills_not_this_one(shop: Shop
 def test_every_refusal_is_counted_and_none_is_a_row(shop: Shop) -> None:
     for _ in range(5):
         with pytest.raises(TollwayError):
-            shop.access.admit(shop.caller(), "m", 1, MILLION)
+            shop.access.admit(shop.caller(), Demand("m", 1, MILLION))
     assert shop.access.refusals["insufficient_funds"] == 5
 
 
 def test_a_look_refuses_what_admitting_would_before_any_work(db: Database, clock: ManualClock, pepper: bytes) -> None:
     shop = Shop(db, clock, pepper, terms("invoice", rpm=1))
-    shop.access.look(shop.caller(), "m", 1, 1)
-    shop.access.release(shop.access.admit(shop.caller(), "m", 1, 1))
+    shop.access.look(shop.caller(), Demand("m", 1, 1))
+    shop.access.release(shop.access.admit(shop.caller(), Demand("m", 1, 1)))
     with pytest.raises(RateLimited):
-        shop.access.look(shop.caller(), "m", 1, 1)
+        shop.access.look(shop.caller(), Demand("m", 1, 1))
     shop.change(lambda conn: catalog.cancel(conn, clock.now_ms(), shop.org.id))
     with pytest.raises(PaymentRequired, match="no subscription"):
-        shop.access.look(shop.caller(), "m", 1, 1)
+        shop.access.look(shop.caller(), Demand("m", 1, 1))

@@ -25,6 +25,7 @@ from tollway.kit.money import PICOS_PER_MICRO
 from tollway.sell import accounts, api_keys, catalog, leases, ledger, tables
 from tollway.sell.access import Caller, Grant
 from tollway.sell.book import read_book
+from tollway.sell.demand import Demand
 from tollway.sell.metering import Committed, Recorder, UsageEvent
 from tollway.sell.shared_access import SharedAccess
 
@@ -130,7 +131,7 @@ class World(RuleBasedStateMachine):
     def call_begins(self, which: int, input_: int, output: int) -> None:
         house = self.houses[which % len(self.houses)]
         with contextlib.suppress(TollwayError):
-            house.calls.append(self.run(house.leasing.admit(house.caller(), "m", input_, output)))
+            house.calls.append(self.run(house.leasing.admit(house.caller(), Demand("m", input_, output))))
 
     @precondition(lambda self: any(house.calls for house in self.houses))
     @rule(which=st.integers(0, 20), input_=st.integers(0, 30), output=st.integers(0, 60), fails=st.booleans())
@@ -256,7 +257,7 @@ class World(RuleBasedStateMachine):
         outputs = min(rest // 400_000, CAP - used["tokens"])
         if outputs > 0:
             self.houses[0].access.release(
-                self.run(self.houses[0].leasing.admit(self.houses[0].caller(), "m", 0, outputs))
+                self.run(self.houses[0].leasing.admit(self.houses[0].caller(), Demand("m", 0, outputs)))
             )
         self.gateway_stops(0)
         with self.db.read() as conn:
@@ -310,20 +311,20 @@ async def test_work_that_is_owed_is_billed_beyond_the_slices(postgres_db: Databa
     house = House(world)
     await house.open()
     key_id = house.caller().key.id
-    grant = house.access.hold_again(key_id, "m", {})
+    grant = house.access.hold_again(key_id, Demand("m"))
     assert grant is not None
-    house.access.release(await house.leasing.admit(house.caller(), "m", 0, 10))  # it has a slice
+    house.access.release(await house.leasing.admit(house.caller(), Demand("m", 0, 10)))  # it has a slice
     event = _event(world, grant, output=1000)
     event.price_picos = house.access.settle(grant, event.quantities())
     await house.recorder.record(event, "USD", None, grant.draws)
     assert world._wallet() == FIRST * PICOS_PER_MICRO - 1000 * 400_000
     with pytest.raises(PaymentRequired):
-        await house.leasing.admit(house.caller(), "m", 0, 1)
+        await house.leasing.admit(house.caller(), Demand("m", 0, 1))
     with postgres_db.write() as conn:
         ledger.top_up(conn, 0, world.org, "USD", 400, "more")
     await house.refresh()
     await house.leasing.beat()
-    house.access.release(await house.leasing.admit(house.caller(), "m", 0, 1))
+    house.access.release(await house.leasing.admit(house.caller(), Demand("m", 0, 1)))
     world.nothing_is_leased_beyond_the_wallet(FIRST + 400)
     await house.leasing.close()
     await house.recorder.close()
@@ -348,7 +349,7 @@ async def test_a_gateway_that_was_taken_for_dead_cannot_spend(postgres_db: Datab
     late, other = House(world), House(world)
     await late.open()
     await other.open()
-    grant = await late.leasing.admit(late.caller(), "m", 0, 100)  # 40 of 70 micros
+    grant = await late.leasing.admit(late.caller(), Demand("m", 0, 100))  # 40 of 70 micros
     world.clock.advance(seconds=LEASE_S + 1)
     await other.leasing.beat()
     assert world._leased()["wallet"] > 0, "its lock was held: it was merely late"
@@ -358,7 +359,7 @@ async def test_a_gateway_that_was_taken_for_dead_cannot_spend(postgres_db: Datab
             await asyncio.sleep(0.05)
             await other.leasing.beat()
     assert world._leased().get("wallet", 0) == 0, "its time was over and its lock free"
-    taken = await other.leasing.admit(other.caller(), "m", 0, 150)
+    taken = await other.leasing.admit(other.caller(), Demand("m", 0, 150))
     event = _event(world, grant, output=100)
     event.price_picos = late.access.settle(grant, event.quantities())
     with pytest.raises(Unavailable):
@@ -371,7 +372,7 @@ async def test_a_gateway_that_was_taken_for_dead_cannot_spend(postgres_db: Datab
     await other.leasing.close()
     world.clock.advance(seconds=65)  # what both called in the last minute is over
     await late.leasing.beat()
-    late.access.release(await late.leasing.admit(late.caller(), "m", 0, 150))
+    late.access.release(await late.leasing.admit(late.caller(), Demand("m", 0, 150)))
     for house in (late, other):
         await house.recorder.close()
         house.cut_off()

@@ -230,13 +230,17 @@ async def runtime_idle() -> None:
 
 
 def engine_pids() -> dict[int, int]:
-    """Engines that hosts on the cluster started: their pid, and the raylet's under which the host lives."""
+    """Engines that hosts on this process's cluster started: their pid, and the raylet's under which the host lives. Other
+    tests have clusters of their own on this machine."""
     lines = subprocess.run(
-        ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
+        ["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
     ).stdout.splitlines()
+    ours = f"--gcs-address={ray.get_runtime_context().gcs_address}"
     rows = {int(line.split()[0]): (int(line.split()[1]), line) for line in lines[1:]}
     found = {}
     for pid, (parent, line) in rows.items():
         if "tollway.serve.engines" in line and parent in rows and "ray::Host" in rows[parent][1]:
-            found[pid] = rows[parent][0]
+            raylet = rows[parent][0]
+            if raylet in rows and ours in rows[raylet][1]:
+                found[pid] = raylet
     return found

@@ -12,6 +12,7 @@ from tollway.flows.call import Call, Service, refuse_suspect, turn_of
 from tollway.kit.crash import crashpoint
 from tollway.kit.errors import TollwayError, Unavailable
 from tollway.sell.access import Caller, Grant
+from tollway.sell.demand import Demand
 from tollway.serve.line import Turn
 from tollway.serve.requests import OnePiece, Request
 from tollway.serve.served import Served
@@ -30,7 +31,7 @@ async def open_call(
     size = served.size_at_once(request)
     # The engine counts, a model is loaded and a line looks crowded for nobody who may not call or cannot pay.
     least = size or served.least(request)
-    claim = service.access.look(caller, request.model, least.input_tokens, least.output_tokens, least.counted(), tier)
+    claim = service.access.look(caller, _demand(request, least, tier))
     served.line.require(size.tokens_each if size else served.rough_size(request), turn)
     crashpoint("answer.before_hold")
     if size is not None and claim is not None:
@@ -45,6 +46,10 @@ async def open_call(
         raise
 
 
+def _demand(request: Request, size: Size, tier: str) -> Demand:
+    return Demand(request.model, size.input_tokens, size.output_tokens, size.counted(), tier)
+
+
 async def _asked(
     service: Service, caller: Caller, served: Served, request: Request, size: Size | None, turn: Turn, tier: str
 ) -> tuple[Size, Grant]:
@@ -54,9 +59,7 @@ async def _asked(
         if size is None:
             size = await _sized(served, request, turn)
             served.line.require_still(size.tokens_each, turn)
-        return size, await service.admit(
-            caller, request.model, size.input_tokens, size.output_tokens, size.counted(), tier
-        )
+        return size, await service.admit(caller, _demand(request, size, tier))
     except TollwayError as error:
         # An engine decoded a recording or counted a prompt for it: it has used a request of the minute, or refused calls
         # would be work for nothing without a limit.

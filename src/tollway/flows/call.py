@@ -24,6 +24,7 @@ from tollway.kit.delays import Delays
 from tollway.kit.errors import RateLimited, Unavailable
 from tollway.kit.ids import new_code
 from tollway.sell.access import Access, Caller, Grant
+from tollway.sell.demand import Demand
 from tollway.sell.metering import Recorder, UsageEvent
 from tollway.serve.fleet import Fleet
 from tollway.serve.line import TIERS, Turn
@@ -50,19 +51,11 @@ class Service(msgspec.Struct):
     def __post_init__(self) -> None:
         self.deadlines = Delays(self.call_timeout_s)
 
-    async def admit(
-        self,
-        caller: Caller,
-        model: str,
-        input_max: int,
-        output_max: int,
-        counted: dict[str, int] | None = None,
-        tier: str = "",
-    ) -> Grant:
+    async def admit(self, caller: Caller, demand: Demand) -> Grant:
         """Hold the most a call can take: at once, or, with several gateways, after asking for what is short here."""
         if self.leasing is None:
-            return self.access.admit(caller, model, input_max, output_max, counted, tier)
-        return await self.leasing.admit(caller, model, input_max, output_max, counted, tier)
+            return self.access.admit(caller, demand)
+        return await self.leasing.admit(caller, demand)
 
 
 def refuse_suspect(served: Served, caller: Caller, request: Request) -> None:

@@ -26,6 +26,7 @@ from tollway.kit.crash import crashpoint
 from tollway.kit.errors import Conflict, PaymentRequired, TollwayError
 from tollway.sell import billing, book, catalog, edge_devices, usage
 from tollway.sell.access import Caller, Grant, Spending
+from tollway.sell.demand import Demand
 from tollway.sell.edge_devices import EdgeDevice
 from tollway.sell.metering import UsageEvent
 from tollway.shop import Shop
@@ -120,14 +121,14 @@ class EdgeUsage:
             used[entry["meter"]] += entry["units"]
         tokens = used.pop("input_tokens", 0)
         with suppress(TollwayError):  # it was used whether or not it could be paid for now
-            self._service.access.release(await self._service.admit(caller, device.model, tokens, 0, used))
+            self._service.access.release(await self._service.admit(caller, Demand(device.model, tokens, counted=used)))
 
     def _record(
         self, caller: Caller, device: EdgeDevice, entry: dict[str, Any], at_ms: int, then: _Then | None, one: str
     ) -> "asyncio.Future[None]":
         """Settle one entry and hand its event to the recorder."""
         grant = _grant(caller, device, then) if then and then.spending else None
-        grant = grant or self._service.access.hold_again(caller.key.id, device.model, {})
+        grant = grant or self._service.access.hold_again(caller.key.id, Demand(device.model))
         if grant is None:
             raise PaymentRequired(f"{caller.account.name} has no subscription.", code="no_subscription")
         tokens = entry["meter"] == "input_tokens"

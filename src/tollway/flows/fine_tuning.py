@@ -29,6 +29,7 @@ from tollway.kit.jobs import Job
 from tollway.kit.said import Said, coded, said, say
 from tollway.sell import files, fine_tuning
 from tollway.sell.access import Caller
+from tollway.sell.demand import Demand
 from tollway.sell.fine_tuning import KIND, Made, Order
 from tollway.serve.engines import cpu_threads
 from tollway.serve.served import Served
@@ -80,7 +81,7 @@ class FineTuning:
         org_id, now_ms = caller.account.org_id, self._shop.clock.now_ms()
         served = self._base(wish.model, org_id)
         fine_tuning_worker.require_trainer()
-        self._service.access.look(caller, wish.model, 0, 0, {"training_tokens": 1})
+        self._service.access.look(caller, Demand(wish.model, counted={"training_tokens": 1}))
         training = await asyncio.to_thread(self._examples, org_id, wish.training_file)
         if wish.validation_file is not None:
             await asyncio.to_thread(self._examples, org_id, wish.validation_file)
@@ -93,7 +94,7 @@ class FineTuning:
         chosen = wish.settled(len(training))
         tokens = sum(await _counted(served, training)) * int(chosen["n_epochs"])
         try:
-            grant = await self._service.admit(caller, wish.model, 0, 0, {"training_tokens": tokens})
+            grant = await self._service.admit(caller, Demand(wish.model, counted={"training_tokens": tokens}))
         except PaymentRequired as error:
             error.hint = error.hint.replace("lower max_tokens", "train for fewer epochs or on fewer conversations")
             raise

@@ -25,6 +25,7 @@ from tollway.kit.tasks import Tasks
 from tollway.sell import leases, ledger
 from tollway.sell.access import Account, Caller, Grant
 from tollway.sell.book import used_this_month
+from tollway.sell.demand import Demand
 from tollway.sell.leases import Fenced, Got
 from tollway.sell.metering import Recorder
 from tollway.sell.shared_access import SharedAccess, Unleased
@@ -77,20 +78,12 @@ class Leasing:
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
-    async def admit(
-        self,
-        caller: Caller,
-        model: str,
-        input_max: int,
-        output_max: int,
-        counted: dict[str, int] | None = None,
-        tier: str = "",
-    ) -> Grant:
+    async def admit(self, caller: Caller, demand: Demand) -> Grant:
         """As `Access.admit`, after asking for what the slices here lack. Raises what that raises."""
         give_up, asked = time.monotonic() + self._wait_s, False
         while True:
             try:
-                return self._access.admit(caller, model, input_max, output_max, counted, tier)
+                return self._access.admit(caller, demand)
             except Unleased as short:
                 if not asked or time.monotonic() < give_up:
                     asked = True

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from tollway.flows.call import Service
 from tollway.sell import usage
 from tollway.sell.access import Grant
+from tollway.sell.demand import Demand
 from tollway.sell.metering import Draws, UsageEvent
 
 
@@ -43,7 +44,7 @@ async def settle_once(service: Service, grant: Grant, event: UsageEvent) -> None
 async def bill(service: Service, event: UsageEvent) -> bool:
     """Bill what was answered under a hold that is gone, to what its key's organization is subscribed to now; False when
     there is nobody to bill."""
-    grant = service.access.hold_again(event.key_id, event.model, {}, event.tier)
+    grant = service.access.hold_again(event.key_id, Demand(event.model, tier=event.tier))
     if grant is None:
         return False
     event.plan_version_id, event.subscription_id = grant.plan.id, grant.subscription_id
@@ -72,7 +73,7 @@ class Held:
     def again(self, name: str, key_id: str, model: str, counted: dict[str, int]) -> bool:
         """Hold once more what an earlier gateway held; False when there is no subscription to hold against."""
         if name not in self._grants:
-            grant = self._service.access.hold_again(key_id, model, counted)
+            grant = self._service.access.hold_again(key_id, Demand(model, counted=counted))
             if grant is not None:
                 self._grants[name] = grant
         return name in self._grants

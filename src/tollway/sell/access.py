@@ -22,6 +22,7 @@ from tollway.kit.money import PICOS_PER_MICRO, format_micros
 from tollway.sell import catalog, rating, unpriced
 from tollway.sell.api_keys import ApiKey
 from tollway.sell.book import Book, used_units
+from tollway.sell.demand import Demand
 from tollway.sell.rate_limits import Gate, rate_headers, rate_limited
 
 Refusal = TypeVar("Refusal", bound=TollwayError)
@@ -193,18 +194,10 @@ class Access:
 
     # -- hold, settle, release ---------------------------------------------------------------------------------------
 
-    def look(
-        self,
-        caller: Caller,
-        model: str,
-        input_max: int,
-        output_max: int,
-        counted: dict[str, int] | None = None,
-        tier: str = "",
-    ) -> Claim | None:
+    def look(self, caller: Caller, demand: Demand) -> Claim | None:
         """What a call of that size would be admitted with, before any work is done for it. Raises what `admit` does. None:
         nothing is in the way, but `admit` has to be asked."""
-        return self._claim(caller, model, input_max, output_max, counted, tier)
+        return self._claim(caller, demand)
 
     def plan_for(self, caller: Caller, model: str) -> catalog.PlanVersion:
         """The plan under which a caller may call a model now. Raises Forbidden, PaymentRequired."""
@@ -227,18 +220,9 @@ class Access:
             )
         return plan
 
-    def admit(
-        self,
-        caller: Caller,
-        model: str,
-        input_max: int,
-        output_max: int,
-        counted: dict[str, int] | None = None,
-        tier: str = "",
-    ) -> Grant:
-        """Hold the most this call can take; `counted`: of meters that are not tokens; a batch passes no rate limits, it
-        fills idle time. Raises Forbidden, PaymentRequired (402) or RateLimited (429)."""
-        return self.hold(self._claim(caller, model, input_max, output_max, counted, tier))
+    def admit(self, caller: Caller, demand: Demand) -> Grant:
+        """Hold the most this call can take. Raises Forbidden, PaymentRequired (402) or RateLimited (429)."""
+        return self.hold(self._claim(caller, demand))
 
     def hold(self, claim: Claim) -> Grant:
         """Set aside what was found for a call just now."""
@@ -252,20 +236,11 @@ class Access:
             claim.plan.terms.overage == "wallet",
         )  # fmt: skip
 
-    def _claim(
-        self,
-        caller: Caller,
-        model: str,
-        input_max: int,
-        output_max: int,
-        counted: dict[str, int] | None,
-        tier: str,
-    ) -> Claim:
-        plan, tokens = self.plan_for(caller, model), input_max + output_max
-        now, gates = (0.0, []) if tier else self.require_within_rates(caller, tokens)
+    def _claim(self, caller: Caller, demand: Demand) -> Claim:
+        plan, sold, tokens = self.plan_for(caller, demand.model), demand.sold_as, demand.tokens
+        now, gates = (0.0, []) if demand.tier else self.require_within_rates(caller, tokens)
         spending = self._this_month(caller.account)
-        sold = catalog.sold_as(model, tier)
-        units = self._check_money(caller.account, plan, spending, sold, input_max, output_max, counted)
+        units = self._check_money(caller.account, plan, spending, demand)
         if plan.terms.unpriced == "refuse" and plan.terms.charges and not any(units.values()):
             raise self._refuse(self.unpriced.refused(plan, sold, self._clock.now_ms()))
         return Claim(caller, plan, sold, spending, units, tokens, now, gates)
@@ -323,19 +298,19 @@ class Access:
         """Whoever holds a key, by the key's id, for work that was taken under it; None when there is no such key."""
         return next((one for one in self._by_digest.values() if one.key.id == key_id), None)
 
-    def hold_again(self, key_id: str, model: str, counted: dict[str, int], tier: str = "") -> Grant | None:
+    def hold_again(self, key_id: str, demand: Demand) -> Grant | None:
         """After a restart: the parked hold of a key's work that goes on, without asking whether it may. None when the key's
         organization has no subscription any more."""
         caller = self.caller_of(key_id)
         if caller is None or caller.account.plan is None:
             return None
-        account, plan, model = caller.account, caller.account.plan, catalog.sold_as(model, tier)
+        account, plan, sold = caller.account, caller.account.plan, demand.sold_as
         spending = self._this_month(account)
-        units = rating.bound(plan.terms, spending.units, model, 0, 0, counted)[1]
+        units = demand.units(plan.terms, spending.units)
         for index, held in units.items():
             spending.held_units[index] += held
         return Grant(
-            caller, plan, account.subscription_id, model, spending, units, 0, [], plan.terms.overage == "wallet"
+            caller, plan, account.subscription_id, sold, spending, units, 0, [], plan.terms.overage == "wallet"
         )
 
     def release(self, grant: Grant) -> None:
@@ -402,28 +377,21 @@ class Access:
             )
 
     def _check_money(
-        self,
-        account: Account,
-        plan: catalog.PlanVersion,
-        spending: Spending,
-        model: str,
-        input_max: int,
-        output_max: int,
-        counted: dict[str, int] | None = None,
+        self, account: Account, plan: catalog.PlanVersion, spending: Spending, demand: Demand
     ) -> dict[int, int]:
         """The units to hold, if quota and wallet bear them. Raises PaymentRequired."""
         terms = plan.terms
         cap = terms.limits.monthly_tokens
-        if cap is not None and spending.tokens + spending.held_tokens + input_max + output_max > cap:
+        if cap is not None and spending.tokens + spending.held_tokens + demand.tokens > cap:
             raise self._refuse(
                 PaymentRequired(
                     f"The plan {plan.title!r} includes {cap:,} tokens a month; {spending.tokens:,} are used "
-                    f"and this call may need {input_max + output_max:,}.",
+                    f"and this call may need {demand.tokens:,}.",
                     code="monthly_quota_exceeded",
                     hint="Wait for the next month, lower max_tokens, or change the plan.",
                 )
             )
-        _, units = rating.bound(terms, spending.units, model, input_max, output_max, counted)
+        units = demand.units(terms, spending.units)
         if terms.overage == "invoice":
             return units
         exposure = spending.exposure_picos(units)

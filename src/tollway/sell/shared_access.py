@@ -14,9 +14,10 @@ import sqlalchemy as sa
 
 from tollway.kit.clock import Clock
 from tollway.kit.errors import PaymentRequired, RateLimited
-from tollway.sell import catalog, rating
+from tollway.sell import catalog
 from tollway.sell.access import Access, Account, Caller, Claim, Grant, Spending, gates_of
 from tollway.sell.book import Book, used_this_month
+from tollway.sell.demand import Demand
 from tollway.sell.leases import Need, Pools
 from tollway.sell.rate_limits import Gate, Window, rate_limited
 
@@ -122,26 +123,17 @@ class SharedAccess(Access):
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
-    def admit(
-        self,
-        caller: Caller,
-        model: str,
-        input_max: int,
-        output_max: int,
-        counted: dict[str, int] | None = None,
-        tier: str = "",
-    ) -> Grant:
+    def admit(self, caller: Caller, demand: Demand) -> Grant:
         """As `Access.admit`; raises Unleased when asking the other gateways or the pool may help."""
-        plan = self.plan_for(caller, model)
+        plan = self.plan_for(caller, demand.model)
         spending = self._this_month(caller.account)
-        sold = catalog.sold_as(model, tier)
-        units = self._units(caller.account, spending, plan, sold, input_max, output_max, counted)
+        units = self._units(caller.account, spending, plan, demand)
         if units:  # free ones come first, before any money
             raise self._unleased(caller, plan, spending, units)
         try:
-            grant = super().admit(caller, model, input_max, output_max, counted, tier)
+            grant = super().admit(caller, demand)
         except (PaymentRequired, RateLimited) as refusal:
-            needs = self._needs(caller, plan, spending, sold, input_max, output_max, counted)
+            needs = self._needs(caller, plan, spending, demand)
             if not needs:
                 raise
             self.refusals[refusal.code] -= 1
@@ -149,26 +141,18 @@ class SharedAccess(Access):
         grant.epoch = self.epoch
         return grant
 
-    def look(
-        self,
-        caller: Caller,
-        model: str,
-        input_max: int,
-        output_max: int,
-        counted: dict[str, int] | None = None,
-        tier: str = "",
-    ) -> Claim | None:
+    def look(self, caller: Caller, demand: Demand) -> Claim | None:
         """As `Access.look`, but a share that is used up refuses nobody yet; a minute's requests that all came here do."""
-        self.plan_for(caller, model)
+        self.plan_for(caller, demand.model)
         now = self._clock.monotonic()
-        for gate in () if tier else gates_of(caller):
+        for gate in () if demand.tier else gates_of(caller):
             if gate.rpm is not None and Window.left(gate.rpm, now) < 1:
                 limit = f"{gate.rpm.limit} requests per minute"
                 raise self._refuse(rate_limited(gate, 0, limit, Window.wait_s(gate.rpm, now, 1)))
         return None
 
-    def hold_again(self, key_id: str, model: str, counted: dict[str, int], tier: str = "") -> Grant | None:
-        grant = super().hold_again(key_id, model, counted, tier)
+    def hold_again(self, key_id: str, demand: Demand) -> Grant | None:
+        grant = super().hold_again(key_id, demand)
         if grant is not None:
             grant.epoch, grant.owed = self.epoch, True
         return grant
@@ -338,40 +322,22 @@ class SharedAccess(Access):
 
         return Unleased(org_id, needs, pools)
 
-    def _units(
-        self,
-        account: Account,
-        spending: Spending,
-        plan: catalog.PlanVersion,
-        model: str,
-        input_max: int,
-        output_max: int,
-        counted: dict[str, int] | None,
-    ) -> list[Need]:
+    def _units(self, account: Account, spending: Spending, plan: catalog.PlanVersion, demand: Demand) -> list[Need]:
         """The free units that this call lacks and that may be had."""
         included = _included(plan.terms)
         if not included:
             return []
         found = []
-        for index, amount in rating.bound(plan.terms, spending.units, model, input_max, output_max, counted)[1].items():
+        for index, amount in demand.units(plan.terms, spending.units).items():
             most = included.get(index, 0)
             lacks = min(most, spending.units.get(index, 0) + spending.held_units.get(index, 0) + amount - most)
             if most and lacks > 0:
                 found.append(Need("units", _scope(account.subscription_id, spending.month, index), lacks))
         return [need for need in found if self._may_be_had(account, need)]
 
-    def _needs(
-        self,
-        caller: Caller,
-        plan: catalog.PlanVersion,
-        spending: Spending,
-        model: str,
-        input_max: int,
-        output_max: int,
-        counted: dict[str, int] | None,
-    ) -> list[Need]:
+    def _needs(self, caller: Caller, plan: catalog.PlanVersion, spending: Spending, demand: Demand) -> list[Need]:
         """What a refused call lacks, of what may be had."""
-        account, tokens, now = caller.account, input_max + output_max, self._clock.monotonic()
+        account, tokens, now = caller.account, demand.tokens, self._clock.monotonic()
         found: list[Need] = []
         for gate, holder in ((account.gate, ""), (caller.gate, caller.key.id)):
             if isinstance(gate, SharedGate):
@@ -381,7 +347,7 @@ class SharedAccess(Access):
             lacks = spending.tokens + spending.held_tokens + tokens - cap
             found.append(Need("tokens", _scope(account.subscription_id, spending.month), lacks))
         if plan.terms.overage == "wallet":
-            units = rating.bound(plan.terms, spending.units, model, input_max, output_max, counted)[1]
+            units = demand.units(plan.terms, spending.units)
             lacks = spending.exposure_picos(units) - account.left_picos()
             if lacks > 0:
                 found.append(Need("wallet", plan.terms.currency, lacks))
