@@ -12,7 +12,7 @@ from tests.shape.source import ROOT
 ENGLISH, CHINESE = ROOT / "docs", ROOT / "docs" / "zh"
 PAGES = [
     "admission", "api", "batches", "compress-and-convert", "datasets", "deployments", "economics", "edge", "engines", "evaluation",
-    "explanations", "factory", "getting-started", "language-models", "models-from-scratch", "operations", "replicas", "scale-out", "security", "selling", "speech", "training",
+    "explanations", "factory", "getting-started", "language-models", "models-from-scratch", "observability", "operations", "replicas", "scale-out", "security", "selling", "speech", "training",
 ]  # fmt: skip
 FENCED = re.compile(r"^```(\w*)(?: run)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:^    .*\n|^\n(?=    ))+", re.MULTILINE)
