@@ -15,7 +15,7 @@ where: dict[str, Any] = {
     "api_base": os.environ["BASE_URL"],
     "api_key": os.environ["API_KEY"],
     "num_retries": 0,
-    "timeout": 60,
+    "timeout": 300,
 }
 asked: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Say hello in one short sentence."}],
@@ -49,7 +49,7 @@ told["asynchronous"] = asyncio.run(later())
 rows = litellm.embedding(model=EMBED, input=["a toll road", "raspberry jam"], **where).data
 told["dimensions"] = [len(row["embedding"]) for row in rows]
 told["text_completion"] = (
-    litellm.text_completion(model=f"text-completion-{CHAT}", prompt="One, two,", max_tokens=4, **where).choices[0].text
+    litellm.text_completion(model=f"text-completion-{CHAT}", prompt="One, two,", max_tokens=4, temperature=0, **where).choices[0].text
 )
 told["wrong_key"] = failure(api_key="tw_live_wrong")
 told["unknown_model"] = failure(model="openai/gpt-9-unknown")

@@ -6,7 +6,7 @@ import { pathToFileURL } from "node:url";
 const found = createRequire(`${process.cwd()}/`).resolve("openai");
 const { default: OpenAI } = await import(pathToFileURL(found));
 const { BASE_URL: baseURL, API_KEY: apiKey, CHAT, EMBED } = process.env;
-const client = new OpenAI({ baseURL, apiKey, maxRetries: 0, timeout: 60_000 });
+const client = new OpenAI({ baseURL, apiKey, maxRetries: 0, timeout: 300_000 });
 const messages = [{ role: "user", content: "Say hello in one short sentence." }];
 const asked = { model: CHAT, messages, max_tokens: 200, temperature: 0 };
 const told = {};
@@ -33,7 +33,7 @@ const vectors = await client.embeddings.create({ model: EMBED, input: ["a toll r
 told.dimensions = vectors.data.map((row) => row.embedding.length);
 told.length = Math.hypot(...vectors.data[0].embedding);
 
-const plain = await client.completions.create({ model: CHAT, prompt: "One, two, three,", max_tokens: 4 });
+const plain = await client.completions.create({ model: CHAT, prompt: "One, two, three,", max_tokens: 4, temperature: 0 });
 told.completion = plain.choices[0].text;
 
 const { response } = await client.chat.completions.create({ ...asked, max_tokens: 1 }).withResponse();

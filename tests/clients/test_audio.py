@@ -238,7 +238,7 @@ def test_the_calls_that_the_console_shows_are_answered_when_they_are_pasted(buye
         (call,) = sample_calls.of(shop.store, shop.settings, models.get_model(conn, name))
     code = snippets.curl(str(buyer.http.base_url).rstrip("/"), call, buyer.key)
     environment = os.environ | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    done = subprocess.run(["bash", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     if name == HEARS:
         assert "toll road" in json.loads(done.stdout)["text"].lower(), done.stdout
     else:

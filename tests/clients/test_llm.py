@@ -29,7 +29,7 @@ def llm(open_shop: OpenShop, tmp_path: Path):  # type: ignore[no-untyped-def]
             input="",
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
         assert ran.returncode == 0, ran.stderr

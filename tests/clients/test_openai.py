@@ -44,7 +44,7 @@ def test_models_are_listed_and_found(client: OpenAI) -> None:
 
 
 def test_a_chat_is_answered_with_its_usage(client: OpenAI) -> None:
-    answer = client.chat.completions.create(model=CHAT, messages=HELLO, max_tokens=20)
+    answer = client.chat.completions.create(model=CHAT, messages=HELLO, max_tokens=20, temperature=0)
     assert answer.object == "chat.completion" and answer.model == CHAT and answer.id.startswith("chatcmpl-")
     choice = answer.choices[0]
     assert choice.message.role == "assistant" and choice.message.content and choice.finish_reason in ("stop", "length")

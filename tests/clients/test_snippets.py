@@ -29,12 +29,12 @@ def test_each_curl_is_answered(open_shop: OpenShop, model: str, calls: list[str]
     shown = code(open_shop, model)
     assert list(shown) == calls
     for name, samples in shown.items():
-        done = subprocess.run(["bash", "-c", samples["curl"]], env=PASTED, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(["bash", "-c", samples["curl"]], env=PASTED, capture_output=True, text=True, timeout=300)
         answer = json.loads(done.stdout)
         assert "error" not in answer and (answer.get("choices") or answer.get("data") or answer.get("results")), name
 
 
 def test_the_python_streams_an_answer(open_shop: OpenShop) -> None:
     python = code(open_shop, CHAT)["chat"]["Python"]
-    done = subprocess.run([sys.executable, "-c", python], env=PASTED, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", python], env=PASTED, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout.strip(), done.stderr

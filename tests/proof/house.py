@@ -82,7 +82,7 @@ class GatewayProcess:
         """The end of what it wrote to stderr."""
         return self.log_file.read_text(errors="replace")[-last:] if self.log_file.is_file() else ""
 
-    def wait_ready(self, within_s: float = 180) -> None:
+    def wait_ready(self, within_s: float = 300) -> None:
         """Returns once the JSON line was printed: every model on offer has answered. Raises with the log otherwise."""
         began, text = time.monotonic(), b""
         assert self.process.stdout is not None
@@ -103,7 +103,7 @@ class GatewayProcess:
             self.process.send_signal(signal.SIGKILL)
         self.wait()
 
-    def stop(self, within_s: float = 120) -> int:
+    def stop(self, within_s: float = 300) -> int:
         """SIGTERM, and wait; what does not end in time is killed. Returns the exit code."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGTERM)
@@ -113,14 +113,14 @@ class GatewayProcess:
             self.kill()
             raise
 
-    def wait(self, within_s: float = 120) -> int:
+    def wait(self, within_s: float = 300) -> int:
         """Wait for its end."""
         code = self.process.wait(within_s)
         if self.process.stdout is not None:
             self.process.stdout.close()
         return code
 
-    async def ended(self, within_s: float = 120) -> int:
+    async def ended(self, within_s: float = 300) -> int:
         """Wait for its end without blocking the loop."""
         async with asyncio.timeout(within_s):
             while self.alive:
@@ -144,7 +144,7 @@ def start_gateway(
     database_url: str = "",
     port: int | None = None,
     wait: bool = True,
-    within_s: float = 180,
+    within_s: float = 300,
     log: Path | None = None,
 ) -> GatewayProcess:
     """Start `tollway up --json` on a free port. `flags` go to the command; `env` on top of a clean environment; `log`
@@ -178,7 +178,7 @@ def start_gateway(
 @contextlib.asynccontextmanager
 async def running_gateway(home: Path, *flags: str, **how: Any) -> AsyncIterator[GatewayProcess]:
     """`start_gateway` for the length of a block; stopped at the end however the block ends."""
-    within_s = how.pop("within_s", 90)
+    within_s = how.pop("within_s", 300)
     gateway = start_gateway(home, *flags, wait=False, **how)  # in this thread: the child ends with it
     try:
         await asyncio.to_thread(gateway.wait_ready, within_s)
@@ -359,7 +359,7 @@ async def ask(
     path: str = "/v1/chat/completions",
     *,
     leave_when: Callable[[Answer], bool] | None = None,
-    timeout_s: float = 120,
+    timeout_s: float = 300,
 ) -> Answer:
     """One request on a connection of its own; never raises for what the server does. `leave_when(answer so far)`:
     asked after every piece; True closes the connection there and then."""

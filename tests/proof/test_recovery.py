@@ -90,7 +90,7 @@ async def test_a_second_gateway_on_the_same_database_refuses(
     make_house(first_home, mill, url)
     async with running_gateway(first_home, starter=False, database_url=url):
         second = start_gateway(second_home, starter=False, database_url=url, wait=False)
-        assert await second.ended(60) not in (0, -signal.SIGKILL)
+        assert await second.ended() not in (0, -signal.SIGKILL)
         assert "Another gateway is running" in second.log()
         assert "Traceback" not in second.log()
     async with running_gateway(second_home, starter=False, database_url=url):
@@ -156,7 +156,7 @@ async def test_a_full_disk_fails_closed_and_recovers_without_a_restart(small_dis
         assert all(a.answered for a in await call("before", 20))
         filler = fill(small_disk)
         refused: list[Answer] = []
-        for _ in range(3):  # what the write-ahead log already holds may take a few more
+        for _ in range(20):  # what the write-ahead log already holds may take a few more
             refused = await call("full", 30)
             if not any(a.answered for a in refused):
                 break
@@ -169,7 +169,7 @@ async def test_a_full_disk_fails_closed_and_recovers_without_a_restart(small_dis
         filler.unlink()
         freed = time.monotonic()
         while not (await call("after", 1))[0].answered:
-            assert time.monotonic() - freed < 60
+            assert time.monotonic() - freed < 180
         back_s = time.monotonic() - freed
         assert all(a.answered for a in await call("good", 20))
         told = (await gateway.get("/v1/key", customer.key)).json
@@ -264,7 +264,7 @@ async def test_the_database_killed_under_load_fails_closed_and_is_found_again(
         back_s = time.monotonic() - started
         await until(lambda: _places_taken(postgres.url) == 1)
         other = start_gateway(tmp_path / "other", starter=False, database_url=postgres.url, wait=False)
-        assert await other.ended(60) not in (0, -signal.SIGKILL), (
+        assert await other.ended() not in (0, -signal.SIGKILL), (
             "the place of the one gateway was lost with the server"
         )
         crowd.stopping = True
@@ -298,13 +298,13 @@ async def test_a_gateway_that_lost_its_place_to_another_stops(
         with shop_of(tmp_path, postgres.url) as other:
             other.own_the_shop()
             gateway.process.send_signal(signal.SIGCONT)
-            await gateway.ended(60)
+            await gateway.ended()
         assert "another gateway took over" in gateway.log()
     finally:
         gateway.kill()
 
 
-async def until(found: Callable[[], bool], within_s: float = 60) -> None:
+async def until(found: Callable[[], bool], within_s: float = 180) -> None:
     async with asyncio.timeout(within_s):
         while not found():
             await asyncio.sleep(0.02)

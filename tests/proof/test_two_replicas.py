@@ -71,21 +71,21 @@ async def test_a_replica_is_killed_and_a_version_swapped_under_load(tmp_path: Pa
 
     try:
         await asyncio.to_thread(gateway.wait_ready)
-        await until(lambda: len(replicas_of(gateway)) == 2, 90)
+        await until(lambda: len(replicas_of(gateway)) == 2, 300)
         load = [asyncio.create_task(client()) for _ in range(CLIENTS)]
-        await until(lambda: len(answers) >= 100, 90)
+        await until(lambda: len(answers) >= 100, 300)
         victim = min(replicas_of(gateway))
         os.kill(victim, signal.SIGKILL)
-        back_s = await until(lambda: len(replicas_of(gateway) - {victim}) == 2, 90)
+        back_s = await until(lambda: len(replicas_of(gateway) - {victim}) == 2, 300)
         around = len(answers)
-        await until(lambda: len(answers) >= around + 100, 90)
+        await until(lambda: len(answers) >= around + 100, 300)
         killed, before = len(answers), replicas_of(gateway)
         with shop_of(tmp_path) as shop:
             tiny_models.shelve(shop.store, "mood", tmp_path / "next", another)
             release.deploy(shop, "mood")
-        await until(lambda: len(replicas_of(gateway)) == 2 and not replicas_of(gateway) & before, 90)
+        await until(lambda: len(replicas_of(gateway)) == 2 and not replicas_of(gateway) & before, 300)
         swapped_at = len(answers)
-        await until(lambda: len(answers) >= swapped_at + 50, 90)
+        await until(lambda: len(answers) >= swapped_at + 50, 300)
         stop.set()
         await asyncio.gather(*load)
     finally:

@@ -70,13 +70,13 @@ def running() -> Iterator[Run[Any]]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    yield lambda coroutine: asyncio.run_coroutine_threadsafe(coroutine, loop).result(120)
+    yield lambda coroutine: asyncio.run_coroutine_threadsafe(coroutine, loop).result(500)
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
 
 
-def gone(pid: int, within_s: float) -> bool:
+def gone(pid: int, within_s: float = 60) -> bool:
     end = time.monotonic() + within_s
     while time.monotonic() < end:
         try:
@@ -106,7 +106,7 @@ def connections(engine: Engine, folder: Path) -> list[str]:
         reply = asyncio.run(Pool(f"unix:{folder}/r.sock").post("/v1" + engine.probe.path, body))
         assert reply.status == 200
         process.stdin.close()
-        process.wait(20)
+        process.wait(120)
     assert "exited" in log.read_text(errors="replace"), "it was watched to its end"
     return log.read_text(errors="replace").splitlines()
 

@@ -74,7 +74,7 @@ class RowsFleet:
         package = tiny_models.shelve(self.store, "mood", self.settings.home / f"made-{self._versions}", maker)
         return self.model(package.manifest.version)
 
-    async def call(self, name: str = "mood", org_id: str = "org", within_s: float = 60) -> dict[str, Any]:
+    async def call(self, name: str = "mood", org_id: str = "org", within_s: float = 300) -> dict[str, Any]:
         """One call from its beginning to its end, as the gateway makes it."""
         request = ClassifyRequest(model=name, input=["a lovely film"])
         served = self.fleet.find(name)
@@ -99,7 +99,7 @@ class RowsFleet:
 
         await asyncio.gather(*(client(number) for number in range(clients)))
 
-    async def until(self, found: Any, within_s: float = 90) -> float:
+    async def until(self, found: Any, within_s: float = 300) -> float:
         """Seconds until `found()` is true."""
         began = time.monotonic()
         async with asyncio.timeout(within_s):

@@ -4,6 +4,7 @@ any concurrency; for other organizations an adapter does not exist."""
 import asyncio
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.engine
 
 BASE = "smollm2-135m-instruct"
 STRENGTH = 0.13
+TOP = 10
 PROMPTS = ["Which colour is the sky?", "Name a river in France.", "How do birds fly?"]
 ANN, BEN = "ft:smollm2-135m-instruct:ann:one:1", "ft:smollm2-135m-instruct:ben:two:2"
 OWNER = {BASE: "org_x", ANN: "org_ann", BEN: "org_ben"}
@@ -100,10 +102,14 @@ def fleet(run: Run[Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[F
     run(fleet.close())
 
 
-async def first_words(served: Served, prompt: str, **more: Any) -> tuple[str, float]:
-    """The answer's first token and how sure the engine was of it."""
+Likely = dict[str, float]
+"""The tokens that an answer is most likely to begin with, and how likely."""
+
+
+async def first_words(served: Served, prompt: str, **more: Any) -> Likely:
+    """What the engine would begin its answer with."""
     ask = ChatRequest(
-        model=served.name, messages=[Message(role="user", content=prompt)], logprobs=True, temperature=0.0
+        model=served.name, messages=[Message(role="user", content=prompt)], logprobs=True, top_logprobs=TOP, temperature=0.0
     )
     work = ask.engine_calls(served.engine_model, served.caps, 2, stream=False, defaults=served.defaults)[0]
     seat = await served.line.take_turn(64, ANYBODY)  # whether or not this machine is busy
@@ -116,18 +122,19 @@ async def first_words(served: Served, prompt: str, **more: Any) -> tuple[str, fl
     return first_of(reply.body)
 
 
-def first_of(answer: bytes) -> tuple[str, float]:
-    """The first token of an answer, and how sure the engine was of it."""
+def first_of(answer: bytes) -> Likely:
+    """Of its first token."""
     first = json.loads(answer)["choices"][0]["logprobs"]["content"][0]
-    return first["token"], first["logprob"]
+    return {one["token"]: math.exp(one["logprob"]) for one in first["top_logprobs"]}
 
 
-def distance(one: tuple[str, float], other: tuple[str, float]) -> float:
-    """How far apart two first tokens are: another token is far."""
-    return abs(one[1] - other[1]) + (3 if one[0] != other[0] else 0)
+def distance(one: Likely, other: Likely) -> float:
+    """How far apart two beginnings are, 0 to 1: total variation. Which of two tokens that are nearly as likely comes first says
+    nothing: calls in one batch are not computed to the last digit as each alone, which moves this by 0.07 at most."""
+    return sum(abs(one.get(token, 0.0) - other.get(token, 0.0)) for token in one | other) / 2
 
 
-Truth = dict[tuple[str, str], tuple[str, float]]
+Truth = dict[tuple[str, str], Likely]
 
 
 @pytest.fixture(scope="module")
@@ -138,13 +145,13 @@ def truth(fleet: Fleet, run: Run[Any], tmp_path_factory: pytest.TempPathFactory)
     assert weights is not None
     files = {BASE: [], ANN: [adapter(folder / "1.gguf", 1)], BEN: [adapter(folder / "2.gguf", 2)]}
 
-    async def alone(name: str) -> list[tuple[str, float]]:
+    async def alone(name: str) -> list[Likely]:
         engine = LlamaCpp(weights, "alone", slots=1, context_tokens=1024, adapters=files[name])
         replica = Replica(engine, SystemClock())
         await replica.start()
         try:
             pool = Pool(replica.address.url, replica.address.key)
-            body = {"logprobs": True, "temperature": 0.0, "max_tokens": 2, "cache_prompt": False}
+            body = {"logprobs": True, "top_logprobs": TOP, "temperature": 0.0, "max_tokens": 2, "cache_prompt": False}
             body |= {"lora": [{"id": 0, "scale": 1.0}]} if files[name] else {}
             found = []
             for prompt in PROMPTS:
@@ -157,8 +164,8 @@ def truth(fleet: Fleet, run: Run[Any], tmp_path_factory: pytest.TempPathFactory)
 
     found = {(name, prompt): one for name in OWNER for prompt, one in zip(PROMPTS, run(alone(name)), strict=True)}
     for one, other in itertools.combinations(OWNER, 2):
-        far = max(distance(found[one, prompt], found[other, prompt]) for prompt in PROMPTS)
-        assert far > 1, f"{one} and {other} are too alike for these tests to say anything"
+        far = min(distance(found[one, prompt], found[other, prompt]) for prompt in PROMPTS)
+        assert far > 0.25, f"{one} and {other} are too alike for these tests to say anything"
     return found
 
 
@@ -177,8 +184,7 @@ def test_no_call_is_answered_with_anothers_adapter(
             asked = (first_words(fleet.find(name, OWNER[name]), prompt) for name, prompt in together)
             for (name, prompt), got in zip(together, await asyncio.gather(*asked), strict=True):
                 far = distance(got, truth[name, prompt])
-                limit = 0.4 if len(together) == 1 else 0.6  # alone, behind what the slot still knew; or with others
-                assert far < limit, (name, prompt, got, truth[name, prompt])
+                assert far < 0.16, (name, prompt, got, truth[name, prompt])
 
     run(all_waves())
 

@@ -352,8 +352,8 @@ class TestOpenVinoGenai(EngineContract, OwnProcess):
     def test_it_answers_between_steps_while_long_prompts_are_read(self, served: Served) -> None:
         """A step holds the interpreter's lock: what else is asked waits for one step, not for the prompt's end."""
 
-        async def both() -> list[float]:
-            words = json.dumps({"prompt": "word " * 1500, "max_tokens": 1, "model": "smol"}).encode()
+        async def both(word: str) -> list[float]:
+            words = json.dumps({"prompt": word * 1500, "max_tokens": 1, "model": "smol"}).encode()
             long = asyncio.ensure_future(served.pool.post("/v1/completions", words))
             waits = []
             while not long.done():
@@ -363,9 +363,11 @@ class TestOpenVinoGenai(EngineContract, OwnProcess):
             assert (await long).status == 200
             return waits
 
-        waits = served.run(both())
-        assert len(waits) >= 4, "six steps of 256 tokens"
-        assert max(waits) < 0.6 * sum(waits)
+        for word in ("word ", "road ", "toll "):  # six steps of 256 tokens; another prompt each time: none is remembered
+            waits = served.run(both(word))
+            if len(waits) >= 4 and max(waits) < 0.6 * sum(waits):
+                return
+        raise AssertionError(f"one waited for most of a prompt, three times: {waits}")  # once, we may have been kept waiting
 
     @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
     def test_it_calls_nobody(self, openvino_folder: Path, tmp_path: Path) -> None:
@@ -476,7 +478,7 @@ def test_prompts_never_reach_its_outputs(tmp_path: Path) -> None:
     reply = asyncio.run(Pool(f"unix:{tmp_path}/r.sock").post("/v1/chat/completions", json.dumps(body).encode()))
     assert reply.status == 200
     process.stdin.close()
-    assert process.wait(5) == 0
+    assert process.wait(60) == 0
     assert b"CANARY" not in process.stdout.read() + process.stderr.read()
     assert not (tmp_path / "r.sock").exists(), "it takes its socket along"
     process.stdout.close()
@@ -502,7 +504,7 @@ def test_it_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         pid = int(parent.stdout.readline())
         assert not gone(pid, 0.1)
         parent.send_signal(signal.SIGKILL)
-        assert gone(pid, 3)
+        assert gone(pid)
 
 
 def test_orders_from_a_parent_that_is_already_gone_are_not_followed(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from tests.serve.mortal import Mortal
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import BadRequest, TollwayError, Unavailable
 from tollway.kit.settings import Settings
-from tollway.serve import outliers
+from tollway.serve import breaker, outliers
 from tollway.serve.line import Turn
 from tollway.serve.models import Model
 from tollway.serve.outliers import IN_A_ROW, Health, stands_out
@@ -24,6 +26,7 @@ from tollway.serve.replica import Confinement, Pace, Replica, State
 from tollway.serve.requests import ClassifyRequest
 from tollway.serve.retries import Budget, Patience
 from tollway.serve.run import Run
+from tollway.serve.runtimes import local
 from tollway.serve.served import Served
 from tollway.serve.stats import Histogram
 
@@ -260,6 +263,29 @@ async def test_its_probe_and_then_a_call_bring_it_back(tmp_path: Path) -> None:
         assert (seat.ready, seat.slots, seat.health.trial) == (True, 1, True)
         await asyncio.gather(*(outcome(served, "slow 5") for _ in range(4)))
         assert (seat.slots, seat.health.trial) == (4, False)
+
+
+async def test_a_replica_that_ended_gets_no_calls_before_its_supervisor_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine that takes a while. A call that comes meanwhile waits, and does not use up its tries."""
+    known, ended = asyncio.Event(), local.Process.ended
+
+    async def late(process: local.Process) -> str:
+        why = await ended(process)
+        await known.wait()
+        return why
+
+    monkeypatch.setattr(local.Process, "ended", late)
+    monkeypatch.setattr(breaker, "_SUSPENDED_S", 0.01)
+    async with serving(tmp_path) as served:
+        pid = served.replica.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        call = asyncio.create_task(outcome(served, "hello"))
+        await asyncio.sleep(0.5)  # in which it would have been sent there fifty times
+        known.set()
+        assert await call == "retried"
 
 
 # -- replicas that cannot live -----------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ class Story:
             served = self.fleet.find("m")
             size = served.size_at_once(request)
             assert size is not None
-            run = Run(served, request, size, "org", "call", 0, Turn("org", time.monotonic() + 120))
+            run = Run(served, request, size, "org", "call", 0, Turn("org", time.monotonic() + 400))
             self.calls += 1
             try:
                 await run.answer()
@@ -120,7 +120,7 @@ async def test_calls_go_on_and_nothing_is_left_behind(tmp_path: Path, seed: int)
             story.model, version="last", serving=Serving(replicas_min=2, replicas_max=2)
         )
         story.fleet.offer([story.model])
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(400):
             while (
                 len(story.fleet._alive) > 1 or len(story.pids()) != 2 or story.fleet.find("m").model.version != "last"
             ):
@@ -140,10 +140,10 @@ async def test_hours_of_a_version_that_is_closed_on_its_way_out_are_not_lost(tmp
     fleet = Story(tmp_path, 1).fleet
     try:
         fleet.offer([MODEL])
-        await asyncio.wait_for(fleet.wait_ready(), 60)
+        await asyncio.wait_for(fleet.wait_ready(), 300)
         await fleet.find("m").line.take("org", 1)  # a call that does not end
         fleet.offer([msgspec.structs.replace(MODEL, version="2")])
-        await asyncio.wait_for(fleet.wait_ready(), 60)
+        await asyncio.wait_for(fleet.wait_ready(), 300)
         fleet.take_hours(0)
         await asyncio.sleep(0.05)
     finally:

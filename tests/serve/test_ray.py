@@ -48,29 +48,29 @@ async def test_replicas_and_nodes_die_under_load_and_no_call_fails(tmp_path: Pat
     runtime = lambda store: RayRuntime(ray, store.root, ip="127.0.0.1")  # noqa: E731
     async with rows_fleet(tmp_path, runtime, replicas_min=2, replicas_max=2) as town:
         town.fleet.offer([town.model()])
-        await town.until(lambda: sum(one.state is State.READY for one in town.served.replicas) == 2, 90)
+        await town.until(lambda: sum(one.state is State.READY for one in town.served.replicas) == 2)
         assert {one.node for one in town.served.replicas} == {"127.0.0.1"}
-        await town.until(lambda: asked_for() == [], 90)  # what runs keeps its node by itself
+        await town.until(lambda: asked_for() == [])  # what runs keeps its node by itself
         engines = engine_pids()
         assert len(set(engines.values())) == 2, "both engines are on one node"
         stop = asyncio.Event()
         load = asyncio.create_task(town.load(stop))
         await town.until(lambda: town.calls > 50)
         os.kill(next(iter(engines)), signal.SIGKILL)
-        await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 1, 90)
-        back_s = await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 2, 90)
+        await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 1)
+        back_s = await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 2)
         assert town.failures == []
 
         second = list(cluster.list_all_nodes())[1]
         cluster.remove_node(second, allow_graceful=False)
-        await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 1, 90)
-        elsewhere_s = await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 2, 90)
+        await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 1)
+        elsewhere_s = await town.until(lambda: sum(seat.ready for seat in town.served.line.seats) == 2)
         await asyncio.sleep(0.3)
         stop.set()
         await load
         assert town.failures == []
         print(f"replica back in {back_s:.1f} s, elsewhere {elsewhere_s:.1f} s after its node, {town.calls} calls")
-    await town.until(lambda: not engine_pids(), 90)
+    await town.until(lambda: not engine_pids())
 
 
 async def test_replicas_of_one_version_live_apart_also_beside_other_gateways(tmp_path: Path, cluster: Any) -> None:
@@ -96,19 +96,19 @@ async def test_replicas_of_one_version_live_apart_also_beside_other_gateways(tmp
         for town in (one, other):
             town.fleet.offer([town.model()])
         for town in (one, other):
-            await town.until(lambda town=town: sum(seat.ready for seat in town.served.line.seats) == 2, 90)
+            await town.until(lambda town=town: sum(seat.ready for seat in town.served.line.seats) == 2)
         for each in made:
             assert sorted(members(each).values()) == [1, 1]
         stop = asyncio.Event()
         loads = [asyncio.create_task(town.load(stop)) for town in (one, other)]
-        await one.until(lambda: min(one.calls, other.calls) > 20, 90)
+        await one.until(lambda: min(one.calls, other.calls) > 20)
         for town in (one, other):
             town.turns.clear()
         cluster.remove_node(list(cluster.list_all_nodes())[1], allow_graceful=False)
         for town in (one, other):  # each loses one: it may be back before the other's loss is noticed
-            await town.until(lambda town=town: State.STARTING in [state for _, state in town.turns], 90)
+            await town.until(lambda town=town: State.STARTING in [state for _, state in town.turns])
             calls = town.calls
-            await town.until(lambda town=town, calls=calls: town.calls > calls + 20, 90)
+            await town.until(lambda town=town, calls=calls: town.calls > calls + 20)
         stop.set()
         await asyncio.gather(*loads)
         assert (one.failures, other.failures) == ([], [])
@@ -126,17 +126,17 @@ async def test_the_cluster_is_asked_for_room_for_all_replicas_at_once(tmp_path: 
 
     async with rows_fleet(tmp_path, runtime, replicas_min=8, replicas_max=8) as town:
         town.fleet.offer([town.model()])
-        await town.until(lambda: len(asked_for()) == 8, 90)
+        await town.until(lambda: len(asked_for()) == 8)
         assert asked_for() == [{"CPU": 1}] * 8
-        await town.until(lambda: town.fleet.ready, 90)
+        await town.until(lambda: town.fleet.ready)
         assert (await town.call())["data"]
     made[0].expect(0)  # as when it closes: nothing is kept for a gateway that has stopped
-    await town.until(lambda: asked_for() == [], 90)
+    await town.until(lambda: asked_for() == [])
 
 
 async def nodes_are_as_they_are(cluster: Any) -> None:
     """Until Ray knows of each node that was killed: before, it may send there what a fleet would start again elsewhere."""
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(300):
         while sum(node["Alive"] for node in ray.nodes()) != len(cluster.list_all_nodes()):
             await asyncio.sleep(0.2)
 
@@ -154,7 +154,7 @@ async def test_a_package_that_a_node_does_not_see_is_sent_there(
     runtime = lambda store: RayRuntime(ray, store.root, ip="127.0.0.1", share=False)  # noqa: E731
     async with rows_fleet(tmp_path, runtime) as town:
         town.fleet.offer([town.model()])
-        await town.until(lambda: town.fleet.ready, 90)
+        await town.until(lambda: town.fleet.ready)
         answer = await town.call()
         assert answer["data"][0]["label"] == "good"
         folder = next(iter((tmp_path / "packages" / "mood").iterdir()))
@@ -223,7 +223,7 @@ def _buffered(caller: Any) -> int:
 
 async def runtime_idle() -> None:
     """Until no engine is left."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while engine_pids() and time.monotonic() < until:
         await asyncio.sleep(0.05)
     assert engine_pids() == {}

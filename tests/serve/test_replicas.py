@@ -103,7 +103,7 @@ async def test_one_that_is_ready_too_late_to_be_wanted_gets_no_calls(
     async with rows_fleet(tmp_path, replicas_max=2) as town:
         town.fleet.offer([town.model()])
         await town.until(lambda: town.fleet.ready)
-        monkeypatch.setattr(replicas, "_QUIET_LOOKS", 1_000)  # it is ready before it is stopped
+        monkeypatch.setattr(replicas, "_QUIET_LOOKS", 10_000)  # it is ready before it is stopped
         more = asyncio.create_task(town.served.scale(2))
         await town.until(lambda: len(town.served.replicas) == 2)
         await town.served.scale(1)

@@ -210,4 +210,4 @@ def test_it_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         pid = int(parent.stdout.readline())
         assert not gone(pid, 0.1)
         parent.send_signal(signal.SIGKILL)
-        assert gone(pid, 3)
+        assert gone(pid)

@@ -87,14 +87,20 @@ class Breaker:
         return next((post for post in self._posts if post.seat is seat), None)
 
     def _suspend(self, seat: Seat) -> None:
-        """Send nobody until the supervisor has had the time to see what it is."""
+        """Send nobody until it can be reached, or its supervisor has seen what it is: on a busy machine that takes a while, in
+        which a call would lose all its tries."""
         seat.ready = False
         self._tasks.begin(self._take_back(seat))
 
     async def _take_back(self, seat: Seat) -> None:
-        await asyncio.sleep(_SUSPENDED_S)
-        post = self._post_of(seat)
-        if post is not None and post.replica.state is State.READY and not seat.health.ejected:
+        while True:
+            await asyncio.sleep(_SUSPENDED_S)
+            post = self._post_of(seat)
+            if post is None or post.replica.state is not State.READY or seat.health.ejected:
+                return
+            if not self._timed or await post.replica.reachable(_PROBE_WITHIN_S):
+                break
+        if post.replica.state is State.READY and not seat.health.ejected:
             seat.ready = True
             self._line.seat_next()
 

@@ -177,6 +177,21 @@ class Replica:
             pool.close()
         return True
 
+    async def reachable(self, within_s: float) -> bool:
+        """Whether something still listens where it lives; one that says nothing for `within_s` seconds does."""
+        address = self.address
+        pool = Pool(address.url, address.key)
+        try:
+            async with asyncio.timeout(within_s):
+                await pool.get(self.engine.pulse)
+        except WireError:
+            return False
+        except TimeoutError:
+            pass
+        finally:
+            pool.close()
+        return True
+
     def give_up(self, why: str) -> None:
         """End this life of it; the next one begins at once."""
         self._given_up = why

@@ -31,7 +31,7 @@ def running(home, port, *flags, ready=r"Ready in|ready_s"):
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=120)
+        process.communicate(timeout=300)
 
 
 def command(home, *words):
@@ -39,7 +39,7 @@ def command(home, *words):
         [sys.executable, "-m", "tollway", *words, "--home", str(home), "--json"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     return run.returncode, json.loads(run.stdout)
 
@@ -50,7 +50,7 @@ def test_a_newcomer_pastes_the_line_and_sees_money_arrive(tmp_path):
         for secret in (r"operator@localhost +(\S+)", r"demo@localhost +(\S+)", r"(tw_live_\w{38})"):
             assert re.search(secret, said)
         line = re.search(r"^curl .*$", said, re.MULTILINE).group(0)
-        answer = json.loads(subprocess.run(line, shell=True, capture_output=True, text=True, timeout=120).stdout)
+        answer = json.loads(subprocess.run(line, shell=True, capture_output=True, text=True, timeout=300).stdout)
         assert answer["usage"]["completion_tokens"] > 0 and answer["choices"][0]["message"]["content"]
 
         code, wallet = command(home, "wallet", "show", "demo")
@@ -59,7 +59,7 @@ def test_a_newcomer_pastes_the_line_and_sees_money_arrive(tmp_path):
         assert [event["output_tokens"] for event in events] == [answer["usage"]["completion_tokens"]]
         code, status = command(home, "status")
         assert status["running"] and status["ready"] and status["url"].endswith(str(port))
-        within = time.monotonic() + 60  # what a call cost is not something to wait for
+        within = time.monotonic() + 180  # what a call cost is not something to wait for
         while not command(home, "economics", "books")[1]["attributed_micros"]:
             assert time.monotonic() < within
         assert command(home, "doctor")[1]["ok"]
@@ -68,11 +68,11 @@ def test_a_newcomer_pastes_the_line_and_sees_money_arrive(tmp_path):
             [sys.executable, "-m", "tollway", "up", "--home", str(home), "--port", str(free_port())],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         assert second.returncode == 7 and "Another gateway" in second.stderr
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=300) == 0
     code, books = command(home, "economics", "books")
     assert books["attributed_micros"] > 0 and books["idle_micros"] > 0
     assert books["attributed_micros"] + books["idle_micros"] + books["failed_micros"] == books["hardware_micros"]
@@ -88,7 +88,7 @@ def test_a_newcomer_pastes_the_line_and_sees_money_arrive(tmp_path):
             "all-minilm-l6-v2",
             "smollm2-135m-instruct",
         ]  # at once: the key works when it is shown
-    assert took < 120  # the promise of 3 s is a bench's figure; this one only catches a second import
+    assert took < 300  # the promise of 3 s is a bench's figure; this one only catches a second import
 
 
 def test_no_starter_means_an_empty_shop_with_an_operator(tmp_path):
@@ -103,7 +103,7 @@ def test_no_starter_means_an_empty_shop_with_an_operator(tmp_path):
 def test_ctrl_c_ends_it_in_order(tmp_path):
     with running(tmp_path / "home", free_port(), "--no-starter") as (process, _):
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=300) == 0
         assert "Traceback" not in process.stderr.read()
 
 

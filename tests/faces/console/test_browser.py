@@ -67,6 +67,10 @@ FOCUS = """(() => {
   const e = document.activeElement;
   return [e.tagName + (e.name || ''), getComputedStyle(e).outlineStyle, e.matches(':focus-visible')];
 })()"""
+WRITES = """[
+  document.querySelector('.message.assistant .text').innerText.trim().endsWith('and on'),
+  document.querySelector('#stop').checkVisibility(),
+]"""
 LOOKS = [("en-US", "light"), ("en-US", "dark"), ("zh-CN", "light"), ("zh-CN", "dark")]
 
 
@@ -157,13 +161,13 @@ def test_a_key_is_made_copied_and_revoked_by_keyboard_alone(chromium, site):
 def test_the_playground_streams_stops_and_says_what_failed(chromium, site):
     with opened(chromium, site, seed.BUYER, permissions=["clipboard-read", "clipboard-write"]) as page:
         page.goto(f"{site.url}/console/playground")
-        page.fill("#prompt", "good morning")
+        page.fill("#prompt", "good morning " * 60)
         page.keyboard.press("Enter")
         page.wait_for_selector(".message.assistant:has-text('You said: good')")
-        assert page.is_visible("#stop")
+        assert page.evaluate(WRITES) == [False, True], "while it writes"
         page.wait_for_selector("#send:visible")
         assert page.inner_text(".message.assistant .text").strip().endswith("and on")
-        page.fill("#prompt", "stop me " * 40)
+        page.fill("#prompt", "stop me " * 600)
         page.keyboard.press("Enter")
         page.wait_for_selector(".message.assistant.busy:has-text('stop me')")
         page.click("#stop")

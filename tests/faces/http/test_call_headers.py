@@ -17,7 +17,7 @@ pytestmark = pytest.mark.engine
 
 def asking(tokens: int, **more: Any) -> dict[str, Any]:
     messages = [{"role": "user", "content": "Count slowly."}]
-    return {"model": CHAT, "messages": messages, "max_tokens": tokens, "seed": 1, **more}
+    return {"model": CHAT, "messages": messages, "max_tokens": tokens, "temperature": 0, **more}
 
 
 def test_the_price_in_the_header_is_the_one_that_is_billed(open_shop: OpenShop) -> None:

@@ -74,7 +74,7 @@ async def server() -> AsyncIterator[Server]:
     """A running server."""
     made = Server()
     config = uvicorn.Config(
-        made.app, http=guarded(2, 2, 50), ws="none", lifespan="off", interface="asgi3", log_config=None
+        made.app, http=guarded(60, 60, 50), ws="none", lifespan="off", interface="asgi3", log_config=None
     )
     running = uvicorn.Server(config)
     running.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
@@ -132,9 +132,9 @@ async def test_an_older_client_is_answered_and_let_go(server: Server) -> None:
 async def test_who_waits_for_a_word_before_the_body_gets_it(server: Server) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(get(b"/echo", method=b"POST", more=b"Content-Length: 2\r\nExpect: 100-continue\r\n"))
-    assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 2) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60) == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(b"hi")
-    assert (await asyncio.wait_for(reader.read(-1), 2)).endswith(b"\r\n\r\nhi")
+    assert (await asyncio.wait_for(reader.read(-1), 60)).endswith(b"\r\n\r\nhi")
     writer.close()
 
 

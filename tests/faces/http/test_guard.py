@@ -21,7 +21,7 @@ CONNECTIONS = 20
 
 
 class Server:
-    """An app that streams for ever at /flood, sleeps at /sleep and says ok elsewhere, behind a guard with short deadlines."""
+    """An app that streams for ever at /flood, sleeps at /sleep and says ok elsewhere, behind a guard."""
 
     def __init__(self) -> None:
         self.flooding = 0
@@ -64,17 +64,23 @@ class Server:
 
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
-    """A running server."""
+    """A running server whose deadlines nobody here meets, however busy the machine."""
     async with running() as made:
         yield made
 
 
+@pytest.fixture
+async def hasty() -> AsyncIterator[Server]:
+    """One with short deadlines."""
+    async with running(0.4, 0.6) as made:
+        yield made
+
+
 @contextlib.asynccontextmanager
-async def running() -> AsyncIterator[Server]:
+async def running(head_s: float = 60, body_s: float = 60) -> AsyncIterator[Server]:
     made = Server()
-    config = uvicorn.Config(
-        made.app, http=guarded(0.4, 0.6, CONNECTIONS), ws="none", lifespan="off", interface="asgi3", log_config=None
-    )
+    http = guarded(head_s, body_s, CONNECTIONS)
+    config = uvicorn.Config(made.app, http=http, ws="none", lifespan="off", interface="asgi3", log_config=None)
     serving = uvicorn.Server(config)
     serving.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
     listener = listen("127.0.0.1", 0)
@@ -118,31 +124,31 @@ def too_late(answer: bytes, part: str) -> bool:
 
 
 @pytest.mark.parametrize("data", [b"GET / HT", GET[:-2]])
-async def test_headers_that_do_not_come_end_the_connection(server: Server, data: bytes) -> None:
+async def test_headers_that_do_not_come_end_the_connection(hasty: Server, data: bytes) -> None:
     began = time.monotonic()
-    assert too_late(await server.ask(data), "head")
+    assert too_late(await hasty.ask(data), "head")
     assert 0.3 < time.monotonic() - began < 30
 
 
-async def test_who_says_nothing_is_told_nothing(server: Server) -> None:
-    assert await server.ask(b"") == b""
+async def test_who_says_nothing_is_told_nothing(hasty: Server) -> None:
+    assert await hasty.ask(b"") == b""
 
 
-async def test_a_body_that_does_not_come_ends_the_connection(server: Server) -> None:
+async def test_a_body_that_does_not_come_ends_the_connection(hasty: Server) -> None:
     began = time.monotonic()
     for way in (b"Content-Length: 10\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n5\r\nab"):
-        assert too_late(await server.ask(b"POST / HTTP/1.1\r\nHost: x\r\n" + way), "body")
+        assert too_late(await hasty.ask(b"POST / HTTP/1.1\r\nHost: x\r\n" + way), "body")
     assert 1.0 < time.monotonic() - began < 60
 
 
-async def test_a_slow_body_behind_its_own_answer_is_not_told_into_it(server: Server) -> None:
+async def test_a_slow_body_behind_its_own_answer_is_not_told_into_it(hasty: Server) -> None:
     """The app answered without the body: what comes, or does not, is no second answer."""
-    answer = await server.ask(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+    answer = await hasty.ask(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
     assert answer.startswith(b"HTTP/1.1 200 ") and b"408" not in answer
 
 
-async def test_the_deadline_begins_anew_with_each_request_and_not_while_idle(server: Server) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+async def test_the_deadline_begins_anew_with_each_request_and_not_while_idle(hasty: Server) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", hasty.port)
     for _ in range(2):
         writer.write(GET.replace(b"Connection: close\r\n", b""))
         assert await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 60)
@@ -152,16 +158,16 @@ async def test_the_deadline_begins_anew_with_each_request_and_not_while_idle(ser
     writer.close()
 
 
-async def test_a_reader_that_stops_reading_is_let_go(server: Server) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+async def test_a_reader_that_stops_reading_is_let_go(hasty: Server) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", hasty.port, limit=1024)
     writer.write(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
     await reader.read(10)
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     for _ in range(600):
         await asyncio.sleep(0.1)
-        if server.flooding == 0:
+        if hasty.flooding == 0:
             break
-    assert server.flooding == 0
+    assert hasty.flooding == 0
     writer.transport.abort()
 
 
@@ -359,7 +365,7 @@ def test_of_a_connection_that_ended_nothing_waits_for_the_collector(path: bytes)
                 writer.transport.abort()
                 if path == b"/sleep":
                     await until(lambda: server.asked[-1:] == ["left"])
-            await until(lambda: kept() == 0, within_s=5)
+            await until(lambda: kept() == 0)
 
     try:
         uvloop.run(come_and_go())
@@ -367,9 +373,9 @@ def test_of_a_connection_that_ended_nothing_waits_for_the_collector(path: bytes)
         gc.enable()
 
 
-async def until(true: Any, within_s: float = 60) -> None:
+async def until(true: Any) -> None:
     """Wait for a state."""
-    for _ in range(int(within_s / 0.02)):
+    for _ in range(3000):
         if true():
             return
         await asyncio.sleep(0.02)
@@ -384,7 +390,7 @@ async def drink(reader: asyncio.StreamReader) -> None:
 
 
 async def flood(server: Server) -> asyncio.StreamWriter:
-    """A connection in the middle of its answer, not read: it is let go after 0.6 s."""
+    """A connection in the middle of its answer, not read."""
     _, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
     return writer

@@ -704,7 +704,10 @@ def test_neither_prompts_nor_keys_are_written_anywhere(fortress: OpenShop) -> No
     for path in fortress.home.rglob("*"):
         if not path.is_file():
             continue
-        data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:  # other tests use this gateway too: what it put aside for one of them is gone again
+            continue
         for secret in (CANARY, customer.key, stray, fortress.key):
             assert secret.encode() not in data, f"{secret} in {path.name}"
     searched = [path.name for path in fortress.home.rglob("*") if path.is_file()]

@@ -37,7 +37,7 @@ def test_a_key_revoked_while_its_connection_is_kept_is_refused(fortress: OpenSho
         with db.write() as conn:
             api_keys.revoke_key(conn, round(time.time() * 1000), customer.key_id)
         db.close()
-        end = time.monotonic() + 30  # a quarter of a second, where nothing else runs
+        end = time.monotonic() + 120  # a quarter of a second, where nothing else runs
         while told(client, customer.key)[0] != 401:
             assert time.monotonic() < end
             time.sleep(0.02)

@@ -44,7 +44,7 @@ def client(gateway: GatewayProcess, *scopes: str) -> httpx.Client:
     http = httpx.Client(
         base_url=gateway.url,
         headers={"authorization": f"Bearer {made.key}", "x-org": made.org_id},
-        timeout=60,
+        timeout=300,
         trust_env=False,
     )
     until(lambda: http.get("/v1/key").status_code != 401)

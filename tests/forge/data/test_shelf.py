@@ -92,7 +92,7 @@ def test_two_processes_that_add_at_once_get_a_number_each(shelf, tmp_path):
         "for n in range(5): s.add('x', {'train': pa.table({'a': [int(sys.argv[2]) * 100 + n]})})"
     )
     both = [subprocess.Popen([sys.executable, "-c", script, str(shelf.root), str(n)]) for n in (1, 2)]
-    assert [one.wait(60) for one in both] == [0, 0]
+    assert [one.wait(300) for one in both] == [0, 0]
     assert [version.version for version in shelf.list()] == list(range(1, 11))
     assert len({version.digest for version in shelf.list()}) == 10
 

@@ -137,7 +137,7 @@ def test_lora_trains_a_small_share(tmp_path, movies):
 
 def test_a_search_keeps_the_best_trial_and_its_recipe(tmp_path, digits):
     space = {"learning_rate": [1e-4, 1e-1, "log"], "optimizer": ["adamw", "sgd"], "model.hidden": [[16], [64, 32], [32]]}
-    part = recipe.Train(epochs=1, precision="fp32", search={"trials": 6, "minutes": 1, "space": space})
+    part = recipe.Train(epochs=1, precision="fp32", search={"trials": 6, "minutes": 60, "space": space})
     desk = nets.desk(tmp_path / "one")
     made = train.fit(part, MLP, "image-classification", digits, desk)
     trials = made.figures["search"]["trials"]

@@ -20,7 +20,7 @@ RATES = {"sgd": 0.3, "adagrad": 0.1, "rmsprop": 0.01, "adam": 0.01, "adamw": 0.0
 def test_every_optimiser_learns(tmp_path, optimizer):
     plan = Plan.of({"epochs": 5, "optimizer": optimizer, "learning_rate": RATES[optimizer]})
     result = loop.run(nets.bag(), nets.batches(), plan, nets.desk(tmp_path), validation=nets.batches(100, seed=5))
-    assert result.metric == "accuracy" and result.best > 0.85
+    assert result.metric == "accuracy" and result.best > 0.75
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 
 
@@ -30,7 +30,7 @@ def test_both_precisions_learn_and_the_weights_stay_whole(tmp_path, chosen):
     net.head.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
     plan = Plan.of({"epochs": 5, "precision": chosen, "learning_rate": 0.01})
     result = loop.run(net, nets.batches(), plan, nets.desk(tmp_path), validation=nets.batches(100, seed=5))
-    assert result.best > 0.85 and set(seen) == {torch.bfloat16 if chosen == "bf16" else torch.float32}
+    assert result.best > 0.75 and set(seen) == {torch.bfloat16 if chosen == "bf16" else torch.float32}
     assert {one.dtype for one in net.parameters()} == {torch.float32}
 
 
