@@ -29,10 +29,10 @@ def python() -> Path:
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (CACHE / "installed").exists():
-            subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(CACHE)], check=True, timeout=600)
+            subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(CACHE)], check=True, timeout=1800)
             pip = [sys.executable, "-m", "pip", "--python", str(made), "--disable-pip-version-check", "install"]
             few = ["--quiet", "--no-compile"]  # of its thousands of modules some hundreds are imported
-            subprocess.run([*pip, *few, f"litellm=={VERSION}"], check=True, timeout=400)
+            subprocess.run([*pip, *few, f"litellm=={VERSION}"], check=True, timeout=1800)
             (CACHE / "installed").touch()
     return made
 

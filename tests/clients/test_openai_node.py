@@ -31,7 +31,7 @@ def installed() -> Path:
                 "--ignore-scripts",
                 "--loglevel=error",
             ]
-            subprocess.run(["npm", "install", *flags, f"openai@{VERSION}"], cwd=CACHE, check=True, timeout=600)
+            subprocess.run(["npm", "install", *flags, f"openai@{VERSION}"], cwd=CACHE, check=True, timeout=1800)
     return CACHE
 
 

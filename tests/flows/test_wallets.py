@@ -8,7 +8,7 @@ from tollway.flows import wallets
 from tollway.kit.clock import ManualClock
 from tollway.kit.errors import BadRequest, NotFound
 from tollway.kit.settings import Settings
-from tollway.sell import accounts, catalog, revision
+from tollway.sell import accounts, catalog, ledger, revision
 from tollway.shop import Shop
 
 
@@ -37,6 +37,17 @@ def test_a_wallet_is_in_the_currency_of_the_plan(shop: Shop) -> None:
         plan = catalog.create_plan(conn, 0, "euro", "", catalog.Terms(currency="EUR", flat_fee_micros=1_000_000))
         catalog.subscribe(conn, 0, org.id, plan.id)
     assert wallets.fill(shop, org.id, "top_up", 2_000_000, "top_up:1").wallet == wallets.Wallet("EUR", 2_000_000)
+
+
+def test_all_wallets_that_were_filled_are_found_with_what_is_left(shop: Shop) -> None:
+    for name in ("acme", "lotus"):
+        with shop.db.write() as conn:
+            accounts.create_organization(conn, 0, name)
+    acme = wallets.fill(shop, "acme", "top_up", 3, "top_up:1").organization
+    with shop.db.write() as conn:
+        ledger.accrue(conn, 0, {(acme.id, "USD"): 1_500_000})
+        ledger.accrue(conn, 0, {(accounts.get_organization(conn, "lotus").id, "USD"): 1_000_000})
+        assert wallets.all_filled(conn) == {acme.id: wallets.Wallet("USD", 2)}, "only whole micros have left it"
 
 
 def test_what_cannot_be_booked_is_said(shop: Shop) -> None:

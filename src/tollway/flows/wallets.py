@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 import sqlalchemy as sa
 
-from tollway.sell import accounts, catalog, ledger, tables
+from tollway.sell import accounts, catalog, ledger
 from tollway.sell.accounts import Organization
 from tollway.shop import Shop
 
@@ -35,9 +35,10 @@ def wallet_of(conn: sa.Connection, org_id: str, default_currency: str) -> Wallet
 
 def all_filled(conn: sa.Connection) -> dict[str, Wallet]:
     """By organization: of those that ever had money in it."""
-    kept, left = tables.ledger_balance.c, ledger.wallet_picos(conn)
-    rows = conn.execute(sa.select(kept.org_id, kept.currency).where(kept.account == "wallet"))
-    return {row.org_id: Wallet(row.currency, ledger.micros_of(left[row.org_id, row.currency])) for row in rows}
+    left = ledger.wallet_picos(conn)
+    return {
+        org_id: Wallet(currency, ledger.micros_of(left[org_id, currency])) for org_id, currency in ledger.filled(conn)
+    }
 
 
 def movements(conn: sa.Connection, org_id: str, limit: int) -> list[ledger.Entry]:

@@ -164,6 +164,13 @@ def wallet_picos(conn: sa.Connection, org_id: str | None = None) -> dict[WalletI
     return {(row[0], row[1]): -int(row[2]) * PICOS_PER_MICRO - int(row[3]) for row in rows}
 
 
+def filled(conn: sa.Connection) -> list[WalletId]:
+    """The wallets that ever had money in them; others may have none but use that accrued."""
+    kept = tables.ledger_balance.c
+    rows = conn.execute(sa.select(kept.org_id, kept.currency).where(kept.account == "wallet"))
+    return [(row.org_id, row.currency) for row in rows]
+
+
 def micros_of(picos: int) -> int:
     """A wallet as people read it: only whole micros have left it."""
     return -(-picos // PICOS_PER_MICRO)
