@@ -143,6 +143,10 @@ class EngineContract(AnyEngine):
         assert 0 < usage["completion_tokens"] <= 8
         assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
+    def test_one_of_ours_shows_how_fast_it_is_when_it_becomes_ready(self, served: Served) -> None:
+        ours = served.replica.pid is not None
+        assert (served.replica.rate > 0) is ours, "to ask somebody else's for a measure would cost money"
+
     def test_a_stream_brings_pieces_then_usage_then_the_end(self, served: Served) -> None:
         body = {"messages": ASK, "max_tokens": 6, "stream_options": {"include_usage": True}}
         *events, last = served.events("/chat/completions", body)

@@ -106,8 +106,9 @@ def test_killed_it_is_back_at_the_same_address() -> None:
             assert (replica.state, await ask(replica)) == (State.READY, 200)
             assert replica.load_seconds > 0
             assert replica.rss_bytes > 100 << 20
-            pid, address = replica.pid, replica.address
+            pid, address, rate = replica.pid, replica.address, replica.rate
             assert pid is not None
+            assert rate > 0, "it showed how fast it is"
             inside = asyncio.create_task(ask(replica, tokens=1000))
             await asyncio.sleep(0.5)
             os.kill(pid, signal.SIGKILL)
@@ -118,6 +119,7 @@ def test_killed_it_is_back_at_the_same_address() -> None:
             assert (replica.address, await ask(replica)) == (address, 200)
             assert replica.pid not in (None, pid)
             assert replica.restarts == 1
+            assert replica.rate == rate, "that is known: it is back without being measured again"
             assert "code -9" in replica.last_failure
         assert seen == [State.STARTING, State.READY, State.STARTING, State.READY, State.DEAD]
 

@@ -2,18 +2,44 @@
 
 Work is counted in what the engine does for a call (`cost`: tokens, rows), known for certain only when the call is over; until
 then it is what was held for it times the share that calls turn out to use. The rate is what left the line a second while
-every seat had enough to do: nothing is learnt from idle times, so a quiet night does not make the morning slow.
+every seat had enough to do: nothing is learnt from idle times, so a quiet night does not make the morning slow. Before the
+first calls it is what the replicas showed when they became ready (`Replica.rate`), so that the first burst is not met blind.
 """
 
 import math
 
+import msgspec
+
 _WINDOW_S = 0.2  # one look at the rate takes at least so long
 _MEMORY_S = 2.0  # in which older looks fade
 _SHARE_LEARNS = 0.05
+_USUAL_MOST = 256.0  # tokens: what a call is taken to cost at most, until one was seen
 _OLD_S = 5.0  # after so long without a look a rate is no reason to send away who comes to an idle line
 _BUSY_S = 10.0  # after so long what is done without being pressed is counted anew: earlier work says little about now
 _CROWDED = 1.15  # what comes / what can be served: chance alone brings less
 _PRESSED_AT = 8  # calls in a seat: an engine that takes many at once is at full speed from here
+
+
+class _Look(msgspec.Struct):
+    """What left the line from a moment on. `since`: monotonic seconds; inf: nobody looks."""
+
+    since: float = math.inf
+    cost: float = 0.0
+    calls: int = 0
+
+    @property
+    def goes_on(self) -> bool:
+        return self.since < math.inf
+
+    def begin(self, now: float) -> None:
+        self.since, self.cost, self.calls = now, 0.0, 0
+
+    def end(self) -> None:
+        self.since = math.inf
+
+    def note(self, cost: float) -> None:
+        self.cost += cost
+        self.calls += 1
 
 
 class Forecast:
@@ -23,11 +49,11 @@ class Forecast:
         self.rate = 0.0  # cost per second; 0: not known yet
         self.share = 1.0  # cost per token held
         self.usual = 0.0  # cost of a call
-        self._known = False
+        self._over = 0  # calls that have shown what one costs
+        self._held = self._supposed = 0.0  # before the first: tokens that calls would hold, and what they were taken to cost
         self._looked_at = self._sent_at = -math.inf  # when the rate was last looked at, and somebody sent to look
-        self._since = math.inf  # when this look began: the seats were full
-        self._done, self._left = 0.0, 0  # cost and calls that left since then
-        self._busy_since, self._busy_done = math.inf, 0.0  # when the first sat down where nobody was, or later; cost since then
+        self._full = _Look()  # since the seats are full: all that can be done
+        self._busy = _Look()  # since somebody sat down where nobody was, or later: what can be done at least
         self._offered, self._offered_at = 0.0, -math.inf  # cost that came, fading
 
     def cost_of(self, tokens: float) -> float:
@@ -38,58 +64,77 @@ class Forecast:
         """How long so much work takes; 0 while nothing is known."""
         return cost / self.rate if self.rate > 0 else 0.0
 
+    def expect(self, rate: float) -> None:
+        """What the replicas showed when they became ready; 0: they could not. It is believed until calls show something else:
+        measured with short prompts, and perhaps in a bad moment."""
+        if self._looked_at == -math.inf:
+            self.rate = max(self.rate, rate)
+
     def learn(self, tokens: int, cost: float) -> None:
         """A call is over: this is what it cost."""
         if tokens > 0:
-            found = cost / tokens
-            self.share = self.share + _SHARE_LEARNS * (found - self.share) if self._known else found
-            self.usual = self.usual + _SHARE_LEARNS * (cost - self.usual) if self._known else cost
-            self._known = True
+            self._over += 1
+            weight = max(_SHARE_LEARNS, 1 / self._over)
+            self.share += weight * (cost / tokens - self.share)
+            self.usual += weight * (cost - self.usual)
 
-    def offered(self, now: float, tokens: float) -> bool:
-        """A call has come, whatever becomes of it. Whether more has come lately than can be served."""
-        self._offered = self._offered * math.exp(min(0.0, self._offered_at - now) / _MEMORY_S) + self.cost_of(tokens)
+    def offered(self, now: float, tokens: float, left_s: float) -> bool:
+        """A call has come that would hold so many tokens, whatever becomes of it. Whether more has come lately than can be
+        served. None asks for more than everything in the time that it has: who has none makes it tight for nobody."""
+        if not self._over:
+            self._suppose(tokens)
+        cost = self.cost_of(tokens)
+        if self.rate > 0:
+            cost = max(1.0, min(cost, left_s * self.rate))
+        self._offered = self._offered * math.exp(min(0.0, self._offered_at - now) / _MEMORY_S) + cost
         self._offered_at = now
         return self._offered > _CROWDED * self.rate * _MEMORY_S
+
+    def _suppose(self, tokens: float) -> None:
+        """Before a call has shown what one costs: all that is held, up to an answer of usual length. Who names no `max_tokens`
+        holds far more than will be written."""
+        self._held += tokens
+        self._supposed += min(tokens, _USUAL_MOST)
+        if self._held > 0:
+            self.share = self._supposed / self._held
 
     def sat(self, now: float, *, pressed: bool, alone: bool = False) -> None:
         """Something took a seat. `pressed`: the seats are full now. A look begins with the first of them, and ends without a
         result when the next finds room: what is done from then on is no longer all that can be done. `alone`: nothing else
         runs."""
         if alone:
-            self._busy_since, self._busy_done = now, 0.0
+            self._busy.begin(now)
         if not pressed:
-            self._since = math.inf
-        elif self._since == math.inf:
-            self._since, self._done, self._left = now, 0.0, 0
+            self._full.end()
+        elif not self._full.goes_on:
+            self._full.begin(now)
 
     def left(self, now: float, done: float, *, pressed: bool, turn: int) -> None:
         """Something left a seat (`done`: its cost). `pressed`: the seats were full until now. A look takes a whole `turn` of
         calls: those that begin together in one engine end together too, and the first alone would make it look slow."""
-        self._busy_done += done
-        busy_s = now - self._busy_since
+        busy, full = self._busy, self._full
+        busy.note(done)
+        busy_s = now - busy.since
         unseen = now - self._looked_at > _OLD_S
-        if unseen and self._busy_done > self.rate * busy_s > 0:  # what is done without being pressed can be done
-            self._blend(self._busy_done, busy_s)
+        if unseen and busy.cost > self.rate * busy_s > 0:  # what is done without being pressed can be done
+            self._blend(busy.cost, busy_s)
         if busy_s >= _BUSY_S:
-            self._busy_since, self._busy_done = now, 0.0
-        if self._since == math.inf:
-            self.sat(now, pressed=pressed)
-            return
-        self._done += done
-        self._left += 1
-        passed = now - self._since
-        if passed < _WINDOW_S or self._left < turn:
-            return
-        if self._done > 0:  # else they all failed: that says nothing about speed
-            self._blend(self._done, passed)
-            self._looked_at = now
-        self._since = math.inf
+            busy.begin(now)
+        if full.goes_on:
+            full.note(done)
+            full_s = now - full.since
+            if full_s < _WINDOW_S or full.calls < turn:
+                return
+            if full.cost > 0:  # else they all failed: that says nothing about speed
+                self._blend(full.cost, full_s)
+                self._looked_at = now
+            full.end()
         self.sat(now, pressed=pressed)
 
     def _blend(self, done: float, seconds: float) -> None:
-        weight = 1 - math.exp(-seconds / _MEMORY_S) if self.rate > 0 else 1.0
-        self.rate += weight * (done / seconds - self.rate)
+        """What was seen takes the place of what was only expected, or is one more look among several."""
+        first = self._looked_at == -math.inf
+        self.rate += (1.0 if first else 1 - math.exp(-seconds / _MEMORY_S)) * (done / seconds - self.rate)
 
     def is_doubted(self, now: float) -> bool:
         """Whether the rate was not looked at for a while. Asked where nothing runs: who asks may go and look."""

@@ -122,14 +122,10 @@ class Line:
     def require(self, tokens: int, turn: Turn) -> None:
         """Raises Unavailable when a call of about so many tokens could not be answered in time: before anything is spent
         on it. Cheap; once for each call, for it is counted as what comes."""
-        now, rate = self._now(), self.forecast.rate
-        left_s = turn.deadline - now
-        # No call asks for more than everything in the time that it has: who has none makes it tight for nobody.
-        most = max(0.0, left_s) * rate / self.forecast.share if rate > 0 and self.forecast.share > 0 else tokens
-        crowded = self.forecast.offered(now, min(tokens, most))
-        if rate <= 0:
-            return
-        self._refuse_late(tokens, turn, now, crowded=crowded)
+        now = self._now()
+        crowded = self.forecast.offered(now, tokens, turn.deadline - now)
+        if self.forecast.rate > 0:
+            self._refuse_late(tokens, turn, now, crowded=crowded)
 
     def require_still(self, tokens: int, turn: Turn) -> None:
         """The same for a call that was let in and counted since: meanwhile others that came in the same moment have taken
@@ -144,7 +140,8 @@ class Line:
         needed_s = own * self.forecast.share / rate
         if needed_s <= left_s * _IN_TIME:
             needed_s += self._others(own, turn) * self.forecast.share / rate
-        bound_s = min(left_s * _IN_TIME, self._timeout_s)
+        itself_s = tokens * self.forecast.share / rate  # the rest of what is needed is waiting
+        bound_s = min(left_s * _IN_TIME, self._timeout_s + itself_s)
         if crowded and needed_s > left_s * _STANDING:
             bound_s = min(bound_s, max(left_s * _STANDING, self._enough_s()))
         if needed_s > bound_s and not (bound_s >= _FAIR_S and self._goes_to_look(now)):

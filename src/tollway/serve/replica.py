@@ -2,6 +2,7 @@
 
     replica = Replica(engine, clock, on_state=notice)
     await replica.start()              # returns once a real inference has answered
+    replica.rate                       # what it then did a second with full seats
     Pool(replica.address…)             # the address stays the same over restarts
     await replica.stop()
 
@@ -22,6 +23,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -34,12 +36,14 @@ from tollway.kit.clock import Clock
 from tollway.kit.errors import Unavailable
 from tollway.kit.said import say
 from tollway.serve.engines import Address, Caps, Engine
+from tollway.serve.forecast import pressed_at
 from tollway.serve.runtimes import Confinement, Failed, Local, Place, Runtime
 from tollway.serve.runtimes.local import SOCKET
 from tollway.serve.wire import Pool, Reply, WireError
 
 _LOG: Final = log.get("serve")
 _FOLDER: Final = "tollway-replica-"
+_LOOK_WITHIN_S: Final = 10.0
 
 
 class State(StrEnum):
@@ -89,6 +93,7 @@ class Replica:
         self.state = State.DEAD
         self.restarts = 0
         self.load_seconds = 0.0
+        self.rate = 0.0  # cost a second (in the line's measure) that it showed with full seats; 0: not known
         self.last_failure = ""
         self.short_lives = 0  # in a row
         self.confinement = confinement or Confinement()
@@ -255,6 +260,7 @@ class Replica:
                 address = self.address
                 pool = Pool(address.url, address.key)
                 await self._prove(pool, address)
+            self.rate = self.rate or await self._look(pool, address)
             self.load_seconds = round(self._clock.monotonic() - began, 3)
             self._enter(State.READY)
             self._turn.set()
@@ -284,6 +290,19 @@ class Replica:
                     "replica.first_status", "its first inference was answered with status {status}", status=reply.status
                 )
             )
+
+    async def _look(self, pool: Pool, address: Address) -> float:
+        """What it does a second at full speed: its probe, sent by as many at once as that takes. It is what the line knows
+        when the first burst comes. 0: the probe is no measure, or it took too long."""
+        callers, began = pressed_at(self.caps.slots), time.monotonic()
+        if not self.engine.probe.cost:
+            return 0.0
+        try:
+            async with asyncio.timeout(_LOOK_WITHIN_S):
+                await asyncio.gather(*(self._prove(pool, address) for _ in range(callers)))
+        except TimeoutError:
+            return 0.0
+        return callers * self.engine.probe.cost / (time.monotonic() - began)
 
     async def _watch(self, pool: Pool, address: Address) -> None:
         """Until the process ends or the pulse stops."""

@@ -201,6 +201,7 @@ class Replicas:
             post.lately = Lately()
             post.seat.slots = post.replica.caps.slots
             post.seat.ready = True
+            self._line.forecast.expect(sum(one.replica.rate for one in self.posts if one.ready))
             self._line.seat_next()
         elif post.seat is not None:
             post.seat.ready = False  # it may have been suspected, and be unready, before

@@ -91,7 +91,9 @@ class LlamaCpp:
             Probe(path="/embeddings", body={"model": model, "input": ["."]})
             if embedding
             else Probe(
-                path="/completions", body={"model": model, "prompt": ".", "max_tokens": 1, "cache_prompt": False}
+                path="/completions",
+                body={"model": model, "prompt": ".", "max_tokens": 1, "cache_prompt": False},
+                cost=1,
             )
         )
 

@@ -78,7 +78,7 @@ class OpenVinoGenai:
             context_tokens=min(model_context_tokens or context_tokens, self._cache_tokens),
             cache_tokens=self._cache_tokens,
         )
-        self.probe = Probe(path="/completions", body={"model": model, "prompt": ".", "max_tokens": 1})
+        self.probe = Probe(path="/completions", body={"model": model, "prompt": ".", "max_tokens": 1}, cost=1)
 
     def __repr__(self) -> str:
         return f"OpenVinoGenai({self.model}@{self.version})"
