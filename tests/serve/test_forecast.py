@@ -92,6 +92,17 @@ def test_the_first_call_that_is_over_shows_what_one_costs() -> None:
     assert one.forecast.share == pytest.approx(0.05), "from now on it is not supposed any more"
 
 
+def test_a_call_that_was_cut_off_shows_what_one_costs_at_least() -> None:
+    """Stories without end: those that are cut off are all there are, and else every burst would be taken for short ones."""
+    clock = Clock()
+    one = started(clock, rate=100)
+    seated, _ = burst(one, clock, 30, tokens=1064, left_s=8)
+    clock.now += 8
+    for (seat, turn), cost in zip(seated, (400, 100), strict=True):
+        one.leave(seat, 1064, turn=turn, cost=cost, cut_off=True)
+    assert one.forecast.usual == 400, "the other one may have been left by its caller"
+
+
 def test_a_few_calls_are_averaged_and_many_followed() -> None:
     forecast = Forecast()
     for cost in (10, 90, 20):

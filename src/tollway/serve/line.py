@@ -222,7 +222,7 @@ class Line:
         done = tokens * self.forecast.share if cost is None else cost
         turns = pressed_at(seat.slots) * len(self.seats)
         self.forecast.left(self._now(), cost or 0.0, pressed=pressed, turn=turns)
-        if cost and not cut_off:
+        if cost and not (cut_off and cost < self.forecast.cost_of(tokens)):  # one that took too long did cost that much
             self.forecast.learn(tokens, cost)
         member = self._members[turn.tier].get(turn.org_id)
         if member is not None:
