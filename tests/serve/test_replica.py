@@ -404,7 +404,7 @@ def test_folders_of_owners_that_died_are_swept_and_others_kept() -> None:
     base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
     dead = base / f"tollway-replica-{ended.pid}-test"
     ours = base / f"tollway-replica-{os.getpid()}-test"
-    odd = base / "tollway-replica-odd"
+    odd = base / f"tollway-replica-odd{os.getpid()}"
     for folder in (dead, ours, odd):
         folder.mkdir()
 
