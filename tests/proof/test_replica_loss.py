@@ -47,7 +47,8 @@ def engine_house(home: Path) -> Iterator[tuple[GatewayProcess, Customer]]:
         starter.import_smollm2(shop.store)
         release.deploy(shop, CHAT)
     customer = make_customer(home, TERMS, 100_000_000)
-    gateway = start_gateway(home, starter=False)
+    patient = {"TOLLWAY_CALL_TIMEOUT_S": "3600", "TOLLWAY_QUEUE_TIMEOUT_S": "3600"}  # no call is refused for a slow machine
+    gateway = start_gateway(home, starter=False, env=patient)
     try:
         yield gateway, customer
     finally:

@@ -153,10 +153,24 @@ def test_replicas_that_come_later_add_what_they_showed() -> None:
 def test_a_call_that_takes_long_itself_does_not_wait_long() -> None:
     """What bounds waiting in line (`queue_timeout_s`, 60 s) does not bound how long an answer is written."""
     clock = Clock()
-    one = started(clock, rate=2)
+    one = started(clock, rate=0, slots=2)
+    seated, _ = burst(one, clock, 2, tokens=200, left_s=600)
+    clock.now += 200
+    for seat, turn in seated:
+        one.leave(seat, 200, turn=turn, cost=200)
+    assert one.forecast.rate == pytest.approx(2)
+    clock.now += 1
     seated, waits = burst(one, clock, 3, tokens=200, left_s=600)
     assert len(seated) == 1, "100 s of work in front of the second"
     assert waits == [pytest.approx(200 / 2 - 60)] * 2
+
+
+def test_who_has_time_is_not_refused_for_what_is_only_expected() -> None:
+    """The replica started in a bad moment, and a call may wait for minutes: it is not the line's impatience that decides."""
+    clock = Clock()
+    seated, waits = burst(started(clock, rate=2), clock, 4, tokens=200, left_s=600)
+    assert len(seated) == 3, "300 s of work, of 390 that there are"
+    assert waits == [pytest.approx(400 - 390)]
 
 
 @pytest.mark.engine

@@ -56,6 +56,11 @@ class Forecast:
         self._busy = _Look()  # since somebody sat down where nobody was, or later: what can be done at least
         self._offered, self._offered_at = 0.0, -math.inf  # cost that came, fading
 
+    @property
+    def seen(self) -> bool:
+        """Whether the rate was looked at, and is not only what was expected."""
+        return self._looked_at > -math.inf
+
     def cost_of(self, tokens: float) -> float:
         """What a call for which so many tokens are held will cost."""
         return max(1.0, tokens * self.share)
@@ -67,7 +72,7 @@ class Forecast:
     def expect(self, rate: float) -> None:
         """What the replicas showed when they became ready; 0: they could not. It is believed until calls show something else:
         measured with short prompts, and perhaps in a bad moment."""
-        if self._looked_at == -math.inf:
+        if not self.seen:
             self.rate = max(self.rate, rate)
 
     def learn(self, tokens: int, cost: float) -> None:
@@ -133,8 +138,8 @@ class Forecast:
 
     def _blend(self, done: float, seconds: float) -> None:
         """What was seen takes the place of what was only expected, or is one more look among several."""
-        first = self._looked_at == -math.inf
-        self.rate += (1.0 if first else 1 - math.exp(-seconds / _MEMORY_S)) * (done / seconds - self.rate)
+        weight = 1 - math.exp(-seconds / _MEMORY_S) if self.seen else 1.0
+        self.rate += weight * (done / seconds - self.rate)
 
     def is_doubted(self, now: float) -> bool:
         """Whether the rate was not looked at for a while. Asked where nothing runs: who asks may go and look."""

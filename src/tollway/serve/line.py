@@ -140,8 +140,10 @@ class Line:
         needed_s = own * self.forecast.share / rate
         if needed_s <= left_s * _IN_TIME:
             needed_s += self._others(own, turn) * self.forecast.share / rate
-        itself_s = tokens * self.forecast.share / rate  # the rest of what is needed is waiting
-        bound_s = min(left_s * _IN_TIME, self._timeout_s + itself_s)
+        bound_s = left_s * _IN_TIME
+        if self.forecast.seen:  # nobody is sent away for our own impatience because of a rate that is only expected
+            itself_s = tokens * self.forecast.share / rate  # the rest of what is needed is waiting
+            bound_s = min(bound_s, self._timeout_s + itself_s)
         if crowded and needed_s > left_s * _STANDING:
             bound_s = min(bound_s, max(left_s * _STANDING, self._enough_s()))
         if needed_s > bound_s and not (bound_s >= _FAIR_S and self._goes_to_look(now)):
