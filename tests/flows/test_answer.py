@@ -61,7 +61,7 @@ class House:
         self.served = Served(model, engines, {}, settings, shop.clock, lambda *_: None, self._wake)
         seat = Seat(self.engine, 4, 0, "1")  # type: ignore[arg-type]
         self.served.line.seats.append(seat)
-        self.served._sizing._seat = lambda: seat
+        self.served._sizing._seats = lambda: [seat]
         fleet = SimpleNamespace(find=lambda *_: self.served)
         self.service = Service(shop.clock, shop.access, None, fleet, Metrics(), 5.0)  # type: ignore[arg-type]
 

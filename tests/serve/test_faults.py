@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.serve.mortal import Mortal
+from tests.serve.unplugged import Unplugged
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import BadRequest, TollwayError, Unavailable
 from tollway.kit.settings import Settings
@@ -166,6 +167,47 @@ def test_patience_follows_what_is_usual_and_grows_when_calls_do() -> None:
         times.add(0.1)
         patience.tick(times)
     assert patience.within_s <= 1.0
+
+
+async def test_nobody_is_impatient_with_a_replica_that_is_the_only_one_left(tmp_path: Path) -> None:
+    """What takes longer than usual where nobody else could be asked takes longer; it is not given up as if it had failed."""
+    async with serving(tmp_path, replicas=2) as served:
+        served.whole_answer.within_s = 0.05
+        served.line.seats[1].ready = False
+        assert await outcome(served, "slow 300") == "ok"
+        assert served.stats.errors == 0
+
+
+async def test_who_was_given_up_for_a_replica_that_is_gone_is_asked_again(tmp_path: Path) -> None:
+    async with serving(tmp_path, replicas=2) as served:
+        served.whole_answer.within_s = 0.2
+        first, other = served.line.seats
+        call = asyncio.create_task(outcome(served, "slow 600"))
+        async with asyncio.timeout(60):
+            while not first.running:
+                await asyncio.sleep(0)
+        other.ready = False
+        assert await call == "retried"
+
+
+async def test_the_calls_in_a_replica_whose_node_lost_its_power_are_tried_elsewhere(tmp_path: Path) -> None:
+    """No connection breaks and no patience ends: it is enough that its life is known to be over."""
+    nodes = Unplugged()
+    settings = Settings(tmp_path, environment={})
+    served = Served(MODEL, [Mortal()], {}, settings, SystemClock(), lambda *_: None, runtime=nodes)
+    try:
+        await served.scale(2)
+        nodes.places[0].unplug()
+        call = asyncio.create_task(outcome(served, "hello"))
+        async with asyncio.timeout(60):
+            while not served.line.seats[0].running:
+                await asyncio.sleep(0)
+            nodes.places[0].missed.set()
+            assert await call == "retried"
+        assert served.first_piece.within_s > 60, "nobody lost patience"
+    finally:
+        await served.stop_now()
+        await nodes.close()
 
 
 # -- ejection ----------------------------------------------------------------------------------------------------------

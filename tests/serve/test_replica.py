@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.ports import free_port
+from tests.serve.unplugged import Unplugged
 from tollway.forge.convert import starter
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import Unavailable
@@ -346,6 +347,44 @@ def test_a_pulse_whose_connection_breaks_is_felt_a_second_time(tmp_path: Path, d
                     await asyncio.sleep(0.01)
             assert (replica.state is State.READY) == kept
             assert ("it cannot be reached" in replica.last_failure) != kept
+
+    asyncio.run(story())
+
+
+def test_who_waits_for_a_pulse_hears_that_its_node_is_gone(tmp_path: Path) -> None:
+    """The engine is given a minute for a beat; its node is known to be gone long before."""
+    script = f"""
+        import http.server, json, pathlib, socketserver, sys, time
+        class Answer(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_response(200)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"{{}}")
+            def do_GET(self):
+                pathlib.Path({str(tmp_path / "felt")!r}).write_text("1")
+                time.sleep(600)
+            def address_string(self): return ""
+            def log_message(self, *args): pass
+        class Server(socketserver.ThreadingUnixStreamServer):
+            daemon_threads = True
+        server = Server(sys.argv[1], Answer)
+        print(json.dumps({{"event": "ready"}}), flush=True)
+        server.serve_forever()
+    """
+
+    async def story() -> None:
+        nodes, pace = Unplugged(), Pace(pulse_every_s=0.01, pulse_within_s=600, backoff_first_s=60)
+        async with running(Replica(Scripted(script), SystemClock(), pace=pace, runtime=nodes)) as replica:
+            async with asyncio.timeout(60):
+                while not read_count(tmp_path):
+                    await asyncio.sleep(0.01)
+            nodes.places[0].unplug()
+            nodes.places[0].missed.set()
+            await until(replica, State.STARTING)
+            assert replica.last_failure == "its node is gone"
+        await nodes.close()
 
     asyncio.run(story())
 

@@ -235,6 +235,28 @@ async def test_the_race_of_an_idle_close_with_a_request_costs_nothing() -> None:
     assert [peer.requests for peer in server.peers] == [2, 1]
 
 
+@pytest.mark.parametrize("before", [0, 1], ids=["on a new connection", "on one that was used before"])
+async def test_who_waits_for_a_neighbour_that_is_gone_is_told_and_asks_nobody_again(before: int) -> None:
+    """The neighbour's machine lost its power: nothing breaks by itself."""
+    asked = asyncio.Event()
+
+    async def talk(peer: Peer, _body: bytes) -> None:
+        if peer.requests <= before:
+            await peer.send(PLAIN)
+        else:
+            asked.set()
+
+    async with serving(talk) as (server, pool):
+        for _ in range(before):
+            await pool.post("/x", b"{}")
+        waiting = asyncio.create_task(pool.post("/x", b"{}"))
+        await asyncio.wait_for(asked.wait(), 60)
+        pool.cut()
+        with pytest.raises(WireError, match="is gone"):
+            await asyncio.wait_for(waiting, 60)
+    assert len(server.peers) == 1
+
+
 async def test_a_fresh_connection_that_dies_is_not_tried_again() -> None:
     async def talk(_peer: Peer, _body: bytes) -> bool:
         return True

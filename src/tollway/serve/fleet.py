@@ -58,7 +58,7 @@ class Fleet:
         self._broken_versions: dict[tuple[str, str], TollwayError] = {}  # beside a stable version that goes on
         self._alive: set[Served] = set()  # started and not yet stopped: also those that are on their way out
         self._tasks = Tasks()
-        self._keeper = Keeper(settings, self._clock, lambda served: packages.weights_bytes(served.model))
+        self._keeper = Keeper(settings, self._clock, lambda served: packages.weights_bytes(served.model), runtime)
         self.machine_micros = 0  # what this machine costs an hour; for cost limits and what is shown
         self._keeping: asyncio.Task[None] | None = None
         self._left: list[Hour] = []  # of replicas that were stopped

@@ -1,4 +1,5 @@
-"""The fleet's housekeeping, once a second: who is unwell, who grew, who idles, who needs more replicas or fewer.
+"""The fleet's housekeeping, once a second: who is unwell, who grew, who idles, who needs more replicas or fewer, who had
+better live elsewhere.
 
     keeper.tick(versions)          everything that is due now
     keeper.wake(served)            load a version that is not loaded; what is in the way of it is unloaded first
@@ -19,14 +20,17 @@ from tollway.kit.tasks import Tasks
 from tollway.serve import memory
 from tollway.serve.models import Model
 from tollway.serve.replica import Replica, State
+from tollway.serve.runtimes import Runtime
 from tollway.serve.scaling import Scaler, ScalingPolicy, Service
 from tollway.serve.served import Served
 
 _log = log.get("serve.keeper")
 _DECIDE_EVERY = 2  # seconds
 _GROWTH_EVERY = 10
+_SPREAD_EVERY = 10
 _GROWTH_LEAST_BYTES = 512 * 1024 * 1024  # caches of prompts and arenas of batches grow to this in good health
 _RENEWED_AGAIN_S = 900.0
+_MOVED_AGAIN_S = 60.0  # a node where it would not start, or that takes nobody after all, is not worth more
 _MEASURED_S = 120.0
 
 
@@ -43,15 +47,20 @@ class _Watched(msgspec.Struct, eq=False):
     took2: float = 0.0
     renewed_at: float = float("-inf")
     renewing: bool = False
+    moved_at: float = float("-inf")
     answered: int = 0
     total_s: float = 0.0
     total2: float = 0.0
 
 
 class Keeper:
-    """`price_micros`: what one replica costs an hour, for the cost limit. Use it from one event loop."""
+    """`runtime`: where replicas live; None: all on this machine. Use it from one event loop."""
 
-    def __init__(self, settings: Settings, clock: Clock, weights_bytes: Callable[[Served], int]) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, weights_bytes: Callable[[Served], int], runtime: Runtime | None = None
+    ) -> None:
+        self._runtime = runtime
+        self._spreading = False
         self._settings = settings
         self._clock = clock
         self._weights_bytes = weights_bytes
@@ -105,6 +114,8 @@ class Keeper:
             if self._seconds % _GROWTH_EVERY == 0:
                 self._renew_grown(served, watched, now)
             self._rest_idle(served, watched, now)
+        if self._runtime is not None and self._seconds % _SPREAD_EVERY == 0 and not self._spreading:
+            self._tasks.begin(self._spread(self._runtime))
         here = set(versions)
         self._watched = {served: one for served, one in self._watched.items() if served in here}
 
@@ -193,6 +204,23 @@ class Keeper:
                 _log.error("no replica could be put in the place of one that grew", model=served.name)
         finally:
             watched.renewing = False
+
+    # -- those that live too close ---------------------------------------------------------------------------------------
+
+    async def _spread(self, runtime: Runtime) -> None:
+        """Move replicas to nodes that have come since they were started, one after the other; no call notices."""
+        self._spreading = True
+        try:
+            crowded = await runtime.crowded()
+            for served in self._versions if crowded else ():
+                watched, now = self._watch(served), self._clock.monotonic()
+                replica = next((one for one in served.replicas if one.place in crowded), None)
+                if replica is not None and not watched.renewing and now - watched.moved_at >= _MOVED_AGAIN_S:
+                    watched.moved_at = now
+                    moved = await served.renew(replica)
+                    _log.info("replicas spread", model=served.name, version=served.model.version, moved=moved)
+        finally:
+            self._spreading = False
 
     # -- those that rest -------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -122,6 +122,11 @@ class Replica:
         if self._folder is None:
             raise RuntimeError("a replica has no address before it is started")
         return self.engine.address(self._folder / SOCKET)
+
+    @property
+    def place(self) -> Place | None:
+        """Where its engine runs; None while it runs nowhere, and for an upstream."""
+        return self._place
 
     @property
     def pid(self) -> int | None:
@@ -305,23 +310,27 @@ class Replica:
         return callers * self.engine.probe.cost / (time.monotonic() - began)
 
     async def _watch(self, pool: Pool, address: Address) -> None:
-        """Until the process ends or the pulse stops."""
-        own = self._place is not None
-        pulse = self.engine.pulse if own else address.prefix + self.engine.pulse
-        every_s = self._pace.pulse_every_s if own else self._pace.upstream_pulse_every_s
+        """Until the process ends or the pulse stops. Who waits for a beat hears of the end all the same: a node that lost its
+        power closes no connection."""
         ended = asyncio.create_task(self._place.ended()) if self._place is not None else None
+        beating = asyncio.create_task(self._beat(pool, address, ended))
         try:
-            while True:
-                if ended is None:
-                    await asyncio.sleep(every_s)
-                else:
-                    await asyncio.wait({ended}, timeout=every_s)
-                if ended is not None and ended.done():
-                    raise Failed(self._given_up or ended.result())
-                await self._feel(pool, pulse, ended)
+            await asyncio.wait({beating} if ended is None else {beating, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if ended is not None and ended.done():
+                raise Failed(self._given_up or ended.result())
+            beating.result()
         finally:
-            if ended is not None:
-                ended.cancel()
+            for task in (beating, ended):
+                if task is not None:
+                    task.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+
+    async def _beat(self, pool: Pool, address: Address, ended: asyncio.Task[str] | None) -> NoReturn:
+        """Feel its pulse again and again. Raises Failed when there is none."""
+        pulse = self.engine.pulse if ended is not None else address.prefix + self.engine.pulse
+        while True:
+            await asyncio.sleep(self._pace.upstream_pulse_every_s if ended is None else self._pace.pulse_every_s)
+            await self._feel(pool, pulse, ended)
 
     async def _feel(self, pool: Pool, pulse: str, ended: asyncio.Task[str] | None) -> None:
         """One beat, tried a second time where the connection broke: a server under a burst may turn one away and be well. A

@@ -86,10 +86,10 @@ class Replicas:
         """Calls in the engines."""
         return sum(post.seat.running for post in (*self.posts, *self._leaving) if post.seat is not None)
 
-    def seat(self) -> Seat | None:
-        """The least busy seat that is ready; it is not taken by this."""
+    def seats(self) -> list[Seat]:
+        """Those that are ready, the least busy one first; none is taken by this."""
         ready = [post.seat for post in self.posts if post.ready and post.seat is not None]
-        return min(ready, key=lambda seat: seat.running, default=None)
+        return sorted(ready, key=lambda seat: seat.running)
 
     def take_totals(self) -> Totals:
         """What all of them did since the last time."""
@@ -205,6 +205,8 @@ class Replicas:
             self._line.seat_next()
         elif post.seat is not None:
             post.seat.ready = False  # it may have been suspected, and be unready, before
+            if self._timed:  # an upstream whose pulse is missing may still be writing its answers
+                post.seat.pool.cut()
             if post.seat.time is not None:
                 post.seat.time.pause(now)
             self._breaker.keep_one()

@@ -66,7 +66,7 @@ class Served:
             runtime=runtime,
         )  # fmt: skip
         self._replicas.drain_within_s = settings.call_timeout_s
-        sizing = self._sizing = Sizing(model, engine.caps, settings, self._replicas.seat)
+        sizing = self._sizing = Sizing(model, engine.caps, settings, self._replicas.seats)
         self.least, self.rough_size, self.size_at_once = least, sizing.rough, sizing.at_once
         self.tokens_of = sizing.tokens_of
         self._wake = wake

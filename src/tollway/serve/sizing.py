@@ -6,7 +6,8 @@ Only an engine knows how many tokens a prompt has, or how long a recording plays
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -29,6 +30,8 @@ from tollway.serve.requests import (
 from tollway.serve.wire import Pool, WireError
 
 _BYTES_PER_TOKEN_MOST = 64  # more never is a prompt that fits: not worth counting
+_SILENT_S = 5.0  # a replica that has not counted by then may be on a node that went without closing its connections
+_Told = TypeVar("_Told")
 
 
 class Size(msgspec.Struct):
@@ -53,15 +56,15 @@ def least(request: Request) -> Size:
 
 
 class Sizing:
-    """For one version of a model. `seat`: of a replica that can be asked now."""
+    """For one version of a model. `seats`: of the replicas that can be asked now, the best first."""
 
-    def __init__(self, model: Model, caps: Caps, settings: Settings, seat: Callable[[], Seat | None]) -> None:
+    def __init__(self, model: Model, caps: Caps, settings: Settings, seats: Callable[[], list[Seat]]) -> None:
         self._model = model
         self._name = model.name
         self._caps = caps
         self._output_default: int = settings.output_tokens_default
         self._seconds_max: int = settings.audio_seconds_max
-        self._seat = seat
+        self._seats = seats
         self._counting = asyncio.Semaphore(COUNTED_AT_ONCE)
 
     async def exact(self, request: Request) -> Size:
@@ -131,32 +134,40 @@ class Sizing:
 
     async def _count(self, request: ChatRequest | CompletionRequest) -> list[int] | None:
         """Exact tokens of each prompt, in the engine's own words; None when it cannot say."""
-        seat = self._seat() if self._caps.tokenize else None
-        if seat is None:
+        if not self._caps.tokenize:
             return None
         async with self._counting:
-            return await self._count_there(seat.pool, request)
+            return await self._asked(lambda seat: self._count_there(seat.pool, request))
+
+    async def _asked(self, ask: Callable[[Seat], Awaitable[_Told]]) -> _Told | None:
+        """What a replica says; where one is lost, or says nothing while another one could, that one is asked. None: nobody
+        was there to answer."""
+        seats = self._seats()
+        for seat in seats:
+            try:
+                async with asyncio.timeout(None if seat is seats[-1] else _SILENT_S):
+                    return await ask(seat)
+            except (WireError, TimeoutError):
+                continue
+        return None
 
     async def _count_there(self, pool: Pool, request: ChatRequest | CompletionRequest) -> list[int] | None:
-        try:
-            if isinstance(request, CompletionRequest):
-                texts = request.prompts
-            else:
-                body = {"messages": request.plain_messages()} | ({"tools": request.tools} if request.tools else {})
-                reply = await pool.post("/apply-template", msgspec.json.encode(body))
-                if reply.status != 200:
-                    # a template is a pure function of the messages: whatever it says is about them
-                    raise refusal_of(400 if reply.status == 500 else reply.status, reply.body)
-                texts = [msgspec.json.decode(reply.body)["prompt"]]
-            found = []
-            for text in texts:
-                asked = msgspec.json.encode({"content": text, "add_special": True, "parse_special": True})
-                reply = await pool.post("/tokenize", asked)
-                if reply.status != 200:
-                    return None
-                found.append(len(_tokens(reply.body).tokens))
-        except WireError:
-            return None
+        if isinstance(request, CompletionRequest):
+            texts = request.prompts
+        else:
+            body = {"messages": request.plain_messages()} | ({"tools": request.tools} if request.tools else {})
+            reply = await pool.post("/apply-template", msgspec.json.encode(body))
+            if reply.status != 200:
+                # a template is a pure function of the messages: whatever it says is about them
+                raise refusal_of(400 if reply.status == 500 else reply.status, reply.body)
+            texts = [msgspec.json.decode(reply.body)["prompt"]]
+        found = []
+        for text in texts:
+            asked = msgspec.json.encode({"content": text, "add_special": True, "parse_special": True})
+            reply = await pool.post("/tokenize", asked)
+            if reply.status != 200:
+                return None
+            found.append(len(_tokens(reply.body).tokens))
         return found
 
     async def _measure(self, request: TranscriptionRequest) -> int:
@@ -164,14 +175,12 @@ class Sizing:
         asked to hear is measured here: it says how long it was afterwards, if at all."""
         if self._model.engine == "upstream":
             return await decoding.length_s(request.recording, self._seconds_max)
-        seat = self._seat()
-        if seat is None:
+        if not self._seats():
             raise Unavailable(f"The model {self._name!r} is not ready.", code="model_unavailable")
         call = request.measuring()
-        try:
-            reply = await seat.pool.post(seat.prefix + call.path, call.body)
-        except WireError as error:
-            raise Unavailable("The engine could not read the recording.", code="engine_failed") from error
+        reply = await self._asked(lambda seat: seat.pool.post(seat.prefix + call.path, call.body))
+        if reply is None:
+            raise Unavailable("The engine could not read the recording.", code="engine_failed")
         if reply.status != 200:
             raise refusal_of(reply.status, reply.body)
         return max(1, int(msgspec.json.decode(reply.body)["seconds"]))

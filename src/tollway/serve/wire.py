@@ -47,9 +47,10 @@ class Reply(msgspec.Struct):
 
 
 class _Connection(asyncio.Protocol):
-    """One keep-alive connection; one answer at a time."""
+    """One keep-alive connection; one answer at a time. `siblings`: those of its pool that are open."""
 
-    def __init__(self) -> None:
+    def __init__(self, siblings: "set[_Connection]") -> None:
+        self._siblings = siblings
         self.transport: Any = None
         self.closed = False
         self.uses = 0
@@ -73,6 +74,7 @@ class _Connection(asyncio.Protocol):
     # asyncio.Protocol
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        self._siblings.add(self)
 
     def data_received(self, data: bytes) -> None:
         self.received_any = True
@@ -88,6 +90,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        self._siblings.discard(self)
         if exc is None and self.headers_done and not self._delimited and not self.failure:
             self.complete = True
         self.parser = None  # it refers to this: what refers to nothing that refers to it is gone at once
@@ -206,6 +209,7 @@ class Pool:
         self._fixed = ("\r\n".join(lines) + "\r\n").encode("latin-1")
         self._heads: dict[tuple[str, str], bytes] = {}
         self._idle: deque[_Connection] = deque()
+        self._open: set[_Connection] = set()
 
     async def post(self, path: str, body: bytes, kind: str = _JSON) -> Reply:
         """POST a body of this content type and read the whole answer. Raises WireError."""
@@ -228,6 +232,13 @@ class Pool:
         """Close what idles."""
         while self._idle:
             self._idle.popleft().transport.abort()
+
+    def cut(self) -> None:
+        """The neighbour is gone: whoever still waits for it gets a WireError now. A machine that lost its power closes
+        nothing."""
+        for connection in tuple(self._open):
+            connection.failure = "the neighbour is gone"
+            connection.transport.abort()
 
     async def _whole(self, method: str, path: str, body: bytes, kind: str = _JSON) -> Reply:
         connection = await self._exchange(self._head(method, path, body, kind), body)
@@ -255,7 +266,7 @@ class Pool:
             try:
                 await connection.wait_headers()
             except WireError as error:
-                if fresh or error.started:
+                if fresh or error.started or connection.failure:
                     raise
                 continue  # it had been closed while idle: no byte of an answer came, so nothing ran
             except BaseException:
@@ -273,13 +284,13 @@ class Pool:
         return None
 
     async def _connect(self) -> _Connection:
-        loop = asyncio.get_running_loop()
+        loop, made = asyncio.get_running_loop(), _Connection(self._open)
         try:
             async with asyncio.timeout(_CONNECT_S):
                 if self._unix:
-                    _, made = await loop.create_unix_connection(_Connection, self._unix)
+                    await loop.create_unix_connection(lambda: made, self._unix)
                 else:
-                    _, made = await loop.create_connection(_Connection, self._host, self._port, ssl=self._tls)
+                    await loop.create_connection(lambda: made, self._host, self._port, ssl=self._tls)
         except (OSError, TimeoutError) as error:
             raise WireError(f"no connection ({type(error).__name__})", started=False) from error
         return made

@@ -79,6 +79,10 @@ class Host:
             return say("replica.not_started", "its process was not started")
         return say("replica.ended", "its process ended with code {status}", status=await self._process.wait())
 
+    async def lives(self) -> str:
+        """A sign of life: of this host and its node, whatever its engine is doing."""
+        return "here"
+
     async def end(self, within_s: float) -> None:
         """End it all, politely."""
         if self._relay is not None:

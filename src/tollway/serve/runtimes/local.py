@@ -63,6 +63,9 @@ class Local:
         assert isinstance(place, Process)
         await buried(place.process, within_s)
 
+    async def crowded(self) -> list[Place]:
+        return []
+
     def expect(self, replicas: int) -> None:
         return None
 

@@ -58,6 +58,11 @@ class Runtime(Protocol):
         """End it for certain: politely, and after `within_s` otherwise."""
         ...
 
+    async def crowded(self) -> list[Place]:
+        """Replicas, one of each version at most, that share a machine with another of their version while a machine with fewer
+        of them has room: what starts beside one of these goes there."""
+        ...
+
     def expect(self, replicas: int) -> None:
         """So many replicas are to run, and not all do: have room for them. 0: all do. Returns at once; it is only a hint."""
         ...

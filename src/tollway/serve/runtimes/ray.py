@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import secrets
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,12 @@ _STORE_BYTES: Final = 256 * 1024 * 1024
 _SCHEME: Final = "ray://"
 _ASK_S: Final = 5.0
 _NODE_LABEL: Final = "ray.io/node-id"
+_ON_HEAD: Final = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}  # another node may be the very one that hangs
+_PULSE_EVERY_S: Final = 5.0
+_PULSE_WITHIN_S: Final = 20.0
+_DOUBTED_S: Final = 90.0  # by then Ray has seen for itself that a node is gone: one that hangs takes it about 65
+_WORKER: Final = {"env_vars": {"RAY_worker_niceness": "0"}}
+"""Ray's own choice for what runs on its nodes is 15: calls would wait for anything else there, a training too."""
 Of = tuple[str, str]  # a model and its version
 
 
@@ -45,6 +52,7 @@ class RayPlace:
     def __init__(self, actor: Any, address: Address, node: str, member: str = "") -> None:
         self.actor, self.address, self.node = actor, address, node
         self.member = member  # the node as the cluster calls it
+        self.given_up = False
 
     @property
     def pid(self) -> int | None:
@@ -52,21 +60,26 @@ class RayPlace:
         return None
 
     async def ended(self) -> str:
-        # Who waits may leave; Ray does not like its own future to be cancelled.
-        waiting = asyncio.ensure_future(_told(self.actor.ended.remote()))
-        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
-        try:
-            why: str = await asyncio.shield(waiting)  # with its code: it comes as it was said there
-            return why
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever Ray says of it: the host is gone, and why is told
-            what = type(error).__name__
-            return say("replica.host_gone", "its host on {node} is gone ({what})", node=self.node, what=what)
+        ended = _asked(self.actor.ended)
+        while not ended.done():
+            await asyncio.wait({ended}, timeout=_PULSE_EVERY_S)
+            # An engine may be silent for a minute, in one of its steps; a host is only when its node is.
+            sign = _asked(self.actor.lives)
+            await asyncio.wait({ended, sign}, timeout=_PULSE_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done() and not sign.done():
+                told = {"node": self.node, "limit_s": _PULSE_WITHIN_S}
+                return say("replica.host_silent", "its host on {node} gave no sign of life for {limit_s}", **told)
+        error = ended.exception()
+        if error is None:
+            return ended.result()  # with its code: it comes as it was said there
+        # whatever Ray says of it: the host is gone, and why is told
+        what = type(error).__name__
+        return say("replica.host_gone", "its host on {node} is gone ({what})", node=self.node, what=what)
 
     def kill(self) -> None:
         import ray
 
+        self.given_up = True
         with contextlib.suppress(Exception):  # it may be gone already
             ray.kill(self.actor, no_restart=True)
 
@@ -79,7 +92,9 @@ class RayRuntime:
         self._contents: dict[str, tuple[str, dict[str, str]]] = {}
         self._host = ray.remote(Host)
         self._room = ray.remote(_room)
+        self._free = ray.remote(_free)
         self._places: dict[RayPlace, Of] = {}  # those that run, and what they run
+        self._doubted: dict[str, float] = {}  # nodes where a host did not answer, and when (monotonic)
         self._expected = self._asked = 0
         self._tasks = Tasks()
 
@@ -90,7 +105,7 @@ class RayRuntime:
         key, of = secrets.token_hex(24), (engine.model, engine.version)
         actor = self._host.options(
             num_cpus=1, scheduling_strategy=await self._apart(of), max_restarts=0, max_concurrency=16,
-            namespace=_NAMESPACE,
+            namespace=_NAMESPACE, runtime_env=_WORKER,
         ).remote()  # fmt: skip
         try:
             for needed in self._folders(json.loads(launch.first_line)):
@@ -113,24 +128,55 @@ class RayRuntime:
         return place
 
     async def _apart(self, of: Of) -> Any:
-        """Where the next replica of a version should go: not where most of its replicas are already, or a node that dies would
-        take them all along. Only a wish: where there is no room elsewhere, it goes there all the same."""
-        mine = Counter(place.member for place, what in self._places.items() if what == of)
-        if not mine:
+        """Where the next replica of a version should go: where the fewest of its replicas are, or a node that dies would take
+        them all along. Only a wish: where there is no room, it goes elsewhere all the same."""
+        nodes = await self._nodes() if self._doubted or of in self._places.values() else []
+        best = _emptiest(self._on_nodes(of), nodes)
+        if not best:
             return "SPREAD"
-        from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
+        from ray.util.scheduling_strategies import In, NodeLabelSchedulingStrategy
 
+        there = In(*best)  # type: ignore[no-untyped-call]
+        return NodeLabelSchedulingStrategy(hard={}, soft={_NODE_LABEL: there})
+
+    async def crowded(self) -> list[Place]:
+        """One replica of each version that had better be on a node where fewer of them are, and that has room."""
+        found: list[Place] = []
+        for of in sorted(set(self._places.values())):
+            mine = self._on_nodes(of)
+            fullest, most = mine.most_common(1)[0]
+            if most < 2:
+                continue
+            best = _emptiest(mine, await self._nodes())
+            if best and mine[best[0]] + 2 <= most and await self._has_room(best):
+                found.append(next(one for one, what in self._places.items() if what == of and one.member == fullest))
+        return found
+
+    def _on_nodes(self, of: Of) -> Counter[str]:
+        """How many replicas of a version each node has."""
+        return Counter(place.member for place, what in self._places.items() if what == of)
+
+    async def _nodes(self) -> list[str]:
+        """The nodes where replicas can live. One that is about to be given up is none: Ray takes a while to see it."""
+        known = time.monotonic() - _DOUBTED_S
+        self._doubted = {node: since for node, since in self._doubted.items() if since > known}
         try:
-            nodes = [one["NodeID"] for one in await asyncio.to_thread(self._ray.nodes) if one["Alive"]]
-        except Exception as error:  # noqa: BLE001 - Ray's many errors; where it goes is only a wish
+            nodes = await asyncio.to_thread(self._ray.nodes)
+        except Exception as error:  # noqa: BLE001 - Ray's many errors; where a replica goes is only a wish
             _LOG.warning("nodes not known", why=type(error).__name__)
-            return "SPREAD"
-        least = min((mine[node] for node in nodes), default=0)
-        fuller = [node for node in nodes if mine[node] > least]
-        if not fuller:
-            return "SPREAD"
-        elsewhere = NotIn(*fuller)  # type: ignore[no-untyped-call]
-        return NodeLabelSchedulingStrategy(hard={}, soft={_NODE_LABEL: elsewhere})
+            return []
+        alive = [one["NodeID"] for one in nodes if one["Alive"] and one["Resources"].get("CPU", 0) >= 1]
+        return [node for node in alive if node not in self._doubted]
+
+    async def _has_room(self, nodes: list[str]) -> bool:
+        """Whether one of them could take a replica now."""
+        try:
+            async with asyncio.timeout(_ASK_S):
+                free = await _told(self._free.options(**_ON_HEAD).remote())
+        except Exception as error:  # noqa: BLE001 - Ray's many errors; nobody is moved then
+            _LOG.warning("room not known", why=type(error).__name__)
+            return False
+        return any(free.get(node, 0) >= 1 for node in nodes)
 
     async def stop(self, place: Place, within_s: float) -> None:
         assert isinstance(place, RayPlace)
@@ -139,7 +185,11 @@ class RayRuntime:
             async with asyncio.timeout(within_s + 2):
                 await place.actor.end.remote(within_s)
         except Exception as error:  # noqa: BLE001 - it is ended either way
+            from ray.exceptions import ActorDiedError
+
             _LOG.info("host did not end politely", node=place.node, why=type(error).__name__)
+            if place.given_up or not isinstance(error, ActorDiedError):  # it hung, and may have done so with its node
+                self._doubted[place.member] = time.monotonic()
         finally:
             place.kill()
 
@@ -154,7 +204,7 @@ class RayRuntime:
         while self._asked != self._expected:
             self._asked = self._expected
             try:
-                await _told(self._room.options(num_cpus=0).remote(self._asked))
+                await _told(self._room.options(**_ON_HEAD).remote(self._asked))
             except Exception as error:  # noqa: BLE001 - Ray's many errors; whatever becomes of a hint
                 _LOG.warning("the cluster was not asked for room", replicas=self._asked, why=type(error).__name__)
             else:
@@ -245,8 +295,29 @@ def _room(replicas: int) -> None:
     sdk.request_resources(bundles=[{"CPU": 1}] * replicas)
 
 
+def _free() -> dict[str, float]:
+    """Run on the cluster: how many processors each node has left. A client outside of it is told of all together only."""
+    from ray._private.state import available_resources_per_node
+
+    rooms = available_resources_per_node()  # type: ignore[no-untyped-call]
+    return {node: room.get("CPU", 0.0) for node, room in rooms.items()}
+
+
+def _emptiest(mine: Counter[str], nodes: list[str]) -> list[str]:
+    """Of these nodes, those with the fewest replicas."""
+    least = min((mine[node] for node in nodes), default=0)
+    return [node for node in nodes if mine[node] == least]
+
+
 async def _told(ref: Any) -> Any:
     return await ref
+
+
+def _asked(method: Any) -> "asyncio.Future[str]":
+    """What a host says. Who waits may leave it: Ray does not like its own future to be cancelled."""
+    asked = asyncio.ensure_future(_told(method.remote()))
+    asked.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return asked
 
 
 def _has_token() -> bool:
