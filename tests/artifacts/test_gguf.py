@@ -7,6 +7,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf as official
 import numpy
@@ -177,6 +178,35 @@ def test_a_fact_of_the_wrong_type_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(BadRequest, match=r"general\.name is not text"):
         gguf.read_header(write(tmp_path / "x.gguf", change))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("tokens", [1, 2, 3], "has elements of type 5, not text"),
+        ("merges", [1, 2], "has elements of type 5, not text"),
+        ("scores", ["0"] * 3, "has elements of type 8, not float32"),
+        ("token_type", [True] * 3, "has elements of type 7, not int32"),  # a byte each, and four are read
+        ("token_type", [1], "has 1 elements for"),
+        ("scores", [0.5], "has 1 elements for"),
+    ],
+)
+def test_a_tokenizer_that_an_engine_would_read_past_its_end_is_refused(
+    key: str, value: list[Any], why: str, tmp_path: Path
+) -> None:
+    def change(writer: official.GGUFWriter) -> None:
+        writer.kv_data[0].pop(f"tokenizer.ggml.{key}", None)
+        writer.add_array(f"tokenizer.ggml.{key}", value)
+
+    with pytest.raises(BadRequest, match=rf"tokenizer\.ggml\.{key} {why}"):
+        gguf.read_header(write(tmp_path / "x.gguf", change))
+
+
+def test_a_million_merges_are_stepped_over(tmp_path: Path) -> None:
+    def change(writer: official.GGUFWriter) -> None:
+        writer.add_array("tokenizer.ggml.merges", [f"a{number} b" for number in range(1_000_000)])
+
+    assert gguf.inspect(write(tmp_path / "x.gguf", change)).vocabulary
 
 
 def test_a_missing_file_and_a_folder_are_bad_requests(tmp_path: Path) -> None:

@@ -3,15 +3,17 @@
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
 import pytest
+import sqlalchemy as sa
 
 from tests.clients import buying
 from tests.clients.open_shop import CHAT, EMBED, OpenShop
 from tollway.kit.settings import Settings
-from tollway.sell import api_keys, catalog, usage
+from tollway.sell import api_keys, catalog, tables, usage
 from tollway.shop import Shop
 
 CHEAP = catalog.Terms(
@@ -119,6 +121,44 @@ def test_chats_in_a_batch(buyer: Buyer) -> None:
         body = one["response"]["body"]
         assert body["choices"][0]["message"]["content"] and body["model"] == CHAT
         assert 0 < body["usage"]["completion_tokens"] <= 4
+
+
+@pytest.mark.usefixtures("alone")
+def test_who_comes_in_person_goes_before_a_batch_of_chats(buyer: Buyer, other: Buyer) -> None:
+    """Twelve calls that come at once beside a batch of twenty: what the batch had in the engine ends, nothing else of it goes in
+    before the last of them has a place. All are answered in full, each at its own price."""
+    asked = [
+        {"messages": [{"role": "user", "content": f"Tell a story about the number {number}."}], "max_tokens": 24, "temperature": 0}
+        for number in range(32)
+    ]
+    rows = [row(number, "/v1/chat/completions", model=CHAT, **body) for number, body in enumerate(asked[:20])]
+    made = buyer.begin(rows, "/v1/chat/completions")
+    while buyer.totals().requests < 1:  # it is at work
+        time.sleep(0.05)
+    with ThreadPoolExecutor(12) as callers:
+        live = list(callers.map(lambda body: other.client.chat.completions.create(model=CHAT, **body), asked[20:]))
+    done = buyer.ended(made.id)
+    assert (done.status, done.request_counts.completed) == ("completed", 20)
+    answers = buyer.read(done.output_file_id)
+    assert sorted(one["custom_id"] for one in answers) == sorted(f"c{number}" for number in range(20))
+    for body in [one["response"]["body"] for one in answers] + [one.model_dump() for one in live]:
+        assert body["choices"][0]["message"]["content"] and body["choices"][0]["finish_reason"] in ("stop", "length")
+    mine, theirs = buyer.totals(), other.totals()
+    assert mine.price_picos == 500_000 * (mine.input_tokens + mine.cached_tokens + 2 * mine.output_tokens), "half"
+    assert theirs.price_picos == 2_000_000 * theirs.output_tokens, "the plan includes what so few calls read"
+    with Shop.open(Settings(buyer.shop.home, environment={})) as shop, shop.db.read() as conn:
+        event = tables.usage_event.c
+        found = conn.execute(sa.select(event.org_id, event.tier, event.at_ms, event.duration_us)).all()
+    came = min(one.at_ms for one in found if one.org_id == other.customer.org_id)
+    ends = {
+        org: [one.at_ms + one.duration_us / 1000 for one in found if one.org_id == org]
+        for org in (buyer.customer.org_id, other.customer.org_id)
+    }
+    batch, standard = ends.values()
+    assert {one.tier for one in found if one.org_id == buyer.customer.org_id} == {"batch"}
+    assert (len(batch), len(standard)) == (20, 12)
+    between = sum(came < end < max(standard) for end in batch)
+    assert between <= 7
 
 
 def test_a_key_that_is_revoked_ends_what_its_batch_may_spend(buyer: Buyer) -> None:

@@ -88,11 +88,11 @@ def test_an_engine_is_chosen_by_its_name_and_the_choice_taken_back(shop: Shop, t
     model = release.deploy(shop, "mood")
     package = shop.store.get("mood")
     assert assembly.engine(model, package, shop.settings).name == "onnx", "the reference is not served unless asked for"
-    assert tune.choose(shop, "mood", "torch").format == "pt2"
+    release.deploy(shop, "mood", engine="torch")
     assert assembly.engine(model, package, shop.settings).name == "torch"
     tuning.require_sound(shop.store, package)
     with pytest.raises(BadRequest, match="cannot be served on 'openvino': its formats are for onnx, torch"):
-        tune.choose(shop, "mood", "openvino")
+        release.deploy(shop, "mood", engine="openvino")
     assert tune.undo(shop, "mood")
     assert assembly.engine(model, package, shop.settings).name == "onnx"
 

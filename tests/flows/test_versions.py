@@ -1,5 +1,6 @@
 """Versions of a model: what is in service, what was and why, and the way back from every step."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.serve import tiny_models
-from tollway.flows import release, versions
+from tollway.artifacts import tuning
+from tollway.flows import engine_choice, release, versions
 from tollway.flows.rollout_verdict import RolloutPolicy
+from tollway.forge.models import bases
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.settings import Settings
 from tollway.serve import deployments, models
@@ -214,3 +217,52 @@ def test_of_operators_who_act_at_once_the_second_sees_what_the_first_did(either:
         if isinstance(promoted[1], deployments.Record) and promoted[1].role == "canary":
             assert ended.state == "rolled_back" and in_service(either)["stable"] == ("1", 0)
         release.deploy(either, "mood", "1")
+
+
+def test_another_engine_is_a_step_like_another_version_with_its_way_back(shop: Shop, tmp_path: Path) -> None:
+    about = tiny_models.text_classifier(tmp_path / "both")
+    tiny_models.in_torch(tmp_path / "both")
+    package = shop.store.add_package("mood", tmp_path / "both", about)  # version 4
+    release.deploy(shop, "mood", "4")
+
+    def engines() -> tuple[str, str]:
+        choice, (stable,) = tuning.choice(package), versions.status(shop, "mood").in_service
+        return choice.engine if choice is not None else "", engine_choice.engine_of(stable)
+
+    with pytest.raises(Conflict, match="answers all calls to mood already"):
+        versions.start(shop, "mood", "4", "canary", 10, engine="torch")
+    assert engines() == ("", ""), "what is refused changes nothing"
+    release.deploy(shop, "mood", "4", engine="torch")
+    found = versions.status(shop, "mood")
+    assert (engines(), found.stable, found.way_back) == (("torch", "torch"), "4", "4")
+    assert found.in_service[0].ready_ms is None and found.history[1].why == "torch took its place"
+    release.deploy(shop, "mood", "4", engine="torch")
+    assert versions.status(shop, "mood").in_service == found.in_service, "it is served so already"
+
+    release.deploy(shop, "mood", "3")
+    versions.back(shop, "mood")
+    assert engines() == ("torch", "torch"), "back to the version is back to its engine"
+    versions.back(shop, "mood")
+    assert (engines(), versions.status(shop, "mood").stable) == (("", ""), "4")
+    versions.back(shop, "mood")
+    assert versions.status(shop, "mood").stable == "1"
+
+
+def test_a_new_version_on_another_engine_that_is_taken_back_is_left_as_it_was(shop: Shop, tmp_path: Path) -> None:
+    about = tiny_models.text_classifier(tmp_path / "both")
+    tiny_models.in_torch(tmp_path / "both")
+    package = shop.store.add_package("mood", tmp_path / "both", about)
+    release.deploy(shop, "mood", engine="torch")
+    assert tuning.choice(package) is not None
+    versions.back(shop, "mood")
+    assert (tuning.choice(package), versions.status(shop, "mood").stable) == (None, "1")
+
+
+def test_a_pipe_instead_of_a_model_file_is_not_waited_for(shop: Shop, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.gguf")
+    with pytest.raises(NotFound, match="a pipe or a device, not a file"):
+        release.import_file(shop, tmp_path / "x.gguf", "x")
+    (tmp_path / "base").mkdir()
+    os.mkfifo(tmp_path / "base" / "model.safetensors")
+    with pytest.raises(BadRequest, match=r"base holds no model\.safetensors"):
+        bases.look(str(tmp_path / "base"))

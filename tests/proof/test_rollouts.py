@@ -17,7 +17,8 @@ import sqlalchemy as sa
 
 from tests.proof.house import Answer, Customer, GatewayProcess, make_customer, run_cli, shop_of, start_gateway
 from tests.proof.test_several_gateways import several
-from tests.serve import tiny_versions
+from tests.serve import tiny_models, tiny_versions
+from tollway.artifacts import tuning
 from tollway.flows import release, versions
 from tollway.flows.rollout_verdict import RolloutPolicy
 from tollway.insight import economics
@@ -198,6 +199,29 @@ async def test_a_version_that_does_not_come_up_is_taken_back_before_it_got_a_cal
     assert stage.act(versions.status).history[1].state == "rolled_back"
 
 
+async def test_an_engine_that_does_not_come_up_is_taken_back_and_its_choice_with_it(stage: Stage, tmp_path: Path) -> None:
+    about = tiny_models.text_classifier(tmp_path / "half")
+    (tmp_path / "half" / "model.pt2").write_bytes(b"cut off")
+    with shop_of(stage.home) as shop:
+        package = shop.store.add_package("half", tmp_path / "half", about)
+    run_cli(stage.home, "deploy", "half", "--plan", "halves", "--price", "requests=1")
+    with pytest.raises(RuntimeError, match="half@1 on torch did not come up and was taken back: its replica") as told:
+        changed = ("--plan", "halves", "--price", "requests=7")
+        await asyncio.to_thread(run_cli, stage.home, "deploy", "half", "--engine", "torch", *changed)
+    assert "half is answered by version 1 as before" in str(told.value)
+    with shop_of(stage.home) as shop:
+        found = versions.status(shop, "half")
+        (stable,) = found.in_service
+        assert tuning.choice(package) is None and stable.ready_ms
+        assert [one.state for one in found.history] == ["running", "rolled_back", "ended"]
+        with shop.db.read() as conn:
+            prices = catalog.get_plan(conn, "halves").terms.charges
+    assert [one.price_micros for one in prices] == [1_000_000], "what did not come up changes no price"
+    answer = await stage.gateway.ask(stage.customer.key, {"model": "half", "input": "lovely"}, "/v1/classify")
+    assert answer.status == 200
+    run_cli(stage.home, "model", "retire", "half", "--yes")
+
+
 async def test_a_version_whose_replica_keeps_dying_is_taken_back_at_once(stage: Stage) -> None:
     known = stage.replicas()
     made = stage.start("2", min_calls=10**6)
@@ -291,6 +315,11 @@ async def test_the_command_line_says_how_it_goes_and_the_way_back(stage: Stage) 
         tiny_versions.shelve(shop.store, stage.home / "broken", "unloadable", "gloom")
     with pytest.raises(RuntimeError, match="gloom@1 does not come up"):  # and that in time for the command
         await asyncio.to_thread(run_cli, stage.home, "deploy", "gloom")
+    answer = await stage.gateway.ask(stage.customer.key, {"model": "gloom", "input": "a film"}, "/v1/classify")
+    assert (answer.status, answer.error["code"]) == (503, "model_failed") and int(answer.headers["retry-after"]) >= 1
+    with shop_of(stage.home) as shop:
+        ((down, why),) = versions.not_up(shop)
+    assert down == "gloom@1" and "does not come up" in why
     run_cli(stage.home, "model", "retire", "gloom", "--yes")
 
 

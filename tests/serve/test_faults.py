@@ -18,7 +18,9 @@ from tests.serve.unplugged import Unplugged
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import BadRequest, TollwayError, Unavailable
 from tollway.kit.settings import Settings
+from tollway.kit.tasks import Tasks
 from tollway.serve import breaker, outliers
+from tollway.serve import replica as replica_module
 from tollway.serve.line import Turn
 from tollway.serve.models import Model
 from tollway.serve.outliers import IN_A_ROW, Health, stands_out
@@ -343,11 +345,70 @@ async def test_a_replica_that_ends_again_and_again_is_failed_and_calls_hear_it_a
         assert "it cannot live" in replica.last_failure
         assert replica.restarts >= 4
         began = time.monotonic()
-        with pytest.raises(Unavailable, match="end again and again") as refused:
+        with pytest.raises(Unavailable, match="do not start") as refused:
             await ask(served, "hello")
         assert time.monotonic() - began < 10, "it did not wait for the half minute it had"
         assert 20 < (refused.value.retry_after_s or 0) <= 60
         assert [view.state for view in served.views()] == ["failed"]
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["loaded now", "loaded when called"])
+async def test_what_never_came_up_keeps_nobody_waiting(lazy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for the first start hears that it failed, who comes afterwards hears it at once; then it comes up."""
+    monkeypatch.setattr(replica_module, "Pace", lambda: Pace(backoff_first_s=40))
+    engine, loading = Mortal(stillborn=True), Tasks()
+    served = Served(
+        MODEL, [engine], {}, Settings(tmp_path, environment={}), SystemClock(), lambda *_: None,
+        lambda one: loading.begin(one.scale(1)),
+    )  # fmt: skip
+    try:
+        if lazy:
+            served.rest()
+        else:
+            loading.begin(served.scale(1))
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="do not start") as refused:
+                await ask(served, "hello", within_s=600)
+            assert refused.value.code == "model_failed" and 20 < (refused.value.retry_after_s or 0) <= 40
+        assert (served.replica.restarts, served.line.waiting) == (1, 0)
+        assert [(view.state, view.why) for view in served.views()] == [("starting", "it cannot live")]
+    finally:
+        await served.stop_now()
+        loading.cancel()
+
+
+async def test_one_that_never_gets_ready_is_given_up_however_long_it_tries(tmp_path: Path) -> None:
+    """A model that only spins lives until it is ended for not being ready: that is no health."""
+    turns: list[State] = []
+    pace = Pace(ready_within_s=0.02, settled_after_s=0.01, backoff_first_s=0.01, short_lives_most=3, failed_again_s=0.05)
+    replica = Replica(
+        Mortal(), SystemClock(), pace=pace, folder=tmp_path / "r", on_state=lambda _, state: turns.append(state)
+    )
+    try:
+        with pytest.raises(Unavailable, match="not ready within"):
+            await replica.start()
+        async with asyncio.timeout(60):
+            while replica.state is not State.FAILED:
+                await asyncio.sleep(0.005)
+        assert replica.restarts == 3 and turns[-1] is State.FAILED
+        assert replica.next_try_in_s > 0.1, "a try of 0.02 s and more every 0.2 s at most"
+    finally:
+        await replica.stop()
+
+
+async def test_one_that_was_well_is_waited_for(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        engine = served.replica.engine
+        assert isinstance(engine, Mortal)
+        engine._words.append("stillborn")
+        assert await outcome(served, "hello") == "ok"
+        served.replica.give_up("a node went away")
+        async with asyncio.timeout(60):
+            while served.replica.restarts < 2:  # the next life does not begin
+                await asyncio.sleep(0.01)
+        assert not served.failed and not served.away
+        engine._words.clear()
+        assert await outcome(served, "hello") == "ok"
 
 
 async def test_more_memory_than_its_limit_is_not_had(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 """Versions of the tiny mood classifier that differ as real ones do: equal, failing on a word, slow, of another opinion,
-unable to load."""
+unable to load, caught in a loop."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ _PRODUCTS = 96  # 50 ms of one core that is quick with matrices; on slower ones 
 
 
 def shelve(store: Store, folder: Path, kind: str, name: str = "mood") -> ModelPackage:
-    """Make the next version of `name`: equal | failing | slow | contrary | unloadable."""
+    """Make the next version of `name`: equal | failing | slow | contrary | unloadable | endless | snare."""
     about = tiny_models.text_classifier(folder)
     (folder / "note.txt").write_text(f"{kind} {folder.name}")
     if kind != "equal":
@@ -80,4 +80,42 @@ def _slow(graph: onnx.GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-_CHANGES = {"failing": _failing, "contrary": _contrary, "unloadable": _unloadable, "slow": _slow}
+def _endless(graph: onnx.GraphProto) -> None:
+    """A loop that takes as good as for ever, whatever it is asked."""
+    _loops(graph, [helper.make_node("Identity", ["for_ever"], ["rounds"])])
+
+
+def _snare(graph: onnx.GraphProto) -> None:
+    """The same for texts with the last word of the vocabulary alone."""
+    count = _weights(graph)[1].shape[0]
+    graph.initializer.append(numpy_helper.from_array(np.asarray(count - 1), "last_id"))
+    graph.initializer.append(numpy_helper.from_array(np.asarray(1), "once"))
+    nodes = [
+        helper.make_node("ReduceMax", ["input_ids"], ["highest"], keepdims=0),
+        helper.make_node("Equal", ["highest", "last_id"], ["caught"]),
+        helper.make_node("Where", ["caught", "for_ever", "once"], ["rounds"]),
+    ]
+    _loops(graph, nodes)
+
+
+def _loops(graph: onnx.GraphProto, rounds: list[onnx.NodeProto]) -> None:
+    """So many rounds of adding nothing, and the answer times one."""
+    graph.node[-1].output[0] = "quick"
+    graph.initializer.append(numpy_helper.from_array(np.asarray(2**62), "for_ever"))
+    graph.initializer.append(numpy_helper.from_array(np.asarray(True), "go_on"))
+    graph.initializer.append(numpy_helper.from_array(np.asarray(0.0, np.float32), "nothing"))
+    typed = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["on"], ["still_on"]), helper.make_node("Add", ["held", "held"], ["held_next"])],
+        "round",
+        [typed("round", TensorProto.INT64, []), typed("on", TensorProto.BOOL, []), typed("held", TensorProto.FLOAT, [])],
+        [typed("still_on", TensorProto.BOOL, []), typed("held_next", TensorProto.FLOAT, [])],
+    )
+    loop = helper.make_node("Loop", ["rounds", "go_on", "nothing"], ["spun"], body=body)
+    graph.node.extend([*rounds, loop, helper.make_node("Add", ["quick", "spun"], ["logits"])])
+
+
+_CHANGES = {
+    "failing": _failing, "contrary": _contrary, "unloadable": _unloadable, "slow": _slow, "endless": _endless,
+    "snare": _snare,
+}  # fmt: skip

@@ -127,3 +127,10 @@ def test_what_a_check_stumbles_over_is_a_finding(home):
 def test_a_kernel_without_a_fence_is_a_warning(home):
     assert doctor.fence(7)(settings(home)).state == "ok"
     assert doctor.fence(0)(settings(home)).state == "warn"
+
+
+def test_a_model_that_does_not_come_up_fails_with_the_reason_and_a_way_out(home):
+    assert doctor.models([])(settings(home)).state == "ok"
+    check = doctor.models([("gloom@1", "its replica does not come up: bad weights")])(settings(home))
+    assert (check.state, check.fix) == ("fail", "tollway deploy gloom@VERSION")
+    assert check.found == "gloom@1: its replica does not come up: bad weights"

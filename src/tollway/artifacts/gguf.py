@@ -48,6 +48,9 @@ FILE_TYPES: Final[dict[int, str]] = {
 
 _STRING, _ARRAY = 8, 9
 _SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
+_TOKENIZER: Final = {
+    "tokens": ((_STRING,), "text"), "merges": ((_STRING,), "text"), "scores": ((6,), "float32"), "token_type": ((5, 4), "int32"),
+}  # fmt: skip
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _KEY = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -124,8 +127,8 @@ class _Reader:
         except UnicodeDecodeError:
             raise Lie(f"{what} is not UTF-8") from None
 
-    def skip_array(self, what: str) -> int:
-        """Step over an array; its number of elements. Nested arrays do not occur in models and are refused."""
+    def skip_array(self, what: str) -> tuple[int, int]:
+        """Step over an array; the type and the number of its elements. Nested arrays do not occur in models and are refused."""
         kind = int(self.number("I", what))
         length = self.count(1 << 40, f"the length of {what}")
         if kind in _SCALARS:
@@ -134,7 +137,7 @@ class _Reader:
             self._skip_strings(length, what)
         else:
             raise Lie(f"{what} has elements of unknown type {kind}")
-        return length
+        return kind, length
 
     def _skip_strings(self, length: int, what: str) -> None:
         self._strings -= length
@@ -197,13 +200,14 @@ def _parse(reader: _Reader, size_bytes: int) -> Header:
         raise Lie(f"it is GGUF version {version}; 2 and 3 (little-endian) are read")
     tensor_count = reader.count(TENSORS_MAX, "the number of tensors")
     key_count = reader.count(KEYS_MAX, "the number of keys")
-    facts, lengths = _read_keys(reader, key_count)
+    facts, arrays = _read_keys(reader, key_count)
+    vocabulary = _check_tokenizer(arrays)
     tensors = [_read_tensor(reader, index) for index in range(_some(tensor_count))]
     _check_layout([tensor for _, tensor in tensors], reader.at, size_bytes, facts)
     names = [name for name, _ in tensors]
     if len(set(names)) != len(names):
         raise Lie("two tensors have the same name")
-    return _header(facts, lengths, [tensor for _, tensor in tensors], size_bytes)
+    return _header(facts, vocabulary, [tensor for _, tensor in tensors], size_bytes)
 
 
 def _some(tensor_count: int) -> int:
@@ -212,27 +216,41 @@ def _some(tensor_count: int) -> int:
     return tensor_count
 
 
-def _read_keys(reader: _Reader, count: int) -> tuple[dict[str, Scalar], dict[str, int]]:
-    """The scalar facts, and the lengths of the arrays."""
+def _read_keys(reader: _Reader, count: int) -> tuple[dict[str, Scalar], dict[str, tuple[int, int]]]:
+    """The scalar facts, and of the arrays the types and lengths."""
     facts: dict[str, Scalar] = {}
-    lengths: dict[str, int] = {}
+    arrays: dict[str, tuple[int, int]] = {}
     for index in range(count):
         raw = reader.raw_string(KEY_BYTES_MAX, f"the name of key {index}")
         if not _KEY.fullmatch(raw):
             raise Lie(f"the name of key {index} is not a plain word")
         key = raw.decode("ascii")
-        if key in facts or key in lengths:
+        if key in facts or key in arrays:
             raise Lie(f"the key {key} occurs twice")
         kind = int(reader.number("I", f"the type of {key}"))
         if kind == _STRING:
             facts[key] = reader.string(STRING_BYTES_MAX, key)
         elif kind == _ARRAY:
-            lengths[key] = reader.skip_array(key)
+            arrays[key] = reader.skip_array(key)
         elif kind in _SCALARS:
             facts[key] = reader.number(_SCALARS[kind], key)
         else:
             raise Lie(f"{key} has the unknown type {kind}")
-    return facts, lengths
+    return facts, arrays
+
+
+def _check_tokenizer(arrays: dict[str, tuple[int, int]]) -> int:
+    """How many tokens there are. Engines read these arrays as what they should be, as far as there are tokens: what is of
+    another type or shorter is not theirs to find."""
+    _, tokens = arrays.get("tokenizer.ggml.tokens", (_STRING, 0))
+    for name, (kinds, said) in _TOKENIZER.items():
+        key = f"tokenizer.ggml.{name}"
+        kind, length = arrays.get(key, (kinds[0], tokens))
+        if kind not in kinds:
+            raise Lie(f"{key} has elements of type {kind}, not {said}")
+        if length < tokens and name != "merges":
+            raise Lie(f"{key} has {length} elements for {tokens} tokens")
+    return tokens
 
 
 def _read_tensor(reader: _Reader, index: int) -> tuple[bytes, _Tensor]:
@@ -274,7 +292,7 @@ def _check_layout(tensors: list[_Tensor], header_end: int, size_bytes: int, fact
         raise Lie(f"{size_bytes - start - expected} unexplained bytes follow its tensors")
 
 
-def _header(facts: dict[str, Scalar], lengths: dict[str, int], tensors: list[_Tensor], size_bytes: int) -> Header:
+def _header(facts: dict[str, Scalar], vocabulary: int, tensors: list[_Tensor], size_bytes: int) -> Header:
     architecture = _text(facts, "general.architecture")
     if not _NAME.fullmatch(architecture):
         raise Lie("it names no architecture")
@@ -287,7 +305,7 @@ def _header(facts: dict[str, Scalar], lengths: dict[str, int], tensors: list[_Te
         context_tokens=number("context_length", 1 << 24),
         embedding_length=number("embedding_length", 1 << 20),
         block_count=number("block_count", 4096),
-        vocabulary=lengths.get("tokenizer.ggml.tokens", 0),
+        vocabulary=vocabulary,
         name=_text(facts, "general.name"),
         licence=_text(facts, "general.license"),
         tokenizer=_text(facts, "tokenizer.ggml.model"),

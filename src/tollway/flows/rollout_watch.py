@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
+from tollway.artifacts.store import Store
 from tollway.flows import versions
 from tollway.flows.copies import Copies, Target
 from tollway.flows.rollout_figures import Figures, Growth, Part, figures_of, read
@@ -60,9 +61,9 @@ class Rollouts:
     """Watches what is in service beside stable versions. Use it from one event loop."""
 
     def __init__(
-        self, fleet: Fleet, copies: Copies, recorder: Recorder, db: Database, clock: Clock, settings: Any
+        self, fleet: Fleet, copies: Copies, recorder: Recorder, db: Database, store: Store, clock: Clock, settings: Any
     ) -> None:
-        self._fleet, self._copies, self._recorder = fleet, copies, recorder
+        self._fleet, self._copies, self._recorder, self._store = fleet, copies, recorder, store
         self._db, self._clock, self._settings = db, clock, settings
         self.on_decided: Callable[[str, str], None] = lambda model, outcome: None
         self._watched: dict[str, _Watched] = {}
@@ -252,11 +253,13 @@ class Rollouts:
         self._warm = [one for one in self._warm if one.id != record.id]
 
     async def _came_up(self, stable: Record) -> None:
-        """A version that was deployed outright: note that it answers; if it never will, the one before goes on for good."""
+        """What was deployed outright, a version or another engine for it: note that it answers; if it never will, what was
+        there before goes on for good."""
         offered = self._fleet.offered(stable.model)
-        served = self._served(stable)
+        served = offered.wanted.get("stable") if offered is not None else None
         now_ms = self._clock.now_ms()
-        if served is not None and served.available and offered is not None and offered.stable is served:
+        broken = self._fleet.broken_version(stable.model, stable.version)  # then what is served is what was there before
+        if not broken and served is not None and served.available and offered is not None and offered.stable is served:
             await self._recorder.run(lambda conn: deployments.note_ready(conn, now_ms, stable.id))
             self._stable[stable.model] = msgspec.structs.replace(stable, ready_ms=now_ms)
             return
@@ -271,7 +274,7 @@ class Rollouts:
             if deployments.version_before(conn, stable.model) is None:
                 deployments.note_figures(conn, stable.id, {}, trouble)  # for whoever waits for it
                 return False
-            versions.back_in(conn, now_ms, models.get_model(conn, stable.model), trouble)
+            versions.back_in(conn, now_ms, models.get_model(conn, stable.model), trouble, self._store)
             return True
 
         try:
@@ -294,7 +297,7 @@ class Rollouts:
     def _trouble(self, record: Record, served: Served | None) -> str:
         """Why this version cannot work, in words; "" while it may."""
         broken = self._fleet.broken_version(record.model, record.version)
-        if broken is not None and served is None:
+        if broken is not None:
             return say("rollout.broken", "it cannot be served: {failure}", failure=broken.said)
         if served is None or served.passes_through:
             return ""

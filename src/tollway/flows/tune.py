@@ -1,7 +1,6 @@
 """Tuning: which way of serving a package is the cheapest on this machine, measured and kept. Read `tune` downwards.
 
     made = tune(shop, "smollm2-135m-instruct", tell=print)     made.rows, made.choice
-    choose(shop, "reviews", "torch")                           an engine by its name, unmeasured
     undo(shop, "smollm2-135m-instruct")                        as its manifest says again
     measured(shop, "smollm2-135m-instruct")                    the stored table, for the console
 
@@ -11,7 +10,6 @@ A running gateway brings the choice beside what it serves and moves over without
 """
 
 import asyncio
-import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +24,7 @@ from tollway.flows import tune_candidates
 from tollway.flows.tune_candidates import Candidate
 from tollway.insight import economics
 from tollway.kit import log
-from tollway.kit.errors import BadRequest, Conflict, TollwayError
-from tollway.kit.formats import FORMATS, ROWS
+from tollway.kit.errors import Conflict, TollwayError
 from tollway.sell import revision
 from tollway.serve import models, trial
 from tollway.shop import Shop
@@ -41,7 +38,6 @@ _HOUR_S: Final = 3600
 _ENOUGH: Final = 0.5  # of the texts must be there for their agreement to say anything
 _MORE: Final = 3  # of the best are tried with other threads
 _FAILED: Final = "failed"
-_MODULES: Final = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert", "torch": "torch"}
 _WORTH: Final = 1.03  # a change must bring this; less is noise
 Tell = Callable[[str, int, int], None]
 """What is being done, and how many of how many candidates are through."""
@@ -117,32 +113,6 @@ def tune(
     )  # fmt: skip
     if keep:
         _note(shop, package, made)
-    return made
-
-
-def choose(shop: Shop, name: str, engine: str, version: str | None = None) -> Choice:
-    """Serve a package on this engine from now on, on this machine, unmeasured: the first of its formats that the engine
-    reads, float ones before the others. Raises BadRequest where there is none, or the engine is not installed."""
-    package = shop.store.get(name, version)
-    shop.store.verify(package).require()
-    forms = [one for one in package.manifest.formats if one in FORMATS and FORMATS[one].served]
-    found = sorted((one for one in forms if FORMATS[one].engine == engine), key=lambda one: bool(FORMATS[one].rounding))
-    engines = sorted({FORMATS[one].engine for one in forms})
-    if engine not in ROWS or not found:
-        raise BadRequest(
-            f"{package.ref} cannot be served on {engine!r}: its formats are for {', '.join(engines) or 'no engine'}.",
-            code="unsupported_engine",
-            hint="Language models: tollway model tune NAME. Others: add the format to [convert] of its recipe "
-            '("pt2" for torch).',
-        )
-    if importlib.util.find_spec(_MODULES[engine]) is None:
-        raise BadRequest(
-            f"The engine {engine} is not installed.", code="not_installed",
-            hint=f"pip install 'tollway[{'factory' if engine == 'torch' else engine}]'",
-        )  # fmt: skip
-    made = tuning.keep(shop.store, package, Choice(engine=engine, format=found[0]))
-    with shop.db.write() as conn:
-        revision.touch(conn)
     return made
 
 

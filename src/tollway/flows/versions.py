@@ -14,7 +14,8 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from tollway.flows import release
+from tollway.artifacts.store import Store
+from tollway.flows import engine_choice, release
 from tollway.flows.rollout_verdict import RolloutPolicy
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.said import say
@@ -39,10 +40,17 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def start(
-    shop: Shop, name: str, version: str | None, role: Role, share: int, policy: RolloutPolicy | None = None
+    shop: Shop,
+    name: str,
+    version: str | None,
+    role: Role,
+    share: int,
+    policy: RolloutPolicy | None = None,
+    engine: str = "",
 ) -> Record:
     """Put a version into service beside the stable one, as canary or shadow. The same version again gets the new share and
-    policy, and what was measured of it stays. Raises Conflict for models that have no versions of their own."""
+    policy, and what was measured of it stays. `engine`: the version is served on this one from now on, on this machine; what
+    was measured on another begins anew. Raises Conflict for models that have no versions of their own."""
     if not 1 <= share <= 100:
         raise BadRequest(
             say("versions.share", "A share is 1 to 100 percent, not {share}.", share=share),
@@ -51,6 +59,8 @@ def start(
         )
     rules = msgspec.to_builtins(policy or RolloutPolicy())
     manifest = release.servable(shop, name, version)
+    package = shop.store.get(name, manifest.version)
+    choice = engine_choice.find(package, engine) if engine else None
     with shop.db.write() as conn:
         deployments.alone(conn, name)
         model = _with_versions(conn, name)
@@ -82,7 +92,8 @@ def start(
             )
         now_ms, now = shop.clock.now_ms(), deployments.running(conn, name)
         mine = now.get(role)
-        if mine is not None and mine.version == manifest.version:
+        changed = choice is not None and engine_choice.keep(shop.store, package, choice) != {}
+        if mine is not None and mine.version == manifest.version and not changed:
             made = deployments.reshape(conn, mine, share, rules)
         else:
             for other, one in now.items():
@@ -156,11 +167,13 @@ def back(shop: Shop, name: str, why: str = _TAKEN_BACK) -> Record:
             roll_back_in(conn, now_ms, canary, why)
             return deployments.get(conn, canary.id)
         model = _with_versions(conn, name)
-        return back_in(conn, now_ms, model, why, lambda version: release.servable(shop, name, version))
+        return back_in(conn, now_ms, model, why, shop.store, lambda version: release.servable(shop, name, version))
 
 
-def back_in(conn: sa.Connection, now_ms: int, model: models.Model, why: str, check: Any = None) -> Record:
-    """The version before answers again."""
+def back_in(
+    conn: sa.Connection, now_ms: int, model: models.Model, why: str, store: Store, check: Any = None
+) -> Record:
+    """The version before answers again, on the engine that it had."""
     before = deployments.version_before(conn, model.name)
     if before is None or before.engine == "upstream":
         there, before_it = before is not None, {"version": model.version, "name": model.name}
@@ -182,8 +195,10 @@ def back_in(conn: sa.Connection, now_ms: int, model: models.Model, why: str, che
     stable = deployments.running(conn, model.name).get("stable")
     if stable is not None:
         deployments.end(conn, now_ms, stable, "rolled_back", why)
+        engine_choice.take_back(store, stable)
     engine = msgspec.convert(before.engine or model.engine, models.EngineName)
-    return move_in(conn, now_ms, model, before.version, engine)
+    made = move_in(conn, now_ms, model, before.version, engine)
+    return deployments.reshape(conn, made, 0, before.policy)
 
 
 def stop(shop: Shop, name: str, why: str = _ENDED) -> list[Record]:
@@ -208,6 +223,16 @@ def status(shop: Shop, name: str) -> Status:
         found = tuple(deployments.history(conn, name))
     way_back = before.version if before is not None and before.engine != "upstream" else ""
     return Status(name, model.version, in_service, found, way_back)
+
+
+def not_up(shop: Shop) -> list[tuple[str, str]]:
+    """What a running gateway should answer with and cannot, and why: `("reviews@1", "its replica does not come up: …")`."""
+    with shop.db.read() as conn:
+        return [
+            (f"{one.model}@{one.version}", one.why)
+            for one in deployments.all_running(conn)
+            if one.role == "stable" and one.ready_ms is None and one.why
+        ]
 
 
 def _with_versions(conn: sa.Connection, name: str) -> models.Model:

@@ -139,8 +139,8 @@ def get(conn: sa.Connection, id_: str, *, to_change: bool = False) -> Record:
 
 
 def version_before(conn: sa.Connection, model: str) -> Record | None:
-    """The version that callers got before the one they get now. A version that was taken back is forgotten, so that going
-    back twice goes further back and not forth again."""
+    """The version that callers got before the one they get now, or the same one on another engine. What was taken back is
+    forgotten, so that going back twice goes further back and not forth again."""
     row = tables.deployment.c
     query = sa.select(tables.deployment).where(row.model == model, row.role == "stable").order_by(row.id)
     path: list[Record] = []
@@ -148,7 +148,7 @@ def version_before(conn: sa.Connection, model: str) -> Record | None:
     for one in map(_as_record, conn.execute(query)):
         if taken_back:
             path.pop()
-        if not path or path[-1].version != one.version:
+        if not path or _what(path[-1]) != _what(one):
             path.append(one)
         taken_back = one.state == "rolled_back"
     return path[-2] if len(path) > 1 else None
@@ -172,6 +172,11 @@ def withdrawn(conn: sa.Connection, now_ms: int, model: str) -> None:
     """Nothing is in service under this name any more."""
     for one in running(conn, model).values():
         end(conn, now_ms, one, "ended", say("rollout.retired", "the model was retired"))
+
+
+def _what(one: Record) -> tuple[str, Any]:
+    """What callers get: a version, on the engine that was chosen for it by name."""
+    return one.version, one.policy.get("choice")
 
 
 def _next_id(conn: sa.Connection, now_ms: int, model: str) -> str:

@@ -239,6 +239,7 @@ class Fleet:
         for served in offered.live:
             if not _differs(served.model, model) and (served.adapters, served.tuned) == (adapters, tuned):
                 served.model = model  # another title
+                self._note_whole(model)
                 return served
         return None
 
@@ -254,8 +255,7 @@ class Fleet:
         except TollwayError as error:
             self._note_broken(model, error)
             return None
-        self._broken.pop(model.name, None)
-        self._broken_versions.pop((model.name, model.version), None)
+        self._note_whole(model)
         self._alive.add(served)
         offered.live.append(served)
         self._tasks.begin(self._start(served))
@@ -314,6 +314,10 @@ class Fleet:
     def _note_broken(self, model: Model, error: TollwayError) -> None:
         self._broken[model.name] = self._broken_versions[model.name, model.version] = error
         _log.error("model cannot be served", model=model.name, version=model.version, why=error.message)
+
+    def _note_whole(self, model: Model) -> None:
+        self._broken.pop(model.name, None)
+        self._broken_versions.pop((model.name, model.version), None)
 
     def _retire(self, served: Served) -> None:
         async def stop() -> None:

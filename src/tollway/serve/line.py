@@ -233,6 +233,12 @@ class Line:
             self._let_go(member)
         self.seat_next()
 
+    def send_away(self, why: Callable[[], Unavailable]) -> None:
+        """Nobody can be seated before who knows when: those who wait hear it now, each as an error of its own."""
+        for tier in self._waiting:
+            for place in (one for member in tier.values() for one in member.calls if not one.seat.done()):
+                place.seat.set_exception(why())
+
     # -- who is next -------------------------------------------------------------------------------------------------
 
     def seat_next(self) -> None:

@@ -9,7 +9,8 @@
     starting --probe answered--> ready --stop()--> dead
         ^                          |
         +--- exit or no pulse -----+      (waits 0.1 s, doubling to 10 s; starts afresh after 60 s of health)
-        +--- failed <--------------+      (after eight short lives in a row: it is tried again every five minutes)
+        +--- failed <--------------+      (after eight lives in a row that were short or never ready: tried again every
+                                           five minutes, or more seldom where a try takes long)
 
 A replica that dies takes only the calls inside it along. One that hangs is found by its pulse, a request answered by
 the inference loop itself, and killed. For an engine without a process only the probe and the pulse remain.
@@ -44,6 +45,7 @@ from tollway.serve.wire import Pool, Reply, WireError
 _LOG: Final = log.get("serve")
 _FOLDER: Final = "tollway-replica-"
 _LOOK_WITHIN_S: Final = 10.0
+_TRIES_LEAST: Final = 10  # times as long as a try takes: a model that only spins gets a tenth of a core at most
 
 
 class State(StrEnum):
@@ -96,6 +98,7 @@ class Replica:
         self.rate = 0.0  # cost a second (in the line's measure) that it showed with full seats; 0: not known
         self.last_failure = ""
         self.short_lives = 0  # in a row
+        self._was_ready = False  # at least once
         self.confinement = confinement or Confinement()
         self._clock = clock
         self._pace = pace or Pace()
@@ -141,8 +144,13 @@ class Replica:
         return "local" if self._own or self._folder is None else self.address.url
 
     @property
+    def stillborn(self) -> bool:
+        """Whether it was started and has never come up: what it waits for may never be. One that was well comes back sooner."""
+        return self._own and self.restarts > 0 and not self._was_ready
+
+    @property
     def next_try_in_s(self) -> float:
-        """Seconds until it is started again, while it has failed."""
+        """Seconds until it is started again, while it waits for that."""
         return max(0.0, self._next_try_at - self._clock.monotonic())
 
     @property
@@ -237,15 +245,18 @@ class Replica:
             self._turn.set()
             self.restarts += 1
             self.short_lives += 1
-            if self._clock.monotonic() - born >= self._pace.settled_after_s:
+            lived_s = self._clock.monotonic() - born
+            if self.state is State.READY and lived_s >= self._pace.settled_after_s:  # to load for long is no health
                 wait_s, self.short_lives = self._pace.backoff_first_s, 0
-            if self._own and self.short_lives >= self._pace.short_lives_most:
-                wait_s = self._pace.failed_again_s
-                self._next_try_at = self._clock.monotonic() + wait_s
+            given_up = self._own and self.short_lives >= self._pace.short_lives_most
+            if given_up:
+                wait_s = max(self._pace.failed_again_s, _TRIES_LEAST * lived_s)
+            self._next_try_at = self._clock.monotonic() + wait_s
+            if given_up:
                 self._enter(State.FAILED)
                 _LOG.error("replica_failed", replica=self.name, why=self.last_failure, next_try_in_s=wait_s)
             else:
-                self._enter(State.STARTING)
+                self._enter(State.STARTING, again=self.stillborn)
                 _LOG.warning("replica_lost", replica=self.name, why=self.last_failure, restart_in_s=wait_s)
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, self._pace.backoff_most_s)
@@ -267,6 +278,7 @@ class Replica:
                 await self._prove(pool, address)
             self.rate = self.rate or await self._look(pool, address)
             self.load_seconds = round(self._clock.monotonic() - began, 3)
+            self._was_ready = True
             self._enter(State.READY)
             self._turn.set()
             await self._watch(pool, address)
@@ -365,8 +377,9 @@ class Replica:
             polite = self._task is None and self.state is not State.STARTING  # told to stop, and able to hear it
             await self._runtime.stop(place, self._pace.stop_within_s if polite else 0.2)
 
-    def _enter(self, state: State) -> None:
-        if state is self.state:
+    def _enter(self, state: State, *, again: bool = False) -> None:
+        """`again`: it is news though the state is the same."""
+        if state is self.state and not again:
             return
         self.state = state
         if self._on_state is not None:

@@ -119,9 +119,9 @@ class Served:
 
     @property
     def failed(self) -> bool:
-        """Whether all its replicas end again and again."""
+        """Whether all its replicas end again and again, or have never come up."""
         replicas = self.replicas
-        return bool(replicas) and all(one.state is State.FAILED for one in replicas)
+        return bool(replicas) and all(one.state is State.FAILED or one.stillborn for one in replicas)
 
     @property
     def wanted(self) -> int:
@@ -174,12 +174,7 @@ class Served:
         """A call came while it was away: have it loaded. Returns if the call may wait in line for that. Raises Unavailable
         when it could not be answered in time, or when all replicas have failed."""
         if self.failed:
-            raise Unavailable(
-                f"The model {self.name!r} cannot be served now: its replicas end again and again.",
-                code="model_failed",
-                hint="The operator's log says why.",
-                retry_after_s=max(1.0, min(one.next_try_in_s for one in self.replicas)),
-            )
+            raise self._failure()
         now = time.monotonic()
         if self._woken_at is None:
             self._woken_at = now
@@ -192,6 +187,16 @@ class Served:
                 hint="Try again.",
                 retry_after_s=left_s,
             )
+
+    def _failure(self) -> Unavailable:
+        """What callers hear; why is in the log, on the console's fleet page and in `doctor`."""
+        what = "do not start" if all(one.stillborn for one in self.replicas) else "end again and again"
+        return Unavailable(
+            f"The model {self.name!r} cannot be served now: its replicas {what}.",
+            code="model_failed",
+            hint="Try again after the time in Retry-After. The operator's log says why.",
+            retry_after_s=max(1.0, min(one.next_try_in_s for one in self.replicas)),
+        )
 
     async def renew(self, replica: Replica) -> bool:
         """Put a fresh replica in the place of this one, without a call noticing. False when none would start."""
@@ -262,6 +267,8 @@ class Served:
                 self._load_s = time.monotonic() - self._woken_at
             self.resting, self._woken_at = False, None
         self.away = self.resting or self.failed
+        if self.failed:
+            self.line.send_away(self._failure)
         if not self.passes_through:
             self.retries.reserve(sum(seat.slots for seat in self.line.seats))
         self._on_replica(self, post.replica, state)

@@ -282,6 +282,21 @@ def fence(version: int) -> Examination:
     return look
 
 
+def models(down: Iterable[tuple[str, str]]) -> Examination:
+    """A check that what is on offer came up; `down`: models that did not, and why."""
+    found = [f"{name}: {why}" for name, why in down]
+
+    def look(_settings: Settings) -> Check:
+        if not found:
+            return Check("models", "ok", "all that are on offer came up")
+        return Check(
+            "models", "fail", "; ".join(found), "Calls to it are answered with 503 until it comes up.",
+            f"tollway deploy {found[0].split('@')[0]}@VERSION",
+        )  # fmt: skip
+
+    return look
+
+
 def _guarded(look: Examination, settings: Settings) -> Check:
     from sqlalchemy.exc import SQLAlchemyError  # lazy: half a second that most of the command line does not need
 

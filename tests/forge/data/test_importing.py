@@ -4,6 +4,7 @@ import gzip
 import importlib.util
 import io
 import json
+import os
 import struct
 import zipfile
 
@@ -231,6 +232,17 @@ def test_a_linked_folder_brings_nothing_from_outside(shelf, tmp_path):
     assert "a link is not followed" in told.value.message and "train/leak" in told.value.message
     (root / "train" / "leak").unlink()
     assert table_of(data.import_(shelf, root, "films", anyway=True))["label"] == ["neg", "pos"]
+
+
+def test_a_pipe_is_said_to_be_one_and_not_waited_for(shelf, tmp_path):
+    os.mkfifo(tmp_path / "films.csv")
+    with pytest.raises(BadRequest, match="a pipe or a device, not a file"):
+        data.import_(shelf, tmp_path / "films.csv", "films")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "folder" / "train.csv")
+    with pytest.raises(BadRequest, match="no data in the folder"):
+        data.import_(shelf, tmp_path / "folder", "films")
+    assert shelf.list() == []
 
 
 def idx(array: np.ndarray) -> bytes:

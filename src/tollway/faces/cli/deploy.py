@@ -19,6 +19,7 @@ from tollway.flows.rollout_verdict import RolloutPolicy
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.formats import ROWS
 from tollway.sell import catalog
+from tollway.serve import models
 from tollway.serve.deployments import Role
 
 _USUAL = "start"
@@ -105,10 +106,6 @@ def start(
     if back:
         _back(desk, name)
         return
-    if engine is not None:
-        from tollway.flows import tune  # it reads with numpy
-
-        tune.choose(desk.shop, name, engine, version)
     if canary is not None or shadow is not None:
         if blue_green or price or plan:
             raise BadRequest("--canary and --shadow go with neither --blue-green nor --price.")
@@ -120,9 +117,9 @@ def start(
             min_margin=None if min_margin is None else _share(min_margin),
             mirror=percent(shadow) if canary is not None and shadow is not None else 0,
         )  # fmt: skip
-        _beside(desk, name, version, canary, shadow, policy, watch)
+        _beside(desk, name, version, canary, shadow, policy, engine or "", watch)
         return
-    _outright(desk, name, version, _seconds(grace) if blue_green else 0, plan, price or [], move)
+    _outright(desk, name, version, engine or "", _seconds(grace) if blue_green else 0, plan, price or [], move)
 
 
 @command(app)
@@ -163,10 +160,10 @@ def stop(desk: Desk, name: Name) -> None:
 
 def _back(desk: Desk, name: str) -> None:
     made = versions.back(desk.shop, name)
-    deploy_view.until_ready(desk, name)
+    deploy_view.until_up(desk, name)
     found = versions.status(desk.shop, name)
     taken = f"The {made.role} {made.version} was taken back. " if made.role != "stable" else ""
-    desk.answer(found, lambda: f"{taken}{name} is answered by version {found.stable}.")
+    desk.answer(found, lambda: f"{taken}{name} is answered by {deploy_view.stable(found)}.")
     desk.then(f"tollway deploy status {name}")
 
 
@@ -177,13 +174,14 @@ def _beside(
     canary: str | None,
     shadow: str | None,
     policy: RolloutPolicy,
+    engine: str,
     watch: bool,
 ) -> None:
     """A canary, with or without copies to compare; or a shadow."""
     role: Role = "canary" if canary is not None else "shadow"
     share = percent(canary if canary is not None else shadow or "")
     try:
-        made = versions.start(desk.shop, name, version, role, share, policy)
+        made = versions.start(desk.shop, name, version, role, share, policy, engine)
     except NotFound as error:
         if error.code == "model_not_found":
             error.hint = f"It must be on offer first: tollway deploy {name}."
@@ -207,10 +205,10 @@ def _beside(
 
 
 def _outright(
-    desk: Desk, name: str, version: str | None, grace_s: int, plan: str | None, price: list[str], move: bool
+    desk: Desk, name: str, version: str | None, engine: str, grace_s: int, plan: str | None, price: list[str], move: bool
 ) -> None:
-    """A version for all calls."""
-    again = release.offer_adapter_again(desk.shop, name) if version is None else None
+    """A version for all calls, on another engine if one is named. What does not come up changes no price."""
+    again = release.offer_adapter_again(desk.shop, name) if version is None and not engine else None
     if again is not None:
         desk.until_noticed()
         desk.answer(again, lambda: f"{name} is on offer to its organization again, on {again.base}.")
@@ -218,22 +216,22 @@ def _outright(
         return
     prices = [(_meter(meter), amount(text)) for meter, text in pairs(price, "--price")]
     wanted = release.plan_to_sell_on(desk.shop, plan) if prices or plan else None
+    with desk.shop.db.read() as conn:
+        answered = any(one.name == name for one in models.list_models(conn))
     try:
-        offered = release.deploy(desk.shop, name, version, grace_s=grace_s)
+        offered = release.deploy(desk.shop, name, version, grace_s=grace_s, engine=engine)
     except NotFound as error:
         known = {package.manifest.name for package in desk.shop.store.list()} - {name}
         error.message += nearest(name, known)
         raise
-    sold, moved = release.sell(desk.shop, name, wanted, prices, move=move) if wanted else (None, 0)
-    deploy_view.until_ready(desk, name)
+    sold, moved = None, 0
+    if wanted and not answered:  # nobody gets it without its price
+        sold, moved = release.sell(desk.shop, name, wanted, prices, move=move)
+    deploy_view.until_up(desk, name)
+    if wanted and answered:
+        sold, moved = release.sell(desk.shop, name, wanted, prices, move=move)
+        desk.until_noticed()
     found = versions.status(desk.shop, name)
-    if found.stable != offered.version:
-        stable = next(one for one in found.history if one.version == offered.version)
-        raise Conflict(
-            f"{name}@{offered.version} did not come up and was taken back: {stable.why}.",
-            code="taken_back",
-            hint=f"{name} is answered by version {found.stable} as before.",
-        )
     from tollway.faces.console import snippets  # lazy: brings the console along
 
     call = sample_calls.of(desk.shop.store, desk.shop.settings, offered)[0]
@@ -242,7 +240,7 @@ def _outright(
     missing = unpriced.of_model(desk, offered)
     data |= {"moved": moved, "way_back": found.way_back}
     data["unpriced"] = [{"plan": on.plan_name} | msgspec.to_builtins(gap) for on, gaps in missing for gap in gaps]
-    lines = [f"{name} is answered by version {offered.version}."]
+    lines = [f"{name} is answered by {deploy_view.stable(found)}."]
     if sold is not None:
         lines.append(
             f"It is sold on {sold.plan_name}, version {sold.version}" + (f"; {moved} moved to it." if moved else ".")

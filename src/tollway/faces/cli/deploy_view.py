@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from tollway.faces.cli import tables
 from tollway.faces.cli.desk import Desk
-from tollway.flows import versions
+from tollway.flows import engine_choice, versions
 from tollway.flows.versions import Status
 from tollway.kit.errors import Conflict
 from tollway.serve.deployments import Record
@@ -19,29 +19,67 @@ _READY_WITHIN_S: Final = 300.0
 _STATES: Final = {"good": "[green]good[/]", "bad": "[red]bad[/]", "open": "[yellow]open[/]", "unknown": "not known"}
 
 
+def until_up(desk: Desk, name: str) -> None:
+    """`until_ready` for what answers all calls. Raises Conflict when it was taken back: what was there before never stopped
+    answering."""
+    made = _answering(versions.status(desk.shop, name))
+    until_ready(desk, name)
+    found = versions.status(desk.shop, name)
+    ended = next((one for one in found.history if made is not None and one.id == made.id), None)
+    if ended is not None and ended.state == "rolled_back":
+        raise Conflict(
+            f"{name}@{what(ended)} did not come up and was taken back: {ended.why}.",
+            code="taken_back",
+            hint=f"{name} is answered by {stable(found)} as before. The log of `tollway up` has what the engine said; "
+            "another version or --engine can be deployed at once.",
+        )
+
+
 def until_ready(desk: Desk, name: str) -> None:
     """Wait until a running gateway has loaded what was put into service; without one there is nothing to wait for. Raises
-    Conflict when it does not come up and there is no version to go back to."""
+    Conflict when it does not come up and there is no version to go back to, or not in time."""
     from tollway.watch import doctor
 
     if doctor.running_pid(desk.home) is None:
         return
     with _Line(desk) as line:
-        began = time.monotonic()
-        while time.monotonic() - began < _READY_WITHIN_S:
+        began, before = time.monotonic(), ""
+        while True:
             coming = [
                 one for one in versions.status(desk.shop, name).in_service if one.role != "warm" and not one.ready_ms
             ]
             if not coming:
                 return
+            waited_s, what_comes = time.monotonic() - began, f"{name}@{what(coming[0])}"
             if coming[0].role == "stable" and coming[0].why:
                 raise Conflict(
-                    f"{name}@{coming[0].version} does not come up: {coming[0].why}.",
+                    f"{what_comes} does not come up: {coming[0].why}.",
                     code="not_up",
-                    hint=f"It is tried again and again. Another version: tollway deploy {name}@VERSION.",
+                    hint=f"It is tried again and again, calls get 503. Another version: tollway deploy {name}@VERSION; "
+                    f"off sale: tollway model retire {name}.",
                 )
-            line.say(f"{name}@{coming[0].version} ({coming[0].role}): loading, {time.monotonic() - began:.0f} s")
+            if waited_s > _READY_WITHIN_S:
+                raise Conflict(
+                    f"{what_comes} is still loading after {waited_s:.0f} s. It answers as soon as it can; what answered "
+                    "before goes on until then.",
+                    code="still_loading",
+                    hint=f"tollway deploy status {name} shows how it stands; tollway deploy back {name} is the way back.",
+                )
+            line.say(f"{what_comes} ({coming[0].role}): loading, {waited_s:.0f} s", changed=what_comes != before)
+            before = what_comes
             time.sleep(_LOOK_EVERY_S)
+
+
+def what(one: Record) -> str:
+    """A version, with the engine that was chosen for it by name."""
+    engine = engine_choice.engine_of(one)
+    return f"{one.version} on {engine}" if engine else one.version
+
+
+def stable(found: Status) -> str:
+    """What answers, in words."""
+    one = _answering(found)
+    return f"version {what(one) if one is not None else found.stable}"
 
 
 def follow(desk: Desk, name: str) -> Status:
@@ -71,7 +109,7 @@ def drawn(found: Status) -> Any:
         if one.role in ("canary", "shadow"):
             parts += [f"\n{found.model}@{one.version}, {one.role}: {_told(one)}", _findings(one)]
     past = [
-        {"version": one.version, "role": one.role, "state": one.state.replace("_", " "), "began": tables.moment(one.began_ms),
+        {"version": what(one), "role": one.role, "state": one.state.replace("_", " "), "began": tables.moment(one.began_ms),
          "ended": tables.moment(one.ended_ms), "why": one.why}
         for one in found.history if not one.running
     ][:12]  # fmt: skip
@@ -101,11 +139,15 @@ def taken_back(found: Status) -> bool:
     return last is not None and last.state == "rolled_back"
 
 
+def _answering(found: Status) -> Record | None:
+    return next((one for one in found.in_service if one.role == "stable"), None)
+
+
 def _row(one: Record) -> dict[str, Any]:
     share = "copies of " if one.role == "shadow" else ""
     state = "loading" if one.ready_ms is None and one.role != "warm" else "ready"
     return {
-        "role": one.role, "version": one.version, "share": f"{share}{one.share} %" if one.share else "-",
+        "role": one.role, "version": what(one), "share": f"{share}{one.share} %" if one.share else "-",
         "since": tables.moment(one.began_ms), "state": state,
     }  # fmt: skip
 

@@ -7,6 +7,7 @@ import typer
 
 from tollway.faces.cli import tables
 from tollway.faces.cli.desk import Desk, command
+from tollway.flows import versions
 from tollway.forge.convert import starter
 from tollway.watch import doctor
 
@@ -24,6 +25,9 @@ def look(desk: Desk) -> None:
         doctor.weights(starter.SMOLLM2.name, starter.locate_smollm2, starter.SMOLLM2.sha256),
         doctor.weights(starter.MINILM.name, _minilm_weights, starter.MINILM.sha256),
     )
+    running = doctor.running_pid(desk.home) is not None
+    if running:  # what the gateway noted; else there is nothing to come up
+        more = (*more, doctor.models(versions.not_up(desk.shop)))
     checks = doctor.examine(desk.settings, more)
     failed = [check for check in checks if check.state == "fail"]
     rows = [msgspec.structs.asdict(check) for check in checks]
@@ -34,7 +38,6 @@ def look(desk: Desk) -> None:
     if failed:
         desk.then(failed[0].fix or "tollway version", f"{len(failed)} of {len(checks)} checks failed")
         raise typer.Exit(1)
-    running = doctor.running_pid(desk.home) is not None
     desk.then("tollway status" if running else "tollway up", "" if running else "all is well")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from tollway.faces.cli import model_serving, model_tune, tables, unpriced
+from tollway.faces.cli import deploy_view, model_serving, model_tune, tables, unpriced
 from tollway.faces.cli.desk import Desk, Yes, amount, command, group, nearest, pairs, quoted
 from tollway.faces.cli.progress import Progress
 from tollway.flows import release
@@ -34,7 +34,8 @@ def import_(
     with Progress(f"Importing {file.name}") as progress:
         package = release.import_file(desk.shop, file, name, progress=progress.bytes)
     offered = None if no_deploy else release.deploy(desk.shop, name, package.manifest.version, title)
-    desk.until_noticed()
+    if offered is not None:
+        deploy_view.until_up(desk, name)
     data = {"name": name, "version": package.manifest.version, "offered": offered is not None,
             "package": msgspec.to_builtins(package.manifest), "path": str(package.folder)}  # fmt: skip
     desk.answer(data, lambda: _card(package.manifest, package.folder))
@@ -104,7 +105,8 @@ def packaged_(
         return
     with Progress(f"Importing {name}") as progress:
         package, offered = packaged.bring(desk.shop, name, progress.bytes, deploy=not no_deploy)
-    desk.until_noticed()
+    if offered is not None:
+        deploy_view.until_up(desk, name)
     data = {"name": name, "version": package.manifest.version, "offered": offered is not None,
             "package": msgspec.to_builtins(package.manifest), "path": str(package.folder)}  # fmt: skip
     desk.answer(data, lambda: _card(package.manifest, package.folder))

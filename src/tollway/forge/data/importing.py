@@ -62,6 +62,8 @@ def import_(
     source = source.expanduser().absolute()
     if not source.exists():
         raise NotFound(f"There is no {source}.", hint="Check the path.")
+    if not source.is_file() and not source.is_dir():
+        raise BadRequest(f"{source.name} is a pipe or a device, not a file.", hint="Write what comes out of it to a file.")
     with tempfile.TemporaryDirectory(prefix="tollway-import-") as folder:
         out = Path(folder)
         arguments = {"source": str(source), "out": folder, "options": asdict(options)}

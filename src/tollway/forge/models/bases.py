@@ -138,7 +138,7 @@ def feature_options(name: str, task: str, given: dict[str, Any], home: Path | No
 
 def checked(folder: Path) -> Path:
     """The folder, if its weights are safetensors."""
-    if any(folder.glob("*.safetensors")):
+    if any(one.is_file() for one in folder.glob("*.safetensors")):
         return folder
     pickles = sorted(one.name for one in folder.iterdir() if one.suffix in _PICKLES)
     if pickles:
