@@ -7,7 +7,7 @@ import pytest
 
 from tests.faces.console import seed
 from tests.faces.console.test_browser import faults, opened, visit
-from tests.serve import tiny_versions
+from tests.serve import tiny_models, tiny_versions
 from tollway.flows import release, versions
 from tollway.flows.rollout_figures import Figures
 from tollway.flows.rollout_verdict import Agreement, Side, judge, policy_of
@@ -46,6 +46,18 @@ def measured(shop, took_ms: float = 30.0, errors: int = 0) -> None:
         figures.verdict = judge(policy_of(canary.policy), figures.canary, figures.stable, figures.agreement, 5)
         deployments.note_ready(conn, canary.began_ms, canary.id)
         deployments.note_figures(conn, canary.id, msgspec.to_builtins(figures), figures.verdict.reason)
+
+
+def test_the_engine_that_was_chosen_is_shown_and_why_it_does_not_come_up(operator, shop, tmp_path: Path):
+    about = tiny_models.text_classifier(tmp_path / "mood")
+    (tmp_path / "mood" / "model.pt2").write_bytes(b"cut off")
+    shop.store.add_package("mood", tmp_path / "mood", about)
+    release.deploy(shop, "mood", engine="torch")
+    assert "<code>1</code> <small class=\"muted\">torch" in operator.get("/console/models/mood").text
+    with shop.db.write() as conn:
+        stable = deployments.running(conn, "mood")["stable"]
+        deployments.note_figures(conn, stable.id, {}, "its replica does not come up: a short file")
+    assert "its replica does not come up: a short file" in operator.get("/console/models/mood").text
 
 
 def test_a_canary_is_started_promoted_and_taken_back_by_forms_that_ask(operator, mood):

@@ -20,14 +20,14 @@ def look(desk: Desk) -> None:
     """Check this machine and say how to fix what is wrong."""
     from tollway.serve.engines import fence  # lazy: the command line must be quick to say --help
 
-    more = (
+    more = [
         doctor.fence(fence.version()),
         doctor.weights(starter.SMOLLM2.name, starter.locate_smollm2, starter.SMOLLM2.sha256),
         doctor.weights(starter.MINILM.name, _minilm_weights, starter.MINILM.sha256),
-    )
+    ]
     running = doctor.running_pid(desk.home) is not None
     if running:  # what the gateway noted; else there is nothing to come up
-        more = (*more, doctor.models(versions.not_up(desk.shop)))
+        more.append(doctor.models(versions.not_up(desk.shop)))
     checks = doctor.examine(desk.settings, more)
     failed = [check for check in checks if check.state == "fail"]
     rows = [msgspec.structs.asdict(check) for check in checks]
