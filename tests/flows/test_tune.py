@@ -11,7 +11,7 @@ import torch
 
 from tests.serve import tiny_models, tiny_versions
 from tollway.artifacts import store, tuning
-from tollway.flows import release, tune
+from tollway.flows import engine_choice, release, tune, versions
 from tollway.flows.tune import Row
 from tollway.forge import models as nets
 from tollway.forge import recipe
@@ -93,8 +93,12 @@ def test_an_engine_is_chosen_by_its_name_and_the_choice_taken_back(shop: Shop, t
     tuning.require_sound(shop.store, package)
     with pytest.raises(BadRequest, match="cannot be served on 'openvino': its formats are for onnx, torch"):
         release.deploy(shop, "mood", engine="openvino")
+    (stable,) = versions.status(shop, "mood").in_service
+    assert engine_choice.engine_of(stable) == "torch"
     assert tune.undo(shop, "mood")
     assert assembly.engine(model, package, shop.settings).name == "onnx"
+    (stable,) = versions.status(shop, "mood").in_service
+    assert engine_choice.engine_of(stable) == "", "nobody is told of an engine that serves it no more"
 
 
 @pytest.mark.parametrize("form", ["safetensors", "torchscript"])

@@ -3,6 +3,7 @@
     choice = engine_choice.find(package, "torch")       raises BadRequest where that engine cannot serve it
     step = engine_choice.keep(store, package, choice)   noted; what the deployment that did it remembers as its policy
     engine_choice.take_back(store, deployment)          as it was before that
+    engine_choice.forget(conn, package)                 something else says how it is served now
     engine_choice.engine_of(deployment)                 its name; "" for one that chose none
 """
 
@@ -10,12 +11,14 @@ import importlib.util
 from typing import Any, Final
 
 import msgspec
+import sqlalchemy as sa
 
 from tollway.artifacts import tuning
 from tollway.artifacts.store import ModelPackage, Store
 from tollway.artifacts.tuning import Choice
 from tollway.kit.errors import BadRequest
 from tollway.kit.formats import FORMATS, ROWS
+from tollway.serve import deployments
 from tollway.serve.deployments import Record
 
 _MODULES: Final = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert", "torch": "torch"}
@@ -55,6 +58,13 @@ def take_back(store: Store, made: Record) -> None:
     """Serve a deployment's package as before it; nothing happens for one that chose no engine."""
     if "choice_before" in made.policy:
         tuning.write(store.get(made.model, made.version), {"choice": made.policy["choice_before"] or None})
+
+
+def forget(conn: sa.Connection, package: ModelPackage) -> None:
+    """What answers was measured since, or is served as its manifest says again: no deployment's choice holds any more."""
+    stable = deployments.running(conn, package.manifest.name).get("stable")
+    if stable is not None and stable.version == package.manifest.version and "choice" in stable.policy:
+        deployments.reshape(conn, stable, 0, {})
 
 
 def engine_of(made: Record) -> str:

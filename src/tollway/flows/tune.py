@@ -20,7 +20,7 @@ import msgspec
 from tollway.artifacts import tuning
 from tollway.artifacts.store import ModelPackage
 from tollway.artifacts.tuning import Choice
-from tollway.flows import tune_candidates
+from tollway.flows import engine_choice, tune_candidates
 from tollway.flows.tune_candidates import Candidate
 from tollway.insight import economics
 from tollway.kit import log
@@ -121,6 +121,7 @@ def undo(shop: Shop, name: str, version: str | None = None) -> bool:
     package = shop.store.get(*_place(shop, name, version))
     had = tuning.forget(package)
     with shop.db.write() as conn:
+        engine_choice.forget(conn, package)
         revision.touch(conn)
     return had
 
@@ -280,6 +281,7 @@ def _note(shop: Shop, package: ModelPackage, made: Tuned) -> None:
     }  # fmt: skip
     tuning.write(package, {"tuned": told, "tried": [_flat(row) for row in made.rows]})
     with shop.db.write() as conn:
+        engine_choice.forget(conn, package)
         revision.touch(conn)
 
 
