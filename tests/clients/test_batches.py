@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -124,9 +125,9 @@ def test_chats_in_a_batch(buyer: Buyer) -> None:
 
 
 @pytest.mark.usefixtures("alone")
-def test_who_comes_in_person_goes_before_a_batch_of_chats(buyer: Buyer, other: Buyer) -> None:
-    """Twelve calls that come at once beside a batch of twenty: what the batch had in the engine ends, nothing else of it goes in
-    before the last of them has a place. All are answered in full, each at its own price."""
+def test_who_comes_in_person_and_a_batch_of_chats_share_an_engine(buyer: Buyer, other: Buyer) -> None:
+    """Twelve calls that come at once beside a batch of twenty: all are answered in full, each at its own price. Who goes first is
+    the line's to show (tests/serve/test_line_fairness.py), where nobody's speed decides."""
     asked = [
         {"messages": [{"role": "user", "content": f"Tell a story about the number {number}."}], "max_tokens": 24, "temperature": 0}
         for number in range(32)
@@ -148,17 +149,8 @@ def test_who_comes_in_person_goes_before_a_batch_of_chats(buyer: Buyer, other: B
     assert theirs.price_picos == 2_000_000 * theirs.output_tokens, "the plan includes what so few calls read"
     with Shop.open(Settings(buyer.shop.home, environment={})) as shop, shop.db.read() as conn:
         event = tables.usage_event.c
-        found = conn.execute(sa.select(event.org_id, event.tier, event.at_ms, event.duration_us)).all()
-    came = min(one.at_ms for one in found if one.org_id == other.customer.org_id)
-    ends = {
-        org: [one.at_ms + one.duration_us / 1000 for one in found if one.org_id == org]
-        for org in (buyer.customer.org_id, other.customer.org_id)
-    }
-    batch, standard = ends.values()
-    assert {one.tier for one in found if one.org_id == buyer.customer.org_id} == {"batch"}
-    assert (len(batch), len(standard)) == (20, 12)
-    between = sum(came < end < max(standard) for end in batch)
-    assert between <= 7
+        tiers = Counter(tuple(one) for one in conn.execute(sa.select(event.org_id, event.tier)))
+    assert tiers == {(buyer.customer.org_id, "batch"): 20, (other.customer.org_id, ""): 12}
 
 
 def test_a_key_that_is_revoked_ends_what_its_batch_may_spend(buyer: Buyer) -> None:

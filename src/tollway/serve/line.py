@@ -207,7 +207,7 @@ class Line:
             if seated:  # in the very moment we gave up
                 self.leave(place.seat.result(), tokens, turn=turn, cost=0)
             if isinstance(error, TimeoutError):
-                raise self._refusal("late", f"had no replica free within {patience_s:.3g} s") from None
+                raise self._refusal("late", f"had no replica free within {max(0.0, patience_s):.3g} s") from None
             raise
         finally:
             self._forget(member, place)
