@@ -9,7 +9,6 @@ threads that wait for a core by spinning take three times as long. It also gives
 """
 
 import os
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -37,15 +36,6 @@ settings.load_profile("house")
 # Read by torch, numpy and the like when they are loaded, and by every process a test starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["LC_ALL"] = "C.UTF-8"  # PostgreSQL makes no database where LANG names a locale that the machine has not
-
-
-@pytest.fixture(autouse=True)
-def dice() -> None:
-    """What a test draws from the libraries' common generators does not hang on which tests ran before it in this process."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(0)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(0)
 
 
 @pytest.fixture
