@@ -354,8 +354,8 @@ async def test_a_replica_that_ends_again_and_again_is_failed_and_calls_hear_it_a
 
 @pytest.mark.parametrize("lazy", [False, True], ids=["loaded now", "loaded when called"])
 async def test_what_never_came_up_keeps_nobody_waiting(lazy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits for the first start hears that it failed, who comes afterwards hears it at once; then it comes up."""
-    monkeypatch.setattr(replica_module, "Pace", lambda: Pace(backoff_first_s=40))
+    """Who waits for a start that fails hears it when it is no accident any more, who comes afterwards hears it at once."""
+    monkeypatch.setattr(replica_module, "Pace", lambda: Pace(backoff_first_s=40, stillborn_after=1))
     engine, loading = Mortal(stillborn=True), Tasks()
     served = Served(
         MODEL, [engine], {}, Settings(tmp_path, environment={}), SystemClock(), lambda *_: None,

@@ -75,7 +75,7 @@ class Story:
             serving = Serving(replicas_min=least, replicas_max=self.dice.randint(least, 3))
             self.model = msgspec.structs.replace(self.model, serving=serving)
         elif what == "kill":
-            pids = self.pids()
+            pids = self.pids(twice=False)
             if pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.dice.choice(pids), signal.SIGKILL)
@@ -86,8 +86,10 @@ class Story:
         self.newest += 1
         return str(self.newest)
 
-    def pids(self) -> list[int]:
-        return [replica.pid for served in self.fleet._alive for replica in served.replicas if replica.pid]
+    def pids(self, *, twice: bool = True) -> list[int]:
+        """Processes that run. `twice`: also of those that were lost twice, and would be taken for one that cannot start."""
+        replicas = [replica for served in self.fleet._alive for replica in served.replicas]
+        return [one.pid for one in replicas if one.pid and (twice or one.restarts < 2)]
 
     async def client(self, stop: asyncio.Event) -> None:
         while not stop.is_set():

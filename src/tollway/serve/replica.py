@@ -67,6 +67,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     backoff_first_s: float = 0.1
     backoff_most_s: float = 10.0
     settled_after_s: float = 60.0
+    stillborn_after: int = 3  # lives that never got ready; one alone may have been an accident
     short_lives_most: int = 8
     failed_again_s: float = 300.0
     stop_within_s: float = 3.0
@@ -145,8 +146,9 @@ class Replica:
 
     @property
     def stillborn(self) -> bool:
-        """Whether it was started and has never come up: what it waits for may never be. One that was well comes back sooner."""
-        return self._own and self.restarts > 0 and not self._was_ready
+        """Whether it was started again and again and has never come up: what it waits for may never be. One that was well comes
+        back sooner."""
+        return self._own and self.restarts >= self._pace.stillborn_after and not self._was_ready
 
     @property
     def next_try_in_s(self) -> float:

@@ -146,7 +146,9 @@ def test_a_tokenizer_without_a_name_in_the_engine_is_refused(folder: Path, tmp_p
 @pytest.fixture(scope="module")
 def lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LoRA on every layer, far enough from nothing to change what is written."""
-    net = adapters.adapt(net_of("bpe"), "lora", {"rank": 4, "targets": ["all"], "dropout": 0.0})
+    base = net_of("bpe")
+    torch.manual_seed(2)  # peft draws its half; now and then a draw stands so near a tie that any rounding tips it
+    net = adapters.adapt(base, "lora", {"rank": 4, "targets": ["all"], "dropout": 0.0})
     chance = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, one in net.named_parameters():
@@ -176,11 +178,13 @@ def test_an_adapter_switched_on_is_the_merged_net_and_switched_off_the_base(lora
 def test_a_recipes_lora_is_a_file_of_its_own_beside_the_merged_model(folder: Path, tmp_path: Path) -> None:
     part = recipe.Model(base=str(folder))
     features = models.fit_features(part, "language-modeling", pa.table({"text": TEXTS}))
-    net = adapters.adapt(models.create(part, "language-modeling", features, 5), "lora", {"rank": 4, "targets": ["all"], "dropout": 0.0})
+    base = models.create(part, "language-modeling", features, 5)
+    torch.manual_seed(2)  # as above
+    net = adapters.adapt(base, "lora", {"rank": 4, "targets": ["all"], "dropout": 0.0})
     with torch.no_grad():
         for name, one in net.named_parameters():
             if "lora_B" in name:
-                one.fill_(0.05)
+                one.fill_(0.02)
     models.save(net, tmp_path / "trained")
     place = desk(tmp_path / "desk")
     prepared = SimpleNamespace(task="language-modeling", read=lambda split: pa.table({"text": TEXTS}))
