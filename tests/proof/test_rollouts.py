@@ -388,17 +388,24 @@ async def test_two_gateways_judge_one_rollout_by_what_both_saw(tmp_path: Path, p
     body = {"model": "mood", "input": "a lovely film"}
     async with several(tmp_path, postgres_url, 2) as gateways:
         with shop_of(tmp_path, postgres_url) as shop:
-            made = versions.start(shop, "mood", "2", "canary", 50, RolloutPolicy(promote_after_s=0, min_calls=80))
+            made = versions.start(shop, "mood", "2", "canary", 50, RolloutPolicy(promote_after_s=3600, min_calls=80))
 
             def now() -> versions.Status:
                 return versions.status(shop, "mood")
 
+            def counted() -> list[int]:
+                record = next(one for one in now().history if one.id == made.id)
+                return [part["canary"]["calls"] for part in record.figures.get("parts", {}).values()]
+
             answers: list[Answer] = []
+            asked = False
             async with asyncio.timeout(300):
                 while now().stable != "2":
                     answers += await asyncio.gather(*(one.ask(buyer.key, body, "/v1/classify") for one in gateways * 2))
-            record = next(one for one in now().history if one.id == made.id)
-            parts = [part["canary"]["calls"] for part in record.figures["parts"].values()]
+                    if not asked and len(counted()) == 2 and min(counted()) >= 10:  # one may have the canary long before the other
+                        versions.start(shop, "mood", "2", "canary", 50, RolloutPolicy(promote_after_s=0, min_calls=80))
+                        asked = True
+            record, parts = next(one for one in now().history if one.id == made.id), counted()
             assert (
                 len(parts) == 2 and min(parts) >= 10 and sum(parts) == record.figures["canary"]["stats"]["calls"] >= 80
             )

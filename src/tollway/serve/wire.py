@@ -286,7 +286,8 @@ class Pool:
     async def _connect(self) -> _Connection:
         loop, made = asyncio.get_running_loop(), _Connection(self._open)
         try:
-            async with asyncio.timeout(_CONNECT_S):
+            # A path on this machine is there or not, at once: only this loop, held up by a busy machine, can make it seem late.
+            async with asyncio.timeout(None if self._unix else _CONNECT_S):
                 if self._unix:
                     await loop.create_unix_connection(lambda: made, self._unix)
                 else:
