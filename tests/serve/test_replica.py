@@ -284,18 +284,9 @@ def test_a_command_that_does_not_exist_is_a_failure_not_a_crash() -> None:
 
 def test_a_process_that_ignores_the_order_to_stop_is_killed() -> None:
     script = """
-        import http.server, json, os, signal, socketserver, sys
+        import json, signal, socketserver, sys
+        from tests.serve.scripted_answers import Answer
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        class Answer(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                self.rfile.read(int(self.headers["Content-Length"]))
-                self.send_response(200)
-                self.send_header("Content-Length", "2")
-                self.end_headers()
-                self.wfile.write(b"{}")
-            do_GET = do_POST
-            def address_string(self): return ""
-            def log_message(self, *args): pass
         server = socketserver.ThreadingUnixStreamServer(sys.argv[1], Answer)
         print(json.dumps({"event": "ready"}), flush=True)
         server.serve_forever()
@@ -354,22 +345,15 @@ def test_a_pulse_whose_connection_breaks_is_felt_a_second_time(tmp_path: Path, d
 def test_who_waits_for_a_pulse_hears_that_its_node_is_gone(tmp_path: Path) -> None:
     """The engine is given a minute for a beat; its node is known to be gone long before."""
     script = f"""
-        import http.server, json, pathlib, socketserver, sys, time
-        class Answer(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                self.rfile.read(int(self.headers["Content-Length"]))
-                self.send_response(200)
-                self.send_header("Content-Length", "2")
-                self.end_headers()
-                self.wfile.write(b"{{}}")
+        import json, pathlib, socketserver, sys, time
+        from tests.serve.scripted_answers import Answer
+        class Silent(Answer):
             def do_GET(self):
                 pathlib.Path({str(tmp_path / "felt")!r}).write_text("1")
                 time.sleep(600)
-            def address_string(self): return ""
-            def log_message(self, *args): pass
         class Server(socketserver.ThreadingUnixStreamServer):
             daemon_threads = True
-        server = Server(sys.argv[1], Answer)
+        server = Server(sys.argv[1], Silent)
         print(json.dumps({{"event": "ready"}}), flush=True)
         server.serve_forever()
     """

@@ -69,7 +69,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
     """A real, tiny inference: POST `body` to `path` (no prefix) and get 200. Without a body, where an inference costs money
     at somebody else's: GET `path`. `cost`: what it costs in the line's measure, where all seats together show by it how fast
-they are; 0: it is no measure."""
+    they are; 0: it is no measure."""
 
     path: str
     body: dict[str, Any]
