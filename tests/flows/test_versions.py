@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.serve import tiny_models
 from tollway.artifacts import tuning
 from tollway.flows import engine_choice, release, versions
-from tollway.flows.rollout_verdict import RolloutPolicy
+from tollway.flows.rollout_verdict import RolloutPolicy, policy_of
 from tollway.forge.models import bases
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.settings import Settings
@@ -256,6 +256,20 @@ def test_a_new_version_on_another_engine_that_is_taken_back_is_left_as_it_was(sh
     assert tuning.choice(package) is not None
     versions.back(shop, "mood")
     assert (tuning.choice(package), versions.status(shop, "mood").stable) == (None, "1")
+
+
+def test_the_engine_of_a_canary_goes_with_it(shop: Shop, tmp_path: Path) -> None:
+    about = tiny_models.text_classifier(tmp_path / "both")
+    tiny_models.in_torch(tmp_path / "both")
+    package = shop.store.add_package("mood", tmp_path / "both", about)
+    versions.start(shop, "mood", "4", "canary", 10, engine="torch")
+    made = versions.start(shop, "mood", "4", "canary", 20, RolloutPolicy(min_calls=5))
+    assert (made.share, engine_choice.engine_of(made)) == (20, "torch"), "other rules are no other engine"
+    assert policy_of(engine_choice.rules_of(made)) == RolloutPolicy(min_calls=5)
+    again = versions.start(shop, "mood", "4", "canary", 20, engine="onnx")
+    assert again.id != made.id and engine_choice.engine_of(again) == "onnx"
+    versions.back(shop, "mood")
+    assert tuning.choice(package) is None, "as before the first of them"
 
 
 def test_a_pipe_instead_of_a_model_file_is_not_waited_for(shop: Shop, tmp_path: Path) -> None:

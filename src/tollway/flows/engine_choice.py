@@ -5,6 +5,7 @@
     engine_choice.take_back(store, deployment)          as it was before that
     engine_choice.forget(conn, package)                 something else says how it is served now
     engine_choice.engine_of(deployment)                 its name; "" for one that chose none
+    engine_choice.step_of(deployment)                   what it remembers of that, and `rules_of` of a rollout
 """
 
 import importlib.util
@@ -21,6 +22,7 @@ from tollway.kit.formats import FORMATS, ROWS
 from tollway.serve import deployments
 from tollway.serve.deployments import Record
 
+_STEP: Final = ("choice", "choice_before")  # beside the rules of a rollout, where it is one
 _MODULES: Final = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert", "torch": "torch"}
 
 
@@ -52,6 +54,16 @@ def keep(store: Store, package: ModelPackage, choice: Choice) -> dict[str, Any]:
     if before == kept:
         return {}
     return {"choice": msgspec.to_builtins(kept), "choice_before": msgspec.to_builtins(before) if before else {}}
+
+
+def step_of(made: Record) -> dict[str, Any]:
+    """What `keep` gave to the deployment; {} for one that chose no engine."""
+    return {key: made.policy[key] for key in _STEP if key in made.policy}
+
+
+def rules_of(made: Record) -> dict[str, Any]:
+    """The rest of what it remembers: the rules of a rollout."""
+    return {key: value for key, value in made.policy.items() if key not in _STEP}
 
 
 def take_back(store: Store, made: Record) -> None:

@@ -17,7 +17,7 @@ import msgspec
 import sqlalchemy as sa
 
 from tollway.artifacts.store import Store
-from tollway.flows import versions
+from tollway.flows import engine_choice, versions
 from tollway.flows.copies import Copies, Target
 from tollway.flows.rollout_figures import Figures, Growth, Part, figures_of, read
 from tollway.flows.rollout_verdict import RolloutPolicy, Verdict, judge, policy_of, verdict
@@ -137,7 +137,7 @@ class Rollouts:
                 await self._decide(watched, verdict("roll back", why))
             return
         self._measure(watched, served)
-        policy, elapsed_s = policy_of(record.policy), (now_ms - record.ready_ms) / 1000
+        policy, elapsed_s = policy_of(engine_choice.rules_of(record)), (now_ms - record.ready_ms) / 1000
         found = judge(policy, figures.canary, figures.stable, figures.agreement, elapsed_s)
         due = found.decision == "promote" and _may(record, policy)
         if due or self._clock.monotonic() >= watched.sold_again_at:
@@ -228,7 +228,7 @@ class Rollouts:
                 return False  # somebody was faster
             self._note(conn, watched)
             if found.decision == "roll back":
-                versions.roll_back_in(conn, now_ms, record, found.reason)
+                versions.roll_back_in(conn, now_ms, record, found.reason, self._store)
             elif record.role == "canary":
                 versions.promote_in(conn, now_ms, record, found.reason)
             else:

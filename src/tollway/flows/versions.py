@@ -92,9 +92,10 @@ def start(
             )
         now_ms, now = shop.clock.now_ms(), deployments.running(conn, name)
         mine = now.get(role)
-        changed = choice is not None and engine_choice.keep(shop.store, package, choice) != {}
-        if mine is not None and mine.version == manifest.version and not changed:
-            made = deployments.reshape(conn, mine, share, rules)
+        step = engine_choice.keep(shop.store, package, choice) if choice is not None else {}
+        before = engine_choice.step_of(mine) if mine is not None and mine.version == manifest.version else {}
+        if mine is not None and mine.version == manifest.version and not step:
+            made = deployments.reshape(conn, mine, share, rules | before)
         else:
             for other, one in now.items():
                 if one.version == manifest.version and other != role:
@@ -102,8 +103,9 @@ def start(
                         conn, now_ms, one, "ended", say("rollout.became", "it became the {role}", role=role)
                     )
             made = deployments.begin(
-                conn, now_ms, name, manifest.version, role, share=share, policy=rules, engine=manifest.engine
-            )
+                conn, now_ms, name, manifest.version, role, share=share, engine=manifest.engine,
+                policy=rules | step | {key: before[key] for key in ("choice_before",) if key in before},
+            )  # fmt: skip
         revision.touch(conn)
     return made
 
@@ -144,9 +146,10 @@ def move_in(
     return deployments.running(conn, model.name)["stable"]
 
 
-def roll_back_in(conn: sa.Connection, now_ms: int, one: Record, why: str) -> None:
-    """A canary or shadow is taken out of service."""
+def roll_back_in(conn: sa.Connection, now_ms: int, one: Record, why: str, store: Store) -> None:
+    """A canary or shadow is taken out of service, and the engine that was chosen for it with it."""
     deployments.end(conn, now_ms, one, "rolled_back", why)
+    engine_choice.take_back(store, one)
     revision.touch(conn)
 
 
@@ -164,7 +167,7 @@ def back(shop: Shop, name: str, why: str = _TAKEN_BACK) -> Record:
         now_ms, now = shop.clock.now_ms(), deployments.running(conn, name)
         canary = now.get("canary")
         if canary is not None:
-            roll_back_in(conn, now_ms, canary, why)
+            roll_back_in(conn, now_ms, canary, why, shop.store)
             return deployments.get(conn, canary.id)
         model = _with_versions(conn, name)
         return back_in(conn, now_ms, model, why, shop.store, lambda version: release.servable(shop, name, version))
