@@ -1,6 +1,7 @@
 """What a line foresees before it has seen anything, and how what it sees takes the place of that."""
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -36,20 +37,38 @@ def started(clock: Clock, rate: float, slots: int = 8) -> Line:
 
 
 def burst(one: Line, clock: Clock, calls: int, tokens: int, left_s: float) -> tuple[list[tuple[Seat, Turn]], list[float]]:
-    """So many calls in the same moment: those that have a seat, and what the others were told to wait."""
-    seated, waits = [], []
+    """So many calls in the same moment: those that have a seat, and what the others were told to wait. The engine counts the
+    prompts of those that are let in; none has a seat before all have come."""
+    seated, waits, let_in = [], [], []
     turns = [Turn("a", clock.now + left_s) for _ in range(calls)]
-    for turn in turns:
-        try:
-            one.require(tokens, turn)
-            one.require_still(tokens, turn)
-            seat = one.take_at_once(tokens, turn=turn)
-            assert seat is not None, "who is let in finds a seat"
-            seated.append((seat, turn))
-        except Unavailable as refusal:
-            assert refusal.retry_after_s is not None
-            waits.append(refusal.retry_after_s)
+    with ExitStack() as counting:
+        for turn in turns:
+            try:
+                one.require(tokens, turn)
+                counting.enter_context(one.expecting(tokens, turn))
+                let_in.append(turn)
+            except Unavailable as refusal:
+                assert refusal.retry_after_s is not None
+                waits.append(refusal.retry_after_s)
+    for turn in let_in:
+        seat = one.take_at_once(tokens, turn=turn)
+        assert seat is not None, "who is let in finds a seat"
+        seated.append((seat, turn))
     return seated, waits
+
+
+def test_who_is_only_being_counted_has_a_place_and_gives_it_back() -> None:
+    clock = Clock()
+    one = started(clock, rate=100)
+    late, early = Turn("late", clock.now + 8), Turn("early", clock.now + 8)
+    with pytest.raises(ZeroDivisionError), one.expecting(500, early):
+        with pytest.raises(Unavailable), one.expecting(500, late):
+            one.require(100, late)  # 500 of its own before it
+        with pytest.raises(Unavailable):
+            one.require(500, late)  # as many of the other
+        raise ZeroDivisionError
+    one.require(500, late)
+    assert not any(one._members), "nothing is left of who was refused after all"
 
 
 def test_the_first_burst_is_judged_by_what_the_replica_showed() -> None:

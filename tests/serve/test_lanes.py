@@ -50,6 +50,18 @@ def lanes(predictor: inference.Predictor) -> Iterator[Lanes]:
     made.close()
 
 
+def test_a_model_that_costs_next_to_nothing_asks_for_few_calls_and_an_encoder_for_many() -> None:
+    def asked(row_s: float, lanes: int = 2) -> tuple[int, int]:
+        plan = Plan(lanes=lanes, cost=Cost(b=row_s))
+        return plan.slots, plan.slots_sorted
+
+    assert asked(0.000_02) == (32, 20)
+    assert asked(0.000_2) == (64, 20), "larger batches gain something, but not while one is to have more than another"
+    assert asked(0.005) == (64, 64), "its rows wait in the lanes' rack, and are taken by weight there"
+    assert asked(0.000_02, lanes=32) == (64, 64), "a lane wants one batch under way and one to come"
+    assert asked(0.0) == (64, 64), "nothing was measured"
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     calls=st.lists(

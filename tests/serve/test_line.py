@@ -1,6 +1,7 @@
 """The line in front of a model: slots, tokens, fairness between organizations, bounded waiting."""
 
 import asyncio
+from contextlib import ExitStack
 
 import pytest
 
@@ -88,9 +89,9 @@ def test_a_rate_of_a_bad_moment_keeps_nobody_out_of_an_idle_line_for_ever() -> N
         one.require(100, Turn("a", clock.now + 0.1))  # who has no time proves nothing
     turn = Turn("a", clock.now + 300)
     one.require(100, turn)
-    with pytest.raises(Unavailable):
-        one.require(100, turn)  # one goes to look, not everybody
-    one.require_still(100, turn)  # its prompt was counted meanwhile
+    with pytest.raises(Unavailable), one.expecting(100, turn):
+        clock.now += 6
+        one.require(100, turn)  # one goes to look, not everybody, however long it is counted
     found = one.take_at_once(100, turn=turn)
     assert found is not None
     clock.now += 1
@@ -134,18 +135,17 @@ async def test_calls_that_come_and_end_together_show_the_speed_of_all_of_them() 
         place.cancel()
     await asyncio.gather(*places[8:], return_exceptions=True)
     clock.now += 1
-    turns = [Turn("a", clock.now + 8) for _ in range(30)]
-    for turn in turns:
-        one.require(200, turn)  # while they are counted nobody runs yet
-    seated = 0
-    for turn in turns:
-        try:
-            one.require_still(200, turn)
-        except Unavailable as refusal:
-            assert refusal.retry_after_s and 0 < refusal.retry_after_s < 8
-        else:
-            seated += one.take_at_once(200, turn=turn) is not None
-    assert seated == 3, "200 tokens each at 150 a second: these end in 4 of their 8 s, with room for error"
+    counted = 0
+    with ExitStack() as counting:  # while they are counted nobody runs yet
+        for turn in (Turn("a", clock.now + 8) for _ in range(30)):
+            try:
+                one.require(200, turn)
+            except Unavailable as refusal:
+                assert refusal.retry_after_s and 0 < refusal.retry_after_s < 8
+            else:
+                counting.enter_context(one.expecting(200, turn))
+                counted += 1
+    assert counted == 3, "200 tokens each at 150 a second: these end in 4 of their 8 s, with room for error"
 
 
 async def test_tokens_bound_what_runs_together_but_never_a_call_alone() -> None:

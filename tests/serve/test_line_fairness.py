@@ -77,6 +77,57 @@ def test_weights_are_kept_in_what_is_served(same_size: bool) -> None:
         assert served[name] / whole == pytest.approx(weight / 7, rel=0.1)
 
 
+def test_a_model_quicker_than_its_callers_is_divided_by_weight_too() -> None:
+    """64 seats that are all answered within a moment sort nobody: while one is to have more than another, fewer are given."""
+
+    async def shares(loop: VirtualLoop, weight: float, sorted_at: int) -> tuple[float, int]:
+        engine = Engine(loop, slots=64)
+        engine.line.seats[0].slots_sorted = sorted_at
+        until = engine.end = loop.time() + 50
+        calls = [engine.keep_asking(Turn(name, weight=its), (1, 1), until, seed)
+                 for name, its in (("gold", weight), ("one", 1.0)) for seed in range(48)]  # fmt: skip
+        asking = asyncio.gather(*calls)
+        await asyncio.sleep(25)
+        most = engine.line.running
+        await asking
+        assert not engine.line._ranks, "nobody is here any more"
+        return engine.served["gold"] / engine.served["one"], most
+
+    ratio, inside = run(lambda loop: shares(loop, 4.0, 20))
+    assert ratio == pytest.approx(4, rel=0.1)
+    assert inside == 20
+    ratio, inside = run(lambda loop: shares(loop, 1.0, 20))
+    assert ratio == pytest.approx(1, rel=0.1)
+    assert inside == 64, "who are all alike need no sorting, and larger batches are quicker"
+
+
+def test_an_organization_that_gets_another_weight_is_one_of_its_new_rank() -> None:
+    line = Line("m", 100, 30.0, lambda: 1000.0)
+    line.seats.append(Seat(Pool("http://127.0.0.1:1"), 4, 0, "1", slots_sorted=2))
+    changed = [Turn("a"), Turn("a", weight=2.0), Turn("b", weight=2.0)]
+    seats = [line.take_at_once(1, turn=turn) for turn in changed]
+    assert None not in seats, "a's calls are all of its new weight, and b's too"
+    line.leave(line.seats[0], 1, turn=changed[0])
+    other = Turn("c", weight=3.0)
+    assert line.take_at_once(1, turn=other) is not None, "who comes first of another rank finds a seat"
+    line.leave(line.seats[0], 1, turn=changed[1])
+    assert line.take_at_once(1, turn=changed[2]) is None, "from then on two are enough"
+    line.leave(line.seats[0], 1, turn=other)
+    assert line.take_at_once(1, turn=changed[2]) is not None
+
+
+def test_a_seat_on_trial_takes_one_call_whoever_is_here() -> None:
+    line = Line("m", 100, 30.0, lambda: 1000.0)
+    line.seats.append(Seat(Pool("http://127.0.0.1:1"), 64, 0, "1", slots_sorted=20))
+    assert line.take_at_once(1, turn=Turn("a")) is not None
+    assert line.take_at_once(1, turn=Turn("b", weight=2.0)) is not None
+    line.leave(line.seats[0], 1, turn=Turn("a"))
+    line.leave(line.seats[0], 1, turn=Turn("b", weight=2.0))
+    line.seats[0].slots = 1
+    assert line.take_at_once(1, turn=Turn("a")) is not None
+    assert line.take_at_once(1, turn=Turn("b", weight=2.0)) is None
+
+
 def test_what_counts_is_what_it_really_cost() -> None:
     """One holds ten times what it uses; both get half."""
 

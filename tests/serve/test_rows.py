@@ -79,6 +79,14 @@ def test_a_text_is_classified_and_its_tokens_are_counted(served: Served) -> None
     assert served.post("/classify", {"input": {"text": "好看 的 电影"}})[1]["data"][0]["label"] == "good"
 
 
+def test_it_says_how_many_calls_it_wants_and_gets_no_more(replicas: dict[str, Replica], served: Served) -> None:
+    told = served.run(served.pool.get("/health"))
+    plan = json.loads(told.body)
+    replica = replicas["mood"]
+    assert (replica.slots, replica.slots_sorted) == (plan["slots"], plan["slots_sorted"])
+    assert 0 < replica.slots_sorted <= replica.slots <= SLOTS == replica.caps.slots
+
+
 @model("digits")
 def test_pictures_are_classified_and_counted(served: Served) -> None:
     pictures, labels = tiny_models.digits(40)

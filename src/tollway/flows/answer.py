@@ -32,12 +32,14 @@ async def open_call(
     # The engine counts, a model is loaded and a line looks crowded for nobody who may not call or cannot pay.
     least = size or served.least(request)
     claim = service.access.look(caller, _demand(request, least, tier))
-    served.line.require(size.tokens_each if size else served.rough_size(request), turn)
+    tokens = size.tokens_each if size else served.rough_size(request)
+    served.line.require(tokens, turn)
     crashpoint("answer.before_hold")
     if size is not None and claim is not None:
         grant = service.access.hold(claim)
     else:
-        size, grant = await _asked(service, caller, served, request, size, turn, tier)
+        with served.line.expecting(tokens, turn):
+            size, grant = await _asked(service, caller, served, request, size, turn, tier)
     crashpoint("answer.after_hold")
     try:
         return Call(service, served, request, size, grant, call_id, tier, turn)
@@ -58,7 +60,6 @@ async def _asked(
     try:
         if size is None:
             size = await _sized(served, request, turn)
-            served.line.require_still(size.tokens_each, turn)
         return size, await service.admit(caller, _demand(request, size, tier))
     except TollwayError as error:
         # An engine decoded a recording or counted a prompt for it: it has used a request of the minute, or refused calls

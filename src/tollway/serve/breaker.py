@@ -53,7 +53,7 @@ class Breaker:
         seat.health.recovered(self._clock.monotonic())
         if trial and post is not None:
             _log.info("replica is back", model=self._model, number=post.number)
-            seat.slots = post.replica.caps.slots
+            seat.slots = post.replica.slots
             self._line.seat_next()
 
     def tick(self) -> None:
@@ -76,7 +76,7 @@ class Breaker:
         for post in self._posts:
             if post.seat is not None and post.seat.health.ejected and post.replica.state is State.READY:
                 post.seat.health.try_again()
-                post.seat.slots, post.seat.ready = post.replica.caps.slots, True
+                post.seat.slots, post.seat.ready = post.replica.slots, True
                 self._line.seat_next()
 
     def close(self) -> None:

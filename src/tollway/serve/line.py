@@ -14,7 +14,8 @@ import math
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -48,6 +49,7 @@ class Seat(msgspec.Struct):
     life: int = 0  # how often its replica was started
     node: str = ""  # of the cluster; "": this machine, or an upstream
     number: int = 1  # of its replica, as people see it
+    slots_sorted: int = 0  # calls that it takes while it matters whose they are; 0: as many as ever
     health: Health = msgspec.field(default_factory=Health)
 
     def fits(self, tokens: int, spare: int = 0) -> bool:
@@ -83,14 +85,15 @@ class _Waiting(msgspec.Struct, eq=False):
 
 
 class _Member:
-    """One organization in one tier: what was done for it, by its weight, and the tokens of its calls that run and wait."""
+    """One organization in one tier: what was done for it, by its weight, and the tokens of its calls that run (`running`) and
+    that wait or are only being counted (`queued`)."""
 
-    __slots__ = ("calls", "org_id", "queued", "running", "served", "tier", "weight")
+    __slots__ = ("calls", "coming", "org_id", "queued", "running", "served", "tier", "weight")
 
     def __init__(self, org_id: str, tier: int) -> None:
         self.org_id, self.tier, self.served, self.weight = org_id, tier, 0.0, 1.0
         self.calls: deque[_Waiting] = deque()
-        self.running = self.queued = 0
+        self.running = self.queued = self.coming = 0
 
     def level(self, share: float) -> float:
         """How well it was served, with what runs for it."""
@@ -115,6 +118,7 @@ class Line:
         self._waiting: tuple[dict[str, _Member], ...] = tuple({} for _ in TIERS)  # those with calls that wait
         self._gone: dict[tuple[int, str], float] = {}  # levels of those who are not here, as long as they say something
         self._floor = [0.0] * len(TIERS)  # the level of who was seated last
+        self._ranks: dict[tuple[int, float], int] = {}  # tier and weight -> organizations that run or wait with them
         self._higher = 0  # seats in a row that went past a standard call that waited
 
     # -- coming and going --------------------------------------------------------------------------------------------
@@ -127,11 +131,19 @@ class Line:
         if self.forecast.rate > 0:
             self._refuse_late(tokens, turn, now, crowded=crowded)
 
-    def require_still(self, tokens: int, turn: Turn) -> None:
-        """The same for a call that was let in and counted since: meanwhile others that came in the same moment have taken
-        their places, and the line had looked empty to all of them. Where nobody has, it may go: it may be the one that looks."""
-        if self.forecast.rate > 0 and (self.running or self.waiting):
-            self._refuse_late(tokens, turn, self._now(), crowded=False)
+    @contextmanager
+    def expecting(self, tokens: int, turn: Turn) -> Iterator[None]:
+        """While a call that was let in is counted by its engine, about so many tokens stand in the reckoning for it: those who
+        come in the same moment must not all find the line empty."""
+        member = self._member(turn)
+        member.coming += 1
+        member.queued += tokens
+        try:
+            yield
+        finally:
+            member.coming -= 1
+            member.queued -= tokens
+            self._let_go(member)
 
     def _refuse_late(self, tokens: int, turn: Turn, now: float, *, crowded: bool) -> None:
         left_s, rate = turn.deadline - now, self.forecast.rate
@@ -152,7 +164,8 @@ class Line:
     def _goes_to_look(self, now: float) -> bool:
         """Whether this is what an older rate says while nothing runs: a rate that was learnt in a bad moment would otherwise
         keep everybody out, and never be put right. One goes in and shows what can be done."""
-        return not self.waiting and not self.running and self.forecast.is_doubted(now)
+        idle = not self.waiting and not self.running and not any(self._members)
+        return idle and self.forecast.is_doubted(now)
 
     def _enough_s(self) -> float:
         """How much work, in seconds, keeps all seats at full speed: twice the calls that they need for that. Endless before a
@@ -244,7 +257,9 @@ class Line:
     def seat_next(self) -> None:
         """Hand free seats to those waiting. Called when anything became free."""
         now = self._now()
-        while self.waiting and any(seat.ready and seat.running < seat.slots for seat in self.seats):
+        while self.waiting and any(
+            seat.ready and seat.running + self._kept_free(seat) < seat.slots for seat in self.seats
+        ):
             tiers = (0, 1, 2)
             if self._higher >= _LOWER_TIER_EVERY:
                 self._higher, tiers = 0, (1, 0, 2)
@@ -287,9 +302,17 @@ class Line:
         best = None
         for seat in self.seats:
             spare = seat.slots // 4 if tier == 2 else 0
-            if seat.fits(tokens, spare) and (best is None or seat.running < best.running) and seat is not avoid:
+            if (
+                seat.fits(tokens, max(spare, self._kept_free(seat)))
+                and (best is None or seat.running < best.running)
+                and seat is not avoid
+            ):
                 best = seat
         return best
+
+    def _kept_free(self, seat: Seat) -> int:
+        """Slots there that nobody gets while one is to have more than another: who is seated is not sorted any more."""
+        return max(0, seat.slots - seat.slots_sorted) if seat.slots_sorted and len(self._ranks) > 1 else 0
 
     def _make_room(self, turn: Turn) -> None:
         """The line is full: whoever fills it gives up the last of its places to one who has fewer, or to a higher tier.
@@ -317,8 +340,20 @@ class Line:
             least = min((one.level(share) for one in members.values()), default=self._floor[turn.tier])
             member = members[turn.org_id] = _Member(turn.org_id, turn.tier)
             member.served = max(least, self._gone.pop((turn.tier, turn.org_id), 0.0))
-        member.weight = turn.weight if turn.weight > 0 else 1.0
+            self._count(member, 1)
+        weight = turn.weight if turn.weight > 0 else 1.0
+        if weight != member.weight:
+            self._count(member, -1)
+            member.weight = weight
+            self._count(member, 1)
         return member
+
+    def _count(self, member: _Member, more: int) -> None:
+        """One of this rank comes or goes."""
+        rank = member.tier, member.weight
+        self._ranks[rank] = self._ranks.get(rank, 0) + more
+        if not self._ranks[rank]:
+            del self._ranks[rank]
 
     def _others(self, own: float, turn: Turn) -> float:
         """Tokens that are served to others before an organization with `own` tokens has had its own: as many as it, by
@@ -358,9 +393,10 @@ class Line:
 
     def _let_go(self, member: _Member) -> None:
         """Nothing runs or waits for it: its account is closed, what it was served is remembered."""
-        if member.running or member.calls:
+        if member.running or member.calls or member.coming:
             return
-        self._members[member.tier].pop(member.org_id, None)
+        if self._members[member.tier].pop(member.org_id, None) is not None:
+            self._count(member, -1)
         self._gone[member.tier, member.org_id] = member.served
         if len(self._gone) > _GONE_MAX:  # those whom the others have overtaken start at the floor anyway
             kept = [(key, served) for key, served in self._gone.items() if served > self._floor[key[0]]]

@@ -73,6 +73,13 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     stop_within_s: float = 3.0
 
 
+class _Told(msgspec.Struct):
+    """What an engine with turns of its own says of itself when its pulse is felt."""
+
+    slots: int = 0
+    slots_sorted: int = 0
+
+
 Notice = Callable[["Replica", State], None]
 
 
@@ -96,6 +103,7 @@ class Replica:
         self.state = State.DEAD
         self.restarts = 0
         self.load_seconds = 0.0
+        self.slots = self.slots_sorted = engine.caps.slots  # calls that it takes at once; while it matters whose they are
         self.rate = 0.0  # cost a second (in the line's measure) that it showed with full seats; 0: not known
         self.last_failure = ""
         self.short_lives = 0  # in a row
@@ -278,6 +286,7 @@ class Replica:
                 address = self.address
                 pool = Pool(address.url, address.key)
                 await self._prove(pool, address)
+                await self._hear_slots(pool)
             self.rate = self.rate or await self._look(pool, address)
             self.load_seconds = round(self._clock.monotonic() - began, 3)
             self._was_ready = True
@@ -310,10 +319,22 @@ class Replica:
                 )
             )
 
+    async def _hear_slots(self, pool: Pool) -> None:
+        """How many calls it wants at once, where that shows only when it is loaded: never more than its engine can take."""
+        most = self.caps.slots
+        if not self.caps.turns:
+            return
+        try:
+            told = msgspec.json.decode((await pool.get(self.engine.pulse)).body, type=_Told)
+        except (WireError, msgspec.DecodeError) as error:
+            raise Failed(say("replica.unreachable", "it cannot be reached: {failure}", failure=str(error))) from None
+        self.slots = min(most, told.slots or most)
+        self.slots_sorted = min(self.slots, told.slots_sorted or most)
+
     async def _look(self, pool: Pool, address: Address) -> float:
         """What it does a second at full speed: its probe, sent by as many at once as that takes. It is what the line knows
         when the first burst comes. 0: the probe is no measure, or it took too long."""
-        callers, began = pressed_at(self.caps.slots), time.monotonic()
+        callers, began = pressed_at(self.slots), time.monotonic()
         if not self.engine.probe.cost:
             return 0.0
         try:

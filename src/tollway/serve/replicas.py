@@ -199,7 +199,7 @@ class Replicas:
             post.seat.node = "" if post.replica.node == "local" else post.replica.node
             post.seat.health = Health()
             post.lately = Lately()
-            post.seat.slots = post.replica.caps.slots
+            post.seat.slots, post.seat.slots_sorted = post.replica.slots, post.replica.slots_sorted
             post.seat.ready = True
             self._line.forecast.expect(sum(one.replica.rate for one in self.posts if one.ready))
             self._line.seat_next()
@@ -216,7 +216,7 @@ class Replicas:
         address, caps = post.replica.address, post.replica.caps
         return Seat(
             Pool(address.url, address.key),
-            caps.slots,
+            post.replica.slots,
             caps.cache_tokens,
             post.replica.engine.version,
             prefix=address.prefix,

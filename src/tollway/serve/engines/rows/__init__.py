@@ -15,7 +15,7 @@ from tollway.serve.engines.machine import cpu_cores
 from tollway.serve.engines.port import Address, Caps, Launch, Probe
 
 MODULE: Final = "tollway.serve.engines.rows"
-SLOTS: Final = 64  # calls inside at once: the batches are made of them
+SLOTS: Final = 64  # calls inside at once, at most: the batches are made of them
 _MEMORY_LEAST: Final = 2 << 30
 
 

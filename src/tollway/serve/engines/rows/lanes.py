@@ -20,6 +20,7 @@ import msgspec
 
 from tollway.inference import Encoded, Predictor
 from tollway.kit.errors import Unavailable
+from tollway.serve.engines.rows import SLOTS
 from tollway.serve.engines.rows.cost import Cost
 from tollway.serve.engines.rows.lone import Lone
 from tollway.serve.engines.rows.rack import Answers, Call, Piece, Racks, Row, Shape, Turn
@@ -28,6 +29,10 @@ BACKGROUND: Final = Turn(tier=3)
 _NICE: Final = 1  # lanes give way to what reads, answers and watches
 _SEEN: Final = 192  # lengths from which it is told which batches are best ...
 _LOOK_AGAIN_S: Final = 4.0  # ... and how often
+_TRIFLE_S: Final = 0.0001  # a row; to bring a call here and its answer back takes the two processes half a millisecond
+_QUICK_S: Final = 0.0005
+_FEW, _SHORT = 8, 32  # rows, and their length, by which a model is told to be quick
+_SLOTS_QUICK, _SLOTS_SORTED = 32, 20
 SWITCH_S: Final = 0.0005
 """For `sys.setswitchinterval`, beside an event loop: a lane that is through must not leave its core idle while the loop reads
 what came in."""
@@ -43,6 +48,24 @@ class Plan(msgspec.Struct, frozen=True):
     lone: Lone = msgspec.field(default_factory=Lone)
     cost: Cost = msgspec.field(default_factory=Cost)
     disturbed: float = 0.0  # the share of the cores that others held while it was measured
+
+    @property
+    def row_s(self) -> float:
+        """What a short row of a small batch costs its lane, about; 0: not known."""
+        return (self.cost.seconds(_FEW, _SHORT) + self.cost.turn) / _FEW
+
+    @property
+    def slots(self) -> int:
+        """Calls that are worth having here at once. Where rows cost something, many: batches of like length are made of them.
+        Where they cost nothing, more than keep the lanes busy are only in each other's way."""
+        return max(_SLOTS_QUICK, 2 * self.lanes) if 0 < self.row_s < _TRIFLE_S else SLOTS
+
+    @property
+    def slots_sorted(self) -> int:
+        """The same while it matters whose they are. Where rows cost much they wait here too, and are taken by weight; a model
+        that is as quick as what brings its calls has done them before anybody is sorted. Those wait in the line in front of
+        it: what that costs is smaller batches."""
+        return min(self.slots, max(_SLOTS_SORTED, 2 * self.lanes)) if 0 < self.row_s < _QUICK_S else self.slots
 
 
 class Figures(msgspec.Struct):
@@ -167,6 +190,7 @@ class Lanes:
         """How it goes, for whoever watches: figures since the beginning, and the plan."""
         plan = self.plan
         shape = {"lanes": plan.lanes, "threads": plan.threads, "budget": plan.shape.budget, "rows_most": plan.shape.rows}
+        shape |= {"slots": plan.slots, "slots_sorted": plan.slots_sorted}
         return shape | {"disturbed": plan.disturbed, "waiting_rows": self.waiting} | msgspec.structs.asdict(self.figures)
 
     @property
