@@ -12,7 +12,7 @@ from tollway.kit.clock import SystemClock
 from tollway.kit.errors import Unavailable
 from tollway.kit.settings import Settings
 from tollway.serve.fleet import Fleet
-from tollway.serve.forecast import Forecast
+from tollway.serve.forecast import Forecast, Held
 from tollway.serve.line import Line, Seat, Turn
 from tollway.serve.models import Model
 from tollway.serve.packages import Packages
@@ -125,11 +125,38 @@ def test_a_call_that_was_cut_off_shows_what_one_costs_at_least() -> None:
 def test_a_few_calls_are_averaged_and_many_followed() -> None:
     forecast = Forecast()
     for cost in (10, 90, 20):
-        forecast.learn(100, cost)
+        forecast.learn(forecast.habit("a"), 100, cost)
     assert (forecast.share, forecast.usual) == (pytest.approx(0.4), pytest.approx(40))
     for _ in range(200):
-        forecast.learn(100, 80)
+        forecast.learn(forecast.habit("a"), 100, 80)
     assert forecast.share == pytest.approx(0.8, abs=0.01)
+
+
+def test_what_calls_turn_out_to_cost_is_known_of_each_organization_and_kind() -> None:
+    forecast = Forecast()
+    assert forecast.habit("a").cost_of(1000) == 1000, "nothing is known"
+    for name, tokens, cost in 10 * [("a", 1064, 50), ("a", 100, 90), ("b", 1064, 1000)]:
+        forecast.learn(forecast.habit(name), tokens, cost)
+    a, b, new = (forecast.habit(name) for name in ("a", "b", "new"))
+    assert (a.cost_of(1064), a.cost_of(100), b.cost_of(1064)) == (pytest.approx(50), pytest.approx(90), pytest.approx(1000))
+    assert a.cost_of(1100) == pytest.approx(50 * 1100 / 1064), "calls that hold about as much are of one kind"
+    assert forecast.usual <= new.cost_of(1064) <= 2 * forecast.usual, "who is not known costs what calls usually do"
+    assert new.cost_of(8) < 8, "and never more than is held"
+    held = Held()
+    for tokens in (1064, 1064, 100):
+        held.add(tokens)
+    assert a.cost(held) == pytest.approx(50 + 50 + 90)
+    for tokens in (1064, 100, 1064):
+        held.drop(tokens)
+    assert not held and a.cost(held) == 0
+
+
+def test_what_is_known_of_organizations_is_bounded_and_who_was_forgotten_is_learnt_again() -> None:
+    forecast = Forecast()
+    for name in ("first", *(f"org-{number}" for number in range(20_000)), "first"):
+        forecast.learn(forecast.habit(name), 1000, 10 if name == "first" else 900)
+    assert len(forecast._habits) <= 4096
+    assert forecast.habit("first").cost_of(1000) == pytest.approx(10)
 
 
 def test_the_first_look_at_full_seats_replaces_what_was_expected() -> None:

@@ -146,6 +146,36 @@ def test_what_counts_is_what_it_really_cost() -> None:
     assert served["vast"] / served["exact"] == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("begins_after_s", [0.0, 20.0])
+def test_who_names_no_max_tokens_is_not_refused_for_what_is_never_written(begins_after_s: float) -> None:
+    """Two organizations whose answers are alike; one holds ten times what it uses. It may also be the first of its kind, beside
+    a flood that goes on."""
+
+    async def main(loop: VirtualLoop) -> Counter[str]:
+        engine, chance = Engine(loop, slots=8), random.Random(5)
+        answered: Counter[str] = Counter()
+        start, seconds = loop.time(), 60.0
+
+        async def one(name: str, held: int) -> None:
+            with contextlib.suppress(Unavailable):
+                await engine.call(Turn(name, loop.time() + 1.5), held, cost=chance.randint(14, 26))
+                answered[name] += loop.time() - start > begins_after_s
+
+        async def stream(name: str, held: int, wait_s: float) -> None:
+            await asyncio.sleep(wait_s)
+            tasks = []
+            while loop.time() < start + seconds:
+                await asyncio.sleep(chance.expovariate(SPEED / 20))  # as many as could be served alone
+                tasks.append(asyncio.ensure_future(one(name, held)))
+            await asyncio.gather(*tasks)
+
+        await asyncio.gather(stream("exact", 30, 0.0), stream("vast", 1030, begins_after_s))
+        return answered
+
+    answered = run(main)
+    assert answered["vast"] / answered["exact"] == pytest.approx(1, abs=0.25)
+
+
 def test_who_comes_back_has_saved_nothing_and_owes_nothing() -> None:
     async def main(loop: VirtualLoop) -> tuple[Counter[str], Counter[str]]:
         engine = Engine(loop)

@@ -1,9 +1,10 @@
 """How long until a call would be answered? Measured, for the line in front of a model.
 
 Work is counted in what the engine does for a call (`cost`: tokens, rows), known for certain only when the call is over; until
-then it is what was held for it times the share that calls turn out to use. The rate is what left the line a second while
-every seat had enough to do: nothing is learnt from idle times, so a quiet night does not make the morning slow. Before the
-first calls it is what the replicas showed when they became ready (`Replica.rate`), so that the first burst is not met blind.
+then it is what was held for it times the share that its organization's calls turn out to use (`Habit`). The rate is what left
+the line a second while every seat had enough to do: nothing is learnt from idle times, so a quiet night does not make the
+morning slow. Before the first calls it is what the replicas showed when they became ready (`Replica.rate`), so that the first
+burst is not met blind.
 """
 
 import math
@@ -13,6 +14,7 @@ import msgspec
 _WINDOW_S = 0.2  # one look at the rate takes at least so long
 _MEMORY_S = 2.0  # in which older looks fade
 _SHARE_LEARNS = 0.05
+_HABITS_MAX = 4096  # organizations
 _USUAL_MOST = 256.0  # tokens: what a call is taken to cost at most, until one was seen
 _OLD_S = 5.0  # after so long without a look a rate is no reason to send away who comes to an idle line
 _BUSY_S = 10.0  # after so long what is done without being pressed is counted anew: earlier work says little about now
@@ -42,14 +44,74 @@ class _Look(msgspec.Struct):
         self.calls += 1
 
 
+class _Mean(msgspec.Struct):
+    """Of a few calls the average, of many it follows the newest."""
+
+    value: float
+    calls: int = 1
+
+
+class Habit:
+    """What the calls of one organization turn out to cost, by how much is held for them: who names no `max_tokens` holds ten
+    times what is written in the end, who names one may use it up. One share for all would let in too much of the one and refuse
+    the other for work that is never done. Every call asks: few steps, and none into other functions."""
+
+    __slots__ = ("_everybody", "_shares")
+
+    def __init__(self, everybody: "Forecast") -> None:
+        self._everybody = everybody
+        self._shares: dict[int, _Mean] = {}  # by the size of what is held
+
+    def cost_of(self, tokens: int) -> float:
+        """What a call for which so many tokens are held will cost."""
+        seen = self._shares.get(size := tokens.bit_length())
+        found = tokens * (self._everybody.share_of(size) if seen is None else seen.value)
+        return found if found > 1.0 else 1.0
+
+    def cost(self, held: "Held") -> float:
+        """What all these calls will cost."""
+        found = 0.0
+        for size in held:
+            seen = self._shares.get(size)
+            found += held[size] * (self._everybody.share_of(size) if seen is None else seen.value)
+        return found
+
+    def learn(self, tokens: int, cost: float) -> None:
+        """A call is over: this is what it cost."""
+        share = cost / tokens
+        seen = self._shares.get(size := tokens.bit_length())
+        if seen is None:
+            self._shares[size] = _Mean(share)
+            return
+        seen.calls += 1
+        seen.value += (share - seen.value) * (1 / seen.calls if seen.calls < 1 / _SHARE_LEARNS else _SHARE_LEARNS)
+
+
+class Held(dict[int, int]):
+    """Tokens that are held for calls, by size: calls for which like amounts are held are of one kind."""
+
+    def add(self, tokens: int) -> None:
+        """A call comes."""
+        size = tokens.bit_length()
+        self[size] = self.get(size, 0) + tokens
+
+    def drop(self, tokens: int) -> None:
+        """It goes."""
+        size = tokens.bit_length()
+        self[size] -= tokens
+        if not self[size]:
+            del self[size]
+
+
 class Forecast:
     """Rate and share of one line. `now` is monotonic seconds."""
 
     def __init__(self) -> None:
         self.rate = 0.0  # cost per second; 0: not known yet
-        self.share = 1.0  # cost per token held
+        self.share = 1.0  # cost per token held, of all calls
         self.usual = 0.0  # cost of a call
         self._over = 0  # calls that have shown what one costs
+        self._habits: dict[str, Habit] = {}  # by organization, those known longest first
         self._held = self._supposed = 0.0  # before the first: tokens that calls would hold, and what they were taken to cost
         self._looked_at = self._sent_at = -math.inf  # when the rate was last looked at, and somebody sent to look
         self._full = _Look()  # since the seats are full: all that can be done
@@ -61,9 +123,20 @@ class Forecast:
         """Whether the rate was looked at, and is not only what was expected."""
         return self._looked_at > -math.inf
 
-    def cost_of(self, tokens: float) -> float:
-        """What a call for which so many tokens are held will cost."""
-        return max(1.0, tokens * self.share)
+    def share_of(self, size: int) -> float:
+        """Cost per token held where nothing else is known of calls of this size: they cost what calls usually do, however much is held for
+        them. Who held much and was taken for expensive would never be let in, and never show what it costs."""
+        usual = self.usual / (1 << max(0, size - 1))  # each holds so many tokens at least
+        return min(self.share, usual) if usual > 0 else self.share
+
+    def habit(self, org_id: str) -> Habit:
+        """What is known of an organization's calls."""
+        found = self._habits.get(org_id)
+        if found is None:
+            found = self._habits[org_id] = Habit(self)
+            if len(self._habits) > _HABITS_MAX:  # who is still here keeps its own, and is learnt again after that
+                del self._habits[next(iter(self._habits))]
+        return found
 
     def seconds(self, cost: float) -> float:
         """How long so much work takes; 0 while nothing is known."""
@@ -75,25 +148,25 @@ class Forecast:
         if not self.seen:
             self.rate = max(self.rate, rate)
 
-    def learn(self, tokens: int, cost: float) -> None:
-        """A call is over: this is what it cost."""
+    def learn(self, habit: Habit, tokens: int, cost: float) -> None:
+        """A call of an organization is over: this is what it cost."""
         if tokens > 0:
             self._over += 1
             weight = max(_SHARE_LEARNS, 1 / self._over)
             self.share += weight * (cost / tokens - self.share)
             self.usual += weight * (cost - self.usual)
+            habit.learn(tokens, cost)
 
-    def offered(self, now: float, tokens: float, left_s: float) -> bool:
-        """A call has come that would hold so many tokens, whatever becomes of it. Whether more has come lately than can be
-        served. None asks for more than everything in the time that it has: who has none makes it tight for nobody."""
+    def offered(self, now: float, tokens: int, habit: Habit, left_s: float) -> tuple[float, bool]:
+        """A call has come that would hold so many tokens, whatever becomes of it. What it will cost, and whether more has come
+        lately than can be served. None asks for more than everything in the time that it has: who has none makes it tight for nobody."""
         if not self._over:
             self._suppose(tokens)
-        cost = self.cost_of(tokens)
-        if self.rate > 0:
-            cost = max(1.0, min(cost, left_s * self.rate))
-        self._offered = self._offered * math.exp(min(0.0, self._offered_at - now) / _MEMORY_S) + cost
+        cost = habit.cost_of(tokens)
+        asked = max(1.0, min(cost, left_s * self.rate)) if self.rate > 0 else cost
+        self._offered = self._offered * math.exp((self._offered_at - now) / _MEMORY_S) + asked
         self._offered_at = now
-        return self._offered > _CROWDED * self.rate * _MEMORY_S
+        return cost, self._offered > _CROWDED * self.rate * _MEMORY_S
 
     def _suppose(self, tokens: float) -> None:
         """Before a call has shown what one costs: all that is held, up to an answer of usual length. Who names no `max_tokens`
@@ -151,4 +224,4 @@ class Forecast:
 
 def pressed_at(slots: int) -> int:
     """Calls in a seat of so many slots from which it is at full speed."""
-    return min(slots, _PRESSED_AT)
+    return slots if slots < _PRESSED_AT else _PRESSED_AT

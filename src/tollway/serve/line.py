@@ -13,7 +13,7 @@ import asyncio
 import math
 import time
 import zlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,7 +21,7 @@ import msgspec
 
 from tollway.kit.errors import Unavailable
 from tollway.serve.engine_time import EngineTime
-from tollway.serve.forecast import Forecast, pressed_at
+from tollway.serve.forecast import Forecast, Habit, Held, pressed_at
 from tollway.serve.outliers import Health
 from tollway.serve.wire import Pool
 
@@ -88,16 +88,22 @@ class _Member:
     """One organization in one tier: what was done for it, by its weight, and the tokens of its calls that run (`running`) and
     that wait or are only being counted (`queued`)."""
 
-    __slots__ = ("calls", "coming", "org_id", "queued", "running", "served", "tier", "weight")
+    __slots__ = ("calls", "coming", "habit", "org_id", "queued", "running", "served", "tier", "weight")
 
-    def __init__(self, org_id: str, tier: int) -> None:
-        self.org_id, self.tier, self.served, self.weight = org_id, tier, 0.0, 1.0
+    def __init__(self, org_id: str, tier: int, habit: Habit) -> None:
+        self.org_id, self.tier, self.habit, self.served, self.weight = org_id, tier, habit, 0.0, 1.0
         self.calls: deque[_Waiting] = deque()
-        self.running = self.queued = self.coming = 0
+        self.running, self.queued, self.coming = Held(), Held(), 0
 
-    def level(self, share: float) -> float:
+    @property
+    def level(self) -> float:
         """How well it was served, with what runs for it."""
-        return self.served + self.running * share / self.weight
+        return self.served + self.habit.cost(self.running) / self.weight
+
+    @property
+    def work(self) -> float:
+        """What its calls that run and wait are expected to cost."""
+        return self.habit.cost(self.running) + self.habit.cost(self.queued)
 
 
 class Line:
@@ -118,7 +124,7 @@ class Line:
         self._waiting: tuple[dict[str, _Member], ...] = tuple({} for _ in TIERS)  # those with calls that wait
         self._gone: dict[tuple[int, str], float] = {}  # levels of those who are not here, as long as they say something
         self._floor = [0.0] * len(TIERS)  # the level of who was seated last
-        self._ranks: dict[tuple[int, float], int] = {}  # tier and weight -> organizations that run or wait with them
+        self._ranks = defaultdict[tuple[int, float], int](int)  # tier and weight -> organizations that run or wait with them
         self._higher = 0  # seats in a row that went past a standard call that waited
 
     # -- coming and going --------------------------------------------------------------------------------------------
@@ -127,9 +133,9 @@ class Line:
         """Raises Unavailable when a call of about so many tokens could not be answered in time: before anything is spent
         on it. Cheap; once for each call, for it is counted as what comes."""
         now = self._now()
-        crowded = self.forecast.offered(now, tokens, turn.deadline - now)
+        cost, crowded = self.forecast.offered(now, tokens, self.forecast.habit(turn.org_id), turn.deadline - now)
         if self.forecast.rate > 0:
-            self._refuse_late(tokens, turn, now, crowded=crowded)
+            self._refuse_late(cost, turn, now, crowded=crowded)
 
     @contextmanager
     def expecting(self, tokens: int, turn: Turn) -> Iterator[None]:
@@ -137,25 +143,24 @@ class Line:
         come in the same moment must not all find the line empty."""
         member = self._member(turn)
         member.coming += 1
-        member.queued += tokens
+        member.queued.add(tokens)
         try:
             yield
         finally:
             member.coming -= 1
-            member.queued -= tokens
+            member.queued.drop(tokens)
             self._let_go(member)
 
-    def _refuse_late(self, tokens: int, turn: Turn, now: float, *, crowded: bool) -> None:
+    def _refuse_late(self, cost: float, turn: Turn, now: float, *, crowded: bool) -> None:
         left_s, rate = turn.deadline - now, self.forecast.rate
         member = self._members[turn.tier].get(turn.org_id)
-        own = tokens + (member.running + member.queued if member else 0)
-        needed_s = own * self.forecast.share / rate
+        own = cost + (member.work if member else 0.0)
+        needed_s = own / rate
         if needed_s <= left_s * _IN_TIME:
-            needed_s += self._others(own, turn) * self.forecast.share / rate
+            needed_s += self._others(own, turn) / rate
         bound_s = left_s * _IN_TIME
         if self.forecast.seen:  # nobody is sent away for our own impatience because of a rate that is only expected
-            itself_s = tokens * self.forecast.share / rate  # the rest of what is needed is waiting
-            bound_s = min(bound_s, self._timeout_s + itself_s)
+            bound_s = min(bound_s, self._timeout_s + cost / rate)  # the rest of what is needed is waiting
         if crowded and needed_s > left_s * _STANDING:
             bound_s = min(bound_s, max(left_s * _STANDING, self._enough_s()))
         if needed_s > bound_s and not (bound_s >= _FAIR_S and self._goes_to_look(now)):
@@ -207,7 +212,7 @@ class Line:
         place = _Waiting(tokens, now, turn.deadline, asyncio.get_running_loop().create_future())
         member = self._member(turn)
         member.calls.append(place)
-        member.queued += tokens
+        member.queued.add(tokens)
         self._waiting[turn.tier][turn.org_id] = member
         self.waiting += 1
         self.seat_next()  # those before may all be seated and not have noticed yet
@@ -234,14 +239,15 @@ class Line:
         self.running -= 1
         seat.running -= 1
         seat.tokens -= tokens
-        done = tokens * self.forecast.share if cost is None else cost
+        member = self._members[turn.tier].get(turn.org_id)
+        habit = self.forecast.habit(turn.org_id) if member is None else member.habit
+        done = habit.cost_of(tokens) if cost is None else cost
         turns = pressed_at(seat.slots) * len(self.seats)
         self.forecast.left(self._now(), cost or 0.0, pressed=pressed, turn=turns)
-        if cost and not (cut_off and cost < self.forecast.cost_of(tokens)):  # one that took too long did cost that much
-            self.forecast.learn(tokens, cost)
-        member = self._members[turn.tier].get(turn.org_id)
+        if cost and not (cut_off and cost < habit.cost_of(tokens)):  # one that took too long did cost that much
+            self.forecast.learn(habit, tokens, cost)
         if member is not None:
-            member.running -= tokens
+            member.running.drop(tokens)
             member.served += done / member.weight
             self._let_go(member)
         self.seat_next()
@@ -256,6 +262,8 @@ class Line:
 
     def seat_next(self) -> None:
         """Hand free seats to those waiting. Called when anything became free."""
+        if not self.waiting:
+            return
         now = self._now()
         while self.waiting and any(
             seat.ready and seat.running + self._kept_free(seat) < seat.slots for seat in self.seats
@@ -275,12 +283,12 @@ class Line:
     def _seat_one(self, tier: int, now: float) -> bool | None:
         """Whether one of this tier could be seated: the one that was served least whose call fits. None: nobody may be
         seated now, since a large call has let smaller ones pass for long enough; now they wait until it fits."""
-        share, passed = self.forecast.share, set[str]()
+        passed = set[str]()
         while True:
             waiting = [one for one in self._waiting[tier].values() if one.org_id not in passed]
             if not waiting:
                 return False
-            member = min(waiting, key=lambda one: one.level(share))
+            member = min(waiting, key=lambda one: one.level)
             place = _first(member, now)
             if place is None:
                 passed.add(member.org_id)
@@ -291,22 +299,20 @@ class Line:
                     return None
                 passed.add(member.org_id)
                 continue
-            self._floor[tier] = member.level(share)
-            member.queued -= place.tokens
+            self._floor[tier] = member.level
+            member.queued.drop(place.tokens)
             self._higher = self._higher + 1 if tier == 0 and self._waiting[1] else 0
             place.seat.set_result(self._sit(seat, place.tokens, member))
             return True
 
     def _free_seat(self, tokens: int, tier: int, avoid: Seat | None = None) -> Seat | None:
         """The least busy seat where the call fits. Batches leave a quarter of the slots for those who come in person."""
-        best = None
+        best, sorts = None, len(self._ranks) > 1
         for seat in self.seats:
             spare = seat.slots // 4 if tier == 2 else 0
-            if (
-                seat.fits(tokens, max(spare, self._kept_free(seat)))
-                and (best is None or seat.running < best.running)
-                and seat is not avoid
-            ):
+            if sorts:
+                spare = max(spare, self._kept_free(seat))
+            if seat.fits(tokens, spare) and (best is None or seat.running < best.running) and seat is not avoid:
                 best = seat
         return best
 
@@ -336,10 +342,10 @@ class Line:
         members = self._members[turn.tier]
         member = members.get(turn.org_id)
         if member is None:
-            share = self.forecast.share
-            least = min((one.level(share) for one in members.values()), default=self._floor[turn.tier])
-            member = members[turn.org_id] = _Member(turn.org_id, turn.tier)
-            member.served = max(least, self._gone.pop((turn.tier, turn.org_id), 0.0))
+            least = min(one.level for one in members.values()) if members else self._floor[turn.tier]
+            before = self._gone.pop((turn.tier, turn.org_id), 0.0)
+            member = members[turn.org_id] = _Member(turn.org_id, turn.tier, self.forecast.habit(turn.org_id))
+            member.served = before if before > least else least
             self._count(member, 1)
         weight = turn.weight if turn.weight > 0 else 1.0
         if weight != member.weight:
@@ -351,42 +357,42 @@ class Line:
     def _count(self, member: _Member, more: int) -> None:
         """One of this rank comes or goes."""
         rank = member.tier, member.weight
-        self._ranks[rank] = self._ranks.get(rank, 0) + more
+        self._ranks[rank] += more
         if not self._ranks[rank]:
             del self._ranks[rank]
 
     def _others(self, own: float, turn: Turn) -> float:
-        """Tokens that are served to others before an organization with `own` tokens has had its own: as many as it, by
-        weight, where they have as many. Higher tiers go first with all they have."""
+        """Work that is done for others before an organization with so much of its `own` has had that: as much as it, by weight,
+        where they have as much. Higher tiers go first with all they have."""
         ahead = 0.0
         for tier in range(turn.tier + 1):
             for org_id, member in self._members[tier].items():
                 if tier == turn.tier:
                     if org_id != turn.org_id:
-                        ahead += min(member.running + member.queued, own * member.weight / turn.weight)
+                        ahead += min(member.work, own * member.weight / turn.weight)
                 else:
-                    ahead += member.running + member.queued
+                    ahead += member.work
         return ahead
 
     def _sit(self, seat: Seat, tokens: int, member: _Member) -> Seat:
         self.running += 1
         seat.running += 1
         seat.tokens += tokens
-        member.running += tokens
+        member.running.add(tokens)
         self.forecast.sat(self._now(), pressed=self._pressed(seat), alone=self.running == 1)
         return seat
 
     def _pressed(self, seat: Seat) -> bool:
         """Whether it is full. A seat for one is, and the next moment empty: there only who waits shows that it has enough to
         do."""
-        return self.waiting > 0 or seat.running >= max(2, pressed_at(seat.slots))
+        return self.waiting > 0 or 1 < seat.running >= pressed_at(seat.slots)
 
     def _forget(self, member: _Member, place: _Waiting) -> None:
         """A call waits no more, with or without a seat."""
         self.waiting -= 1
         member.calls.remove(place)
         if not place.seat.done() or place.seat.cancelled() or place.seat.exception() is not None:
-            member.queued -= place.tokens
+            member.queued.drop(place.tokens)
         if not member.calls:
             self._waiting[member.tier].pop(member.org_id, None)
         self._let_go(member)
