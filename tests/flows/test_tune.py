@@ -177,6 +177,7 @@ def test_a_language_model_without_openvino_and_what_the_gateway_makes_of_the_cho
     assert {(one.engine, one.format) for one in made.rows} == {("llama_cpp", "gguf-f16"), ("llama_cpp", "gguf-q8_0")}
     assert all(one.per_second > 0 and one.first_ms > 0 for one in made.rows if one.verdict != "failed")
     assert next(one for one in made.rows if one.own).agreement > 0.8
+    assert "openvino_genai not installed" in made.left_out and "tollway[openvino]" in made.left_out
 
     async def served() -> None:
         fleet = Fleet(

@@ -116,6 +116,7 @@ class AnyEngine:
 
     path: ClassVar[str]
     ask: ClassVar[dict[str, Any]]
+    sent: ClassVar[bytes] = b""  # what follows the JSON of a call: a recording
     calls: ClassVar[int]  # more than it has slots
 
     @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ class AnyEngine:
         assert "error" in answer
 
     def test_more_calls_than_slots_are_all_answered(self, served: Served) -> None:
-        body = json.dumps({"model": served.replica.engine.model, **self.ask}).encode()
+        body = json.dumps({"model": served.replica.engine.model, **self.ask}).encode() + self.sent
 
         async def many() -> list[int]:
             path = served.address.prefix + self.path

@@ -174,6 +174,13 @@ def test_everything_that_is_taken_reaches_the_engine_or_is_known_to_have_no_effe
     assert (sent["model"], sent["max_tokens"], sent["messages"]) == ("engine-name", 17, [HI])
 
 
+@pytest.mark.parametrize("stop", ["", [""], ["a", ""]])
+def test_a_stop_that_every_answer_begins_with_is_refused(stop: Any) -> None:
+    """The engine would answer nothing, and that is paid."""
+    with pytest.raises(msgspec.ValidationError, match="stop"):
+        msgspec.convert({"model": "m", "messages": [HI], "stop": stop}, ChatRequest)
+
+
 def test_the_models_defaults_give_way_to_the_caller() -> None:
     defaults = {"temperature": 0.2, "top_p": 0.9}
     (work,) = chat(temperature=0).engine_calls("m", ALL, 5, stream=False, defaults=defaults)

@@ -1,6 +1,7 @@
 """The rows engine in its other formats: OpenVINO and LiteRT packages are put on sale and answer like the ONNX one."""
 
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.serve import tiny_models
-from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, running
+from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, connections, running
 from tollway import inference
 from tollway.artifacts.store import About
 from tollway.flows import release
@@ -79,12 +80,6 @@ def served(replica: Replica, run: Run[Any]) -> Iterator[Served]:
     served.pool.close()
 
 
-class TestOpenVino(AnyEngine, OwnProcess):
-    path = "/classify"
-    ask: ClassVar[dict[str, Any]] = {"input": ["a lovely film"]}
-    calls = SLOTS * 2
-
-
 def test_openvino_answers_as_onnx_does(served: Served, folder: Path) -> None:
     chance = random.Random(3)
     texts = [" ".join(chance.choices(WORDS, k=chance.randint(1, 60))) for _ in range(60)]
@@ -95,20 +90,41 @@ def test_openvino_answers_as_onnx_does(served: Served, folder: Path) -> None:
     assert [one["score"] for one in answer["data"]] == pytest.approx([one["score"] for one in wanted], abs=1e-4)
 
 
-def test_litert_answers_as_its_source_does(run: Run[Any], tmp_path: Path) -> None:
-    source = to_litert(tmp_path)
-    rows = [{"x": n / 20, "y": 1 - n / 20} for n in range(20)]
-    replica = Replica(Rows(tmp_path, "table", input="row", format="litert", threads=2), SystemClock())
+@pytest.fixture(scope="module")
+def table(run: Run[Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[inference.Predictor, Replica]]:
+    """The net as torch has it, and a replica of what LiteRT made of it."""
+    folder = tmp_path_factory.mktemp("table")
+    source = to_litert(folder)
+    replica = Replica(Rows(folder, "table", input="row", format="litert", threads=2), SystemClock())
     run(replica.start())
-    try:
-        served = Served(replica, run)
-        status, answer = served.post("/classify", {"input": rows})
+    yield source, replica
+    run(replica.stop())
+
+
+class TestLitert(AnyEngine, OwnProcess):
+    path = "/classify"
+    ask: ClassVar[dict[str, Any]] = {"input": [{"x": 0.2, "y": 0.7}]}
+    calls = SLOTS * 2
+
+    @pytest.fixture
+    def served(self, table: tuple[inference.Predictor, Replica], run: Run[Any]) -> Iterator[Served]:
+        served = Served(table[1], run)
+        yield served
         served.pool.close()
-    finally:
-        run(replica.stop())
-    assert status == 200
-    wanted = source.predict(rows)
-    assert [one["score"] for one in answer["data"]] == pytest.approx([one["score"] for one in wanted], abs=1e-4)
+
+    def test_it_answers_as_its_source_does(
+        self, served: Served, table: tuple[inference.Predictor, Replica]
+    ) -> None:
+        rows = [{"x": n / 20, "y": 1 - n / 20} for n in range(20)]
+        status, answer = served.post("/classify", {"input": rows})
+        assert status == 200
+        wanted = table[0].predict(rows)
+        assert [one["score"] for one in answer["data"]] == pytest.approx([one["score"] for one in wanted], abs=1e-4)
+
+    @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+    def test_it_calls_nobody(self, served: Served, tmp_path: Path) -> None:
+        calls = connections(served.replica.engine, tmp_path)
+        assert not [line for line in calls if "AF_INET" in line], "\n".join(calls)
 
 
 def test_a_package_is_put_on_sale_by_what_its_weights_need(folder: Path, tmp_path: Path) -> None:

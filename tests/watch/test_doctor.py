@@ -35,6 +35,11 @@ def test_a_sound_machine_has_no_failures_and_nothing_is_made(home):
     assert not home.exists()
 
 
+def test_every_library_that_can_serve_is_named_with_its_version(home):
+    shown = finding(home, "more engines").found
+    assert all(name in shown for name in ("onnxruntime", "openvino-genai", "ai-edge-litert", "torch 2.", "ctranslate2"))
+
+
 def test_a_taken_port_fails_with_another_to_use(home):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

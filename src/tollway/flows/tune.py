@@ -72,6 +72,7 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[Row]
     choice: Choice | None  # kept; None: the package as its manifest says
     gain: float  # of the chosen over the package's own, in tokens (or calls) a second
+    left_out: str = ""  # what could not be tried here, and why
 
 
 def tune(
@@ -95,7 +96,9 @@ def tune(
     scratch.mkdir(parents=True)
     try:
         bench = _Bench(package, bar, first_token_ms, price.micros_per_hour, 1.0 if quick else 3.0, tell)
-        found = tune_candidates.of(shop.settings, package, scratch, quick=quick, tell=lambda what: tell(what, 0, 1))
+        found, left_out = tune_candidates.of(
+            shop.settings, package, scratch, quick=quick, tell=lambda what: tell(what, 0, 1)
+        )
         rows = asyncio.run(bench.languages(found) if language else bench.rows(found))
         rows, best = _judged(rows)
         if keep:
@@ -109,7 +112,7 @@ def tune(
     made = Tuned(
         name=package.manifest.name, version=package.manifest.version, unit="tokens" if language else "calls",
         currency=price.currency, agreement=bar, first_token_ms=first_token_ms, rows=rows,
-        choice=kept, gain=round(gain, 3),
+        choice=kept, gain=round(gain, 3), left_out=left_out,
     )  # fmt: skip
     if keep:
         _note(shop, package, made)

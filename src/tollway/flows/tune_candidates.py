@@ -39,15 +39,17 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.choice.engine} {self.choice.format}, {self.choice.threads} threads{more}"
 
 
-def of(settings: Settings, package: ModelPackage, scratch: Path, *, quick: bool, tell: Tell) -> list[Candidate]:
-    """All of them, the reference first. Raises Conflict where there is nothing to choose."""
+def of(
+    settings: Settings, package: ModelPackage, scratch: Path, *, quick: bool, tell: Tell
+) -> tuple[list[Candidate], str]:
+    """All of them, the reference first, and why some could not be made. Raises Conflict where there is nothing to choose."""
     manifest = package.manifest
     if manifest.kind == "chat" and manifest.engine == "llama_cpp":
         return _languages(settings, package, scratch, quick=quick, tell=tell)
     if manifest.engine in ROWS:
         found = _rows(settings, package)
         if len(found) > 1:
-            return found
+            return found, ""
     raise Conflict(
         f"There is nothing to choose from for {package.ref}: {', '.join(manifest.formats)} on {manifest.engine}.",
         code="nothing_to_tune",
@@ -75,7 +77,9 @@ def _as_input(row: dict[str, Any]) -> Any:
     return row
 
 
-def _languages(settings: Settings, package: ModelPackage, scratch: Path, *, quick: bool, tell: Tell) -> list[Candidate]:
+def _languages(
+    settings: Settings, package: ModelPackage, scratch: Path, *, quick: bool, tell: Tell
+) -> tuple[list[Candidate], str]:
     name, cores = package.manifest.name, cpu_cores()
     usual = settings.replica_threads or cpu_threads()
     counts = [usual, *(one for one in (1, cores) if one != usual and not settings.replica_threads)]
@@ -104,7 +108,8 @@ def _languages(settings: Settings, package: ModelPackage, scratch: Path, *, quic
                 folder,
                 gguf_variants.write(package.weights_path, _in(scratch, folder) / "weights.gguf", precision),
             )
-    for form, place in _openvino(package, scratch, quick=quick, tell=tell).items():
+    folders, left_out = _openvino(package, scratch, quick=quick, tell=tell)
+    for form, place in folders.items():
         for precision in _OPENVINO[form][:1] if quick else _OPENVINO[form]:
             for threads in counts:
                 choice = Choice(
@@ -113,24 +118,24 @@ def _languages(settings: Settings, package: ModelPackage, scratch: Path, *, quic
                 engine = _genai(settings, package, place, threads, precision)
                 found.append(Candidate(choice=choice, engine=engine, first=threads == usual))
     _log.info("candidates", model=name, count=len(found))
-    return found
+    return found, left_out
 
 
-def _openvino(package: ModelPackage, scratch: Path, *, quick: bool, tell: Tell) -> dict[str, Path]:
-    """Folders in OpenVINO's format, by the format's name; none where its libraries are missing or do not know the model."""
-    from tollway.forge.convert import openvino_lm  # torch, likewise
+def _openvino(package: ModelPackage, scratch: Path, *, quick: bool, tell: Tell) -> tuple[dict[str, Path], str]:
+    """Folders in OpenVINO's format, by the format's name; none, and why, where its libraries are missing or do not know the
+    model."""
+    from tollway.forge.convert import openvino_lm  # numpy, likewise
 
-    if openvino_lm.missing():
-        tell(f"without OpenVINO ({', '.join(openvino_lm.missing())} not installed)")
-        return {}
+    if missing := openvino_lm.missing():
+        brings = "`make setup-factory` and pip install 'tollway[openvino]' bring it"
+        return {}, f"OpenVINO was not tried: {', '.join(missing)} not installed; {brings}."
     tell("writing OpenVINO's format")
     outs = {one: scratch / f"openvino-{one}" for one in (("f16", "int8") if quick else ("f16", "int8", "int4"))}
     try:
         openvino_lm.write_all(package.weights_path, outs)
     except TollwayError as error:
-        tell(f"without OpenVINO ({error.message})")
-        return {}
-    return {f"openvino-{one}": folder for one, folder in outs.items()}
+        return {}, f"OpenVINO was not tried: {error.message}"
+    return {f"openvino-{one}": folder for one, folder in outs.items()}, ""
 
 
 def _llama(settings: Settings, package: ModelPackage, weights: Path, threads: int) -> Engine:

@@ -107,7 +107,7 @@ def engine(_settings: Settings) -> Check:
 def more_engines(_settings: Settings) -> Check:
     """Which of the other engines are installed; two that stand on one library must be of one version."""
     found = {}
-    for name in ("onnxruntime", "openvino", "openvino-genai", "ai-edge-litert", "ctranslate2"):
+    for name in ("onnxruntime", "openvino", "openvino-genai", "ai-edge-litert", "torch", "ctranslate2"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     shown = ", ".join(f"{name} {version}" for name, version in found.items())

@@ -39,3 +39,12 @@ def test_models_and_plans_need_no_factory(tmp_path):
     for words in (("model", "list"), ("plan", "list"), ("run", "list"), ("recipe", "list"), ("dataset", "list")):
         done = run(*words, "--home", str(tmp_path / "home"))
         assert done.returncode == 0, done.stderr
+
+
+def test_what_a_tuning_can_try_is_asked_without_the_factory():
+    """`make run` brings llama.cpp alone, which has formats enough to choose from."""
+    ask = "from tollway.forge.convert import gguf_variants, openvino_lm; print(openvino_lm.missing, gguf_variants.write)"
+    done = subprocess.run(
+        [sys.executable, "-c", HIDE.partition("from tollway")[0] + ask], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr

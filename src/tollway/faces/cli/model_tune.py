@@ -86,7 +86,7 @@ def shown(made: Any) -> Any:
         "together": f"{made.unit}/s of 8", "first": "first" if made.unit == "tokens" else "slowest", "memory": "memory",
         "cost": f"per {per}", "verdict": "verdict",
     }  # fmt: skip
-    return Group(tables.table(rows, columns), _sentence(made))
+    return Group(tables.table(rows, columns), _sentence(made), *([made.left_out] if made.left_out else []))
 
 
 def _sentence(made: Any) -> str:

@@ -39,8 +39,8 @@ class Progress:
             return
         self._last = now
         share = done / total if total else 0.0
-        left = (now - self._started) * (1 - share) / share if share else 0.0
-        self._write(f"{self.what} … {share:4.0%}{of}, {left:.0f} s left")
+        left = f", {(now - self._started) * (1 - share) / share:.0f} s left" if share else ""
+        self._write(f"{self.what} … {share:4.0%}{of}{left}")
 
     def _write(self, text: str) -> None:
         if self._shown:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from tollway.forge.convert import gguf_variants
-from tollway.forge.convert.onnx import last_line, quiet
 from tollway.kit import sandbox
 from tollway.kit.errors import BadRequest, Conflict
 from tollway.kit.quiet import no_telemetry
@@ -23,7 +22,7 @@ _GROUP: Final = 64  # numbers that share a scale at four bits; the usual 128 doe
 
 def missing() -> list[str]:
     """Libraries that this needs and that are not installed."""
-    names = ("openvino", "openvino_genai", "openvino_tokenizers", "nncf", "transformers")
+    names = ("openvino", "openvino_genai", "openvino_tokenizers", "nncf", "torch", "transformers")
     return [name for name in names if importlib.util.find_spec(name) is None]
 
 
@@ -57,6 +56,7 @@ def written(source: str, outs: dict[str, str]) -> dict[str, Any]:
     import shutil
     import tempfile
 
+    from tollway.forge.convert.onnx import last_line, quiet  # torch: lazy, as `missing` is asked where there is none
     from tollway.forge.models import lm_gguf_import
 
     no_telemetry()

@@ -21,7 +21,8 @@ Temperature = Annotated[float, Meta(ge=0, le=2)]
 Tokens = Annotated[int, Meta(ge=1, le=10_000_000)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Choices = Annotated[int, Meta(ge=1, le=CHOICES_MAX)]
-Stop = str | Annotated[list[str], Meta(max_length=16)] | None
+StopText = Annotated[str, Meta(min_length=1)]  # every text has an empty one at its beginning
+Stop = StopText | Annotated[list[StopText], Meta(max_length=16)] | None
 
 
 class Part(msgspec.Struct, omit_defaults=True):

@@ -158,6 +158,8 @@ class Speaking(_Answers):
     async def _speak(self, ask: _Ask, rest: bytes) -> dict[str, Any]:
         if ask.response_format not in sound.KINDS:
             raise BadRequest("This engine makes wav, pcm and flac.", param="response_format", code="invalid_value")
+        if not ask.input:
+            raise BadRequest("There is nothing to say.", param="input", code="invalid_value")
 
         def work(stop: threading.Event) -> tuple[str, float]:
             voice = self._voice()
