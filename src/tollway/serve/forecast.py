@@ -124,8 +124,8 @@ class Forecast:
         return self._looked_at > -math.inf
 
     def share_of(self, size: int) -> float:
-        """Cost per token held where nothing else is known of calls of this size: they cost what calls usually do, however much is held for
-        them. Who held much and was taken for expensive would never be let in, and never show what it costs."""
+        """Cost per token held where nothing else is known of calls of this size: they cost what calls usually do, however much is
+        held for them. Who held much and was taken for expensive would never be let in, and never show what it costs."""
         usual = self.usual / (1 << max(0, size - 1))  # each holds so many tokens at least
         return min(self.share, usual) if usual > 0 else self.share
 
@@ -159,7 +159,8 @@ class Forecast:
 
     def offered(self, now: float, tokens: int, habit: Habit, left_s: float) -> tuple[float, bool]:
         """A call has come that would hold so many tokens, whatever becomes of it. What it will cost, and whether more has come
-        lately than can be served. None asks for more than everything in the time that it has: who has none makes it tight for nobody."""
+        lately than can be served. None asks for more than everything in the time that it has: who has none makes it tight for
+        nobody."""
         if not self._over:
             self._suppose(tokens)
         cost = habit.cost_of(tokens)
