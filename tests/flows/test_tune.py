@@ -11,7 +11,7 @@ import torch
 
 from tests.serve import tiny_models, tiny_versions
 from tollway.artifacts import store, tuning
-from tollway.flows import engine_choice, release, tune, versions
+from tollway.flows import release, tune, versions
 from tollway.flows.tune import Row
 from tollway.forge import models as nets
 from tollway.forge import recipe
@@ -85,20 +85,23 @@ def test_an_engine_is_chosen_by_its_name_and_the_choice_taken_back(shop: Shop, t
     about = tiny_models.text_classifier(tmp_path / "mood")
     tiny_models.in_torch(tmp_path / "mood")
     shop.store.add_package("mood", tmp_path / "mood", about)
-    model = release.deploy(shop, "mood")
     package = shop.store.get("mood")
-    assert assembly.engine(model, package, shop.settings).name == "onnx", "the reference is not served unless asked for"
+
+    def engine() -> str:
+        with shop.db.read() as conn:
+            return assembly.engine(models.get_model(conn, "mood"), package, shop.settings).name
+
+    release.deploy(shop, "mood")
+    assert engine() == "onnx", "the reference is not served unless asked for"
     release.deploy(shop, "mood", engine="torch")
-    assert assembly.engine(model, package, shop.settings).name == "torch"
-    tuning.require_sound(shop.store, package)
+    assert engine() == "torch"
     with pytest.raises(BadRequest, match="cannot be served on 'openvino': its formats are for onnx, torch"):
         release.deploy(shop, "mood", engine="openvino")
     (stable,) = versions.status(shop, "mood").in_service
-    assert engine_choice.engine_of(stable) == "torch"
-    assert tune.undo(shop, "mood")
-    assert assembly.engine(model, package, shop.settings).name == "onnx"
+    assert stable.chosen_engine == "torch"
+    assert tune.undo(shop, "mood") and engine() == "onnx"
     (stable,) = versions.status(shop, "mood").in_service
-    assert engine_choice.engine_of(stable) == "", "nobody is told of an engine that serves it no more"
+    assert stable.chosen_engine == "", "nobody is told of an engine that serves it no more"
 
 
 @pytest.mark.parametrize("form", ["safetensors", "torchscript"])
@@ -216,7 +219,7 @@ def test_a_language_model_without_openvino_and_what_the_gateway_makes_of_the_cho
 
 def test_a_choice_of_another_machine_is_not_followed(shop: Shop, tmp_path: Path) -> None:
     package = mood_in_three_formats(shop, tmp_path)
-    kept = tuning.keep(shop.store, package, tuning.Choice(engine="onnx", format="onnx"))
+    kept = tuning.keep(shop.store, package, tuning.Choice(engine="onnx", format="onnx", threads=1))
     assert tuning.choice(package) == kept and tuning.stamp(package)
     tuning.write(package, {"choice": msgspec.to_builtins(msgspec.structs.replace(kept, machine="another"))})
     assert tuning.choice(package) is None

@@ -1,24 +1,30 @@
 """Versions of a model: what is in service, what was and why, and the way back from every step."""
 
+import contextlib
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.serve import tiny_models
 from tollway.artifacts import tuning
-from tollway.flows import engine_choice, release, versions
+from tollway.artifacts.store import ModelPackage
+from tollway.flows import release, tune, versions
 from tollway.flows.rollout_verdict import RolloutPolicy, policy_of
 from tollway.forge.models import bases
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.settings import Settings
-from tollway.serve import deployments, models
+from tollway.serve import assembly, deployments, models
 from tollway.shop import Shop
 
 
@@ -219,57 +225,171 @@ def test_of_operators_who_act_at_once_the_second_sees_what_the_first_did(either:
         release.deploy(either, "mood", "1")
 
 
+def in_two_formats(shop: Shop, folder: Path) -> ModelPackage:
+    """Version 4 of `mood`: for onnx, as its manifest says, and for torch."""
+    about = tiny_models.text_classifier(folder)
+    tiny_models.in_torch(folder)
+    return shop.store.add_package("mood", folder, about)
+
+
+def engines(shop: Shop) -> dict[str, tuple[str, str]]:
+    """What is in service, by role: the version, and the engine that a gateway would load it on."""
+    with shop.db.read() as conn:
+        now, model = deployments.running(conn, "mood"), models.get_model(conn, "mood")
+    found = {}
+    for role, one in now.items():
+        served = msgspec.structs.replace(model, version=one.version, chosen_engine=one.chosen_engine)
+        found[role] = (one.version, assembly.engine(served, shop.store.get("mood", one.version), shop.settings).name)
+    assert (now["stable"].version, now["stable"].chosen_engine) == (model.version, model.chosen_engine)
+    return {str(role): one for role, one in found.items()}
+
+
 def test_another_engine_is_a_step_like_another_version_with_its_way_back(shop: Shop, tmp_path: Path) -> None:
-    about = tiny_models.text_classifier(tmp_path / "both")
-    tiny_models.in_torch(tmp_path / "both")
-    package = shop.store.add_package("mood", tmp_path / "both", about)  # version 4
+    in_two_formats(shop, tmp_path / "both")
     release.deploy(shop, "mood", "4")
-
-    def engines() -> tuple[str, str]:
-        choice, (stable,) = tuning.choice(package), versions.status(shop, "mood").in_service
-        return choice.engine if choice is not None else "", engine_choice.engine_of(stable)
-
     with pytest.raises(Conflict, match="answers all calls to mood already"):
         versions.start(shop, "mood", "4", "canary", 10, engine="torch")
-    assert engines() == ("", ""), "what is refused changes nothing"
+    assert engines(shop) == {"stable": ("4", "onnx")}, "what is refused changes nothing"
     release.deploy(shop, "mood", "4", engine="torch")
     found = versions.status(shop, "mood")
-    assert (engines(), found.stable, found.way_back) == (("torch", "torch"), "4", "4")
+    assert (engines(shop), found.stable, found.way_back) == ({"stable": ("4", "torch")}, "4", "4")
     assert found.in_service[0].ready_ms is None and found.history[1].why == "torch took its place"
     release.deploy(shop, "mood", "4", engine="torch")
+    release.deploy(shop, "mood", "4")
     assert versions.status(shop, "mood").in_service == found.in_service, "it is served so already"
 
-    release.deploy(shop, "mood", "3")
+    release.deploy(shop, "mood", "3", grace_s=60)
+    assert engines(shop)["warm"] == ("4", "torch")
     versions.back(shop, "mood")
-    assert engines() == ("torch", "torch"), "back to the version is back to its engine"
+    assert engines(shop) == {"stable": ("4", "torch")}, "back to the version is back to its engine"
     versions.back(shop, "mood")
-    assert (engines(), versions.status(shop, "mood").stable) == (("", ""), "4")
+    assert engines(shop) == {"stable": ("4", "onnx")}
     versions.back(shop, "mood")
     assert versions.status(shop, "mood").stable == "1"
 
 
-def test_a_new_version_on_another_engine_that_is_taken_back_is_left_as_it_was(shop: Shop, tmp_path: Path) -> None:
-    about = tiny_models.text_classifier(tmp_path / "both")
-    tiny_models.in_torch(tmp_path / "both")
-    package = shop.store.add_package("mood", tmp_path / "both", about)
-    release.deploy(shop, "mood", engine="torch")
-    assert tuning.choice(package) is not None
+@pytest.mark.parametrize("role", ["stable", "canary", "shadow"])
+@pytest.mark.parametrize("end", [versions.back, versions.stop, lambda shop, name: release.deploy(shop, name, "3")])
+def test_an_engine_goes_with_the_deployment_that_it_was_chosen_for(
+    role: str, end: Callable[[Shop, str], Any], shop: Shop, tmp_path: Path
+) -> None:
+    in_two_formats(shop, tmp_path / "both")
+    if role == "stable":
+        release.deploy(shop, "mood", "4", engine="torch")
+    else:
+        versions.start(shop, "mood", "4", role, 10, engine="torch")  # type: ignore[arg-type]
+    assert engines(shop)[role] == ("4", "torch")
+    with contextlib.suppress(Conflict, NotFound):  # nothing beside it; no way back from a shadow
+        end(shop, "mood")
+    if "4" not in [one.version for one in versions.status(shop, "mood").in_service]:
+        release.deploy(shop, "mood", "4")
+        assert engines(shop) == {"stable": ("4", "onnx")}
+
+
+def test_a_version_goes_on_with_its_engine_in_another_role(shop: Shop, tmp_path: Path) -> None:
+    in_two_formats(shop, tmp_path / "both")
+    versions.start(shop, "mood", "4", "shadow", 10, engine="torch")
+    versions.start(shop, "mood", "4", "canary", 10)
+    assert engines(shop) == {"stable": ("1", "onnx"), "canary": ("4", "torch")}
+    versions.promote(shop, "mood")
+    assert engines(shop) == {"stable": ("4", "torch"), "warm": ("1", "onnx")}
+    release.deploy(shop, "mood", "3", grace_s=60)
+    versions.start(shop, "mood", "4", "canary", 10)
+    assert engines(shop) == {"stable": ("3", "onnx"), "canary": ("4", "torch")}
+    release.deploy(shop, "mood", "4")
+    assert engines(shop) == {"stable": ("4", "torch")}
     versions.back(shop, "mood")
-    assert (tuning.choice(package), versions.status(shop, "mood").stable) == (None, "1")
+    versions.back(shop, "mood")
+    assert engines(shop) == {"stable": ("4", "torch")}, "where it was promoted"
+    versions.back(shop, "mood")
+    assert engines(shop) == {"stable": ("1", "onnx")}
 
 
-def test_the_engine_of_a_canary_goes_with_it(shop: Shop, tmp_path: Path) -> None:
-    about = tiny_models.text_classifier(tmp_path / "both")
-    tiny_models.in_torch(tmp_path / "both")
-    package = shop.store.add_package("mood", tmp_path / "both", about)
-    versions.start(shop, "mood", "4", "canary", 10, engine="torch")
+def test_a_canary_on_another_engine_is_measured_anew(shop: Shop, tmp_path: Path) -> None:
+    in_two_formats(shop, tmp_path / "both")
+    first = versions.start(shop, "mood", "4", "canary", 10, engine="torch")
     made = versions.start(shop, "mood", "4", "canary", 20, RolloutPolicy(min_calls=5))
-    assert (made.share, engine_choice.engine_of(made)) == (20, "torch"), "other rules are no other engine"
-    assert policy_of(engine_choice.rules_of(made)) == RolloutPolicy(min_calls=5)
+    assert (made.id, made.share, made.chosen_engine) == (first.id, 20, "torch"), "other rules are no other engine"
+    assert policy_of(made.policy) == RolloutPolicy(min_calls=5)
     again = versions.start(shop, "mood", "4", "canary", 20, engine="onnx")
-    assert again.id != made.id and engine_choice.engine_of(again) == "onnx"
+    assert (again.id != made.id, again.chosen_engine, again.figures) == (True, "onnx", {})
+    assert versions.status(shop, "mood").history[1].why == "onnx took its place"
+
+
+def test_what_is_measured_takes_the_place_of_what_was_chosen_by_name_and_there_is_a_way_back(
+    shop: Shop, tmp_path: Path
+) -> None:
+    in_two_formats(shop, tmp_path / "both")
+    release.deploy(shop, "mood", "4", engine="torch")
+    assert tune.undo(shop, "mood") and engines(shop) == {"stable": ("4", "onnx")}
+    assert "measured" in versions.status(shop, "mood").history[1].why
+    assert not tune.undo(shop, "mood"), "it is served as its manifest says"
     versions.back(shop, "mood")
-    assert tuning.choice(package) is None, "as before the first of them"
+    assert engines(shop) == {"stable": ("4", "torch")}
+    release.deploy(shop, "mood", "3")
+    tune.undo(shop, "mood", "4")
+    assert engines(shop) == {"stable": ("3", "onnx")}
+
+
+def test_an_engine_is_chosen_for_every_gateway_of_a_shop(postgres_url: str, tmp_path: Path) -> None:
+    """Each machine has its own package folder; what was measured on one says nothing of the other, what was chosen does."""
+    where = {"TOLLWAY_DATABASE_URL": postgres_url}
+    with (
+        Shop.open(Settings(tmp_path / "here", environment=where)) as here,
+        Shop.open(Settings(tmp_path / "there", environment=where)) as there,
+    ):
+        for number, shop in enumerate((here, there)):
+            in_two_formats(shop, tmp_path / str(number))
+        release.deploy(here, "mood")
+        tuning.keep(there.store, there.store.get("mood"), tuning.Choice(engine="torch", format="pt2", threads=1))
+        assert (engines(here)["stable"][1], engines(there)["stable"][1]) == ("onnx", "torch")
+        release.deploy(here, "mood", engine="onnx")
+        assert (engines(here)["stable"][1], engines(there)["stable"][1]) == ("onnx", "onnx")
+        release.deploy(here, "mood", engine="torch")
+        assert (engines(here)["stable"][1], engines(there)["stable"][1]) == ("torch", "torch")
+
+
+def test_of_two_who_choose_an_engine_at_once_one_is_the_last(either: Shop, tmp_path: Path) -> None:
+    """Beside each other, beside a way back, beside tuning: what is in service is the last step of the history."""
+    in_two_formats(either, tmp_path / "both")
+    for _ in range(6):
+        release.deploy(either, "mood", "4", engine="onnx")
+        at_once(
+            lambda: release.deploy(either, "mood", "4", engine="torch"),
+            lambda: release.deploy(either, "mood", "4", engine="onnx"),
+            lambda: versions.back(either, "mood"),
+            lambda: tune.undo(either, "mood"),
+        )
+        with either.db.read() as conn:
+            steps = [one for one in deployments.history(conn, "mood", 1000) if one.role == "stable"]
+        assert [one.running for one in steps] == [True] + [False] * (len(steps) - 1)
+        assert engines(either)["stable"] == (steps[0].version, steps[0].chosen_engine or "onnx")
+
+
+def test_two_who_offer_a_name_for_the_first_time_at_once_both_succeed(either: Shop, tmp_path: Path) -> None:
+    package = tmp_path / "0"
+    for name in ("glad", "calm", "keen"):
+        either.store.add_package(name, package, tiny_models.text_classifier(package))
+        far = models.Upstream("http://127.0.0.1:9/v1", "far")
+        told = at_once(
+            lambda name=name: release.deploy(either, name, engine="onnx"),
+            lambda name=name: release.deploy(either, name),
+            lambda name=name, far=far: release.add_upstream(either, name, "classification", far),
+        )
+        assert [one.name for one in told] == [name] * 3
+        (stable,) = versions.status(either, name).in_service
+        with either.db.read() as conn:
+            assert models.get_model(conn, name).version == stable.version
+
+
+def test_a_deployment_that_is_killed_before_its_commit_has_not_happened(shop: Shop, tmp_path: Path) -> None:
+    in_two_formats(shop, tmp_path / "both")
+    release.deploy(shop, "mood", "4")
+    before = versions.status(shop, "mood")
+    words = [sys.executable, "-m", "tollway", "deploy", "mood", "--engine", "torch", "--home", str(shop.settings.home)]
+    armed = os.environ | {"TOLLWAY_CRASH_AT": "deploy.before_commit"}
+    assert subprocess.run(words, env=armed, capture_output=True, check=False).returncode == -signal.SIGKILL
+    assert (versions.status(shop, "mood"), engines(shop)) == (before, {"stable": ("4", "onnx")})
 
 
 def test_a_pipe_instead_of_a_model_file_is_not_waited_for(shop: Shop, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ every bill names the version that answered, and no caller meets a change of vers
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,7 +19,6 @@ import sqlalchemy as sa
 from tests.proof.house import Answer, Customer, GatewayProcess, make_customer, run_cli, shop_of, start_gateway
 from tests.proof.test_several_gateways import several
 from tests.serve import tiny_models, tiny_versions
-from tollway.artifacts import tuning
 from tollway.flows import release, versions
 from tollway.flows.rollout_verdict import RolloutPolicy
 from tollway.insight import economics
@@ -192,27 +192,27 @@ async def test_a_version_that_does_not_come_up_is_taken_back_before_it_got_a_cal
     outright = asyncio.to_thread(run_cli, stage.home, "deploy", "mood", "--version", "6")
     told = asyncio.create_task(outright)
     answers += await stage.load(told.done, clients=1)
-    with pytest.raises(RuntimeError, match="did not come up"):
+    with pytest.raises(RuntimeError, match="mood@6 was taken back: its replica does not come up"):
         await told
     assert stage.act(versions.status).stable == "1"
     assert {(answer.status, answer.headers["x-tollway-model-version"]) for answer in answers} == {(200, "1")}
     assert stage.act(versions.status).history[1].state == "rolled_back"
 
 
-async def test_an_engine_that_does_not_come_up_is_taken_back_and_its_choice_with_it(stage: Stage, tmp_path: Path) -> None:
+async def test_an_engine_that_does_not_come_up_is_taken_back(stage: Stage, tmp_path: Path) -> None:
     about = tiny_models.text_classifier(tmp_path / "half")
     (tmp_path / "half" / "model.pt2").write_bytes(b"cut off")
     with shop_of(stage.home) as shop:
-        package = shop.store.add_package("half", tmp_path / "half", about)
+        shop.store.add_package("half", tmp_path / "half", about)
     run_cli(stage.home, "deploy", "half", "--plan", "halves", "--price", "requests=1")
-    with pytest.raises(RuntimeError, match="half@1 on torch did not come up and was taken back: its replica") as told:
+    with pytest.raises(RuntimeError, match="half@1 on torch was taken back: its replica does not come up") as told:
         changed = ("--plan", "halves", "--price", "requests=7")
         await asyncio.to_thread(run_cli, stage.home, "deploy", "half", "--engine", "torch", *changed)
     assert "half is answered by version 1 as before" in str(told.value)
     with shop_of(stage.home) as shop:
         found = versions.status(shop, "half")
         (stable,) = found.in_service
-        assert tuning.choice(package) is None and stable.ready_ms
+        assert not stable.chosen_engine and stable.ready_ms
         assert [one.state for one in found.history] == ["running", "rolled_back", "ended"]
         with shop.db.read() as conn:
             prices = catalog.get_plan(conn, "halves").terms.charges
@@ -365,6 +365,17 @@ async def test_the_same_steps_by_the_operators_api(stage: Stage) -> None:
     ] == "shadow"
     assert len((await act("stop", {}))["in_service"]) == 1
     assert (await act("deployments", None))["history"][0]["state"] == "ended"
+    canary = {"version": "2", "role": "canary", "share": 10, "engine": "onnx"}
+    assert (await act("deployments", canary))["in_service"][1]["chosen_engine"] == "onnx"
+    await act("back", {})
+    assert (await act("deployments", {"version": "1", "engine": "onnx"}))["in_service"][0]["chosen_engine"] == "onnx"
+    back = await act("back", {})
+    assert (back["stable"], back["in_service"][0]["chosen_engine"]) == ("1", "")
+    refused = (await act("deployments", canary | {"engine": "torch"}, 400))["error"]
+    assert (refused["code"], refused["param"]) == ("unsupported_engine", "engine")
+    assert "mood@2 cannot be served on 'torch': its formats are for onnx." in refused["message"]
+    with pytest.raises(RuntimeError, match=re.escape(refused["message"].split(". ")[0])):
+        run_cli(stage.home, "deploy", "mood@2", "--canary", "10%", "--engine", "torch")
     for wrong, status in (
         ({"version": "9", "role": "canary"}, 404),
         ({"version": "2", "role": "king"}, 400),

@@ -4,9 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.artifacts.test_store import tiny
+from tests.serve import tiny_models
+from tollway.artifacts import tuning
 from tollway.artifacts.signing import Signer
 from tollway.artifacts.store import Store
 from tollway.kit.clock import ManualClock
@@ -182,3 +185,30 @@ async def test_nothing_is_made_beside_a_stable_version_that_is_not_there(town: T
     assert not town.fleet._alive and not town.fleet.versions()
     with pytest.raises(Unavailable):
         town.fleet.find("m")
+
+
+async def test_a_version_is_loaded_on_the_engine_that_was_chosen_for_it_and_keeps_it_in_another_role(
+    town: Town, tmp_path: Path
+) -> None:
+    for number in ("1", "2"):
+        about = tiny_models.text_classifier(tmp_path / number)
+        tiny_models.in_torch(tmp_path / number)
+        (tmp_path / number / "note.txt").write_text(number)
+        town.store.add_package("mood", tmp_path / number, about)
+    mood = Model("mood", "classification", "Mood", "onnx", "1", None, 0)
+    town.fleet.offer([mood], [Deployment("mood", "2", "canary", 10, 0, chosen_engine="torch")])
+    async with asyncio.timeout(120):
+        await town.fleet.wait_ready()
+        stable, canary = town.fleet.versions()
+        while not canary.ready:
+            await asyncio.sleep(0.01)
+    assert [one.replica.engine.name for one in (stable, canary)] == ["onnx", "torch"]
+    package = town.store.get("mood", "2")
+    tuning.keep(town.store, package, tuning.Choice(engine="onnx", format="onnx", threads=1))
+    promoted = msgspec.structs.replace(mood, version="2", chosen_engine="torch")
+    town.fleet.offer([promoted])
+    assert town.fleet.find("mood") is canary, "nothing is loaded anew, whatever was measured of it"
+    town.fleet.offer([msgspec.structs.replace(promoted, chosen_engine="")])
+    async with asyncio.timeout(120):
+        await town.fleet.wait_ready()
+    assert town.fleet.find("mood") is not canary and town.fleet.find("mood").replica.engine.name == "onnx"

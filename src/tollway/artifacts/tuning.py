@@ -19,7 +19,7 @@ import platform
 import shutil
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -31,11 +31,12 @@ from tollway.kit.errors import Conflict
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """How a package is served on this machine. `folder` (below the package's tuned folder) holds weights made for it; "":
-    the package's own. `options` are the engine's."""
+    the package's own. `options` are the engine's. One without threads was not measured: earlier releases noted so what was
+    chosen by name."""
 
     engine: str
     format: str
-    threads: int = 0
+    threads: Annotated[int, msgspec.Meta(ge=1)]
     folder: str = ""
     options: dict[str, str | int] = {}
     files: dict[str, str] = {}  # path below `folder` -> SHA-256

@@ -118,7 +118,7 @@ class Gateway:
         opened.push_async_callback(self._close_fleet)
         opened.push_async_callback(copies.close)
         self.steps = Steps(fleet, shop.clock)
-        self.rollouts = Rollouts(fleet, copies, recorder, shop.db, shop.store, shop.clock, settings)
+        self.rollouts = Rollouts(fleet, copies, recorder, shop.db, shop.clock, settings)
         self.rollouts.on_decided = lambda model, outcome: metrics.rollouts.labels(model, outcome).inc()
 
     def _begin(self, opened: AsyncExitStack) -> None:

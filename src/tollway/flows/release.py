@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from tollway.artifacts import store
 from tollway.artifacts.manifest import Manifest
 from tollway.flows import engine_choice
+from tollway.kit.crash import crashpoint
 from tollway.kit.errors import BadRequest, Conflict, NotFound
 from tollway.kit.formats import FORMATS, SERVED
 from tollway.kit.said import Said, say
@@ -70,38 +71,26 @@ def deploy(
 ) -> models.Model:
     """Make a package the one that answers under its name. A running gateway loads it beside the version before and moves
     over when it answers; that one stays loaded for `grace_s` seconds more. What else was tried out beside it ends.
-    `engine`: it is served on this one from now on, on this machine; a version that answers already is loaded anew there."""
+    `engine`: it is served on this one for as long as it is in service; a version that answers already is loaded anew there,
+    as a step of the model's history. "": a version in service goes on with the one it has."""
     manifest = servable(shop, name, version)
     package = shop.store.get(name, manifest.version)
-    choice = engine_choice.find(package, engine) if engine else None
+    if engine:
+        engine_choice.require(package, engine)
     kind = msgspec.convert(manifest.kind, models.Kind)
     usual = msgspec.convert(manifest.engine, models.EngineName)
     shown = title or manifest.title or name
     with shop.db.write() as conn:
         deployments.alone(conn, name)
         now_ms, beside = shop.clock.now_ms(), deployments.running(conn, name)
-        offered = models.offer_package(conn, now_ms, name, kind, manifest.version, shown, usual)
+        chosen = engine or deployments.chosen_for(beside, manifest.version)
+        offered = models.offer_package(conn, now_ms, name, kind, manifest.version, shown, usual, chosen)
         before = beside.pop("stable", None)
         if before is not None and before.version != manifest.version:
             _leave(conn, now_ms, before, [*beside.values()], manifest.version, grace_s)
-        if choice is not None:
-            _begin_on(conn, now_ms, before, engine_choice.keep(shop.store, package, choice), name)
         revision.touch(conn)
+        crashpoint("deploy.before_commit")
     return offered
-
-
-def _begin_on(conn: sa.Connection, now_ms: int, before: Record | None, step: dict[str, Any], name: str) -> None:
-    """Another engine is a step of the model's history, as another version is: the gateway says when it answers, and takes it
-    back when it does not come up."""
-    stable = deployments.running(conn, name)["stable"]
-    if not step:
-        return
-    if before is None or stable.id != before.id:
-        deployments.reshape(conn, stable, 0, step)
-        return
-    words = say("rollout.other_engine", "{engine} took its place", engine=step["choice"]["engine"])
-    deployments.end(conn, now_ms, stable, "ended", words)
-    deployments.begin(conn, now_ms, name, stable.version, "stable", engine=stable.engine, policy=step)
 
 
 def _leave(
@@ -115,7 +104,7 @@ def _leave(
     if grace_s and before.engine != "upstream":
         deployments.begin(
             conn, now_ms, before.model, before.version, "warm", policy={"grace_s": grace_s}, engine=before.engine,
-            why=kept_loaded(grace_s),
+            chosen_engine=before.chosen_engine, why=kept_loaded(grace_s),
         )  # fmt: skip
 
 

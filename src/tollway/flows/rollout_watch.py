@@ -16,8 +16,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from tollway.artifacts.store import Store
-from tollway.flows import engine_choice, versions
+from tollway.flows import versions
 from tollway.flows.copies import Copies, Target
 from tollway.flows.rollout_figures import Figures, Growth, Part, figures_of, read
 from tollway.flows.rollout_verdict import RolloutPolicy, Verdict, judge, policy_of, verdict
@@ -61,9 +60,9 @@ class Rollouts:
     """Watches what is in service beside stable versions. Use it from one event loop."""
 
     def __init__(
-        self, fleet: Fleet, copies: Copies, recorder: Recorder, db: Database, store: Store, clock: Clock, settings: Any
+        self, fleet: Fleet, copies: Copies, recorder: Recorder, db: Database, clock: Clock, settings: Any
     ) -> None:
-        self._fleet, self._copies, self._recorder, self._store = fleet, copies, recorder, store
+        self._fleet, self._copies, self._recorder = fleet, copies, recorder
         self._db, self._clock, self._settings = db, clock, settings
         self.on_decided: Callable[[str, str], None] = lambda model, outcome: None
         self._watched: dict[str, _Watched] = {}
@@ -137,7 +136,7 @@ class Rollouts:
                 await self._decide(watched, verdict("roll back", why))
             return
         self._measure(watched, served)
-        policy, elapsed_s = policy_of(engine_choice.rules_of(record)), (now_ms - record.ready_ms) / 1000
+        policy, elapsed_s = policy_of(record.policy), (now_ms - record.ready_ms) / 1000
         found = judge(policy, figures.canary, figures.stable, figures.agreement, elapsed_s)
         due = found.decision == "promote" and _may(record, policy)
         if due or self._clock.monotonic() >= watched.sold_again_at:
@@ -228,7 +227,7 @@ class Rollouts:
                 return False  # somebody was faster
             self._note(conn, watched)
             if found.decision == "roll back":
-                versions.roll_back_in(conn, now_ms, record, found.reason, self._store)
+                versions.roll_back_in(conn, now_ms, record, found.reason)
             elif record.role == "canary":
                 versions.promote_in(conn, now_ms, record, found.reason)
             else:
@@ -274,7 +273,7 @@ class Rollouts:
             if deployments.version_before(conn, stable.model) is None:
                 deployments.note_figures(conn, stable.id, {}, trouble)  # for whoever waits for it
                 return False
-            versions.back_in(conn, now_ms, models.get_model(conn, stable.model), trouble, self._store)
+            versions.back_in(conn, now_ms, models.get_model(conn, stable.model), trouble)
             return True
 
         try:

@@ -20,13 +20,13 @@ import msgspec
 from tollway.artifacts import tuning
 from tollway.artifacts.store import ModelPackage
 from tollway.artifacts.tuning import Choice
-from tollway.flows import engine_choice, tune_candidates
+from tollway.flows import tune_candidates, versions
 from tollway.flows.tune_candidates import Candidate
 from tollway.insight import economics
 from tollway.kit import log
 from tollway.kit.errors import Conflict, TollwayError
 from tollway.sell import revision
-from tollway.serve import models, trial
+from tollway.serve import deployments, models, trial
 from tollway.shop import Shop
 
 _log = log.get("flows.tune")
@@ -122,11 +122,7 @@ def tune(
 def undo(shop: Shop, name: str, version: str | None = None) -> bool:
     """Serve the package as its manifest says again; whether it was served otherwise."""
     package = shop.store.get(*_place(shop, name, version))
-    had = tuning.forget(package)
-    with shop.db.write() as conn:
-        engine_choice.forget(conn, package)
-        revision.touch(conn)
-    return had
+    return tuning.forget(package) | _serve_as_measured(shop, package)
 
 
 def measured(shop: Shop, name: str, version: str | None = None) -> dict[str, Any]:
@@ -283,9 +279,22 @@ def _note(shop: Shop, package: ModelPackage, made: Tuned) -> None:
         "first_token_ms": made.first_token_ms, "gain": made.gain, "callers": CALLERS,
     }  # fmt: skip
     tuning.write(package, {"tuned": told, "tried": [_flat(row) for row in made.rows]})
+    _serve_as_measured(shop, package)
+
+
+def _serve_as_measured(shop: Shop, package: ModelPackage) -> bool:
+    """Running gateways look again. Where an engine was chosen by name for what answers, that is a step of the model's history,
+    as choosing it was. Whether there was one."""
+    name, version = package.manifest.name, package.manifest.version
     with shop.db.write() as conn:
-        engine_choice.forget(conn, package)
+        deployments.alone(conn, name)
+        stable = deployments.running(conn, name).get("stable")
+        had = stable is not None and stable.version == version and bool(stable.chosen_engine)
+        if had:
+            model = models.get_model(conn, name)
+            versions.move_in(conn, shop.clock.now_ms(), model, version, model.engine, "")
         revision.touch(conn)
+    return had
 
 
 def _flat(row: Row) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from tollway.artifacts.store import Store
 from tollway.flows import engine_choice, release
 from tollway.flows.rollout_verdict import RolloutPolicy
 from tollway.kit.errors import BadRequest, Conflict, NotFound
@@ -49,8 +48,8 @@ def start(
     engine: str = "",
 ) -> Record:
     """Put a version into service beside the stable one, as canary or shadow. The same version again gets the new share and
-    policy, and what was measured of it stays. `engine`: the version is served on this one from now on, on this machine; what
-    was measured on another begins anew. Raises Conflict for models that have no versions of their own."""
+    policy, and what was measured of it stays. `engine`: the version is served on this one for as long as it is in service;
+    what was measured on another begins anew. Raises Conflict for models that have no versions of their own."""
     if not 1 <= share <= 100:
         raise BadRequest(
             say("versions.share", "A share is 1 to 100 percent, not {share}.", share=share),
@@ -59,8 +58,8 @@ def start(
         )
     rules = msgspec.to_builtins(policy or RolloutPolicy())
     manifest = release.servable(shop, name, version)
-    package = shop.store.get(name, manifest.version)
-    choice = engine_choice.find(package, engine) if engine else None
+    if engine:
+        engine_choice.require(shop.store.get(name, manifest.version), engine)
     with shop.db.write() as conn:
         deployments.alone(conn, name)
         model = _with_versions(conn, name)
@@ -91,11 +90,9 @@ def start(
                 ),
             )
         now_ms, now = shop.clock.now_ms(), deployments.running(conn, name)
-        mine = now.get(role)
-        step = engine_choice.keep(shop.store, package, choice) if choice is not None else {}
-        before = engine_choice.step_of(mine) if mine is not None and mine.version == manifest.version else {}
-        if mine is not None and mine.version == manifest.version and not step:
-            made = deployments.reshape(conn, mine, share, rules | before)
+        mine, chosen = now.get(role), engine or deployments.chosen_for(now, manifest.version)
+        if mine is not None and (mine.version, mine.chosen_engine) == (manifest.version, chosen):
+            made = deployments.reshape(conn, mine, share, rules)
         else:
             for other, one in now.items():
                 if one.version == manifest.version and other != role:
@@ -103,8 +100,8 @@ def start(
                         conn, now_ms, one, "ended", say("rollout.became", "it became the {role}", role=role)
                     )
             made = deployments.begin(
-                conn, now_ms, name, manifest.version, role, share=share, engine=manifest.engine,
-                policy=rules | step | {key: before[key] for key in ("choice_before",) if key in before},
+                conn, now_ms, name, manifest.version, role, share=share, policy=rules, engine=manifest.engine,
+                chosen_engine=chosen,
             )  # fmt: skip
         revision.touch(conn)
     return made
@@ -129,27 +126,34 @@ def promote_in(conn: sa.Connection, now_ms: int, canary: Record, why: str) -> Re
     model = models.get_model(conn, canary.model)
     engine = msgspec.convert(canary.engine or model.engine, models.EngineName)
     deployments.end(conn, now_ms, canary, "promoted", why)
-    return move_in(conn, now_ms, model, canary.version, engine, _grace(canary.policy))
+    return move_in(conn, now_ms, model, canary.version, engine, canary.chosen_engine, _grace(canary.policy))
 
 
 def move_in(
-    conn: sa.Connection, now_ms: int, model: models.Model, version: str, engine: models.EngineName, grace_s: int = 0
+    conn: sa.Connection,
+    now_ms: int,
+    model: models.Model,
+    version: str,
+    engine: models.EngineName,
+    chosen_engine: str,
+    grace_s: int = 0,
 ) -> Record:
     """A model's name points at another version; the one before stays loaded for `grace_s` seconds."""
     before = deployments.running(conn, model.name).get("stable")
-    models.offer_package(conn, now_ms, model.name, model.kind, version, model.title, engine)
+    models.offer_package(conn, now_ms, model.name, model.kind, version, model.title, engine, chosen_engine)
     if before is not None and before.version != version and grace_s and before.engine != "upstream":
         why = release.kept_loaded(grace_s)
-        rules = {"grace_s": grace_s}
-        deployments.begin(conn, now_ms, model.name, before.version, "warm", policy=rules, engine=before.engine, why=why)
+        deployments.begin(
+            conn, now_ms, model.name, before.version, "warm", policy={"grace_s": grace_s}, engine=before.engine,
+            chosen_engine=before.chosen_engine, why=why,
+        )  # fmt: skip
     revision.touch(conn)
     return deployments.running(conn, model.name)["stable"]
 
 
-def roll_back_in(conn: sa.Connection, now_ms: int, one: Record, why: str, store: Store) -> None:
-    """A canary or shadow is taken out of service, and the engine that was chosen for it with it."""
+def roll_back_in(conn: sa.Connection, now_ms: int, one: Record, why: str) -> None:
+    """A canary or shadow is taken out of service."""
     deployments.end(conn, now_ms, one, "rolled_back", why)
-    engine_choice.take_back(store, one)
     revision.touch(conn)
 
 
@@ -167,15 +171,13 @@ def back(shop: Shop, name: str, why: str = _TAKEN_BACK) -> Record:
         now_ms, now = shop.clock.now_ms(), deployments.running(conn, name)
         canary = now.get("canary")
         if canary is not None:
-            roll_back_in(conn, now_ms, canary, why, shop.store)
+            roll_back_in(conn, now_ms, canary, why)
             return deployments.get(conn, canary.id)
         model = _with_versions(conn, name)
-        return back_in(conn, now_ms, model, why, shop.store, lambda version: release.servable(shop, name, version))
+        return back_in(conn, now_ms, model, why, lambda version: release.servable(shop, name, version))
 
 
-def back_in(
-    conn: sa.Connection, now_ms: int, model: models.Model, why: str, store: Store, check: Any = None
-) -> Record:
+def back_in(conn: sa.Connection, now_ms: int, model: models.Model, why: str, check: Any = None) -> Record:
     """The version before answers again, on the engine that it had."""
     before = deployments.version_before(conn, model.name)
     if before is None or before.engine == "upstream":
@@ -198,10 +200,8 @@ def back_in(
     stable = deployments.running(conn, model.name).get("stable")
     if stable is not None:
         deployments.end(conn, now_ms, stable, "rolled_back", why)
-        engine_choice.take_back(store, stable)
     engine = msgspec.convert(before.engine or model.engine, models.EngineName)
-    made = move_in(conn, now_ms, model, before.version, engine)
-    return deployments.reshape(conn, made, 0, before.policy)
+    return move_in(conn, now_ms, model, before.version, engine, before.chosen_engine)
 
 
 def stop(shop: Shop, name: str, why: str = _ENDED) -> list[Record]:

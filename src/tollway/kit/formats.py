@@ -2,11 +2,13 @@
 
     FORMATS["onnx-int8"].engine        "onnx": what executes it
     of_file("model.int8.onnx")         its format; None for a file that holds no weights
+    for_engine(forms, "torch")         which of these a named engine serves; "" where it reads none
 
 Their order says what to serve unless the maker chooses: the first that is there. Eight bits come first: they passed the
 parity check, or would not be in the package.
 """
 
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Final, NamedTuple
 
@@ -61,3 +63,9 @@ def of_file(path: PurePosixPath) -> str | None:
     rounding = PurePosixPath(path.stem).suffix
     same = {one.rounding: name for name, one in FORMATS.items() if one.ending == path.suffix}
     return same.get(rounding, same.get(""))
+
+
+def for_engine(forms: Sequence[str], engine: str) -> str:
+    """The first of these formats that a row engine serves, float ones before the others; "" where there is none."""
+    found = [one for one in forms if engine in ROWS and one in FORMATS and FORMATS[one].served and FORMATS[one].engine == engine]
+    return min(found, key=lambda one: bool(FORMATS[one].rounding), default="")

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from tollway.kit.db import Database
 from tollway.kit.errors import Conflict
 
-HEAD = "0011"
+HEAD = "0012"
 _ADVISORY_LOCK = 0x7011B  # any constant that is ours
 
 

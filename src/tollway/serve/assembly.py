@@ -8,14 +8,15 @@ from typing import Any
 from tollway.artifacts import tuning
 from tollway.artifacts.store import ModelPackage
 from tollway.artifacts.tuning import Choice
-from tollway.kit.formats import ROWS
+from tollway.kit.formats import ROWS, for_engine
 from tollway.kit.settings import Settings
 from tollway.serve.engines import Engine, LlamaCpp, OpenVinoGenai, Rows, Speech
 from tollway.serve.models import Model
 
 
 def engine(model: Model, package: ModelPackage, settings: Settings, adapters: Sequence[Path] = ()) -> Engine:
-    """What executes a model of a package on this machine: as it was tuned here, else as its manifest says."""
+    """What executes a model of a package on this machine: the engine that was chosen by name, else as it was tuned here,
+    else as its manifest says."""
     tuned = tuning.choice(package)
     if model.engine in ROWS:
         return rows(model, package, settings, tuned)
@@ -81,7 +82,9 @@ def rows(model: Model, package: ModelPackage, settings: Settings, tuned: Choice 
     """A package that answers row by row, in any format of `formats.ROWS`."""
     manifest = package.manifest
     form = manifest.weights.format
-    if tuned is not None and tuned.format in manifest.formats:
+    if model.chosen_engine:
+        form = for_engine(manifest.formats, model.chosen_engine) or form
+    elif tuned is not None and tuned.format in manifest.formats:
         form = tuned.format
     options = _options(package) if model.kind in ("classification", "regression", "image-generation") else {}
     return Rows(

@@ -24,11 +24,13 @@ from tollway.serve import tables
 Role = Literal["stable", "canary", "shadow", "warm"]
 State = Literal["running", "promoted", "rolled_back", "ended"]
 _WHY_MAX: Final = 1000
+_NAMES: Final = 0x7011D  # the class of PostgreSQL's advisory locks for names on offer
 
 
 class Deployment(msgspec.Struct, frozen=True):
     """One version in service under a model's name. `share`: percent of the calls, for a canary or a shadow. `engine`: what
-    serves this version, where it is not what serves the stable one."""
+    serves this version, where it is not what serves the stable one. `chosen_engine`: the engine chosen for it by name, for as
+    long as it is in service; "": as it was measured where it runs, else as its manifest says."""
 
     model: str
     version: str
@@ -36,6 +38,7 @@ class Deployment(msgspec.Struct, frozen=True):
     share: int
     began_ms: int
     engine: str = ""
+    chosen_engine: str = ""
 
 
 class Record(Deployment, frozen=True, kw_only=True):
@@ -66,16 +69,22 @@ def begin(
     share: int = 0,
     policy: Mapping[str, Any] | None = None,
     engine: str = "",
+    chosen_engine: str = "",
     why: str = "",
 ) -> Record:
     """Put a version into service; what had the role before ends."""
     before = running(conn, model).get(role)
     if before is not None:
         taken = say("rollout.place_taken", "version {version} took its place as {role}", version=version, role=role)
+        if before.version == version and chosen_engine != before.chosen_engine:
+            taken = say("rollout.other_engine", "{engine} took its place", engine=chosen_engine)
+        if before.version == version and not chosen_engine and before.chosen_engine:
+            taken = say("rollout.measured", "what was measured of it, or its manifest, says how it is served")
         end(conn, now_ms, before, "ended", taken)
     made = Record(
-        model=model, version=version, role=role, share=share, began_ms=now_ms, engine=engine, id=_next_id(conn, now_ms, model),
-        policy=dict(policy or {}), state="running", ready_ms=None, ended_ms=None, why=str(why)[:_WHY_MAX], figures={}, said=coded(why),
+        model=model, version=version, role=role, share=share, began_ms=now_ms, engine=engine, chosen_engine=chosen_engine,
+        id=_next_id(conn, now_ms, model), policy=dict(policy or {}), state="running", ready_ms=None, ended_ms=None,
+        why=str(why)[:_WHY_MAX], figures={}, said=coded(why),
     )  # fmt: skip
     conn.execute(tables.deployment.insert().values(**msgspec.structs.asdict(made)))
     return made
@@ -105,6 +114,9 @@ def note_figures(conn: sa.Connection, id_: str, figures: Mapping[str, Any], why:
 def alone(conn: sa.Connection, model: str) -> None:
     """Nobody else changes what is in service under this name before this transaction ends. Comes before anything is read: of two
     operators (or an operator and a rollout's own decision) the second sees what the first has done."""
+    if conn.dialect.name == "postgresql":  # a name that was never on offer has no row to lock
+        place = sa.func.hashtext(sa.func.concat(sa.func.current_schema(), "/", model))
+        conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_NAMES, place)))
     conn.execute(sa.select(tables.model.c.name).where(tables.model.c.name == model).with_for_update())
 
 
@@ -154,18 +166,23 @@ def version_before(conn: sa.Connection, model: str) -> Record | None:
     return path[-2] if len(path) > 1 else None
 
 
-def moved(conn: sa.Connection, now_ms: int, model: str, version: str, engine: str) -> Record:
-    """A model's name points at this version from now on: the stable one before ends, and whatever stands beside the new
-    one for nothing (it became stable itself)."""
+def chosen_for(in_service: Mapping[Role, Record], version: str) -> str:
+    """The engine that a version in service has by name: what goes on in another role goes on with it."""
+    return next((one.chosen_engine for one in in_service.values() if one.version == version), "")
+
+
+def moved(conn: sa.Connection, now_ms: int, model: str, version: str, engine: str, chosen_engine: str = "") -> Record:
+    """A model's name points at this version on this engine from now on: the stable one before ends, and whatever stands
+    beside the new one for nothing (it became stable itself)."""
     now = running(conn, model)
     stable = now.get("stable")
     for role, one in now.items():
         if role != "stable" and one.version == version:
             words = say("rollout.became_stable", "it became the stable version")
             end(conn, now_ms, one, "promoted" if role == "canary" else "ended", words)
-    if stable is not None and stable.version == version:
+    if stable is not None and (stable.version, stable.chosen_engine) == (version, chosen_engine):
         return stable
-    return begin(conn, now_ms, model, version, "stable", engine=engine)
+    return begin(conn, now_ms, model, version, "stable", engine=engine, chosen_engine=chosen_engine)
 
 
 def withdrawn(conn: sa.Connection, now_ms: int, model: str) -> None:
@@ -174,9 +191,9 @@ def withdrawn(conn: sa.Connection, now_ms: int, model: str) -> None:
         end(conn, now_ms, one, "ended", say("rollout.retired", "the model was retired"))
 
 
-def _what(one: Record) -> tuple[str, Any]:
+def _what(one: Record) -> tuple[str, str]:
     """What callers get: a version, on the engine that was chosen for it by name."""
-    return one.version, one.policy.get("choice")
+    return one.version, one.chosen_engine
 
 
 def _next_id(conn: sa.Connection, now_ms: int, model: str) -> str:

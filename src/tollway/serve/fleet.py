@@ -218,7 +218,9 @@ class Fleet:
         roles: dict[Role, Model] = {"stable": model}
         for one in beside:
             engine = cast("EngineName", one.engine) or model.engine
-            roles[one.role] = msgspec.structs.replace(model, version=one.version, engine=engine)
+            roles[one.role] = msgspec.structs.replace(
+                model, version=one.version, engine=engine, chosen_engine=one.chosen_engine
+            )
         wanted: dict[Role, Served] = {}
         for role, version in roles.items():
             served = self._found(offered, version) or self._made(offered, version)
@@ -346,4 +348,6 @@ class Fleet:
 
 
 def _differs(running: Model, wanted: Model) -> bool:
-    return (running.version, running.engine, running.upstream) != (wanted.version, wanted.engine, wanted.upstream)
+    return any(
+        getattr(running, one) != getattr(wanted, one) for one in ("version", "engine", "chosen_engine", "upstream")
+    )

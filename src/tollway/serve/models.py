@@ -60,8 +60,8 @@ class Serving(msgspec.Struct, frozen=True):
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A model on offer. `version` is a package version, or "upstream". With `base` it is an adapter, served by the base's
-    replica, for the organization `org_id` alone."""
+    """A model on offer. `version` is a package version, or "upstream"; `chosen_engine`: see `deployments.Deployment`. With
+    `base` it is an adapter, served by the base's replica, for the organization `org_id` alone."""
 
     name: str
     kind: Kind
@@ -75,6 +75,7 @@ class Model(msgspec.Struct, frozen=True):
     base: str = ""
     package: str = ""
     serving: Serving = Serving()
+    chosen_engine: str = ""
 
     @property
     def package_name(self) -> str:
@@ -90,9 +91,11 @@ def offer_package(
     version: str,
     title: str = "",
     engine: EngineName = "llama_cpp",
+    chosen_engine: str = "",
 ) -> Model:
     """Put a package version behind a name; an existing name moves to this version."""
-    return _offer(conn, Model(name, kind, title or name, engine, version, None, now_ms))
+    model = Model(name, kind, title or name, engine, version, None, now_ms, chosen_engine=chosen_engine)
+    return _offer(conn, model)
 
 
 def offer_adapter(
@@ -169,6 +172,7 @@ def set_serving(conn: sa.Connection, name: str, serving: Serving) -> Model:
 
 
 def _offer(conn: sa.Connection, model: Model) -> Model:
+    deployments.alone(conn, model.name)
     row = msgspec.to_builtins(model)
     del row["serving"]  # it goes with the name, whatever the version
     found = conn.execute(sa.select(tables.model).where(tables.model.c.name == model.name)).first()
@@ -181,7 +185,7 @@ def _offer(conn: sa.Connection, model: Model) -> Model:
     else:
         conn.execute(tables.model.update().where(tables.model.c.name == model.name).values(row))
     if not model.base:  # an adapter lives with its base
-        deployments.moved(conn, model.created_ms, model.name, model.version, model.engine)
+        deployments.moved(conn, model.created_ms, model.name, model.version, model.engine, model.chosen_engine)
     return model
 
 

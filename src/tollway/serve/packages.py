@@ -51,7 +51,8 @@ class Packages:
         if model.upstream is None:
             package = self._store.get(model.package_name, model.version)
             self._store.verify(package).require()
-            tuning.require_sound(self._store, package)
+            if not model.chosen_engine:
+                tuning.require_sound(self._store, package)
 
     def require_sound_adapter(self, model: Model) -> None:
         """The same for an adapter, which is small: it is looked at once."""
@@ -61,8 +62,9 @@ class Packages:
             self._sound.add(place)
 
     def tuned(self, model: Model) -> str:
-        """Which measured way of serving a package is chosen on this machine; another one is a new life."""
-        if model.upstream is not None:
+        """Which measured way of serving a package is chosen on this machine; another one is a new life. "" where an engine
+        was chosen by name."""
+        if model.upstream is not None or model.chosen_engine:
             return ""
         with contextlib.suppress(TollwayError):
             return tuning.stamp(self._store.get(model.package_name, model.version))

@@ -15,6 +15,7 @@ model = sa.Table(
     sa.Column("kind", sa.String(20), nullable=False),  # chat, embedding, classification … (artifacts.manifest.KINDS)
     sa.Column("title", sa.String(200), nullable=False, server_default=""),
     sa.Column("engine", sa.String(20), nullable=False),  # see models.EngineName
+    sa.Column("chosen_engine", sa.String(20), nullable=False, server_default=""),  # see deployments.Deployment
     sa.Column("version", sa.String(60), nullable=False),  # package version, or "upstream"
     sa.Column("upstream", sa.JSON),  # {"url", "model", "key_env"} for engine "upstream"
     sa.Column("created_ms", sa.BigInteger, nullable=False),
@@ -47,6 +48,7 @@ deployment = sa.Table(
     sa.Column("model", sa.String(120), nullable=False),
     sa.Column("version", sa.String(60), nullable=False),
     sa.Column("engine", sa.String(20), nullable=False, server_default=""),
+    sa.Column("chosen_engine", sa.String(20), nullable=False, server_default=""),
     sa.Column("role", sa.String(20), nullable=False),  # stable | canary | shadow | warm
     sa.Column("share", sa.Integer, nullable=False, server_default="0"),  # percent of the calls
     sa.Column("policy", sa.JSON, nullable=False),

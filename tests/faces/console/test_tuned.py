@@ -44,7 +44,7 @@ def test_the_page_names_the_engine_that_serves_it_here(operator, mood):
     package = mood.store.get("mood")
     own = operator.get("/console/models").text
     assert package.manifest.engine in own and "openvino_genai" not in own
-    tuning.keep(mood.store, package, tuning.Choice(engine="openvino_genai", format="openvino-int8"))
+    tuning.keep(mood.store, package, tuning.Choice(engine="openvino_genai", format="openvino-int8", threads=1))
     for page in ("/console/models", "/console/models/mood"):
         assert "openvino_genai" in operator.get(page).text, page
 

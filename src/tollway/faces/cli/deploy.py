@@ -71,7 +71,7 @@ def start(
     ] = False,
     grace: Annotated[str, typer.Option("--grace", help="How long the version before stays loaded: 90s, 5m, 2h.")] = "5m",
     engine: Annotated[
-        str | None, typer.Option("--engine", help="Serve it on this engine here: onnx, openvino, litert, torch.")
+        str | None, typer.Option("--engine", help="Serve it on this engine: onnx, openvino, litert, torch.")
     ] = None,
     back: Annotated[bool, typer.Option("--back", help="Return to the version before.")] = False,
     by_hand: Annotated[bool, typer.Option("--manual", help="Promote by `deploy promote` alone.")] = False,
@@ -160,9 +160,11 @@ def stop(desk: Desk, name: Name) -> None:
 
 def _back(desk: Desk, name: str) -> None:
     made = versions.back(desk.shop, name)
-    deploy_view.until_up(desk, name)
-    found = versions.status(desk.shop, name)
-    taken = f"The {made.role} {made.version} was taken back. " if made.role != "stable" else ""
+    if made.role == "stable":
+        found, taken = deploy_view.until_up(desk, name, made), ""
+    else:
+        deploy_view.until_ready(desk, name)
+        found, taken = versions.status(desk.shop, name), f"The {made.role} {made.version} was taken back. "
     desk.answer(found, lambda: f"{taken}{name} is answered by {deploy_view.stable(found)}.")
     desk.then(f"tollway deploy status {name}")
 
@@ -227,11 +229,10 @@ def _outright(
     sold, moved = None, 0
     if wanted and not answered:  # nobody gets it without its price
         sold, moved = release.sell(desk.shop, name, wanted, prices, move=move)
-    deploy_view.until_up(desk, name)
+    found = deploy_view.until_up(desk, name, offered)
     if wanted and answered:
         sold, moved = release.sell(desk.shop, name, wanted, prices, move=move)
         desk.until_noticed()
-    found = versions.status(desk.shop, name)
     from tollway.faces.console import snippets  # lazy: brings the console along
 
     call = sample_calls.of(desk.shop.store, desk.shop.settings, offered)[0]

@@ -9,30 +9,39 @@ from typing import Any, Final
 
 from tollway.faces.cli import tables
 from tollway.faces.cli.desk import Desk
-from tollway.flows import engine_choice, versions
+from tollway.flows import versions
 from tollway.flows.versions import Status
 from tollway.kit.errors import Conflict
 from tollway.serve.deployments import Record
+from tollway.serve.models import Model
 
 _LOOK_EVERY_S: Final = 0.25
 _READY_WITHIN_S: Final = 300.0
 _STATES: Final = {"good": "[green]good[/]", "bad": "[red]bad[/]", "open": "[yellow]open[/]", "unknown": "not known"}
 
 
-def until_up(desk: Desk, name: str) -> None:
-    """`until_ready` for what answers all calls. Raises Conflict when it was taken back: what was there before never stopped
-    answering."""
-    made = _answering(versions.status(desk.shop, name))
+def until_up(desk: Desk, name: str, made: Model | Record) -> Status:
+    """`until_ready` for what is to answer all calls; how it stands then. Raises Conflict when something else answers: it was
+    taken back, and what was there before never stopped answering; or somebody else put another in its place."""
     until_ready(desk, name)
     found = versions.status(desk.shop, name)
-    ended = next((one for one in found.history if made is not None and one.id == made.id), None)
-    if ended is not None and ended.state == "rolled_back":
+    wanted = (made.version, made.chosen_engine)
+    same = (one for one in found.history if one.role == "stable" and (one.version, one.chosen_engine) == wanted)
+    ended = next(same, None)
+    if ended is None or ended.running:
+        return found
+    if ended.state == "rolled_back":
         raise Conflict(
-            f"{name}@{what(ended)} did not come up and was taken back: {ended.why}.",
+            f"{name}@{what(ended)} was taken back: {ended.why}.",
             code="taken_back",
             hint=f"{name} is answered by {stable(found)} as before. The log of `tollway up` has what the engine said; "
             "another version or --engine can be deployed at once.",
         )
+    raise Conflict(
+        f"{name}@{what(ended)} was replaced meanwhile: {ended.why}.",
+        code="replaced",
+        hint=f"{name} is answered by {stable(found)}. tollway deploy status {name} shows what was done and when.",
+    )
 
 
 def until_ready(desk: Desk, name: str) -> None:
@@ -72,8 +81,7 @@ def until_ready(desk: Desk, name: str) -> None:
 
 def what(one: Record) -> str:
     """A version, with the engine that was chosen for it by name."""
-    engine = engine_choice.engine_of(one)
-    return f"{one.version} on {engine}" if engine else one.version
+    return f"{one.version} on {one.chosen_engine}" if one.chosen_engine else one.version
 
 
 def stable(found: Status) -> str:

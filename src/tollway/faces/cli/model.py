@@ -35,7 +35,7 @@ def import_(
         package = release.import_file(desk.shop, file, name, progress=progress.bytes)
     offered = None if no_deploy else release.deploy(desk.shop, name, package.manifest.version, title)
     if offered is not None:
-        deploy_view.until_up(desk, name)
+        deploy_view.until_up(desk, name, offered)
     data = {"name": name, "version": package.manifest.version, "offered": offered is not None,
             "package": msgspec.to_builtins(package.manifest), "path": str(package.folder)}  # fmt: skip
     desk.answer(data, lambda: _card(package.manifest, package.folder))
@@ -106,7 +106,7 @@ def packaged_(
     with Progress(f"Importing {name}") as progress:
         package, offered = packaged.bring(desk.shop, name, progress.bytes, deploy=not no_deploy)
     if offered is not None:
-        deploy_view.until_up(desk, name)
+        deploy_view.until_up(desk, name, offered)
     data = {"name": name, "version": package.manifest.version, "offered": offered is not None,
             "package": msgspec.to_builtins(package.manifest), "path": str(package.folder)}  # fmt: skip
     desk.answer(data, lambda: _card(package.manifest, package.folder))
@@ -285,7 +285,8 @@ def _added_again(model: models.Model) -> str:
 
 def _row(model: models.Model) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(model)
-    return plain | {"state": "retired" if model.retired_ms else "on offer"}
+    state = "retired" if model.retired_ms else "on offer"
+    return plain | {"engine": model.chosen_engine or model.engine, "state": state}
 
 
 def _upstream_card(model: models.Model, state: str) -> Any:

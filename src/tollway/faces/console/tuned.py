@@ -9,7 +9,10 @@ from tollway.kit.errors import TollwayError
 
 
 def engine(visit: Visit, found: dict[str, Any]) -> str:
-    """What serves the model on this machine: the engine that tuning chose, else its package's own."""
+    """What serves the model on this machine: the engine chosen by name, else the one that tuning chose, else its package's
+    own."""
+    if found["chosen_engine"]:
+        return str(found["chosen_engine"])
     if found["engine"] == "upstream" or found["base"] or getattr(visit.shop, "store", None) is None:
         return str(found["engine"])
     try:

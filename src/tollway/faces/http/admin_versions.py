@@ -17,7 +17,8 @@ Name = Annotated[str, Path(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9_.
 
 
 class NewDeployment(BaseModel):
-    """A version to put into service. `policy`: see docs/deployments.md; what is left out has its default."""
+    """A version to put into service. `policy`: see docs/deployments.md; what is left out has its default. `engine`: serve it
+    on this one: onnx, openvino, litert, torch."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -26,6 +27,7 @@ class NewDeployment(BaseModel):
     share: Annotated[int, Field(ge=1, le=100)] = 10
     policy: dict[str, Any] = {}
     grace_s: Annotated[int, Field(ge=0, le=10**7)] = 0
+    engine: Annotated[str, Field(max_length=20)] = ""
 
 
 class Counter(Protocol):
@@ -53,9 +55,9 @@ def mount(counter: Counter) -> None:
     )
     def deploy(name: Name, body: NewDeployment) -> Response:
         if body.role == "stable":
-            release.deploy(shop, name, body.version, grace_s=body.grace_s)
+            release.deploy(shop, name, body.version, grace_s=body.grace_s, engine=body.engine)
         else:
-            versions.start(shop, name, body.version, body.role, body.share, policy_of(body.policy))
+            versions.start(shop, name, body.version, body.role, body.share, policy_of(body.policy), body.engine)
         with shop.db.read() as conn:
             missing = unpriced.warnings(conn, shop.store, models.get_model(conn, name)).rows
         told = msgspec.to_builtins(versions.status(shop, name)) | {"unpriced": missing}

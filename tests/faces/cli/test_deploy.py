@@ -1,0 +1,47 @@
+"""`tollway deploy`: what it says is what answers, also when somebody else deploys in the same moment."""
+
+import pytest
+
+from tests.proof.house import shop_of
+from tests.serve import tiny_models
+from tollway.faces.cli import deploy_view
+from tollway.faces.cli.desk import Desk
+from tollway.flows import release, versions
+from tollway.kit.errors import Conflict
+
+
+@pytest.fixture
+def mood(home, tmp_path):
+    """Two versions on the shelf, of which the second is for torch too; the first answers."""
+    with shop_of(home) as shop:
+        tiny_models.shelve(shop.store, "mood", tmp_path / "1")
+        about = tiny_models.text_classifier(tmp_path / "2")
+        tiny_models.in_torch(tmp_path / "2")
+        shop.store.add_package("mood", tmp_path / "2", about)
+        release.deploy(shop, "mood", "1")
+        yield shop
+
+
+def test_who_is_replaced_while_it_waits_is_not_told_that_it_answers(home, mood):
+    desk = Desk(home)
+    here = release.deploy(mood, "mood", "2", engine="torch")
+    assert deploy_view.stable(deploy_view.until_up(desk, "mood", here)) == "version 2 on torch"
+    there = release.deploy(mood, "mood", "2", engine="onnx")
+    assert deploy_view.stable(deploy_view.until_up(desk, "mood", there)) == "version 2 on onnx"
+    with pytest.raises(Conflict, match=r"mood@2 on torch was replaced meanwhile: onnx took its place\.") as told:
+        deploy_view.until_up(desk, "mood", here)
+    assert told.value.code == "replaced" and "mood is answered by version 2 on onnx." in told.value.hint
+    versions.back(mood, "mood")
+    assert deploy_view.stable(deploy_view.until_up(desk, "mood", here)) == "version 2 on torch"
+    with pytest.raises(Conflict, match=r"mood@2 on onnx was taken back: taken back by hand\."):
+        deploy_view.until_up(desk, "mood", there)
+    desk.close()
+
+
+def test_the_engine_that_was_chosen_is_shown_where_models_are_listed(mood, ask, tollway):
+    ask("deploy", "mood", "--engine", "torch")
+    (model,) = ask("model", "list")
+    assert (model["version"], model["engine"]) == ("2", "torch")
+    assert "version 2 on onnx" in tollway("deploy", "mood", "--engine", "onnx").out
+    wrong = tollway("deploy", "mood", "--engine", "openvino")
+    assert (wrong.code, "cannot be served on 'openvino': its formats are for onnx, torch" in wrong.err) == (2, True)
