@@ -354,6 +354,9 @@ async def test_the_same_steps_by_the_operators_api(stage: Stage) -> None:
         assert answer.status == status, answer.body
         return answer.json
 
+    listed = await stage.gateway.get("/admin/models", boss.key)
+    (replica,) = next(one["replicas"] for one in listed.json if one["name"] == "mood")
+    assert (replica["role"], replica["state"]) == ("stable", "ready") and replica["cost_micros_per_s"] > 0
     canary = {"version": "2", "role": "canary", "share": 10, "policy": {"min_calls": 10**6, "max_error": 0.02}}
     told = await act("deployments", canary)
     assert [(one["role"], one["version"], one["share"]) for one in told["in_service"]][1:] == [("canary", "2", 10)]

@@ -216,6 +216,9 @@ async def test_a_package_that_a_node_does_not_see_is_sent_there(
         await town.until(lambda: town.fleet.ready)
         answer = await town.call()
         assert answer["data"][0]["label"] == "good"
+        town.fleet.machine_micros = 7_200
+        (view,) = town.fleet.snapshot()
+        assert (view.node, view.pid, view.cost_micros_per_s) == ("127.0.0.1", None, 2.0), "a node costs what a machine costs"
         folder = next(iter((tmp_path / "packages" / "mood").iterdir()))
         digest, files = parcel.contents(folder)
         assert parcel.contents(parcel.cache() / digest) == (digest, files)

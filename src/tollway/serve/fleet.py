@@ -99,16 +99,19 @@ class Fleet:
 
     def snapshot(self) -> list[ReplicaView]:
         """How every replica is, by model, role and number; a version that is not loaded has one line that says so."""
-        found = []
+        found: list[ReplicaView] = []
+        ours: list[int] = []
         for offered in (self._offered[name] for name in sorted(self._offered)):
             for served in offered.live:
-                views = served.views() or [served.resting_view()]
-                found += [msgspec.structs.replace(view, role=offered.role_of(served)) for view in views]
-        own = sum(view.pid is not None and view.node == "local" for view in found)
-        cost = self.machine_micros / 3600 / own if own else 0.0  # replicas on one machine share its price evenly
-        return [
-            msgspec.structs.replace(view, cost_micros_per_s=cost) if view.pid is not None else view for view in found
-        ]
+                for view in served.views() or [served.resting_view()]:
+                    if not served.passes_through and (view.pid is not None or view.node != "local"):
+                        ours.append(len(found))
+                    found.append(msgspec.structs.replace(view, role=offered.role_of(served)))
+        for index in ours:  # as in the books: all of ours share the price evenly, on one machine or on the nodes of a cluster
+            found[index] = msgspec.structs.replace(
+                found[index], cost_micros_per_s=self.machine_micros / 3600 / len(ours)
+            )
+        return found
 
     def queues(self) -> dict[tuple[str, str], int]:
         """How many calls wait for each version in service, by model and version."""

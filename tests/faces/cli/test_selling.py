@@ -45,6 +45,15 @@ def test_a_plan_is_made_of_options_and_revised_by_what_changes(ask):
     assert ask("plan", "show", "pro", "--version", "1")["terms"] == terms
 
 
+def test_who_loses_models_with_a_plan_is_named_with_the_way_back(tollway, ask, shop):
+    ask("model", "add", "far", "--upstream", "http://127.0.0.1:9/v1")
+    ask("plan", "create", "narrow", "--price", "output_tokens=2", "--model", "other")
+    told = tollway("subscription", "start", "acme", "narrow").err
+    assert "calls of acme to far are refused from now on" in told
+    assert "tollway subscription start acme pro --version 1" in told
+    assert "refused" not in tollway("subscription", "start", "acme", "pro").err
+
+
 def test_a_plan_travels_as_json(ask, tmp_path):
     ask("plan", "create", "pro", "--price", "output_tokens=2", "--rpm", "60")
     file = tmp_path / "terms.json"

@@ -65,6 +65,7 @@ def tune(
 def shown(made: Any) -> Any:
     """The table, and in a sentence what changes."""
     from rich.console import Group
+    from rich.text import Text
 
     per = "1M tokens" if made.unit == "tokens" else "1k calls"
     rows = [
@@ -86,7 +87,8 @@ def shown(made: Any) -> Any:
         "together": f"{made.unit}/s of 8", "first": "first" if made.unit == "tokens" else "slowest", "memory": "memory",
         "cost": f"per {per}", "verdict": "verdict",
     }  # fmt: skip
-    return Group(tables.table(rows, columns), _sentence(made), *([made.left_out] if made.left_out else []))
+    said = [Text(line) for line in (_sentence(made), made.left_out) if line]  # not markup: 'tollway[openvino]'
+    return Group(tables.table(rows, columns), *said)
 
 
 def _sentence(made: Any) -> str:

@@ -9,7 +9,8 @@ import typer
 from tollway.faces.cli import find, tables
 from tollway.faces.cli.desk import Desk, Yes, command, group, quoted
 from tollway.kit.errors import NotFound
-from tollway.sell import accounts, catalog
+from tollway.sell import accounts, catalog, unpriced
+from tollway.serve import models
 
 app = group("Which organization is on which plan.")
 Org = Annotated[str, typer.Argument(help="Name or id of the organization.", metavar="ORG")]
@@ -23,13 +24,20 @@ def start(
     plan: Annotated[str, typer.Argument(help="The plan's short name.", metavar="PLAN")],
     version: Annotated[int | None, typer.Option("--version", help="The newest by default.")] = None,
 ) -> None:
-    """Subscribe an organization; a running subscription ends at the same moment."""
+    """Subscribe an organization; a running subscription ends at the same moment, and what only that included is named."""
     with desk.write() as conn:
         one = find.organization(conn, org)
         chosen = find.plan(conn, plan, version)
+        before = catalog.running_plan(conn, one.id)
         made = catalog.subscribe(conn, desk.now_ms, one.id, chosen.id)
+        lost = _lost(conn, before, chosen)
     data = _row(made, one.name, chosen)
     desk.answer(data, lambda: tables.table([data], _COLUMNS))
+    if before is not None and lost:
+        desk.say(
+            f"Warning: calls of {one.name} to {', '.join(lost)} are refused from now on; {before.plan_name} included them.",
+            f"The way back: tollway subscription start {quoted(one.name)} {before.plan_name} --version {before.version}",
+        )
     step = (
         f"tollway wallet top-up {quoted(one.name)} 10"
         if chosen.terms.overage == "wallet"
@@ -77,6 +85,14 @@ def cancel(desk: Desk, org: Org, yes: Yes = False) -> None:
         catalog.cancel(conn, desk.now_ms, one.id)
     desk.answer({"id": running.id, "ended": True}, lambda: f"The subscription of {one.name} has ended.")
     desk.then(f"tollway invoice draft {quoted(one.name)}")
+
+
+def _lost(conn: sa.Connection, before: catalog.PlanVersion | None, after: catalog.PlanVersion) -> list[str]:
+    """Models on offer to all that the plan before included and the next one does not."""
+    if before is None:
+        return []
+    names = [one.name for one in models.list_models(conn) if not one.org_id]
+    return [one for one in names if unpriced.sells(before.terms, one) and not unpriced.sells(after.terms, one)]
 
 
 def _running(conn: sa.Connection, one: accounts.Organization) -> catalog.Subscription:

@@ -25,6 +25,7 @@ from tollway.kit.ids import new_id
 from tollway.sell import accounts, api_keys, billing, catalog, usage
 from tollway.sell import once as sell_once
 from tollway.serve import models
+from tollway.serve.posts import ReplicaView
 
 Id = Annotated[str, Path(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9_.\-]+$")]
 Day = Annotated[str, Query(pattern=r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$")]
@@ -191,8 +192,8 @@ def mount(app: FastAPI, gateway: Gateway) -> list[Door]:
 
     @counter.route("GET", "/admin/models", "Models on offer, and how their replicas are")
     def list_models() -> Response:
-        live = {served.name: served for served in counter.fleet.all()}
-        return counter.read(lambda conn: [_model(one, live.get(one.name)) for one in models.list_models(conn)])
+        live = [view for view in counter.fleet.snapshot() if view.role == "stable"]
+        return counter.read(lambda conn: [_model(one, live) for one in models.list_models(conn)])
 
     admin_versions.mount(counter)
     return counter.doors
@@ -282,9 +283,9 @@ def _money(counter: Counter) -> None:
         return read(lambda conn: economics.of_shop(shop, conn, start, end))
 
 
-def _model(model: models.Model, served: Any) -> dict[str, Any]:
+def _model(model: models.Model, live: list[ReplicaView]) -> dict[str, Any]:
     shown: dict[str, Any] = msgspec.to_builtins(model)
-    shown["replicas"] = [msgspec.to_builtins(view) for view in served.views()] if served else []
+    shown["replicas"] = [msgspec.to_builtins(view) for view in live if view.model == model.name]
     return shown
 
 
