@@ -4,6 +4,7 @@ import pytest
 
 from tests.proof.house import shop_of
 from tests.serve import tiny_models
+from tollway.artifacts import tuning
 from tollway.faces.cli import deploy_view
 from tollway.faces.cli.desk import Desk
 from tollway.flows import release, versions
@@ -45,3 +46,14 @@ def test_the_engine_that_was_chosen_is_shown_where_models_are_listed(mood, ask, 
     assert "version 2 on onnx" in tollway("deploy", "mood", "--engine", "onnx").out
     wrong = tollway("deploy", "mood", "--engine", "openvino")
     assert (wrong.code, "cannot be served on 'openvino': its formats are for onnx, torch" in wrong.err) == (2, True)
+
+
+def test_the_engine_that_tuning_chose_is_shown_too(mood, ask, tollway):
+    choice = tuning.Choice(engine="torch", format="pt2", threads=2)
+    release.deploy(mood, "mood", "2")
+    tuning.keep(mood.store, mood.store.get("mood", "2"), choice)
+    assert [one["engine"] for one in ask("model", "list")] == ["torch"]
+    assert "torch as pt2, 2 threads (tuned here)" in tollway("model", "show", "mood").out
+    ask("deploy", "mood", "--engine", "onnx")
+    shown = ask("model", "show", "mood")
+    assert (shown["engine"], shown["tuned"]) == ("onnx", None), "who names an engine goes before what was measured"

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from tollway.artifacts import tuning
 from tollway.faces.cli import deploy_view, model_serving, model_tune, tables, unpriced
 from tollway.faces.cli.desk import Desk, Yes, amount, command, group, nearest, pairs, quoted
 from tollway.faces.cli.progress import Progress
 from tollway.flows import release
-from tollway.kit.errors import BadRequest, NotFound
+from tollway.kit.errors import BadRequest, NotFound, TollwayError
 from tollway.sell import usage
 from tollway.serve import models
 
@@ -38,7 +39,7 @@ def import_(
         deploy_view.until_up(desk, name, offered)
     data = {"name": name, "version": package.manifest.version, "offered": offered is not None,
             "package": msgspec.to_builtins(package.manifest), "path": str(package.folder)}  # fmt: skip
-    desk.answer(data, lambda: _card(package.manifest, package.folder))
+    desk.answer(data, lambda: _card(package.manifest, package.folder, package.manifest.engine))
     if offered is not None:
         unpriced.warn_of_model(desk, offered)
     desk.then(f"tollway deploy {name}" if no_deploy else f"tollway model show {name}")
@@ -109,7 +110,7 @@ def packaged_(
         deploy_view.until_up(desk, name, offered)
     data = {"name": name, "version": package.manifest.version, "offered": offered is not None,
             "package": msgspec.to_builtins(package.manifest), "path": str(package.folder)}  # fmt: skip
-    desk.answer(data, lambda: _card(package.manifest, package.folder))
+    desk.answer(data, lambda: _card(package.manifest, package.folder, package.manifest.engine))
     missing = [] if offered is None else unpriced.warn_of_model(desk, offered)
     if no_deploy:
         desk.then(f"tollway deploy {name}")
@@ -127,7 +128,7 @@ def list_(
     """Models on offer."""
     with desk.shop.db.read() as conn:
         offered = models.list_models(conn, retired=all_)
-    rows = [_row(model) for model in offered]
+    rows = [_row(model) | {"engine": _served_by(desk, model)} for model in offered]
     if all_:
         on_offer = {(model.name, model.version) for model in offered}
         for package in desk.shop.store.list():
@@ -161,8 +162,13 @@ def show(desk: Desk, name: Name) -> None:
         desk.answer(data, lambda: _upstream_card(model, data["state"]))
     else:
         package = desk.shop.store.get(name, model.version)
-        data |= {"package": msgspec.to_builtins(package.manifest), "path": str(package.folder)}
-        desk.answer(data, lambda: _card(package.manifest, package.folder))
+        tuned = _tuned(desk, model)
+        data |= {
+            "engine": _served_by(desk, model), "tuned": msgspec.to_builtins(tuned), "path": str(package.folder),
+            "package": msgspec.to_builtins(package.manifest),
+        }  # fmt: skip
+        by = f"{tuned.engine} as {tuned.format}, {tuned.threads} threads (tuned here)" if tuned else data["engine"]
+        desk.answer(data, lambda: _card(package.manifest, package.folder, by))
     desk.then(f"tollway usage --by day --model {name}")
 
 
@@ -289,6 +295,21 @@ def _row(model: models.Model) -> dict[str, Any]:
     return plain | {"engine": model.chosen_engine or model.engine, "state": state}
 
 
+def _tuned(desk: Desk, model: models.Model) -> tuning.Choice | None:
+    """What tuning chose for it on this machine, unless an engine was chosen by its name since."""
+    if model.engine == "upstream" or model.base or model.chosen_engine:
+        return None
+    try:
+        return tuning.choice(desk.shop.store.get(model.package_name, model.version))
+    except TollwayError:
+        return None
+
+
+def _served_by(desk: Desk, model: models.Model) -> str:
+    tuned = _tuned(desk, model)
+    return tuned.engine if tuned else model.chosen_engine or model.engine
+
+
 def _upstream_card(model: models.Model, state: str) -> Any:
     there = model.upstream
     return tables.record(
@@ -328,13 +349,14 @@ def _walk(steps: list[dict[str, Any]]) -> Any:
     return tree
 
 
-def _card(manifest: Any, folder: Path) -> Any:
+def _card(manifest: Any, folder: Path, served_by: str) -> Any:
     weights = manifest.weights
     return tables.record(
         {
             "model": f"{manifest.name}, version {manifest.version} ({manifest.kind})",
             "title": manifest.title,
             "licence": manifest.licence,
+            "served by": served_by,
             "weights": f"{f'{weights.format} {weights.quantisation}'.strip()}, {weights.size_bytes / 1e6:,.1f} MB",
             "parameters": manifest.parameters,
             "context": f"{manifest.context_tokens:,} tokens" if manifest.context_tokens else None,
