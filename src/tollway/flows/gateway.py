@@ -109,7 +109,7 @@ class Gateway:
             await recorder.run(leases.forget)
         runtime = None
         if settings.runtime:
-            runtime = await asyncio.to_thread(runtimes.opened, settings.runtime, shop.store.root)
+            runtime = await runtimes.opened(settings.runtime, shop.store.root, on_progress)
             opened.push_async_callback(runtime.close)
         fleet = Fleet(Packages(shop.store, settings), settings, shop.clock, turned, runtime)
         fleet.machine_micros = economics.machine_price(settings).micros_per_hour

@@ -17,7 +17,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,9 @@ _NAMESPACE: Final = "tollway"
 _STORE_BYTES: Final = 256 * 1024 * 1024
 _SCHEME: Final = "ray://"
 _ASK_S: Final = 5.0
+_HEAD_WITHIN_S: Final = 60.0  # a head that is started again is there by then
+_ASK_AGAIN_S: Final = 1.0  # and doubling ...
+_ASK_AGAIN_MOST_S: Final = 8.0
 _NODE_LABEL: Final = "ray.io/node-id"
 _ON_HEAD: Final = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}  # another node may be the very one that hangs
 _PULSE_EVERY_S: Final = 5.0
@@ -250,15 +253,50 @@ class RayRuntime:
         return sorted(found)
 
 
-def opened(address: str, packages: Path) -> Runtime:
-    """The cluster that the setting `runtime` names; takes seconds. Raises BadRequest, Unavailable."""
-    if not address.startswith(_SCHEME):
+async def opened(address: str, packages: Path, tell: Callable[[str], None] | None = None) -> Runtime:
+    """The cluster that the setting `runtime` names; takes seconds, and waits for a head that is just being started: `tell` says
+    so. Raises BadRequest, Unavailable."""
+    where = address.removeprefix(_SCHEME).rstrip("/")
+    host, _, port = where.rpartition(":")
+    if not address.startswith(_SCHEME) or (where != "local" and not (host and port.isdecimal())):
         raise BadRequest(
             f"runtime is empty, ray://local or ray://HOST:PORT, not {address!r}.",
             param="runtime",
             code="unknown_runtime",
         )
-    where = address.removeprefix(_SCHEME).rstrip("/")
+    ray = await asyncio.to_thread(_imported, where)
+    until, pause_s = time.monotonic() + _HEAD_WITHIN_S, _ASK_AGAIN_S
+    while True:
+        try:
+            if where != "local":
+                await _require_listener(host.strip("[]"), int(port))
+            return await asyncio.to_thread(_joined, ray, where, packages)
+        except OSError as error:
+            said = str(error).strip().splitlines() or [""]  # a head that is half there sends a traceback
+            why, left_s = f"{type(error).__name__} {said[-1][:200]}".rstrip(), until - time.monotonic()
+            if left_s <= 0:
+                raise Unavailable(
+                    f"The Ray cluster at {where} could not be reached for {_HEAD_WITHIN_S:.0f} s ({why}).",
+                    code="ray_unavailable",
+                    hint="Start its head (`ray start --head`), or mend the setting runtime: clients connect to port 10001 of the "
+                    "head, who is on one of its nodes to 6379 (docs/scale-out.md).",
+                ) from error
+        pause_s = min(pause_s, left_s)
+        (tell or _LOG.warning)(f"Waiting for the Ray cluster at {where} ({why}): {left_s:.0f} s more, next try in {pause_s:.0f} s.")
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _ASK_AGAIN_MOST_S)
+
+
+async def _require_listener(host: str, port: int) -> None:
+    """Raises OSError when nobody takes connections there. By itself Ray asks a client port for half a minute and a head for
+    ever, and says nothing meanwhile."""
+    async with asyncio.timeout(_ASK_S):
+        _, writer = await asyncio.open_connection(host, port)
+    writer.transport.abort()
+
+
+def _imported(where: str) -> Any:
+    """Ray, told before how to treat the cluster there. Raises Unavailable."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if where.split(":")[0] in ("local", "127.0.0.1", "localhost"):
         # Its name notwithstanding, this keeps Ray on the loopback: it would listen on the machine's address else.
@@ -269,6 +307,11 @@ def opened(address: str, packages: Path) -> Runtime:
         import ray
     except ImportError as error:
         raise Unavailable("Ray is not installed.", hint="pip install 'tollway[ray]'", code="ray_missing") from error
+    return ray
+
+
+def _joined(ray: Any, where: str, packages: Path) -> Runtime:
+    """The cluster there, or one of our own. Raises OSError while its head is not all there, Unavailable."""
     quiet: dict[str, Any] = {"namespace": _NAMESPACE, "log_to_driver": False, "configure_logging": False}
     try:
         if where == "local":
@@ -277,9 +320,11 @@ def opened(address: str, packages: Path) -> Runtime:
                 object_store_memory=_STORE_BYTES, **quiet,
             )  # fmt: skip
             return RayRuntime(ray, packages, ip="127.0.0.1")
-        port = where.rpartition(":")[2]
-        ray.init(address=address if port == str(_CLIENT_PORT) else where, **quiet)
+        ray.init(address=_SCHEME + where if where.endswith(f":{_CLIENT_PORT}") else where, **quiet)
     except Exception as error:
+        ray.shutdown()  # what is half begun would be in the way of another try
+        if where != "local" and isinstance(error, ConnectionError):
+            raise
         raise Unavailable(
             f"The Ray cluster at {where} cannot be reached ({str(error).splitlines()[0][:200]}).",
             code="ray_unavailable",
