@@ -262,6 +262,42 @@ def test_a_call_that_comes_while_it_measures_is_answered_and_ends_the_measuring(
     assert measures.looks == [3] and desk.lanes.plan.disturbed == 0.5
 
 
+class Held:
+    """A model that does not come back until it is let go."""
+
+    def __init__(self, predictor: inference.Predictor) -> None:
+        self.features, self._inner, self.let_go = predictor.features, predictor, threading.Event()
+
+    def run(self, arrays: Any) -> Any:
+        assert self.let_go.wait(120)
+        return self._inner.run(arrays)
+
+
+def test_a_lane_that_computes_for_a_caller_who_left_is_not_taken_out_of_sight(
+    counter: tuple[Counter, Measures],
+) -> None:
+    """Whoever looks after the replica has to see that it does not come back."""
+    desk, measures = counter
+    held = Held(measures.predictor)
+    desk.lanes.close()
+    desk.lanes = Lanes([held], None, Plan(lanes=1, disturbed=0.5))  # type: ignore[list-item]
+
+    async def run() -> None:
+        left = asyncio.ensure_future(desk("POST", "/v1/classify", ASK))
+        while not desk.running or desk.lanes.at_work()[0] < 1.5:
+            await asyncio.sleep(0.05)
+        left.cancel()
+        measures.days = Days([None] * 20)
+        with contextlib.suppress(asyncio.CancelledError):
+            await again.watch(desk, measures, lambda: 0.0, measures.days)
+
+    try:
+        asyncio.run(run())
+    finally:
+        held.let_go.set()
+    assert measures.looks == []
+
+
 def test_a_plan_of_a_quiet_moment_is_not_looked_at_again(counter: tuple[Counter, Measures]) -> None:
     desk, measures = counter
     desk.lanes.plan = msgspec.structs.replace(desk.lanes.plan, disturbed=0.05)

@@ -64,6 +64,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     pulse_every_s: float = 2.0
     upstream_pulse_every_s: float = 10.0
     pulse_within_s: float = 60.0  # one step of a large model on a busy machine takes many seconds
+    batch_within_s: float = 45.0  # where the pulse says how long the slowest batch has been computed
     backoff_first_s: float = 0.1
     backoff_most_s: float = 10.0
     settled_after_s: float = 60.0
@@ -78,6 +79,8 @@ class _Told(msgspec.Struct):
 
     slots: int = 0
     slots_sorted: int = 0
+    slowest_s: float = 0.0  # the batch that has been computed for longest
+    calls: tuple[str, ...] = ()  # whose rows are being computed
 
 
 Notice = Callable[["Replica", State], None]
@@ -107,6 +110,7 @@ class Replica:
         self.rate = 0.0  # cost a second (in the line's measure) that it showed with full seats; 0: not known
         self.last_failure = ""
         self.short_lives = 0  # in a row
+        self.at_work: tuple[str, ...] = ()  # calls that its engine was at when it was last heard of, in this life or the last
         self._was_ready = False  # at least once
         self.confinement = confinement or Confinement()
         self._clock = clock
@@ -273,8 +277,8 @@ class Replica:
 
     async def _live(self) -> None:
         """From birth to death of one process. Raises Failed when it ends; only cancelling ends it otherwise."""
+        self._given_up, self.at_work = "", ()
         self._enter(State.STARTING)
-        self._given_up = ""
         assert self._folder is not None
         pool: Pool | None = None
         try:
@@ -325,8 +329,8 @@ class Replica:
         if not self.caps.turns:
             return
         try:
-            told = msgspec.json.decode((await pool.get(self.engine.pulse)).body, type=_Told)
-        except (WireError, msgspec.DecodeError) as error:
+            told = _told(await pool.get(self.engine.pulse))
+        except WireError as error:
             raise Failed(say("replica.unreachable", "it cannot be reached: {failure}", failure=str(error))) from None
         self.slots = min(most, told.slots or most)
         self.slots_sorted = min(self.slots, told.slots_sorted or most)
@@ -383,6 +387,11 @@ class Replica:
         if reply.status != 200 and (ended is not None or reply.status >= 500):
             # an upstream may have no such page: it lives
             raise Failed(say("replica.status", "it answers with status {status}", status=reply.status))
+        if self.caps.turns:
+            told = _told(reply)
+            self.at_work = told.calls
+            if told.slowest_s > self._pace.batch_within_s:
+                raise Failed(say("replica.no_end", "it computes one batch without an end, for {for_s} by now", for_s=told.slowest_s))
 
     async def _touched(self, pool: Pool, pulse: str) -> Reply:
         try:
@@ -410,6 +419,13 @@ class Replica:
                 self._on_state(self, state)
             except Exception:  # noqa: BLE001 - logged; a faulty listener must not end the supervision
                 _LOG.exception("replica_listener_failed", replica=self.name, state=str(state))
+
+
+def _told(pulse: Reply) -> _Told:
+    try:
+        return msgspec.json.decode(pulse.body, type=_Told)
+    except msgspec.DecodeError as error:
+        raise Failed(say("replica.unreachable", "it cannot be reached: {failure}", failure=str(error))) from None
 
 
 def _private_folder() -> Path:

@@ -258,6 +258,7 @@ class Run:
         elif isinstance(error, asyncio.CancelledError | GeneratorExit):
             if self.expired:
                 served.went_wrong()
+                self._give_up(index)
                 if self._waited_too_long(index):
                     served.fault(seat)
             else:
@@ -272,10 +273,17 @@ class Run:
             self.served.fault(seat, gone=True)
         elif isinstance(error, TimeoutError):
             self._patience.give_up(time.monotonic() - self.tallies[index].sat_at)
+            self._give_up(index)
             if self._waited_too_long(index):
                 self.served.fault(seat)
         else:
             self._doubted.setdefault(index, seat)
+
+    def _give_up(self, index: int) -> None:
+        """Nobody waits for this try any more. Where rows of several calls make a batch, the engine may be at it still."""
+        if self.served.caps.turns:
+            tally, now = self.tallies[index], time.monotonic()
+            self.served.quarantine.give_up(self.id, self.engine_calls[index].body, tally.life, tally.sat_at, now)
 
     def _settle_doubt(self, index: int, seat: Seat) -> None:
         doubted = self._doubted.pop(index, None)

@@ -262,6 +262,8 @@ class Served:
     def _turned(self, post: Post, state: State) -> None:
         if state is State.STARTING and post.seat is not None and not self.passes_through:
             self.suspects.lost(time.monotonic())
+        if state in (State.STARTING, State.FAILED) and post.seat is not None:
+            self._lost(post.seat, post.replica)
         if state is State.READY:
             if self._woken_at is not None:
                 self._load_s = time.monotonic() - self._woken_at
@@ -272,6 +274,12 @@ class Served:
         if not self.passes_through:
             self.retries.reserve(sum(seat.slots for seat in self.line.seats))
         self._on_replica(self, post.replica, state)
+
+    def _lost(self, seat: Seat, replica: Replica) -> None:
+        """A life of a replica is over. Calls inside hear of it by their connections; those that were given up do not."""
+        life, now = (id(seat), seat.life), time.monotonic()
+        for call_id in self.quarantine.lost_at(replica.at_work, life, now, node=seat.node):
+            _log.error("a request stops the engine", model=self.name, call=call_id)
 
 
 class Adapted(Served):

@@ -29,8 +29,12 @@ class Counter(Protocol):
 
     on_call: Callable[[], None] | None
     calls: int  # that came so far
-    running: int
     lanes: Lanes
+
+    @property
+    def running(self) -> bool:
+        """Whether something is computed."""
+        ...
 
     def take(self, lanes: Lanes) -> None:
         """Calls from now on go to these lanes."""

@@ -10,13 +10,13 @@ from typing import Any, Final
 import msgspec
 
 from tollway.inference import Encoded, answers
-from tollway.kit.errors import BadRequest, NotFound, Unavailable
+from tollway.kit.errors import BadRequest, NotFound
 from tollway.serve.engines.rows import Spec, doors
 from tollway.serve.engines.rows.lanes import Lanes, Recalled
 from tollway.serve.engines.rows.rack import Row, Turn
 
 _APART_BYTES: Final = 16 * 1024  # reading more than this is done beside the event loop
-_STUCK_S: Final = 45.0
+_LEFT_S: Final = 1.0  # a lane is at its batch for this long, and nobody asks: who did has left
 _EXPLAINED_S: Final = 300.0  # the longest that one call is looked into, where nobody says until when they wait
 _DIGITS: Final = 6
 INPUTS_MAX: Final = 256
@@ -50,7 +50,7 @@ class Counter:
 
     def __init__(self, spec: Spec, lanes: Lanes) -> None:
         self._spec, self.lanes = spec, lanes
-        self.calls = self.running = 0
+        self.calls = self._asked = 0
         self.on_call: Callable[[], None] | None = None  # told of the next call, once it is here
         self._features = lanes.features
         self._reader = ThreadPoolExecutor(1, "reader")
@@ -59,8 +59,6 @@ class Counter:
 
     async def __call__(self, method: str, path: str, body: bytes) -> bytes:
         if method == "GET" and path == "/health":
-            if self.lanes.stuck_s() > _STUCK_S:
-                raise Unavailable("A lane does not come back.", code="engine_failed")
             return msgspec.json.encode({"status": "ok"} | self.lanes.told())
         answer = {
             "/v1/classify": self._classify,
@@ -82,13 +80,18 @@ class Counter:
             ask = _decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequest(f"The body is not valid: {str(error)[:200]}.", code="invalid_json") from None
-        self.running += 1
+        self._asked += 1
         try:
             return msgspec.json.encode(await answer(ask, len(body)))
         except Recalled as left:
             return msgspec.json.encode(self._until_left(left, ask))
         finally:
-            self.running -= 1
+            self._asked -= 1
+
+    @property
+    def running(self) -> bool:
+        """Whether anything is computed: for who asked, or for who has left."""
+        return self._asked > 0 or self.lanes.at_work()[0] > _LEFT_S
 
     def take(self, lanes: Lanes) -> None:
         """Other lanes from now on, at a moment when nothing runs; what was counted goes on being counted."""
@@ -145,7 +148,7 @@ class Counter:
         if self._beside is None:
             self._beside = beside.Beside(Path(self._spec.folder), self._spec.cores)
         until = time.monotonic() + (ask.turn.left_ms / 1000 if ask.turn.left_ms > 0 else _EXPLAINED_S)
-        predictor = explaining.InBackground(self._features, self.lanes, until)
+        predictor = explaining.InBackground(self._features, self.lanes, until, call_id=ask.call)
         notes = await loop.run_in_executor(
             self._explainer,
             explaining.explained,

@@ -25,9 +25,10 @@ class InBackground:
     given up would keep the next one waiting."""
 
     def __init__(
-        self, features: Features, lanes: Lanes, until: float = math.inf, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.features = features
+        self, features: Features, lanes: Lanes, until: float = math.inf, clock: Callable[[], float] = time.monotonic,
+        call_id: str = "",
+    ) -> None:  # fmt: skip
+        self.features, self._call_id = features, call_id
         self._lanes, self._until, self._clock = lanes, until, clock
 
     def predict(self, rows: Sequence[Row]) -> Answers:
@@ -38,7 +39,8 @@ class InBackground:
             if left_s <= 0:
                 raise Unavailable("The time for this explanation was over before it was found.", code="late")
             left_ms = 0.0 if left_s == math.inf else left_s * 1000
-            answers += self._lanes.answer_blocking(some, msgspec.structs.replace(BACKGROUND, left_ms=left_ms))
+            turn = msgspec.structs.replace(BACKGROUND, left_ms=left_ms)
+            answers += self._lanes.answer_blocking(some, turn, self._call_id)
         return answers
 
     def tokens(self, rows: Sequence[Row]) -> list[int]:

@@ -106,7 +106,7 @@ class Lanes:
         self._free = threading.Condition()
         self._idle = 0
         self._over = False
-        self._began: dict[int, float] = {}  # lane -> when its batch began
+        self._began: dict[int, tuple[float, list[Piece]]] = {}  # lane -> when its batch began, and what is in it
         self._called: dict[str, Call] = {}
         self._bell: _Bell | None = None
         self._look_at = clock() + 1.0
@@ -125,7 +125,7 @@ class Lanes:
         bell = self._bell
         if bell is None or bell.loop is not loop:
             bell = self._bell = _Bell(loop)
-        call = Call(rows, turn, self._clock())
+        call = Call(rows, turn, self._clock(), call_id)
         call.told = partial(bell.ring, future)
         if call_id:
             self._called[call_id] = call
@@ -159,10 +159,10 @@ class Lanes:
             call.told()
         return True
 
-    def answer_blocking(self, rows: Sequence[Row], turn: Turn = BACKGROUND) -> Answers:
+    def answer_blocking(self, rows: Sequence[Row], turn: Turn = BACKGROUND, call_id: str = "") -> Answers:
         """Run rows, in the background unless the turn says otherwise."""
         done = threading.Event()
-        call = Call(rows, turn, self._clock())
+        call = Call(rows, turn, self._clock(), call_id)
         call.told = done.set
         self.put(call, self.features.encode(rows))
         done.wait()
@@ -181,17 +181,21 @@ class Lanes:
             self._over = True
             self._free.notify_all()
 
-    def stuck_s(self) -> float:
-        """How long the slowest lane has been at its batch."""
-        now = self._clock()
-        return max((now - began for began in list(self._began.values())), default=0.0)
+    def at_work(self) -> tuple[float, list[str]]:
+        """How long the slowest lane has been at its batch (s), and whose rows are in any lane: the ids of those calls. What has
+        begun goes on there when its caller has long left."""
+        now, batches = self._clock(), list(self._began.values())
+        calls = {piece.call.id for _, batch in batches for piece in batch}
+        return max((now - began for began, _ in batches), default=0.0), sorted(calls - {""})
 
     def told(self) -> dict[str, Any]:
         """How it goes, for whoever watches: figures since the beginning, and the plan."""
         plan = self.plan
         shape = {"lanes": plan.lanes, "threads": plan.threads, "budget": plan.shape.budget, "rows_most": plan.shape.rows}
         shape |= {"slots": plan.slots, "slots_sorted": plan.slots_sorted}
-        return shape | {"disturbed": plan.disturbed, "waiting_rows": self.waiting} | msgspec.structs.asdict(self.figures)
+        slowest_s, calls = self.at_work()
+        now = {"slowest_s": slowest_s, "calls": calls}
+        return now | shape | {"disturbed": plan.disturbed, "waiting_rows": self.waiting} | msgspec.structs.asdict(self.figures)
 
     @property
     def waiting(self) -> int:
@@ -232,7 +236,7 @@ class Lanes:
                 alone = alone and len(batch) == 1 and not self._racks
                 wide = self._wide if alone and self._wide and self.plan.lone.goes_wide(batch[0].length) else None
                 if batch:
-                    self._began[number] = self._clock()
+                    self._began[number] = self._clock(), batch
             for call in late:
                 _fail(call, Unavailable("The time for this call was over before it began.", code="late"))
             if not batch:

@@ -36,10 +36,11 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Call:
-    """The rows of one call, and their answers as they come. `told` is called once, from a lane's thread."""
+    """The rows of one call, and their answers as they come. `told` is called once, from a lane's thread. `call_id`: the
+    gateway's, if it named one."""
 
-    def __init__(self, rows: Sequence[Row], turn: Turn, now: float) -> None:
-        self.rows, self.turn = rows, turn
+    def __init__(self, rows: Sequence[Row], turn: Turn, now: float, call_id: str = "") -> None:
+        self.rows, self.turn, self.id = rows, turn, call_id
         self.until = now + turn.left_ms / 1000 if turn.left_ms > 0 else math.inf
         self.urgency = min(self.until, now + _PATIENCE_S)
         self.answers: Answers = [{}] * len(rows)
