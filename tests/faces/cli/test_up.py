@@ -1,6 +1,7 @@
 """`tollway up`, as a newcomer meets it: a real process, the real model, the printed line pasted into a shell."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -111,3 +112,13 @@ def models_of(port, key):
     request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/models", headers={"authorization": f"Bearer {key}"})
     with urllib.request.urlopen(request, timeout=300) as answer:
         return sorted(model["id"] for model in json.load(answer)["data"])
+
+
+def test_a_place_for_replicas_that_is_none_is_named_with_those_there_are(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tollway", "up", "--home", str(tmp_path / "home"), "--port", str(free_port()), "--no-starter"],
+        env=os.environ | {"TOLLWAY_RUNTIME": "kubernetes"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "The setting runtime is 'kubernetes'" in done.stderr
+    assert "Do this: Leave it empty for this machine, or say ray://local or ray://HOST:PORT" in done.stderr

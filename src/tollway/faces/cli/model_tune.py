@@ -97,5 +97,6 @@ def _sentence(made: Any) -> str:
         return f"Nothing passed (agreement at least {made.agreement:g}): {made.name} is served as before."
     if first.own:
         return f"{made.name} is best served as it is."
+    threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
     kept = "is served" if made.choice is not None else "would be served"
-    return f"{made.name} {kept} by {first.engine} as {first.format} with {first.threads} threads: {made.gain:.2f} times as fast."
+    return f"{made.name} {kept} by {first.engine} as {first.format} with {threads}: {made.gain:.2f} times as fast."

@@ -260,9 +260,10 @@ async def opened(address: str, packages: Path, tell: Callable[[str], None] | Non
     host, _, port = where.rpartition(":")
     if not address.startswith(_SCHEME) or (where != "local" and not (host and port.isdecimal())):
         raise BadRequest(
-            f"runtime is empty, ray://local or ray://HOST:PORT, not {address!r}.",
+            f"The setting runtime is {address[:100]!r}, which is no place where replicas can live.",
             param="runtime",
             code="unknown_runtime",
+            hint="Leave it empty for this machine, or say ray://local or ray://HOST:PORT (docs/scale-out.md).",
         )
     ray = await asyncio.to_thread(_imported, where)
     until, pause_s = time.monotonic() + _HEAD_WITHIN_S, _ASK_AGAIN_S
