@@ -1,8 +1,9 @@
-"""`python -m bench.llm [--quick] [--only share|tune] [--threads N]`: the whole path with a real model.
+"""`python -m bench.llm [--quick] [--only share|tune|overload] [--threads N]`: the whole path with a real model.
 
 `share`: the whole path = `tollway up` with its replica process, called over HTTP by the load generator; the peer = the same
 engine with the same settings, called in process from threads. Blocks of both alternate; only one works at a time.
 `tune`: what `tollway model tune` chooses on this machine, against llama.cpp with its own defaults (`tuned.py`).
+`overload`: more callers than can be served (`overload.py`).
 """
 
 import argparse
@@ -11,7 +12,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from bench.llm import tuned
+from bench.llm import overload, tuned
 from bench.llm.measuring import MODEL, bodies, pair, prompts, start_in_process, weights, whole_path_block
 from bench.rig.ending import ended
 from bench.rig.figures import Figure
@@ -89,17 +90,21 @@ def main() -> int:
     parser.add_argument(
         "--threads", type=int, default=default, help="engine threads on both sides (default: cores - 1)"
     )
-    parser.add_argument("--only", choices=("share", "tune"), help="one of the two")
+    parser.add_argument("--only", choices=("share", "tune", "overload"), help="one of them")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a bar is missed")
     asked = parser.parse_args()
 
     def work(found: list[Figure]) -> bool:
         model, right = weights(asked.model), True
-        if asked.only != "tune":
+        if asked.only in (None, "share"):
             with Rig(QUICK_LIMIT_S if asked.quick else LIMIT_S) as rig:
                 figures, right = bench(rig, model, 2 if asked.quick else 4, 1 if asked.quick else 2, asked.threads)
                 found += figures
-        if asked.only != "share":
+        if asked.only in (None, "overload"):
+            with Rig(QUICK_LIMIT_S if asked.quick else LIMIT_S) as rig:
+                shop, target = start_shop(rig, model, asked.threads)
+                found += overload.bench(shop, target, 15.0 if asked.quick else 40.0)
+        if asked.only in (None, "tune"):
             with Rig(TUNE_QUICK_LIMIT_S if asked.quick else TUNE_LIMIT_S) as rig:
                 figures, too = tuned.bench(rig, model, 2 if asked.quick else 4, asked.quick)
                 found += figures
