@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from tollway.kit.errors import NotFound
 from tollway.kit.ids import new_id
-from tollway.kit.said import coded, say
+from tollway.kit.said import Said, coded, say
 from tollway.serve import tables
 
 Role = Literal["stable", "canary", "shadow", "warm"]
@@ -76,10 +76,8 @@ def begin(
     before = running(conn, model).get(role)
     if before is not None:
         taken = say("rollout.place_taken", "version {version} took its place as {role}", version=version, role=role)
-        if before.version == version and chosen_engine != before.chosen_engine:
-            taken = say("rollout.other_engine", "{engine} took its place", engine=chosen_engine)
-        if before.version == version and not chosen_engine and before.chosen_engine:
-            taken = say("rollout.measured", "what was measured of it, or its manifest, says how it is served")
+        if before.version == version and before.chosen_engine != chosen_engine:
+            taken = _other_engine(chosen_engine)
         end(conn, now_ms, before, "ended", taken)
     made = Record(
         model=model, version=version, role=role, share=share, began_ms=now_ms, engine=engine, chosen_engine=chosen_engine,
@@ -178,8 +176,9 @@ def moved(conn: sa.Connection, now_ms: int, model: str, version: str, engine: st
     stable = now.get("stable")
     for role, one in now.items():
         if role != "stable" and one.version == version:
-            words = say("rollout.became_stable", "it became the stable version")
-            end(conn, now_ms, one, "promoted" if role == "canary" else "ended", words)
+            as_it_is = one.chosen_engine == chosen_engine
+            words = say("rollout.became_stable", "it became the stable version") if as_it_is else _other_engine(chosen_engine)
+            end(conn, now_ms, one, "promoted" if role == "canary" and as_it_is else "ended", words)
     if stable is not None and (stable.version, stable.chosen_engine) == (version, chosen_engine):
         return stable
     return begin(conn, now_ms, model, version, "stable", engine=engine, chosen_engine=chosen_engine)
@@ -189,6 +188,13 @@ def withdrawn(conn: sa.Connection, now_ms: int, model: str) -> None:
     """Nothing is in service under this name any more."""
     for one in running(conn, model).values():
         end(conn, now_ms, one, "ended", say("rollout.retired", "the model was retired"))
+
+
+def _other_engine(chosen: str) -> Said:
+    """Why a version left its role to itself on another engine."""
+    if chosen:
+        return say("rollout.other_engine", "{engine} took its place", engine=chosen)
+    return say("rollout.measured", "what was measured of it, or its manifest, says how it is served")
 
 
 def _what(one: Record) -> tuple[str, str]:

@@ -29,14 +29,30 @@ def test_who_is_replaced_while_it_waits_is_not_told_that_it_answers(home, mood):
     assert deploy_view.stable(deploy_view.until_up(desk, "mood", here)) == "version 2 on torch"
     there = release.deploy(mood, "mood", "2", engine="onnx")
     assert deploy_view.stable(deploy_view.until_up(desk, "mood", there)) == "version 2 on onnx"
-    with pytest.raises(Conflict, match=r"mood@2 on torch was replaced meanwhile: onnx took its place\.") as told:
+    with pytest.raises(Conflict, match=r"mood@2 on torch is not in service any more: onnx took its place\.") as told:
         deploy_view.until_up(desk, "mood", here)
-    assert told.value.code == "replaced" and "mood is answered by version 2 on onnx." in told.value.hint
+    assert told.value.code == "not_in_service" and "mood is answered by version 2 on onnx." in told.value.hint
     versions.back(mood, "mood")
     assert deploy_view.stable(deploy_view.until_up(desk, "mood", here)) == "version 2 on torch"
     with pytest.raises(Conflict, match=r"mood@2 on onnx was taken back: taken back by hand\."):
         deploy_view.until_up(desk, "mood", there)
     desk.close()
+
+
+def test_a_canary_that_is_deployed_on_another_engine_meanwhile_is_not_promoted(home, mood):
+    canary = versions.start(mood, "mood", "2", "canary", 10, engine="torch")
+    release.deploy(mood, "mood", "2", engine="onnx")
+    found = versions.status(mood, "mood")
+    ended = next(one for one in found.history if one.id == canary.id)
+    with pytest.raises(Conflict, match=r"mood@2 on torch is not in service any more: onnx took its place\."):
+        deploy_view.require_not_over(found, ended)
+    release.deploy(mood, "mood", "1")
+    canary = versions.start(mood, "mood", "2", "canary", 10, engine="torch")
+    release.deploy(mood, "mood", "2")
+    found = versions.status(mood, "mood")
+    promoted = next(one for one in found.history if one.id == canary.id)
+    deploy_view.require_not_over(found, promoted)
+    assert (promoted.state, deploy_view.stable(found)) == ("promoted", "version 2 on torch")
 
 
 def test_the_engine_that_was_chosen_is_shown_where_models_are_listed(mood, ask, tollway):

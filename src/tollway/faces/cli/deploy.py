@@ -16,7 +16,7 @@ from tollway.faces.cli import deploy_view, next_step, unpriced
 from tollway.faces.cli.desk import Desk, amount, command, nearest, pairs
 from tollway.flows import release, sample_calls, versions
 from tollway.flows.rollout_verdict import RolloutPolicy
-from tollway.kit.errors import BadRequest, Conflict, NotFound
+from tollway.kit.errors import BadRequest, NotFound
 from tollway.kit.formats import ROWS
 from tollway.sell import catalog
 from tollway.serve import models
@@ -190,14 +190,12 @@ def _beside(
         raise
     deploy_view.until_ready(desk, name)
     found = deploy_view.follow(desk, name) if watch else versions.status(desk.shop, name)
-    ended = next(one for one in found.history if one.id == made.id)
-    if ended.state == "rolled_back" and not watch:
-        raise Conflict(
-            f"{name}@{made.version} was taken back: {ended.why}.",
-            code="taken_back",
-            hint=f"{name} is answered by version {found.stable} as before.",
-        )
-    if role == "canary":
+    now = next(one for one in found.history if one.id == made.id)
+    if not watch:
+        deploy_view.require_not_over(found, now)
+    if now.state == "promoted":
+        line = f"{name} is answered by {deploy_view.stable(found)}."
+    elif role == "canary":
         line = f"{share} % of the calls are answered by {name}@{made.version}, the rest by {found.stable}."
     else:
         line = f"{share} % of the calls are copied to {name}@{made.version}; {found.stable} answers all of them."

@@ -28,8 +28,14 @@ def until_up(desk: Desk, name: str, made: Model | Record) -> Status:
     wanted = (made.version, made.chosen_engine)
     same = (one for one in found.history if one.role == "stable" and (one.version, one.chosen_engine) == wanted)
     ended = next(same, None)
-    if ended is None or ended.running:
-        return found
+    if ended is not None:
+        require_not_over(found, ended)
+    return found
+
+
+def require_not_over(found: Status, ended: Record) -> None:
+    """Raises Conflict for what was put into service and is there no more, unless it was promoted."""
+    name = found.model
     if ended.state == "rolled_back":
         raise Conflict(
             f"{name}@{what(ended)} was taken back: {ended.why}.",
@@ -37,11 +43,12 @@ def until_up(desk: Desk, name: str, made: Model | Record) -> Status:
             hint=f"{name} is answered by {stable(found)} as before. The log of `tollway up` has what the engine said; "
             "another version or --engine can be deployed at once.",
         )
-    raise Conflict(
-        f"{name}@{what(ended)} was replaced meanwhile: {ended.why}.",
-        code="replaced",
-        hint=f"{name} is answered by {stable(found)}. tollway deploy status {name} shows what was done and when.",
-    )
+    if ended.state == "ended":
+        raise Conflict(
+            f"{name}@{what(ended)} is not in service any more: {ended.why}.",
+            code="not_in_service",
+            hint=f"{name} is answered by {stable(found)}. tollway deploy status {name} shows what was done and when.",
+        )
 
 
 def until_ready(desk: Desk, name: str) -> None:
