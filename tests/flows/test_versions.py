@@ -347,6 +347,13 @@ def test_an_engine_is_chosen_for_every_gateway_of_a_shop(postgres_url: str, tmp_
         assert (engines(here)["stable"][1], engines(there)["stable"][1]) == ("onnx", "onnx")
         release.deploy(here, "mood", engine="torch")
         assert (engines(here)["stable"][1], engines(there)["stable"][1]) == ("torch", "torch")
+        about = tiny_models.text_classifier(tmp_path / "another")
+        there.store.add_package("mood", tmp_path / "another", about)
+        (tmp_path / "0" / "note.txt").write_text("2")
+        assert in_two_formats(here, tmp_path / "0").manifest.version == "2"
+        release.deploy(here, "mood", "2", engine="torch")
+        with pytest.raises(Conflict, match="mood@2, as it lies on this machine, has no format for torch"):
+            engines(there)
 
 
 def test_of_two_who_choose_an_engine_at_once_one_is_the_last(either: Shop, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from tollway.artifacts import tuning
 from tollway.artifacts.store import ModelPackage
 from tollway.artifacts.tuning import Choice
+from tollway.kit.errors import Conflict
 from tollway.kit.formats import ROWS, for_engine
 from tollway.kit.settings import Settings
 from tollway.serve.engines import Engine, LlamaCpp, OpenVinoGenai, Rows, Speech
@@ -83,7 +84,13 @@ def rows(model: Model, package: ModelPackage, settings: Settings, tuned: Choice 
     manifest = package.manifest
     form = manifest.weights.format
     if model.chosen_engine:
-        form = for_engine(manifest.formats, model.chosen_engine) or form
+        form = for_engine(manifest.formats, model.chosen_engine)
+        if not form:
+            raise Conflict(
+                f"{package.ref}, as it lies on this machine, has no format for {model.chosen_engine}.",
+                code="unsupported_engine",
+                hint="All gateways of a shop need the same packages: copy it from where it was deployed.",
+            )
     elif tuned is not None and tuned.format in manifest.formats:
         form = tuned.format
     options = _options(package) if model.kind in ("classification", "regression", "image-generation") else {}
