@@ -192,6 +192,17 @@ async def test_who_was_given_up_for_a_replica_that_is_gone_is_asked_again(tmp_pa
         assert await call == "retried"
 
 
+async def test_a_request_that_was_there_at_a_loss_is_not_handed_on_when_nothing_comes(tmp_path: Path) -> None:
+    """It may be what does not end: it would hold up one replica after the other."""
+    async with serving(tmp_path, replicas=2) as served:
+        served.whole_answer.within_s = 0.05
+        request = ClassifyRequest(model="m", input=["slow 600"])
+        (call,) = request.engine_calls(served.engine_model, served.caps, 0, stream=False, defaults={})
+        assert served.quarantine.lost(call.body, (1, 1), time.monotonic()) is None
+        assert await outcome(served, "slow 600") == "ok"
+        assert not served.quarantine.marks, "who is answered is cleared"
+
+
 async def test_the_calls_in_a_replica_whose_node_lost_its_power_are_tried_elsewhere(tmp_path: Path) -> None:
     """No connection breaks and no patience ends: it is enough that its life is known to be over."""
     nodes = Unplugged()

@@ -99,7 +99,7 @@ class Run:
             seat, done = await self._sit(index, seat), False
             try:
                 call = self._in_turn(self.engine_calls[index]) if self.served.caps.turns else self.engine_calls[index]
-                patience_s = self._patience_s(attempt, seat, whole=True)
+                patience_s = self._patience_s(index, attempt, seat, whole=True)
                 if patience_s is None:
                     answer = await once(seat, call, self.tallies[index])
                 else:
@@ -135,7 +135,7 @@ class Run:
             seat, done = await self._sit(index, seat), False
             choice = fold.Folded()
             try:
-                async for events in self._pieces(index, seat, self._patience_s(attempt, seat, whole=False)):
+                async for events in self._pieces(index, seat, self._patience_s(index, attempt, seat, whole=False)):
                     for event in events:
                         choice.add(event)
                 done = True
@@ -153,7 +153,7 @@ class Run:
         for attempt in count(1):
             seat, done = await self._sit(index, seat), False
             try:
-                async for events in self._pieces(index, seat, self._patience_s(attempt, seat, whole=False)):
+                async for events in self._pieces(index, seat, self._patience_s(index, attempt, seat, whole=False)):
                     if not started:
                         started, self._head = True, fold.head_of(events[0])
                     yield [self.renamed(event) for event in events] if self.served.renames else events
@@ -318,11 +318,12 @@ class Run:
         fresh, _, output = tally.counts(self.size.input_tokens)
         return output + fresh / 8 if self.request.generates else max(fresh, self.size.units, 1)
 
-    def _patience_s(self, attempt: int, seat: Seat, *, whole: bool) -> float | None:
+    def _patience_s(self, index: int, attempt: int, seat: Seat, *, whole: bool) -> float | None:
         """How long this try may take until its first piece, when somebody else could be asked then; None: until the
         deadline. How long a `whole` answer takes depends on what is written: nothing can be said of it."""
         served = self.served
-        if attempt == TRIES_MAX or not served.others(seat) or self._constrained:
+        suspected = self._constrained or self.tallies[index].guest is not None  # one replica that hangs is enough
+        if attempt == TRIES_MAX or not served.others(seat) or suspected:
             return None
         if whole and self.request.generates:
             return served.whole_answer.most_s
