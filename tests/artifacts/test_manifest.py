@@ -30,7 +30,7 @@ MANIFEST = st.builds(
         Lineage, parent=TEXT, training_cost_micros=st.integers(0, 2**60), code_version=TEXT,
         datasets=st.dictionaries(TEXT, TEXT, max_size=3),
     ),
-    task=TEXT, labels=st.lists(TEXT, max_size=3).map(tuple), metrics=st.dictionaries(TEXT, FLOAT, max_size=2),
+    task=TEXT, labels=st.lists(TEXT, max_size=3).map(tuple), vocabulary=st.integers(0, 2**21), metrics=st.dictionaries(TEXT, FLOAT, max_size=2),
 )  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def test_the_digest_covers_every_field_but_itself() -> None:
         "files": (msgspec.structs.replace(WEIGHTS, sha256="01"),), "embedding_dimensions": 1,
         "has_chat_template": True, "template_has_tools": True, "source": Source(file="f"),
         "generation": Generation(temperature=1.0), "parity": {"cosine": 1.0}, "lineage": Lineage(parent="p@1"), "task": "text-classification", "input": "image", "serves": "gguf",
-        "labels": ("bad", "good"), "metrics": {"accuracy": 0.9},
+        "labels": ("bad", "good"), "metrics": {"accuracy": 0.9}, "vocabulary": 7,
     }  # fmt: skip
     sealed = {"digest", "signed_by", "signature"}
     assert set(other) | sealed == {field.name for field in msgspec.structs.fields(Manifest)}

@@ -33,6 +33,7 @@ def tiny(path: Path, value: float = 1.0, arch: str = "llama", template: str = "{
         writer.add_pooling_type(official.PoolingType.MEAN)
     else:
         writer.add_chat_template(template)
+    writer.add_token_list([f"token {number}" for number in range(40)])
     writer.add_tensor("token_embd.weight", numpy.full((40, 32), value, numpy.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -58,7 +59,7 @@ def test_an_import_describes_signs_and_keeps_the_weights(
     assert found == package.manifest
     assert (found.name, found.version, found.kind, found.title) == ("tiny", "1", "chat", "Tiny Model")
     assert (found.architecture, found.parameters, found.context_tokens, found.licence) == ("llama", 1280, 256, "mit")
-    assert (found.has_chat_template, found.template_has_tools) == (True, True)
+    assert (found.has_chat_template, found.template_has_tools, found.vocabulary) == (True, True, 40)
     assert (found.created, found.signed_by) == ("2026-01-01T00:00:00Z", SIGNER.key_id)
     assert found.source.file == "tiny.gguf"
     assert package.weights_path.read_bytes() == (tmp_path / "tiny.gguf").read_bytes()
@@ -454,4 +455,4 @@ def test_a_language_model_made_here_says_whether_it_chats(
     (tmp_path / "m" / "features.json").write_text('{"options": {"max_length": 64}}')  # of texts it was trained on
     found = shelf.add_package("m", tmp_path / "m", store.About(kind="chat", task="chat")).manifest
     assert (found.has_chat_template, found.template_has_tools) == told
-    assert found.context_tokens == 256
+    assert (found.context_tokens, found.vocabulary) == (256, 40)

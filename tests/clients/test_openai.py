@@ -157,6 +157,15 @@ def test_logit_bias_can_forbid_the_usual_first_word(client: OpenAI) -> None:
     assert barred.message.content != first.message.content
 
 
+@pytest.mark.parametrize("biases", [{"49152": 1}, {"999999999": 1}, {"-1": 1}, {"5": 101}])
+def test_a_bias_that_would_do_nothing_is_refused(client: OpenAI, biases: dict[str, int]) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"49152 tokens|100") as told:
+        client.chat.completions.create(model=CHAT, messages=HELLO, max_tokens=1, logit_bias=biases)
+    assert (told.value.param, told.value.code) == ("logit_bias", "invalid_value")
+    with pytest.raises(openai.BadRequestError, match=r"49152 tokens|100"):
+        client.completions.create(model=CHAT, prompt="a", max_tokens=1, logit_bias=biases)
+
+
 def test_logprobs(client: OpenAI) -> None:
     asked = {"model": CHAT, "messages": HELLO, "max_tokens": 4, "temperature": 0}
     choice = client.chat.completions.create(**asked, logprobs=True, top_logprobs=3).choices[0]

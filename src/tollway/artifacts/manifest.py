@@ -118,6 +118,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     serves: str = ""  # the format that is served; empty: the only one
     labels: tuple[str, ...] = ()
     metrics: dict[str, Figure] = {}
+    vocabulary: int = 0  # tokens of a language model; 0: not said
 
     @property
     def weights(self) -> File:
@@ -142,7 +143,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return next(file for file in self.files if file.role == "weights" and form in ("", file.format))
 
 
-_LATER: Final = ("task", "input", "serves", "labels", "metrics")
+_LATER: Final = ("task", "input", "serves", "labels", "metrics", "vocabulary")
 _LATER_IN_LINEAGE: Final = ("recipe_digest", "code_version", "training_ms", "energy_mwh", "datasets")
 """Fields that older packages do not have: they count only where they say something, so that old digests stay true."""
 

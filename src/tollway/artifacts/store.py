@@ -451,6 +451,7 @@ def _of_gguf(name: str, about: About, header: gguf.Header, weights: File, path: 
         embedding_dimensions=header.embedding_length if kind == "embedding" else 0,
         has_chat_template=bool(header.chat_template),
         template_has_tools="tools" in header.chat_template,
+        vocabulary=header.vocabulary,
         source=source,
         generation=about.generation,
         parity=about.parity,
@@ -486,6 +487,7 @@ def _said_by_gguf(folder: Path, about: About, files: tuple[File, ...]) -> dict[s
         "context_tokens": header.context_tokens,
         "has_chat_template": bool(header.chat_template),
         "template_has_tools": "tools" in header.chat_template,
+        "vocabulary": header.vocabulary,
     }
 
 

@@ -18,7 +18,7 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         return _from_deeper(decoder, body, _SPARE)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$")
-        param = where.rstrip("`").lstrip(".") or None
+        param = where.rstrip("`").lstrip(".").removesuffix("[...]") or None  # said of any value of an object
         if "unknown field" in what or "missing required field" in what:
             named = what.rpartition("field `")[2].rstrip("`")
             param = f"{param}.{named}" if param else named

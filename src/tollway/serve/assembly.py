@@ -43,6 +43,7 @@ def llama_cpp(
         version=manifest.version,
         kind="embedding" if model.kind == "embedding" else "chat",
         model_context_tokens=manifest.context_tokens,
+        vocabulary=manifest.vocabulary,
         embedding_dimensions=manifest.embedding_dimensions,
         has_chat_template=manifest.has_chat_template,
         template_has_tools=manifest.template_has_tools,

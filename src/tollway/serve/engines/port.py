@@ -47,6 +47,7 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     )
     slots: int = 1  # calls it works on at the same time; more wait inside, unseen: never send more
     context_tokens: int = 0  # the longest prompt + answer of one call; 0: not known
+    vocabulary: int = 0  # tokens that it knows, with ids from 0; 0: not known
     cache_tokens: int = 0  # tokens all running calls together may hold; 0: not known
     embedding_dimensions: int = 0
 

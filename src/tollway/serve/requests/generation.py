@@ -1,11 +1,13 @@
 """Chat and plain completions: what can be asked, and what the engine is sent for it."""
 
+import re
 from operator import attrgetter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
+from tollway.kit.errors import BadRequest
 from tollway.serve import schema_limits
 from tollway.serve.engines import Caps
 from tollway.serve.requests.parts import EngineCall, Name
@@ -14,6 +16,7 @@ from tollway.serve.requests.parts import unsupported as _unsupported
 CHOICES_MAX = 8
 PROMPTS_MAX = 64
 SEEDS = 2**32 - 1  # engines take 32 bits, and the last number means "any": a caller's seed is folded into the others
+_TOKEN_ID: Final = re.compile(r"[0-9]{1,9}")  # engines read 32 bits: a longer number would be another token's to them
 
 Unit = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -127,8 +130,7 @@ class Generation(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
             raise _unsupported("stream_options", "it only makes sense together with stream=true")
         if self.logit_bias and not caps.logit_bias:
             raise _unsupported("logit_bias", "this engine does not offer it")
-        if self.logit_bias and not all(token.isdecimal() and token.isascii() for token in self.logit_bias):
-            raise _unsupported("logit_bias", "its names must be token ids")
+        _check_logit_bias(self.logit_bias or {}, caps.vocabulary)
 
 
 class ChatRequest(Generation, kw_only=True):
@@ -302,6 +304,19 @@ def _bytes_of(message: Message) -> int:
     else:
         size = sum(len(part.text.encode()) for part in content or ())
     return size + (len(msgspec.json.encode(message.tool_calls)) if message.tool_calls else 0)
+
+
+def _check_logit_bias(biases: dict[str, float], vocabulary: int) -> None:
+    """Each name must be a token's id: an engine passes over what is none of its own without a word."""
+    for token in biases:
+        if not _TOKEN_ID.fullmatch(token) or (vocabulary and int(token) >= vocabulary):
+            known = f"the model has {vocabulary} tokens, with ids from 0 to {vocabulary - 1}"
+            ids = known if vocabulary else "ids are whole numbers from 0"
+            raise BadRequest(
+                f"Invalid value for logit_bias: {token[:40]!r} is no token id of this model; {ids}.",
+                param="logit_bias",
+                code="invalid_value",
+            )
 
 
 def _check_response_format(response_format: dict[str, Any] | None, caps: Caps) -> None:

@@ -50,6 +50,7 @@ class LlamaCpp:
         version: str = "",
         kind: Literal["chat", "embedding"] = "chat",
         model_context_tokens: int = 0,
+        vocabulary: int = 0,
         embedding_dimensions: int = 0,
         has_chat_template: bool = True,
         template_has_tools: bool = False,
@@ -84,6 +85,7 @@ class LlamaCpp:
             token_timings=not embedding,
             slots=slots,
             context_tokens=min(own, self._context_tokens),
+            vocabulary=vocabulary,
             cache_tokens=0 if embedding else self._context_tokens,
             embedding_dimensions=embedding_dimensions,
         )
