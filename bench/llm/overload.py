@@ -1,7 +1,7 @@
 """A language model with more callers than it can serve: what is answered in time, who is refused, how soon, and whether those
 who name `max_tokens` and those who do not are served alike.
 
-Two organizations ask for the same stories, each ended by its first full stop; one says that 64 tokens are enough, the other
+Two organizations ask for the same stories, each ended by its first comma or full stop; one says that 64 tokens are enough, the other
 says nothing, and 1,024 are held for it. Callers arrive at random and leave after eight seconds.
 """
 
@@ -64,7 +64,7 @@ def bench(shop: Shop, chat: Chat, seconds: float) -> list[Figure]:
 
 
 def _asked(story: str, **more: Any) -> dict[str, Any]:
-    return {"model": MODEL, "messages": [{"role": "user", "content": story}], "temperature": 0, "stop": ["."]} | more
+    return {"model": MODEL, "messages": [{"role": "user", "content": story}], "temperature": 0, "stop": [".", ","]} | more
 
 
 def _rate(seen: Sequence[Seen]) -> float:

@@ -121,9 +121,9 @@ def overload(ours: Ours, limit: Limit, pace: Pace) -> list[Figure]:
     peak = loads.closed(target, limit.texts, BUSY, pace.seconds).rate
     calm = loads.run(target, [caller(0.8 * peak)], seconds, 2.0)[0]
     talk(f"  closed loop at {BUSY}: {peak:.0f}/s; open at 80 %: {calm.row()}")
-    shares, slower, refusing, health = [], [], [], []
+    shares, slower, refusing, health, console = [], [], [], [], []
     for times in (2, 5):
-        with Health(ours.target.port) as looks:
+        with Looks(ours.target.port, "/healthz") as looks, Looks(ours.target.port, "/console/login") as pages:
             seen = loads.run(target, [caller(times * peak)], seconds, 3.0, seed=times)[0]
         again = _recovery(ours)
         again_peak = loads.closed(target, limit.texts, BUSY, pace.seconds).rate
@@ -132,15 +132,17 @@ def overload(ours: Ours, limit: Limit, pace: Pace) -> list[Figure]:
         slower.append(seen.percentile(0.99) / calm.percentile(0.99))
         refusing.append(1000 * loads.percentile(seen.refusals, 0.99))
         health.append(1000 * looks.slowest)
+        console.append(1000 * pages.slowest)
         refused50 = 1000 * loads.percentile(seen.refusals, 0.5)
         talk(f"  {times}x: {seen.row()}; {shares[-1]:.1%} of {best:.0f}/s; refusals p50 {refused50:.1f} p99 {refusing[-1]:.1f} ms; "
-             f"health at worst {health[-1]:.0f} ms; a lone call is quick again after {again:.2f} s")  # fmt: skip
+             f"health at worst {health[-1]:.0f} ms, a page {console[-1]:.0f} ms; a lone call is quick again after {again:.2f} s")  # fmt: skip
         peak = again_peak
     return [
         Figure("overload_goodput_share", [min(shares)], "ratio", 0.95, "its own peak, at 2x and 5x, 1 s deadline"),
         Figure("overload_p99_vs_80", [max(slower)], "ratio", 2.0, "its own p99 at 80 % load", at_least=False),
         Figure("overload_refusal_p99_ms", [max(refusing)], "ms", 20, None, at_least=False),
         Figure("overload_health_ms", [max(health)], "ms", 100, None, at_least=False),
+        Figure("overload_console_ms", [max(console)], "ms", 250, None, at_least=False),
         Figure("overload_recovery_s", [again], "s", 1.0, None, at_least=False),
     ]
 
@@ -170,11 +172,11 @@ def fairness(ours: Ours, limit: Limit, pace: Pace) -> list[Figure]:
     ]
 
 
-class Health:
-    """Asks /healthz ten times a second beside a load; `slowest` of them in seconds."""
+class Looks:
+    """Asks for a page ten times a second beside a load; `slowest` of them in seconds."""
 
-    def __init__(self, port: int) -> None:
-        self.port, self.times = port, list[float]()
+    def __init__(self, port: int, path: str) -> None:
+        self.port, self.path, self.times = port, path, list[float]()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -182,7 +184,7 @@ class Health:
     def slowest(self) -> float:
         return max(self.times, default=0.0)
 
-    def __enter__(self) -> "Health":
+    def __enter__(self) -> "Looks":
         self._thread.start()
         return self
 
@@ -193,7 +195,7 @@ class Health:
     def _look(self) -> None:
         while not self._over.wait(0.1):
             began = time.perf_counter()
-            good = http_status(self.port, "/healthz") == 200
+            good = http_status(self.port, self.path) == 200
             self.times.append(time.perf_counter() - began if good else 60.0)
 
 
