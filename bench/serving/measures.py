@@ -135,7 +135,7 @@ def overload(ours: Ours, limit: Limit, pace: Pace) -> list[Figure]:
         console.append(1000 * pages.slowest)
         refused50 = 1000 * loads.percentile(seen.refusals, 0.5)
         talk(f"  {times}x: {seen.row()}; {shares[-1]:.1%} of {best:.0f}/s; refusals p50 {refused50:.1f} p99 {refusing[-1]:.1f} ms; "
-             f"health at worst {health[-1]:.0f} ms, a page {console[-1]:.0f} ms; a lone call is quick again after {again:.2f} s")  # fmt: skip
+             f"health at worst {health[-1]:.0f} ms, a page {console[-1]:.0f} ms; quick again after {again:.2f} s")  # fmt: skip
         peak = again_peak
     return [
         Figure("overload_goodput_share", [min(shares)], "ratio", 0.95, "its own peak, at 2x and 5x, 1 s deadline"),
