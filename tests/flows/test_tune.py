@@ -1,6 +1,8 @@
 """Tuning: what answers like the float model and is cheapest is kept, sealed, served from then on, and can be undone."""
 
 import asyncio
+import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,9 +10,11 @@ import msgspec
 import pyarrow as pa
 import pytest
 import torch
+from rich.console import Console
 
 from tests.serve import tiny_models, tiny_versions
 from tollway.artifacts import store, tuning
+from tollway.faces.cli import model_tune
 from tollway.flows import release, tune, versions
 from tollway.flows.tune import Row
 from tollway.forge import models as nets
@@ -61,6 +65,30 @@ def test_a_classifier_moves_to_the_fastest_format_that_answers_like_the_float_on
     shop.store.verify(package, deep=True).require()  # the signed package is as it was
     assert tune.undo(shop, "mood") and not tune.undo(shop, "mood")
     assert tune.measured(shop, "mood") == {}
+
+
+def test_what_does_not_start_is_out_with_its_reason(shop: Shop, tmp_path: Path) -> None:
+    about = tiny_models.text_classifier(tmp_path / "mood")
+    (tmp_path / "mood" / "model.int8.onnx").write_bytes((tmp_path / "mood" / "model.onnx").read_bytes())
+    (tmp_path / "mood" / "model.int4.onnx").write_bytes(b"no graph at all")
+    shop.store.add_package("mood", tmp_path / "mood", about)
+    release.deploy(shop, "mood")
+    made = tune.tune(shop, "mood", quick=True)
+    out = next(one for one in made.rows if one.format == "onnx-int4")
+    assert out.verdict == "failed" and out.said["code"] == "replica.did_not_start"
+    reason = out.said["figures"]["failure"]
+    assert reason["code"] == "replica.engine_words" and reason["figures"]["words"] in out.why
+    assert sorted(one.verdict for one in made.rows if one is not out) in (["as it was", "passes"], ["chosen", "passes"])
+    assert f"onnx onnx-int4 with {out.threads} threads failed. {out.why}" in printed(made) or out.threads == 1
+    stored = next(one for one in tune.measured(shop, "mood")["tried"] if one["format"] == "onnx-int4")
+    assert stored["why"] == out.why and json.loads(stored["said"]) == out.said
+
+
+def printed(made: tune.Tuned) -> str:
+    """As the command prints it, on a wide terminal."""
+    held = io.StringIO()
+    Console(file=held, width=500).print(model_tune.shown(made))
+    return held.getvalue()
 
 
 def test_looking_changes_nothing(shop: Shop, tmp_path: Path) -> None:

@@ -218,6 +218,8 @@ def test_it_works_on_the_gateways_own_event_loop() -> None:
     ("script", "why"),
     [
         ("raise SystemExit(7)", "did not report"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGFPE)", "was ended by SIGFPE while it loaded"),
+        ("import os, sys; print('what(): no such layer', file=sys.stderr, flush=True); os.abort()", "no such layer"),
         ("import sys; sys.exit('no such library')", "no such library"),
         ("print('{}')", "did not report"),
         ("print('[1]')", "did not report"),

@@ -25,6 +25,7 @@ from tollway.flows.tune_candidates import Candidate
 from tollway.insight import economics
 from tollway.kit import log
 from tollway.kit.errors import Conflict, TollwayError
+from tollway.kit.said import coded
 from tollway.sell import revision
 from tollway.serve import deployments, models, trial
 from tollway.shop import Shop
@@ -58,6 +59,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cost_micros: int = 0
     verdict: str = ""  # chosen | as it was | passes | why it is out
     own: bool = False  # the package as its manifest says
+    why: str = ""  # it failed
+    said: dict[str, Any] = {}  # why, as code and figures
 
 
 class Tuned(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,8 +186,7 @@ class _Bench:
                 alone = await trial.language(place, 1)
                 together = await trial.language(place, CALLERS)
         except TollwayError as error:
-            _log.warning("a candidate failed", candidate=str(one), why=error.message)
-            return msgspec.structs.replace(row, verdict=_FAILED)
+            return _failed(row, one, error)
         per_million = round(self._price * 1_000_000 / (_HOUR_S * max(together.per_second, 1e-6)))
         return self._timed(row, alone, together, per_million)
 
@@ -211,8 +213,7 @@ class _Bench:
                     alone = await trial.rows(place, path, examples, 1, seconds=self._seconds / 2)
                     together = await trial.rows(place, path, examples, CALLERS, seconds=self._seconds)
             except TollwayError as error:
-                _log.warning("a candidate failed", candidate=str(one), why=error.message)
-                rows.append(msgspec.structs.replace(row, verdict=_FAILED))
+                rows.append(_failed(row, one, error))
                 continue
             per_thousand = round(self._price * 1_000 / (_HOUR_S * max(together.per_second, 1e-6)))
             rows.append(self._timed(row, alone, together, per_thousand))
@@ -236,6 +237,11 @@ def _blank(one: Candidate) -> Row:
         engine=one.choice.engine, format=one.choice.format, threads=one.choice.threads, options=one.choice.options,
         own=one.own,
     )  # fmt: skip
+
+
+def _failed(row: Row, one: Candidate, error: TollwayError) -> Row:
+    _log.warning("a candidate failed", candidate=str(one), why=error.message)
+    return msgspec.structs.replace(row, verdict=_FAILED, why=error.message, said=coded(error.said) or {})
 
 
 def _judged(rows: list[Row]) -> tuple[list[Row], Row | None]:
@@ -298,9 +304,10 @@ def _serve_as_measured(shop: Shop, package: ModelPackage) -> bool:
 
 
 def _flat(row: Row) -> dict[str, Any]:
-    """A row as the stored table has it: options as one text."""
+    """A row as the stored table has it: options as one text, and what was said, for TOML has no tables in a row."""
     plain: dict[str, Any] = {name: getattr(row, name) for name in Row.__struct_fields__}
-    return plain | {"options": " ".join(f"{name}={value}" for name, value in row.options.items())}
+    options = " ".join(f"{name}={value}" for name, value in row.options.items())
+    return plain | {"options": options, "said": msgspec.json.encode(row.said).decode()}
 
 
 def _package(shop: Shop, name: str, version: str | None) -> ModelPackage:

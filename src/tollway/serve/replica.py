@@ -191,7 +191,10 @@ class Replica:
         await self._turn.wait()
         if self.state is not State.READY:
             raise Unavailable(
-                f"The replica of {self.name} did not start: {self.last_failure}.",
+                say(
+                    "replica.did_not_start", "The replica of {name} did not start: {failure}.",
+                    name=self.name, failure=self.last_failure,
+                ),
                 code="replica_failed",
                 hint="`tollway doctor` checks the engine and the model package.",
             )

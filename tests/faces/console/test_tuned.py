@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.faces.console import seed
@@ -9,7 +10,9 @@ from tests.faces.console.test_browser import faults, opened
 from tests.serve import tiny_models
 from tollway.artifacts import tuning
 from tollway.flows import release
+from tollway.kit.said import say
 
+DIED = say("replica.killed", "its process was ended by {signal} while it loaded the model", signal="SIGFPE")
 ROWS = [
     {"engine": "openvino_genai", "format": "openvino-int8", "options": "precision=int8", "threads": 2, "agreement": 0.46,
      "per_second_1": 80.0, "per_second": 393.1, "first_ms": 234.0, "memory_bytes": 604_000_000, "cost_micros": 44_050,
@@ -17,6 +20,9 @@ ROWS = [
     {"engine": "llama_cpp", "format": "gguf-q4_0", "options": "", "threads": 1, "agreement": 0.11, "per_second_1": 0.0,
      "per_second": 0.0, "first_ms": 0.0, "memory_bytes": 0, "cost_micros": 0, "verdict": "answers too differently",
      "own": False},
+    {"engine": "openvino_genai", "format": "openvino-f16", "options": "precision=bf16", "threads": 1, "agreement": 0.0,
+     "per_second_1": 0.0, "per_second": 0.0, "first_ms": 0.0, "memory_bytes": 0, "cost_micros": 0, "verdict": "failed",
+     "own": False, "why": DIED, "said": msgspec.json.encode(DIED.coded()).decode()},
 ]  # fmt: skip
 TUNED = {"at_ms": 1_767_225_600_000, "unit": "tokens", "currency": "USD", "agreement": 0.4, "first_token_ms": 0.0,
          "gain": 2.85, "callers": 8}  # fmt: skip
@@ -34,8 +40,9 @@ def test_the_table_is_on_the_page_once_there_is_one(operator, mood):
     tuning.write(mood.store.get("mood"), {"tuned": TUNED, "tried": ROWS})
     page = operator.get("/console/models/mood").text
     for shown in ("Measured on this machine", "openvino_genai openvino-int8 precision=int8", "393.1", "46%", "Chosen",
-                  "234 ms", "Answers too differently", "8 callers"):  # fmt: skip
+                  "234 ms", "Answers too differently", "8 callers", DIED):  # fmt: skip
         assert shown in page, shown
+    assert "加载模型时进程被 SIGFPE 终止" in operator.get("/console/models/mood?lang=zh").text
     tuning.forget(mood.store.get("mood"))
     assert "Measured on this machine" not in operator.get("/console/models/mood").text
 

@@ -87,7 +87,10 @@ def shown(made: Any) -> Any:
         "together": f"{made.unit}/s of 8", "first": "first" if made.unit == "tokens" else "slowest", "memory": "memory",
         "cost": f"per {per}", "verdict": "verdict",
     }  # fmt: skip
-    said = [Text(line) for line in (_sentence(made), made.left_out) if line]  # not markup: 'tollway[openvino]'
+    failed = [
+        f"{row['way']} with {_threads(one.threads)} failed. {one.why}" for row, one in zip(rows, made.rows, strict=True) if one.why
+    ]
+    said = [Text(line) for line in (_sentence(made), made.left_out, *failed) if line]  # not markup: 'tollway[openvino]'
     return Group(tables.table(rows, columns), *said)
 
 
@@ -97,6 +100,9 @@ def _sentence(made: Any) -> str:
         return f"Nothing passed (agreement at least {made.agreement:g}): {made.name} is served as before."
     if first.own:
         return f"{made.name} is best served as it is."
-    threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
     kept = "is served" if made.choice is not None else "would be served"
-    return f"{made.name} {kept} by {first.engine} as {first.format} with {threads}: {made.gain:.2f} times as fast."
+    return f"{made.name} {kept} by {first.engine} as {first.format} with {_threads(first.threads)}: {made.gain:.2f} times as fast."
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from tollway.artifacts import tuning
 from tollway.faces.console.visit import Visit
 from tollway.flows import tune
@@ -30,5 +32,7 @@ def panel(visit: Visit, found: dict[str, Any]) -> dict[str, Any]:
         table = tune.measured(visit.shop, found["name"], found["version"])
     except TollwayError:
         return {}
-    rows = table.get("tried")
+    rows = [  # a table of an older release has no reasons
+        {"why": ""} | row | {"said": msgspec.json.decode(row.get("said") or "{}")} for row in table.get("tried", [])
+    ]
     return {"tuned": table["tuned"], "rows": rows} if rows and "tuned" in table else {}

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import resource
+import signal
 from pathlib import Path
 from typing import Any, Final
 
@@ -135,8 +136,17 @@ async def _reason(process: asyncio.subprocess.Process, word: Any) -> str:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0.5):
             noise = await process.stderr.read(_NOISE_BYTES)
+            await process.wait()
     last = noise.decode(errors="replace").strip().splitlines()[-1:]
+    by = -(process.returncode or 0)
+    if by > 0 and not (last and by == signal.SIGABRT):  # who aborts has said why; of other signals a process knows nothing
+        return say("replica.killed", "its process was ended by {signal} while it loaded the model", signal=_signal(by))
     return _quoted(last[0]) if last else say("replica.no_report", "its process did not report that the model is loaded")
+
+
+def _signal(number: int) -> str:
+    """As people know it: SIGFPE."""
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def _quoted(words: str) -> str:
