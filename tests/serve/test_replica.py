@@ -22,8 +22,10 @@ from tests.serve.unplugged import Unplugged
 from tollway.forge.convert import starter
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import Unavailable
-from tollway.serve.engines import Address, Caps, Launch, LlamaCpp, Probe, UpstreamServer
+from tollway.kit.said import say
+from tollway.serve.engines import Address, Caps, Engine, Launch, LlamaCpp, Probe, UpstreamServer
 from tollway.serve.replica import Pace, Replica, State
+from tollway.serve.runtimes import Confinement, Local, Place, Waits
 from tollway.serve.wire import Pool, WireError
 
 IMPATIENT = Pace(
@@ -239,6 +241,57 @@ def test_every_way_not_to_become_ready_has_its_reason(script: str, why: str) -> 
         assert why in replica.last_failure
         assert replica.pid is None
         await replica.stop()
+
+    asyncio.run(story())
+
+
+class Crowded(Local):
+    """This machine, with room for nobody until somebody makes some."""
+
+    def __init__(self) -> None:
+        self.room = asyncio.Event()
+
+    async def start(self, engine: Engine, folder: Path, confinement: Confinement, waits: Waits) -> Place | None:
+        waits(say("replica.no_room", "no room"))
+        await self.room.wait()
+        waits("")
+        return await super().start(engine, folder, confinement, waits)
+
+
+@pytest.mark.parametrize(
+    ("script", "why"), [("import sys; sys.exit('no such library')", "no such library"), ("import time; time.sleep(60)", "not ready")]
+)
+def test_to_wait_for_room_is_no_failure_and_the_time_to_get_ready_begins_after_it(script: str, why: str) -> None:
+    async def story() -> None:
+        told: list[tuple[State, str]] = []
+        runtime = Crowded()
+        replica = Replica(
+            Scripted(script), SystemClock(), runtime=runtime, pace=Pace(ready_within_s=0.2, backoff_first_s=30),
+            on_state=lambda one, state: told.append((state, one.waits)),
+        )  # fmt: skip
+        with pytest.raises(Unavailable, match="did not start: no room"):
+            await replica.start()  # whoever starts it has others to start
+        await asyncio.sleep(0.5)
+        assert (replica.state, replica.waits, replica.node, replica.restarts) == (State.STARTING, "no room", "", 0)
+        assert told[-1] == (State.STARTING, "no room")
+        replica._pace = Pace(ready_within_s=1 if why == "not ready" else 60, backoff_first_s=30)
+        replica._turn.clear()
+        runtime.room.set()
+        await replica._turn.wait()
+        assert why in replica.last_failure
+        assert (replica.waits, replica.node) == ("", "local")
+        await replica.stop()
+
+    asyncio.run(story())
+
+
+def test_one_that_waits_for_room_can_be_stopped() -> None:
+    async def story() -> None:
+        replica = Replica(Scripted(""), SystemClock(), runtime=Crowded())
+        with pytest.raises(Unavailable, match="no room"):
+            await replica.start()
+        await replica.stop()
+        assert (replica.state, replica.waits) == (State.DEAD, "")
 
     asyncio.run(story())
 

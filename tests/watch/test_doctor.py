@@ -1,8 +1,12 @@
 """The doctor finds what is wrong, says why it matters and how to fix it, and changes nothing."""
 
+import contextlib
 import hashlib
+import http.server
+import json
 import os
 import socket
+import threading
 
 import pytest
 
@@ -132,6 +136,37 @@ def test_what_a_check_stumbles_over_is_a_finding(home):
 def test_a_kernel_without_a_fence_is_a_warning(home):
     assert doctor.fence(7)(settings(home)).state == "ok"
     assert doctor.fence(0)(settings(home)).state == "warn"
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_replicas_without_room_are_a_warning_with_what_they_ask_for(home, status):
+    told = {"ready": status == 200, "waiting_for": [], "no_room": {"mini": "the cluster has no room for it"}}
+    with gateway_that_says(status, told) as url:
+        check = doctor.room(url)(settings(home))
+    assert (check.state, check.found) == ("warn", "mini: the cluster has no room for it")
+    assert "tollway model serving mini --replicas" in check.fix
+    with gateway_that_says(200, told | {"no_room": {}}) as url:
+        assert doctor.room(url)(settings(home)).state == "ok"
+    assert doctor.room(url)(settings(home)).found == f"no answer at {url} (URLError)"
+
+
+@contextlib.contextmanager
+def gateway_that_says(status, told):
+    """The address of something that answers every GET with this."""
+
+    class Says(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status if self.path == "/readyz" else 404)
+            self.end_headers()
+            self.wfile.write(json.dumps(told).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Says) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def test_a_model_that_does_not_come_up_fails_with_the_reason_and_a_way_out(home):

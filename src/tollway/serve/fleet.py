@@ -104,7 +104,7 @@ class Fleet:
         for offered in (self._offered[name] for name in sorted(self._offered)):
             for served in offered.live:
                 for view in served.views() or [served.resting_view()]:
-                    if not served.passes_through and (view.pid is not None or view.node != "local"):
+                    if not served.passes_through and (view.pid is not None or view.node not in ("", "local")):
                         ours.append(len(found))
                     found.append(msgspec.structs.replace(view, role=offered.role_of(served)))
         for index in ours:  # as in the books: all of ours share the price evenly, on one machine or on the nodes of a cluster

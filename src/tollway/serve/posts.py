@@ -18,12 +18,12 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     number: int
     role: str = ""  # stable | canary | shadow | warm
-    state: str  # of its supervisor, or "ejected", "trial" (back from that), "leaving", "resting" (not loaded)
-    node: str
+    state: str  # of its supervisor, or "waiting" (for room), "ejected", "trial" (back from that), "leaving", "resting" (not loaded)
+    node: str  # "" while it waits for one
     pid: int | None
     restarts: int
     ejections: int = 0  # in a row
-    why: str = ""  # it was lost the last time
+    why: str = ""  # it was lost the last time, or has no room
     said: dict[str, Any] | None = None  # why, as code and figures
     slots: int
     running: int
@@ -80,6 +80,9 @@ class Post(msgspec.Struct, eq=False):
         state = str(replica.state)
         if seat is not None and replica.state is State.READY:
             state = "ejected" if seat.health.ejected else "trial" if seat.health.trial else state
+        elif replica.waits:
+            state = "waiting"
+        why = replica.waits or replica.last_failure
         return ReplicaView(
             model=model,
             version=version,
@@ -89,8 +92,8 @@ class Post(msgspec.Struct, eq=False):
             pid=replica.pid,
             restarts=replica.restarts,
             ejections=seat.health.ejections if seat is not None else 0,
-            why=str(replica.last_failure),
-            said=coded(replica.last_failure),
+            why=str(why),
+            said=coded(why),
             slots=replica.slots,
             running=seat.running if seat is not None else 0,
             busy_share=lately.busy,

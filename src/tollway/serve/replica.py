@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -109,6 +110,7 @@ class Replica:
         self.slots = self.slots_sorted = engine.caps.slots  # calls that it takes at once; while it matters whose they are
         self.rate = 0.0  # cost a second (in the line's measure) that it showed with full seats; 0: not known
         self.last_failure = ""
+        self.waits = ""  # why it has no place to start at, while it has none
         self.short_lives = 0  # in a row
         self.at_work: tuple[str, ...] = ()  # calls that its engine was at when it was last heard of, in this life or the last
         self._was_ready = False  # at least once
@@ -123,6 +125,7 @@ class Replica:
         self._task: asyncio.Task[None] | None = None
         self._own = False  # it has a process of ours
         self._given_up = ""
+        self._born = 0.0  # monotonic: when this life began; one that waited for a place began when it had one
         self._next_try_at = 0.0  # monotonic, while it has failed
         self._turn = asyncio.Event()  # set whenever a life becomes ready or ends
 
@@ -151,9 +154,11 @@ class Replica:
 
     @property
     def node(self) -> str:
-        """The machine it lives on: "local", a node's address, or the address of an upstream."""
+        """The machine it lives on: "local", a node's address, or the address of an upstream; "" while it waits for one."""
         if self._place is not None:
             return self._place.node
+        if self.waits:
+            return ""
         return "local" if self._own or self._folder is None else self.address.url
 
     @property
@@ -178,7 +183,7 @@ class Replica:
 
     async def start(self) -> None:
         """Start supervising and wait for the first readiness. Raises Unavailable with the reason when the first life
-        fails; the supervisor goes on trying in the background until `stop`."""
+        fails or there is no room for it; the supervisor goes on trying in the background until `stop`."""
         if self._task is not None:
             raise RuntimeError("this replica was started before")
         if self._folder is None:
@@ -193,7 +198,7 @@ class Replica:
             raise Unavailable(
                 say(
                     "replica.did_not_start", "The replica of {name} did not start: {failure}.",
-                    name=self.name, failure=self.last_failure,
+                    name=self.name, failure=self.waits or self.last_failure,
                 ),
                 code="replica_failed",
                 hint="`tollway doctor` checks the engine and the model package.",
@@ -250,7 +255,7 @@ class Replica:
     async def _supervise(self) -> None:
         wait_s = self._pace.backoff_first_s
         while True:
-            born = self._clock.monotonic()
+            self._born = self._clock.monotonic()
             try:
                 await self._live()
             except Failed as failure:
@@ -262,7 +267,7 @@ class Replica:
             self._turn.set()
             self.restarts += 1
             self.short_lives += 1
-            lived_s = self._clock.monotonic() - born
+            lived_s = self._clock.monotonic() - self._born
             if self.state is State.READY and lived_s >= self._pace.settled_after_s:  # to load for long is no health
                 wait_s, self.short_lives = self._pace.backoff_first_s, 0
             given_up = self._own and self.short_lives >= self._pace.short_lives_most
@@ -285,17 +290,17 @@ class Replica:
         assert self._folder is not None
         pool: Pool | None = None
         try:
-            began = self._clock.monotonic()
-            async with asyncio.timeout(self._pace.ready_within_s):
+            async with asyncio.timeout(self._pace.ready_within_s) as limit:
                 self._own = True  # whoever cannot start has a process to start
-                self._place = await self._runtime.start(self.engine, self._folder, self.confinement)
+                waits = partial(self._wait_for_room, limit)
+                self._place = await self._runtime.start(self.engine, self._folder, self.confinement, waits)
                 self._own = self._place is not None
                 address = self.address
                 pool = Pool(address.url, address.key)
                 await self._prove(pool, address)
                 await self._hear_slots(pool)
             self.rate = self.rate or await self._look(pool, address)
-            self.load_seconds = round(self._clock.monotonic() - began, 3)
+            self.load_seconds = round(self._clock.monotonic() - self._born, 3)
             self._was_ready = True
             self._enter(State.READY)
             self._turn.set()
@@ -305,9 +310,23 @@ class Replica:
                 say("replica.not_ready", "it was not ready within {limit_s}", limit_s=self._pace.ready_within_s)
             ) from None
         finally:
+            self.waits = ""
             if pool is not None:
                 pool.close()
             await self._bury()
+
+    def _wait_for_room(self, limit: asyncio.Timeout, why: str) -> None:
+        """What a runtime says of room. To wait is no failure: the time to get ready begins when there is a place."""
+        self.waits = why
+        if not why:
+            self._born = self._clock.monotonic()
+            limit.reschedule(asyncio.get_running_loop().time() + self._pace.ready_within_s)
+            return
+        limit.reschedule(None)
+        _LOG.warning("replica_waits", replica=self.name, why=why)
+        self._turn.set()  # whoever waits in `start` has others to start
+        if not self._was_ready:
+            self._enter(State.STARTING, again=True)
 
     async def _prove(self, pool: Pool, address: Address) -> None:
         """Ready means that a real inference was answered."""

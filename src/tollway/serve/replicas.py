@@ -72,8 +72,10 @@ class Replicas:
 
     @property
     def complete(self) -> bool:
-        """Whether all that are wanted were tried."""
-        tried = sum(post.replica.state is State.READY or post.replica.restarts > 0 for post in self.posts)
+        """Whether all that are wanted were tried, or have no room to be: what is to go may have it."""
+        tried = sum(
+            post.replica.state is State.READY or post.replica.restarts > 0 or bool(post.replica.waits) for post in self.posts
+        )
         return tried >= self.wanted
 
     @property

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import importlib
 import importlib.metadata
+import json
 import os
 import platform
 import resource
@@ -17,9 +18,11 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -58,6 +61,7 @@ _FREE_WARN: Final = 2 * 1024**3
 _FREE_FAIL: Final = 256 * 1024**2
 _FILES_WARN: Final = 4096
 _ENGINE_TIMEOUT_S: Final = 60.0
+_GATEWAY_TIMEOUT_S: Final = 5.0
 
 
 def examine(settings: Settings, more: Iterable[Examination] = ()) -> list[Check]:
@@ -295,6 +299,36 @@ def models(down: Iterable[tuple[str, str]]) -> Examination:
         )  # fmt: skip
 
     return look
+
+
+def room(url: str) -> Examination:
+    """A check that no replica waits for room in a cluster, as the gateway that runs at `url` says itself."""
+
+    def look(_settings: Settings) -> Check:
+        try:
+            found = {name: str(why) for name, why in _told(f"{url}/readyz").get("no_room", {}).items()}
+        except (OSError, ValueError) as error:
+            why = "Whether replicas wait for room is not known."
+            return Check("room", "warn", f"no answer at {url} ({type(error).__name__})", why, "tollway status")
+        if not found:
+            return Check("room", "ok", "no replica waits for room")
+        return Check(
+            "room", "warn", "; ".join(f"{name}: {why}" for name, why in found.items()),
+            "Fewer replicas answer than are wanted.",
+            f"add a node (ray start --address HEAD:6379), or tollway model serving {next(iter(found))} --replicas 1",
+        )  # fmt: skip
+
+    return look
+
+
+def _told(url: str) -> dict[str, Any]:
+    """What the gateway says of itself, well or not. Raises OSError, ValueError."""
+    try:
+        with urllib.request.urlopen(url, timeout=_GATEWAY_TIMEOUT_S) as answer:  # noqa: S310  # our own address
+            told = answer.read()
+    except urllib.error.HTTPError as error:  # not ready: it says for what
+        told = error.read()
+    return dict(json.loads(told))
 
 
 def _guarded(look: Examination, settings: Settings) -> Check:

@@ -17,6 +17,7 @@ from tollway.serve.posts import ReplicaView
 
 MINUTE = 60_000
 _ENDED = say("replica.ended", "its process ended with code {status}", status=-9)
+_NO_ROOM = say("replica.no_room", "the cluster has no room for it: it asks for {cpus} free CPU on one node", cpus=1)
 CHATS = b'{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}\n'
 
 
@@ -53,7 +54,7 @@ def fill(shop: Any) -> dict[str, str]:
 
 
 def fleet(busy: int = 3) -> list[ReplicaView]:
-    """Two replicas of the chat model, one of them ejected; one of the encoder; one version at rest."""
+    """Two replicas of the chat model, one of them ejected; one of the encoder, without room; one version at rest."""
     common: dict[str, Any] = {"node": "local", "restarts": 0}
     chat = common | {"model": seed.CHAT, "version": seed.CHAT_VERSION, "slots": 8, "load_seconds": 1.2}
     return [
@@ -66,8 +67,8 @@ def fleet(busy: int = 3) -> list[ReplicaView]:
             why=str(_ENDED), said=_ENDED.coded(), cost_micros_per_s=16.1, rss_bytes=398_000_000,
         ),
         ReplicaView(
-            **common | {"node": "10.0.0.7"}, model=seed.EMBEDDING, version=seed.EMBEDDING_VERSION, number=1, role="canary",
-            state="starting", pid=4125, slots=64, running=0,
+            **common | {"node": ""}, model=seed.EMBEDDING, version=seed.EMBEDDING_VERSION, number=1, role="canary",
+            state="waiting", pid=None, slots=64, running=0, why=str(_NO_ROOM), said=_NO_ROOM.coded(),
         ),
         ReplicaView(**chat | {"version": "0"}, number=0, role="warm", state="resting", pid=None, running=0),
     ]  # fmt: skip

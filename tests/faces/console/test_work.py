@@ -84,6 +84,8 @@ def test_the_fleet_lives(chromium: Any, working: Working) -> None:
         page.goto(working.url("/fleet"))
         assert page.locator("tbody tr").count() == 4
         assert page.inner_text("#fleet-ready") == "1 of 3"
+        waiting = page.inner_text("#fleet tr:has-text('Waiting for room')")
+        assert "it asks for 1 free CPU on one node" in waiting and "this machine" not in waiting
         assert page.inner_text("#fleet-queued") == "2", "the two replicas of a version share a line"
         assert "its process ended with code -9" in page.inner_text("tr:has-text('Ejected')")
         assert "44% 3.5 of 8 sequences" in " ".join(page.inner_text("tbody tr:first-child").split())

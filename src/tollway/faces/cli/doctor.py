@@ -28,6 +28,7 @@ def look(desk: Desk) -> None:
     running = doctor.running_pid(desk.home) is not None
     if running:  # what the gateway noted; else there is nothing to come up
         more.append(doctor.models(versions.not_up(desk.shop)))
+        more.append(doctor.room(desk.url))
     checks = doctor.examine(desk.settings, more)
     failed = [check for check in checks if check.state == "fail"]
     rows = [msgspec.structs.asdict(check) for check in checks]

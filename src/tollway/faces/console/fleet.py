@@ -12,7 +12,7 @@ from tollway.kit.money import PICOS_PER_MICRO
 from tollway.serve.models import without_secrets
 
 _TONES = {
-    "ready": "good", "trial": "info", "starting": "info", "leaving": "warn", "ejected": "warn",
+    "ready": "good", "trial": "info", "starting": "info", "waiting": "warn", "leaving": "warn", "ejected": "warn",
     "failed": "bad", "dead": "bad", "resting": "",
 }  # fmt: skip
 

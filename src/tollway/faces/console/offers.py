@@ -83,7 +83,7 @@ def _row(visit: Visit, found: dict[str, Any], used: dict[str, int] | None, price
 def _state(replicas: list[dict[str, Any]], engine: str) -> str:
     """The best state any replica is in; `unknown` when no gateway runs here to tell."""
     states = {one.get("state") for one in replicas}
-    for state in ("ready", "trial", "starting", "ejected", "leaving", "resting", "failed", "dead"):
+    for state in ("ready", "trial", "starting", "waiting", "ejected", "leaving", "resting", "failed", "dead"):
         if state in states:
             return state
     return "upstream" if engine == "upstream" else "unknown"

@@ -153,7 +153,9 @@ def _health(app: FastAPI, gateway: Gateway) -> list[Door]:
     async def readyz(_: Request) -> Response:
         fleet = gateway.service.fleet
         lacking = [served.name for served in fleet.all() if not served.available]
-        return JSONResponse({"ready": fleet.ready, "waiting_for": lacking}, status_code=200 if fleet.ready else 503)
+        no_room = {view.model: view.why for view in fleet.snapshot() if view.state == "waiting"}
+        told = {"ready": fleet.ready, "waiting_for": lacking, "no_room": no_room}
+        return JSONResponse(told, status_code=200 if fleet.ready else 503)
 
     scrapes = Scrapes(gateway)
 

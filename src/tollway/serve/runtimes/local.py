@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from tollway.kit.said import say
 from tollway.serve.engines import Address, Engine, Launch, child, fence
-from tollway.serve.runtimes.port import Confinement, Failed, Place
+from tollway.serve.runtimes.port import Confinement, Failed, Place, Waits
 
 SOCKET: Final = "replica.sock"
 _NOISE_BYTES: Final = 8 * 1024
@@ -53,7 +53,7 @@ class Process:
 class Local:
     """The runtime of one box."""
 
-    async def start(self, engine: Engine, folder: Path, confinement: Confinement) -> Place | None:
+    async def start(self, engine: Engine, folder: Path, confinement: Confinement, waits: Waits) -> Place | None:
         socket = folder / SOCKET
         launch = engine.launch(socket)
         if launch is None:

@@ -1,5 +1,6 @@
 """What a runtime is: something that starts an engine's process somewhere and says where it answers."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,10 @@ class Confinement(msgspec.Struct, frozen=True, kw_only=True):
 
     memory_bytes: int = 0  # of its own: heap and private pages, not the weights that it maps; 0: as much as it likes
     home: str = ""  # the shop's, of which it sees the packages only; "": it is elsewhere
+
+
+Waits = Callable[[str], None]
+"""Told why there is no room for a replica, and "" when there is: its start begins then."""
 
 
 class Place(Protocol):
@@ -49,9 +54,10 @@ class Place(Protocol):
 class Runtime(Protocol):
     """Starts and ends places."""
 
-    async def start(self, engine: Engine, folder: Path, confinement: Confinement) -> Place | None:
-        """Start the engine and wait until it has loaded its model. `folder` is private to this replica. None: the engine has
-        nothing to start (an upstream). Raises Failed."""
+    async def start(self, engine: Engine, folder: Path, confinement: Confinement, waits: Waits) -> Place | None:
+        """Start the engine and wait until it has loaded its model. `folder` is private to this replica. While there is no room
+        for it, it waits for as long as that takes, and `waits` is told. None: the engine has nothing to start (an upstream).
+        Raises Failed."""
         ...
 
     async def stop(self, place: Place, within_s: float) -> None:

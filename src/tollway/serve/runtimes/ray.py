@@ -28,7 +28,7 @@ from tollway.kit.tasks import Tasks
 from tollway.serve.engines import Address, Engine
 from tollway.serve.runtimes import parcel
 from tollway.serve.runtimes.host import SOCKET, Host
-from tollway.serve.runtimes.port import Confinement, Failed, Place, Runtime
+from tollway.serve.runtimes.port import Confinement, Failed, Place, Runtime, Waits
 
 _LOG: Final = log.get("serve.runtimes")
 _CLIENT_PORT: Final = 10001
@@ -39,6 +39,8 @@ _ASK_S: Final = 5.0
 _HEAD_WITHIN_S: Final = 60.0  # a head that is started again is there by then
 _ASK_AGAIN_S: Final = 1.0  # and doubling ...
 _ASK_AGAIN_MOST_S: Final = 8.0
+_CPUS: Final = 1  # that a replica's host asks for
+_LOOK_FOR_ROOM_S: Final = 1.0
 _NODE_LABEL: Final = "ray.io/node-id"
 _ON_HEAD: Final = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}  # another node may be the very one that hangs
 _PULSE_EVERY_S: Final = 5.0
@@ -99,18 +101,25 @@ class RayRuntime:
         self._places: dict[RayPlace, Of] = {}  # those that run, and what they run
         self._doubted: dict[str, float] = {}  # nodes where a host did not answer, and when (monotonic)
         self._expected = self._asked = 0
+        self._coming = 0  # hosts that are asked for and not there yet
         self._tasks = Tasks()
 
-    async def start(self, engine: Engine, folder: Path, confinement: Confinement) -> Place | None:
+    async def start(self, engine: Engine, folder: Path, confinement: Confinement, waits: Waits) -> Place | None:
         launch = engine.launch(Path(SOCKET))
         if launch is None:
             return None
         key, of = secrets.token_hex(24), (engine.model, engine.version)
+        nodes = await self._room_for_one(waits)
+        self._coming += 1
         actor = self._host.options(
-            num_cpus=1, scheduling_strategy=await self._apart(of), max_restarts=0, max_concurrency=16,
+            num_cpus=_CPUS, scheduling_strategy=self._apart(of, nodes), max_restarts=0, max_concurrency=16,
             namespace=_NAMESPACE, runtime_env=_WORKER,
         ).remote()  # fmt: skip
         try:
+            try:
+                await actor.lives.remote()
+            finally:
+                self._coming -= 1
             for needed in self._folders(json.loads(launch.first_line)):
                 await self._send(actor, needed)
             told = await actor.begin.remote(list(launch.argv), launch.first_line, confinement.memory_bytes, key, self._ip)
@@ -130,12 +139,11 @@ class RayRuntime:
         self._places[place] = of
         return place
 
-    async def _apart(self, of: Of) -> Any:
+    def _apart(self, of: Of, nodes: list[str]) -> Any:
         """Where the next replica of a version should go: where the fewest of its replicas are, or a node that dies would take
         them all along. Only a wish: where there is no room, it goes elsewhere all the same."""
-        nodes = await self._nodes() if self._doubted or of in self._places.values() else []
         best = _emptiest(self._on_nodes(of), nodes)
-        if not best:
+        if not best or not (self._doubted or of in self._places.values()):
             return "SPREAD"
         from ray.util.scheduling_strategies import In, NodeLabelSchedulingStrategy
 
@@ -171,15 +179,37 @@ class RayRuntime:
         alive = [one["NodeID"] for one in nodes if one["Alive"] and one["Resources"].get("CPU", 0) >= 1]
         return [node for node in alive if node not in self._doubted]
 
+    async def _room_for_one(self, waits: Waits) -> list[str]:
+        """Wait until the nodes can take one more replica than are on their way: Ray would let a host wait without a word. Returns
+        the nodes; where nothing is known of their room, Ray is left to find it."""
+        said = False
+        while True:
+            nodes, free = await self._nodes(), await self._free_cpus()
+            if free is None:
+                break
+            room = sum(int(free.get(node, 0) // _CPUS) for node in nodes)
+            if room > self._coming:  # those may have taken theirs or not
+                break
+            if not room and not said:
+                said = True
+                waits(say("replica.no_room", "the cluster has no room for it: it asks for {cpus} free CPU on one node", cpus=_CPUS))
+            await asyncio.sleep(_LOOK_FOR_ROOM_S)
+        waits("")
+        return nodes
+
     async def _has_room(self, nodes: list[str]) -> bool:
-        """Whether one of them could take a replica now."""
+        """Whether one of them could take a replica now; nobody is moved where that is not known."""
+        free = await self._free_cpus() or {}
+        return any(free.get(node, 0) >= _CPUS for node in nodes)
+
+    async def _free_cpus(self) -> dict[str, float] | None:
+        """How many processors each node has left; None where the cluster does not say."""
         try:
             async with asyncio.timeout(_ASK_S):
-                free = await _told(self._free.options(**_ON_HEAD).remote())
-        except Exception as error:  # noqa: BLE001 - Ray's many errors; nobody is moved then
+                return dict(await _told(self._free.options(**_ON_HEAD).remote()))
+        except Exception as error:  # noqa: BLE001 - Ray's many errors; whoever asked goes on without
             _LOG.warning("room not known", why=type(error).__name__)
-            return False
-        return any(free.get(node, 0) >= 1 for node in nodes)
+            return None
 
     async def stop(self, place: Place, within_s: float) -> None:
         assert isinstance(place, RayPlace)
