@@ -1,6 +1,7 @@
 """Tuning: what answers like the float model and is cheapest is kept, sealed, served from then on, and can be undone."""
 
 import asyncio
+import dataclasses
 import io
 import json
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from rich.console import Console
 from tests.serve import tiny_models, tiny_versions
 from tollway.artifacts import store, tuning
 from tollway.faces.cli import model_tune
-from tollway.flows import release, tune, versions
+from tollway.flows import release, tune, tune_candidates, versions
 from tollway.flows.tune import Row
 from tollway.forge import models as nets
 from tollway.forge import recipe
@@ -194,6 +195,45 @@ def tiny_chat(shop: Shop, folder: Path) -> store.ModelPackage:
     nets.save(net.eval(), folder)
     gguf_decoder.write(folder, folder / "tiny.gguf", "f16")
     return shop.store.import_gguf(folder / "tiny.gguf", "tiny")
+
+
+@pytest.mark.parametrize("lose_nothing", [False, True])
+def test_what_calls_lose_on_another_engine_is_known_and_can_be_kept(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lose_nothing: bool
+) -> None:
+    """An engine says what it takes without its weights: they are not written here."""
+    monkeypatch.setattr(openvino_lm, "missing", list)
+    written: list[str] = []
+    monkeypatch.setattr(openvino_lm, "write_all", lambda weights, outs: written.extend(outs))
+    package = tiny_chat(shop, tmp_path / "net")
+    found, left_out = tune_candidates.of(
+        shop.settings, package, tmp_path, quick=True, lose_nothing=lose_nothing, tell=lambda what: None
+    )
+    lost = {one.choice.engine: one.lost for one in found}
+    assert lost["llama_cpp"] == ()
+    if lose_nothing:
+        assert (lost.keys(), written) == ({"llama_cpp"}, [])
+        assert left_out == "OpenVINO was not tried: calls would lose logprobs, logit_bias."
+    else:
+        assert lost["openvino_genai"] == ("logprobs", "logit_bias") and not left_out
+    with_tools = msgspec.structs.replace(package.manifest, template_has_tools=True)
+    found, _ = tune_candidates.of(
+        shop.settings, dataclasses.replace(package, manifest=with_tools), tmp_path / "net",
+        quick=True, lose_nothing=False, tell=lambda what: None,
+    )  # fmt: skip
+    assert found[-1].lost == ("tools", "logprobs", "logit_bias")
+
+
+def test_what_is_lost_is_noted_until_the_choice_is_taken_back(shop: Shop, tmp_path: Path) -> None:
+    package = mood_in_three_formats(shop, tmp_path)
+    rows = [msgspec.structs.replace(row(20, "chosen"), lost=("tools", "logprobs")), row(10, "passes", own=True)]
+    made = tune.Tuned(name="mood", version="1", unit="calls", currency="USD", agreement=0.98, first_token_ms=0, rows=rows,
+                      choice=None, gain=2)  # fmt: skip
+    tune._note(shop, package, made)
+    assert tuning.lost(package) == [], "nothing was chosen"
+    tuning.keep(shop.store, package, tuning.Choice(engine="onnx", format="onnx-int8", threads=1))
+    assert tuning.lost(package) == ["tools", "logprobs"]
+    assert tune.undo(shop, "mood") and tuning.lost(package) == []
 
 
 @pytest.mark.engine

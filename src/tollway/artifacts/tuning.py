@@ -3,6 +3,7 @@
     tuning.read(package)                          {"choice": {...}, "tried": [{...}], "rows": {...}}; {} when nothing was
     tuning.write(package, {"rows": {...}})        replaces that part; None removes it
     tuning.choice(package)                        how to serve it here; None: as its manifest says
+    tuning.lost(package)                          what calls can no longer use there: ["logprobs", "logit_bias"]
     tuning.require_sound(store, package)          that the weights made for this machine are those that were measured
 
 It is not part of the signed package: another machine measures otherwise. Weights that were made for this machine lie in
@@ -71,6 +72,12 @@ def choice(package: ModelPackage) -> Choice | None:
     except msgspec.ValidationError:
         return None
     return found if found.machine == machine() else None
+
+
+def lost(package: ModelPackage) -> list[str]:
+    """The parameters of calls that the package's own engine takes, and the one that was chosen here refuses."""
+    rows = read(package).get("tried", ()) if choice(package) is not None else ()
+    return next((row.get("lost", []) for row in rows if row.get("verdict") == "chosen"), [])
 
 
 def keep(store: Store, package: ModelPackage, made: Choice) -> Choice:

@@ -59,6 +59,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cost_micros: int = 0
     verdict: str = ""  # chosen | as it was | passes | why it is out
     own: bool = False  # the package as its manifest says
+    lost: tuple[str, ...] = ()  # parameters of calls that the package's own engine takes, and this one refuses
     why: str = ""  # it failed
     said: dict[str, Any] = {}  # why, as code and figures
 
@@ -87,9 +88,11 @@ def tune(
     first_token_ms: float = 0.0,
     keep: bool = True,
     quick: bool = False,
+    lose_nothing: bool = False,
     tell: Tell = lambda what, done, total: None,
 ) -> Tuned:
-    """Measure and, with `keep`, serve with the cheapest from now on. Raises Conflict where there is nothing to choose."""
+    """Measure and, with `keep`, serve with the cheapest from now on; with `lose_nothing` with the cheapest that takes all
+    parameters which the package's own engine takes. Raises Conflict where there is nothing to choose."""
     package = _package(shop, name, version)
     language = package.manifest.kind == "chat"
     bar = agreement if agreement is not None else AGREEMENT.get(package.manifest.kind, AGREEMENT_OF_ROWS)
@@ -100,7 +103,7 @@ def tune(
     try:
         bench = _Bench(package, bar, first_token_ms, price.micros_per_hour, 1.0 if quick else 3.0, tell)
         found, left_out = tune_candidates.of(
-            shop.settings, package, scratch, quick=quick, tell=lambda what: tell(what, 0, 1)
+            shop.settings, package, scratch, quick=quick, lose_nothing=lose_nothing, tell=lambda what: tell(what, 0, 1)
         )
         rows = asyncio.run(bench.languages(found) if language else bench.rows(found))
         rows, best = _judged(rows)
@@ -235,7 +238,7 @@ class _Bench:
 def _blank(one: Candidate) -> Row:
     return Row(
         engine=one.choice.engine, format=one.choice.format, threads=one.choice.threads, options=one.choice.options,
-        own=one.own,
+        own=one.own, lost=one.lost,
     )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     own: bool = False
     first: bool = True  # else tried only for the formats that did best
     reference: bool = False
+    lost: tuple[str, ...] = ()  # parameters that calls may use on the package's own engine, and that this one refuses
 
     def __str__(self) -> str:
         more = "".join(f", {value}" for value in self.choice.options.values())
@@ -40,12 +41,13 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def of(
-    settings: Settings, package: ModelPackage, scratch: Path, *, quick: bool, tell: Tell
+    settings: Settings, package: ModelPackage, scratch: Path, *, quick: bool, lose_nothing: bool, tell: Tell
 ) -> tuple[list[Candidate], str]:
-    """All of them, the reference first, and why some could not be made. Raises Conflict where there is nothing to choose."""
+    """All of them, the reference first, and why some could not be made. With `lose_nothing` none that refuses calls which the
+    package's own engine answers. Raises Conflict where there is nothing to choose."""
     manifest = package.manifest
     if manifest.kind == "chat" and manifest.engine == "llama_cpp":
-        return _languages(settings, package, scratch, quick=quick, tell=tell)
+        return _languages(settings, package, scratch, quick=quick, lose_nothing=lose_nothing, tell=tell)
     if manifest.engine in ROWS:
         found = _rows(settings, package)
         if len(found) > 1:
@@ -78,7 +80,7 @@ def _as_input(row: dict[str, Any]) -> Any:
 
 
 def _languages(
-    settings: Settings, package: ModelPackage, scratch: Path, *, quick: bool, tell: Tell
+    settings: Settings, package: ModelPackage, scratch: Path, *, quick: bool, lose_nothing: bool, tell: Tell
 ) -> tuple[list[Candidate], str]:
     name, cores = package.manifest.name, cpu_cores()
     usual = settings.replica_threads or cpu_threads()
@@ -96,7 +98,8 @@ def _languages(
     tell("writing the float reference")
     reference = gguf_variants.write(package.weights_path, _in(scratch, "reference") / "weights.gguf", "f16")
     choice = Choice(engine="llama_cpp", format="gguf-f16", threads=usual)
-    found.append(Candidate(choice=choice, engine=_llama(settings, package, reference, usual), reference=True))
+    reference_engine = _llama(settings, package, reference, usual)
+    found.append(Candidate(choice=choice, engine=reference_engine, reference=True))
     own = (package.manifest.weights.quantisation or "gguf").lower()
     gguf("", f"gguf-{own}", package.weights_path, own=True)
     for precision in _GGUF[:1] if quick else _GGUF:
@@ -108,6 +111,9 @@ def _languages(
                 folder,
                 gguf_variants.write(package.weights_path, _in(scratch, folder) / "weights.gguf", precision),
             )
+    lost = reference_engine.caps.lost_on(_genai(settings, package, scratch, usual, "f32").caps)
+    if lost and lose_nothing:
+        return found, f"OpenVINO was not tried: calls would lose {', '.join(lost)}."
     folders, left_out = _openvino(package, scratch, quick=quick, tell=tell)
     for form, place in folders.items():
         for precision in _OPENVINO[form][:1] if quick else _OPENVINO[form]:
@@ -116,7 +122,7 @@ def _languages(
                     engine="openvino_genai", format=form, threads=threads, folder=form, options={"precision": precision}
                 )
                 engine = _genai(settings, package, place, threads, precision)
-                found.append(Candidate(choice=choice, engine=engine, first=threads == usual))
+                found.append(Candidate(choice=choice, engine=engine, first=threads == usual, lost=lost))
     _log.info("candidates", model=name, count=len(found))
     return found, left_out
 
@@ -142,7 +148,7 @@ def _llama(settings: Settings, package: ModelPackage, weights: Path, threads: in
     manifest = package.manifest
     return LlamaCpp(
         weights, manifest.name, version=manifest.version, model_context_tokens=manifest.context_tokens,
-        has_chat_template=manifest.has_chat_template, slots=settings.replica_slots,
+        has_chat_template=manifest.has_chat_template, template_has_tools=manifest.template_has_tools, slots=settings.replica_slots,
         context_tokens=settings.replica_context_tokens, threads=threads,
     )  # fmt: skip
 

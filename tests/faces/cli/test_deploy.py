@@ -70,6 +70,13 @@ def test_the_engine_that_tuning_chose_is_shown_too(mood, ask, tollway):
     tuning.keep(mood.store, mood.store.get("mood", "2"), choice)
     assert [one["engine"] for one in ask("model", "list")] == ["torch"]
     assert "torch as pt2, 2 threads (tuned here)" in tollway("model", "show", "mood").out
+    assert "refuses" not in tollway("model", "show", "mood").out and ask("model", "show", "mood")["lost"] == []
+    tried = [{"verdict": "passes", "lost": ["seed"]}, {"verdict": "chosen", "lost": ["tools", "logprobs"]}]
+    tuning.write(mood.store.get("mood", "2"), {"tried": tried})
+    told = " ".join(tollway("model", "show", "mood").out.split())
+    assert "(tuned here); it refuses tools, logprobs: `tollway model tune mood --undo` gives them back" in told
+    assert ask("model", "show", "mood")["lost"] == ["tools", "logprobs"]
     ask("deploy", "mood", "--engine", "onnx")
     shown = ask("model", "show", "mood")
+    assert shown["lost"] == []
     assert (shown["engine"], shown["tuned"]) == ("onnx", None), "who names an engine goes before what was measured"

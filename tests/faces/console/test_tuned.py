@@ -56,6 +56,19 @@ def test_the_page_names_the_engine_that_serves_it_here(operator, mood):
         assert "openvino_genai" in operator.get(page).text, page
 
 
+def test_what_calls_lose_on_the_chosen_engine_is_on_the_page_with_the_way_back(operator, mood):
+    package = mood.store.get("mood")
+    tuning.keep(mood.store, package, tuning.Choice(engine="openvino_genai", format="openvino-int8", threads=1))
+    tuning.write(package, {"tuned": TUNED, "tried": ROWS})
+    assert "--lose-nothing" not in operator.get("/console/models/mood").text
+    tuning.write(package, {"tried": [ROWS[0] | {"lost": ["logprobs", "tools"]}, ROWS[1]]})
+    said = "Calls with logprobs, tools are refused on the chosen engine. tollway model tune mood --undo gives them back"
+    assert said in operator.get("/console/models/mood").text
+    assert "拒绝带有 logprobs, tools 的调用" in operator.get("/console/models/mood?lang=zh").text
+    release.deploy(mood, "mood", engine="onnx")
+    assert said not in operator.get("/console/models/mood").text, "who names an engine goes before what was measured"
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("look", ["light", "dark"])
 def test_it_can_be_read_by_everybody(chromium, site, mood, axe, look):

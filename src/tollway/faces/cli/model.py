@@ -165,9 +165,11 @@ def show(desk: Desk, name: Name) -> None:
         tuned = _tuned(desk, model)
         data |= {
             "engine": _served_by(desk, model), "tuned": msgspec.to_builtins(tuned), "path": str(package.folder),
-            "package": msgspec.to_builtins(package.manifest),
+            "package": msgspec.to_builtins(package.manifest), "lost": tuning.lost(package) if tuned else [],
         }  # fmt: skip
+        lost = ", ".join(data["lost"])
         by = f"{tuned.engine} as {tuned.format}, {tuned.threads} threads (tuned here)" if tuned else data["engine"]
+        by += f"; it refuses {lost}: `tollway model tune {name} --undo` gives them back" if lost else ""
         desk.answer(data, lambda: _card(package.manifest, package.folder, by))
     desk.then(f"tollway usage --by day --model {name}")
 

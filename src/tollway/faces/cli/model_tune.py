@@ -29,6 +29,9 @@ def tune(
         float, typer.Option("--first-token-ms", help="Promise for the first token of 8 callers at once; 0: none.")
     ] = 0.0,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer candidates: the usual winners only.")] = False,
+    lose_nothing: Annotated[
+        bool, typer.Option("--lose-nothing", help="Only engines that refuse no call which its own answers.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only measure and show.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Serve it as its package says again.")] = False,
 ) -> None:
@@ -54,7 +57,7 @@ def tune(
 
         made = flow.tune(
             desk.shop, wanted, version or None, agreement=agreement, first_token_ms=first_token_ms, keep=not dry_run,
-            quick=quick, tell=tell,
+            quick=quick, lose_nothing=lose_nothing, tell=tell,
         )  # fmt: skip
     desk.until_noticed()
     desk.answer(msgspec.to_builtins(made), lambda: shown(made))
@@ -90,8 +93,17 @@ def shown(made: Any) -> Any:
     failed = [
         f"{row['way']} with {_threads(one.threads)} failed. {one.why}" for row, one in zip(rows, made.rows, strict=True) if one.why
     ]
-    said = [Text(line) for line in (_sentence(made), made.left_out, *failed) if line]  # not markup: 'tollway[openvino]'
+    told = (_sentence(made), _lost(made), made.left_out, *failed)
+    said = [Text(line) for line in told if line]  # not markup: 'tollway[openvino]'
     return Group(tables.table(rows, columns), *said)
+
+
+def _lost(made: Any) -> str:
+    first = made.rows[0] if made.rows else None
+    if first is None or first.verdict != "chosen" or not first.lost:
+        return ""
+    back = f"`tollway model tune {made.name} --undo` gives them back, " if made.choice is not None else ""
+    return f"{first.engine} refuses calls with {', '.join(first.lost)}: {back}`--lose-nothing` tries only what keeps them."
 
 
 def _sentence(made: Any) -> str:

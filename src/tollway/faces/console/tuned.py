@@ -30,9 +30,12 @@ def panel(visit: Visit, found: dict[str, Any]) -> dict[str, Any]:
         return {}
     try:
         table = tune.measured(visit.shop, found["name"], found["version"])
+        lost = tuning.lost(visit.shop.store.get(found["name"], found["version"]))
     except TollwayError:
         return {}
     rows = [  # a table of an older release has no reasons
         {"why": ""} | row | {"said": msgspec.json.decode(row.get("said") or "{}")} for row in table.get("tried", [])
     ]
-    return {"tuned": table["tuned"], "rows": rows} if rows and "tuned" in table else {}
+    if not rows or "tuned" not in table:
+        return {}
+    return {"tuned": table["tuned"], "rows": rows, "name": found["name"], "lost": [] if found["chosen_engine"] else lost}

@@ -6,6 +6,11 @@ from typing import Any, Final, Protocol
 import msgspec
 
 COUNTED_AT_ONCE: Final = 64  # prompts that a replica is asked to count at the same time, beside the calls in its slots
+_PARAMETERS: Final = {
+    "json_schema": "response_format", "tools": "tools", "logprobs": "logprobs", "logit_bias": "logit_bias",
+    "reasoning": "reasoning_effort", "seed": "seed",
+}  # fmt: skip
+"""What a caller writes to use an ability."""
 
 
 class Caps(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +55,12 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     vocabulary: int = 0  # tokens that it knows, with ids from 0; 0: not known
     cache_tokens: int = 0  # tokens all running calls together may hold; 0: not known
     embedding_dimensions: int = 0
+
+    def lost_on(self, other: "Caps") -> tuple[str, ...]:
+        """The parameters that calls may use here and that `other` refuses."""
+        return tuple(
+            param for ability, param in _PARAMETERS.items() if getattr(self, ability) and not getattr(other, ability)
+        )
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):

@@ -128,9 +128,10 @@ class Generation(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
         """Raise BadRequest for the first parameter that this engine cannot honour."""
         if self.stream_options is not None and not self.stream:
             raise _unsupported("stream_options", "it only makes sense together with stream=true")
-        if self.logit_bias and not caps.logit_bias:
-            raise _unsupported("logit_bias", "this engine does not offer it")
-        _check_logit_bias(self.logit_bias or {}, caps.vocabulary)
+        if self.logit_bias:
+            if not caps.logit_bias:
+                raise _unsupported("logit_bias", "this engine does not offer it")
+            _check_logit_bias(self.logit_bias, caps.vocabulary)
 
 
 class ChatRequest(Generation, kw_only=True):
