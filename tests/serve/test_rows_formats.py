@@ -1,4 +1,4 @@
-"""The rows engine in its other formats: OpenVINO and LiteRT packages are put on sale and answer like the ONNX one."""
+"""The formats that a row-by-row replica loads besides ONNX: the same contract, the same answers, put on sale likewise."""
 
 import random
 import shutil
@@ -14,6 +14,7 @@ from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, conn
 from tollway import inference
 from tollway.artifacts.store import About
 from tollway.flows import release
+from tollway.forge.convert import openvino
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import Conflict
 from tollway.kit.formats import FORMATS, of_file
@@ -23,10 +24,12 @@ from tollway.serve.engines.rows import SLOTS
 from tollway.serve.replica import Replica
 from tollway.shop import Shop
 
+TEXTS = [*tiny_models.GOOD, *tiny_models.BAD, "a film"]
 WORDS = " ".join(tiny_models.GOOD + tiny_models.BAD).split()
 
 
 def to_openvino(folder: Path) -> None:
+    """As its own tools write it, without our word on what to compute in."""
     import openvino
 
     openvino.save_model(openvino.convert_model(folder / "model.onnx"), folder / "model.xml", compress_to_fp16=False)
@@ -61,30 +64,81 @@ def run() -> Iterator[Run[Any]]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("mood")
     tiny_models.text_classifier(made)
-    to_openvino(made)
+    openvino.export(made / "model.onnx", made / "model.xml")
+    openvino.export(made / "model.onnx", made / "model.bf16.xml", precision="bf16")
+    tiny_models.in_torch(made)
     return made
 
 
 @pytest.fixture(scope="module")
-def replica(run: Run[Any], folder: Path) -> Iterator[Replica]:
-    made = Replica(Rows(folder, "mood", format="openvino", context_tokens=64, threads=2), SystemClock())
-    run(made.start())
+def replicas(run: Run[Any], folder: Path) -> Iterator[dict[str, Replica]]:
+    made = {}
+    for form in ("onnx", "openvino", "openvino-bf16", "pt2"):
+        made[form] = Replica(Rows(folder, form, format=form, context_tokens=64, threads=2), SystemClock())
+        run(made[form].start())
     yield made
-    run(made.stop())
+    for replica in made.values():
+        run(replica.stop())
 
 
-@pytest.fixture
-def served(replica: Replica, run: Run[Any]) -> Iterator[Served]:
-    served = Served(replica, run)
-    yield served
-    served.pool.close()
+class OtherFormat(AnyEngine, OwnProcess):
+    """What a replica owes in any format. Subclasses give `served`, and how near to ONNX it answers."""
+
+    path = "/classify"
+    ask: ClassVar[dict[str, Any]] = {"input": ["a lovely film"]}
+    calls = SLOTS * 2
+    engine: ClassVar[str]
+    apart: ClassVar[float]
+
+    @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+    def test_it_calls_nobody(self, served: Served, tmp_path: Path) -> None:
+        """OpenVINO would report its import to an analytics service, from a child process."""
+        calls = connections(served.replica.engine, tmp_path)
+        assert not [line for line in calls if "AF_INET" in line], "\n".join(calls)
+
+    def test_it_answers_as_onnx_does(self, served: Served, replicas: dict[str, Replica]) -> None:
+        other = Served(replicas["onnx"], served.run)
+        ours, theirs = (one.post("/classify", {"input": TEXTS})[1]["data"] for one in (served, other))
+        assert [one["label"] for one in ours] == [one["label"] for one in theirs]
+        assert all(a["score"] == pytest.approx(b["score"], abs=self.apart) for a, b in zip(ours, theirs, strict=True))
+        assert served.replica.engine.name == self.engine
+        other.pool.close()
 
 
-def test_openvino_answers_as_onnx_does(served: Served, folder: Path) -> None:
+class TestOpenVino(OtherFormat):
+    engine, apart = "openvino", 0.02
+
+    @pytest.fixture(params=["openvino", "openvino-bf16"])
+    def served(self, request: pytest.FixtureRequest, replicas: dict[str, Replica], run: Run[Any]) -> Iterator[Served]:
+        served = Served(replicas[request.param], run)
+        yield served
+        served.pool.close()
+
+
+class TestTorch(OtherFormat):
+    """The reference: the same arithmetic in full, so the same answers up to the last digits of a float."""
+
+    engine, apart = "torch", 1e-6
+
+    @pytest.fixture
+    def served(self, replicas: dict[str, Replica], run: Run[Any]) -> Iterator[Served]:
+        served = Served(replicas["pt2"], run)
+        yield served
+        served.pool.close()
+
+
+def test_openvino_answers_as_onnx_does_from_a_file_that_says_no_precision(run: Run[Any], tmp_path: Path) -> None:
+    tiny_models.text_classifier(tmp_path)
+    to_openvino(tmp_path)
     chance = random.Random(3)
     texts = [" ".join(chance.choices(WORDS, k=chance.randint(1, 60))) for _ in range(60)]
+    replica = Replica(Rows(tmp_path, "mood", format="openvino", context_tokens=64, threads=2), SystemClock())
+    run(replica.start())
+    served = Served(replica, run)
     status, answer = served.post("/classify", {"input": texts})
-    wanted = inference.load(folder).predict([{"text": text} for text in texts])
+    served.pool.close()
+    run(replica.stop())
+    wanted = inference.load(tmp_path).predict([{"text": text} for text in texts])
     assert status == 200
     assert [one["label"] for one in answer["data"]] == [one["label"] for one in wanted]
     assert [one["score"] for one in answer["data"]] == pytest.approx([one["score"] for one in wanted], abs=1e-4)
