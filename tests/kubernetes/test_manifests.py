@@ -130,7 +130,7 @@ def test_pods_have_no_rights_they_do_not_need() -> None:
     assert '"kind": "Secret"' not in text, "a secret was written to a file"
 
 
-def test_the_gateway_s_settings_are_settings(tmp_path: Path) -> None:
+async def test_the_gateway_s_settings_are_settings(tmp_path: Path) -> None:
     from tollway.kit.settings import TABLE
 
     (settings,) = (one["data"] for one in objects(FULL) if one["kind"] == "ConfigMap")
@@ -140,7 +140,7 @@ def test_the_gateway_s_settings_are_settings(tmp_path: Path) -> None:
     cluster = next(one for one in objects(FULL) if one["kind"] == "RayCluster")["metadata"]["name"]
     assert settings["TOLLWAY_RUNTIME"] == f"ray://{cluster}-head-svc:10001"
     with pytest.raises(BadRequest):
-        opened("kubernetes://x", tmp_path)
+        await opened("kubernetes://x", tmp_path)
 
 
 @pytest.mark.parametrize(

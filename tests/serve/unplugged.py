@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tollway.serve.engines import Engine
-from tollway.serve.runtimes import Confinement, Local, Place
+from tollway.serve.runtimes import Confinement, Local, Place, Waits
 from tollway.serve.runtimes.local import Process, buried
 
 
@@ -40,8 +40,8 @@ class Unplugged(Local):
     def __init__(self) -> None:
         self.places: list[Node] = []
 
-    async def start(self, engine: Engine, folder: Path, confinement: Confinement) -> Place | None:
-        made = await super().start(engine, folder, confinement)
+    async def start(self, engine: Engine, folder: Path, confinement: Confinement, waits: Waits) -> Place | None:
+        made = await super().start(engine, folder, confinement, waits)
         assert isinstance(made, Process)
         self.places.append(Node(made.process, made.address))
         return self.places[-1]

@@ -26,10 +26,10 @@ from tollway.kit.formats import SERVED
 from tollway.kit.said import say
 from tollway.sell import tables as sell
 
-# What a Chinese reader reads as it is: names of products, formats and measures, units, currencies.
+# What a Chinese reader reads as it is: names of products, formats, signals and measures, units, currencies.
 ALLOWED = {
     "API", "AWS", "Apache", "BY", "CC", "CPU", "CSV", "EUR", "English", "Enter", "GB", "GGUF", "ID", "JSON",
-    "JavaScript", "LoRA", "MB", "MIT", "ONNX", "OpenAI", "PDF", "POST", "Python", "Ray", "SQLite", "Shift", "Token",
+    "JavaScript", "LoRA", "MB", "MIT", "ONNX", "OpenAI", "PDF", "POST", "Python", "Ray", "SIGFPE", "SQLite", "Shift", "Token",
     "Tollway", "URL", "US", "USD", "UTC", "Zen", "curl", "kB", "min", "ms", "rpm", "tollway", "tpm", "vCPU",
 }  # fmt: skip
 KEPT = {"code", "pre", "script", "style", "svg", "textarea", "option"}  # code, and names that are chosen from
