@@ -28,7 +28,7 @@ from tollway.serve.wire import Pool
 TIERS = ("priority", "standard", "batch")
 _FAIR_S = 0.5  # who has less time than this proves nothing about a rate
 _IN_TIME = 0.65  # a call must be expected to end within this part of the time it has: what is expected can be wrong
-_STANDING = 0.12  # the same while more comes than can be served: a queue that stands adds nothing but waiting
+_STANDING = 0.11  # the same while more comes than can be served: a queue that stands adds nothing but waiting
 _LOWER_TIER_EVERY = 8  # seats: a flood of priority calls leaves the standard ones this share
 _GONE_MAX = 4096
 _WAIT_LEAST_S = 0.05
