@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import sqlalchemy as sa
-from alembic import command
 
+from tests.migrations.revisions import upgrade_to
 from tollway.kit.db import Database
-from tollway.migrations import alembic_config, migrate
+from tollway.migrations import migrate
 from tollway.serve import deployments, models
 
 ROWS = (
@@ -21,9 +21,7 @@ ROWS = (
 def test_what_was_chosen_for_a_deployment_is_in_its_row(tmp_path: Path) -> None:
     db = Database(str(tmp_path / "old.db"))
     with db.write() as conn:
-        config = alembic_config()
-        config.attributes["connection"] = conn
-        command.upgrade(config, "0011")
+        upgrade_to(conn, "0011")
         conn.execute(
             sa.text(
                 "INSERT INTO model (name, kind, title, engine, version, created_ms) "

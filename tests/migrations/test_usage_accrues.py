@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
 
+from tests.migrations.revisions import upgrade_to
 from tollway.kit.db import Database
-from tollway.migrations import alembic_config, migrate
+from tollway.migrations import migrate
 from tollway.sell import ledger, usage
 
 
@@ -15,9 +15,7 @@ from tollway.sell import ledger, usage
 def old(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     db = Database(f"{tmp_path}/old.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url"))
     with db.write() as conn:
-        config = alembic_config()
-        config.attributes["connection"] = conn
-        command.upgrade(config, "0010")
+        upgrade_to(conn, "0010")
     return db
 
 

@@ -3,19 +3,17 @@
 from pathlib import Path
 
 import sqlalchemy as sa
-from alembic import command
 
+from tests.migrations.revisions import upgrade_to
 from tollway.kit.db import Database
-from tollway.migrations import alembic_config, migrate
+from tollway.migrations import migrate
 from tollway.serve import deployments, models
 
 
 def test_models_on_offer_become_the_first_entry_of_their_history(tmp_path: Path) -> None:
     db = Database(str(tmp_path / "old.db"))
     with db.write() as conn:
-        config = alembic_config()
-        config.attributes["connection"] = conn
-        command.upgrade(config, "0003")
+        upgrade_to(conn, "0003")
         columns = "name, kind, title, engine, version, created_ms, retired_ms, org_id, base, package"
         for row in (
             "'a', 'chat', 'A', 'llama_cpp', '3', 5, NULL, '', '', ''",

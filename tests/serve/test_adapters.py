@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
-from tests.serve.engine_contract import Run, running
+from tests.serve.engine_contract import Run
 from tollway.artifacts import signing, store
 from tollway.forge.convert import starter
 from tollway.kit.clock import SystemClock
@@ -56,11 +56,6 @@ def adapter(path: Path, seed: int) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run[Any]]:
-    yield from running()
 
 
 @pytest.fixture(scope="module")

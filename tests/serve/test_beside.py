@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.serve import tiny_models
-from tests.serve.engine_contract import Run, Served, running
+from tests.serve.engine_contract import Run, Served
 from tollway.forge import explain, models
 from tollway.forge.convert import torch_export
 from tollway.forge.convert.flat import source_of
@@ -34,11 +34,6 @@ CAPTURED = {
     "image": ("image-classification", Model(architecture="cnn", options={"filters": [4, 8], "hidden": 8}), "3"),
     "row": ("tabular-regression", Model(architecture="tabular"), None),
 }
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run[Any]]:
-    yield from running()
 
 
 def table_of(kind: str) -> pa.Table:

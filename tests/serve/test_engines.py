@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, connections, gone, running
+from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, connections, gone
 from tollway.forge import convert
 from tollway.forge.convert import gguf_variants, openvino_lm, starter
 from tollway.kit.clock import SystemClock
@@ -38,11 +38,6 @@ ASK = [{"role": "user", "content": "Say hello in one short sentence."}]
 NO_SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
 SLOTS = 2
 SAME = {"context_length_exceeded": "exceed_context_size_error"}  # two names of one error; the gateway knows both
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run[Any]]:
-    yield from running()
 
 
 def smollm2() -> LlamaCpp:

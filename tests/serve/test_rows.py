@@ -15,17 +15,12 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.serve import tiny_models
-from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, gone, running
+from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, gone
 from tollway.kit.clock import SystemClock
 from tollway.kit.errors import Unavailable
 from tollway.serve.engines import Rows
 from tollway.serve.engines.rows import SLOTS
 from tollway.serve.replica import Replica
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run[Any]]:
-    yield from running()
 
 
 @pytest.fixture(scope="module")

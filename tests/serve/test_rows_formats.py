@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.serve import tiny_models
-from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, connections, running
+from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, connections
 from tollway import inference
 from tollway.artifacts.store import About
 from tollway.flows import release
@@ -53,11 +53,6 @@ def to_litert(folder: Path) -> inference.Predictor:
     litert.export(flat.source_of(net), folder / "model.tflite")
     features.save(folder)
     return models.TorchPredictor(net)  # type: ignore[no-any-return]
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run[Any]]:
-    yield from running()
 
 
 @pytest.fixture(scope="module")

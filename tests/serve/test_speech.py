@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, connections, running
+from tests.serve.engine_contract import AnyEngine, OwnProcess, Run, Served, connections
 from tollway.flows import packaged
 from tollway.kit.clock import SystemClock
 from tollway.kit.settings import Settings
@@ -29,11 +29,6 @@ def silence(seconds: float, rate: int = 16_000) -> bytes:
         file.setframerate(rate)
         file.writeframes(bytes(round(2 * seconds * rate)))
     return held.getvalue()
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run[Any]]:
-    yield from running()
 
 
 @pytest.fixture(scope="module")
